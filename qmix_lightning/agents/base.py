@@ -1,0 +1,95 @@
+"""The agent protocol, and linear layers whose parameters are shared by groups of agents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Agent", "AgentLinear", "AgentState", "parameter_sets"]
+
+AgentState = tuple[Tensor, ...]
+"""A recurrent agent's memory: a tuple of ``[B, N, H]``; empty for one without memory."""
+
+
+class Agent(nn.Module):
+    """Base class of agent networks.
+
+    A subclass defines ``forward(inputs [B, N, I], state) -> (q [B, N, A], state)`` and ``initial_state``; one that can
+    compute a whole sequence faster than step by step overrides ``unroll``.
+    """
+
+    def initial_state(self, batch_size: int) -> AgentState:
+        """The state before the first step, on the parameters' device."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
+        """One step: ``inputs [B, N, I]`` to ``q [B, N, A]`` and the next state."""
+        raise NotImplementedError
+
+    def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
+        """A sequence: ``inputs [B, T, N, I]``, ``alive [B, T, N]`` bool to ``q [B, T, N, A]`` and the last state.
+
+        The memory of an agent that is not alive is cleared, so that it starts anew if it lives again.
+        """
+        outputs: list[Tensor] = []
+        for t in range(inputs.shape[1]):
+            q, state = self(inputs[:, t], state)
+            state = forget_dead(state, alive[:, t])
+            outputs.append(q)
+        return torch.stack(outputs, dim=1), state  # [B, T, N, A]
+
+
+def forget_dead(state: AgentState, alive: Tensor) -> AgentState:
+    """``state`` with zeros where ``alive [B, N]`` is false."""
+    return tuple(torch.where(alive[..., None], s, torch.zeros((), dtype=s.dtype, device=s.device)) for s in state)
+
+
+def parameter_sets(share_parameters: bool | str, group_of_agent: Sequence[int]) -> list[int]:
+    """Which set of parameters each agent uses: one for all, one for each group, or one for each agent.
+
+    Args:
+        share_parameters: true, false or ``"group"`` (agents of one unit type share).
+        group_of_agent: ``[N]``, from ``EnvSpec``.
+    """
+    if share_parameters == "group":
+        order = {group: index for index, group in enumerate(dict.fromkeys(group_of_agent))}
+        return [order[group] for group in group_of_agent]
+    if share_parameters is True:
+        return [0] * len(group_of_agent)
+    if share_parameters is False:
+        return list(range(len(group_of_agent)))
+    raise ValueError(f"share_parameters must be true, false or 'group', not {share_parameters!r}")
+
+
+class AgentLinear(nn.Module):
+    """``torch.nn.Linear`` on ``[..., N, in]`` with one weight matrix for each parameter set.
+
+    With a single set it is exactly ``F.linear``. Initialised as ``torch.nn.Linear`` is.
+
+    Args:
+        sets: the parameter set of each agent, from :func:`parameter_sets`.
+        in_features: last axis of the input.
+        out_features: last axis of the output.
+    """
+
+    sets: Tensor
+
+    def __init__(self, sets: Sequence[int], in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.n_sets = max(sets) + 1
+        self.register_buffer("sets", torch.tensor(sets), persistent=False)
+        bound = 1.0 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(self.n_sets, out_features, in_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(self.n_sets, out_features).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.n_sets == 1:
+            return F.linear(x, self.weight[0], self.bias[0])
+        flat = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)  # [N, M, in]
+        weight = self.weight[self.sets].transpose(1, 2)  # [N, in, out]
+        out = torch.matmul(flat, weight) + self.bias[self.sets][:, None]  # [N, M, out]
+        return out.transpose(0, 1).reshape(*x.shape[:-1], -1)  # [..., N, out]

@@ -1,0 +1,59 @@
+"""The one place where an agent's input is put together; collector, learner and export all use it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["InputBuilder"]
+
+
+class InputBuilder(nn.Module):
+    """Joins observation, last action (one-hot) and agent identity (one-hot), each switchable.
+
+    Args:
+        n_agents: ``N``.
+        n_actions: ``A``.
+        obs_dim: ``O``.
+        use_obs: include the observation.
+        use_last_action: include the action before, zeros where there was none.
+        use_agent_id: include which agent it is.
+    """
+
+    identity: Tensor
+
+    def __init__(
+        self, *, n_agents: int, n_actions: int, obs_dim: int, use_obs: bool, use_last_action: bool, use_agent_id: bool
+    ) -> None:
+        super().__init__()
+        if not (use_obs or use_last_action or use_agent_id):
+            raise ValueError("the agent's input is empty: switch on use_obs, use_last_action or use_agent_id")
+        self.n_agents = n_agents
+        self.n_actions = n_actions
+        self.obs_dim = obs_dim
+        self.use_obs = use_obs
+        self.use_last_action = use_last_action
+        self.use_agent_id = use_agent_id
+        self.register_buffer("identity", torch.eye(n_agents), persistent=False)
+
+    @property
+    def output_dim(self) -> int:
+        """Size of the joined input."""
+        return self.use_obs * self.obs_dim + self.use_last_action * self.n_actions + self.use_agent_id * self.n_agents
+
+    def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
+        """``obs [..., N, O]`` and ``last_action [..., N]`` int64 (``-1``: none) to ``[..., N, I]``."""
+        if obs.shape[-2:] != (self.n_agents, self.obs_dim):
+            raise ValueError(f"obs must end in {(self.n_agents, self.obs_dim)}, got {tuple(obs.shape)}")
+        if last_action.shape != obs.shape[:-1]:
+            raise ValueError(f"last_action must be {tuple(obs.shape[:-1])}, got {tuple(last_action.shape)}")
+        parts: list[Tensor] = []
+        if self.use_obs:
+            parts.append(obs)
+        if self.use_last_action:
+            one_hot = obs.new_zeros((*last_action.shape, self.n_actions + 1))
+            one_hot.scatter_(-1, (last_action + 1)[..., None], 1.0)
+            parts.append(one_hot[..., 1:])  # slot 0 was "no action yet"
+        if self.use_agent_id:
+            parts.append(self.identity.to(obs.dtype).expand(*obs.shape[:-2], -1, -1))
+        return torch.cat(parts, dim=-1)  # [..., N, I]

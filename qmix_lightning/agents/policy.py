@@ -1,0 +1,39 @@
+"""The acting network of the whole team: the input builder and the agent behind one interface."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from qmix_lightning.agents.base import Agent, AgentState
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.types import TrajectoryBatch
+
+__all__ = ["Policy"]
+
+
+class Policy(nn.Module):
+    """What the collector publishes, the learner trains and an export would hold.
+
+    Args:
+        inputs: builds each agent's input.
+        agent: the agent network.
+    """
+
+    def __init__(self, *, inputs: InputBuilder, agent: Agent) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.agent = agent
+
+    def initial_state(self, batch_size: int) -> AgentState:
+        """The agents' memory before the first step of ``batch_size`` episodes."""
+        return self.agent.initial_state(batch_size)
+
+    def forward(self, obs: Tensor, last_action: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
+        """One joint step: ``obs [B, N, O]``, ``last_action [B, N]`` to ``q [B, N, A]`` and the next state."""
+        return self.agent(self.inputs(obs, last_action), state)
+
+    def unroll(self, batch: TrajectoryBatch) -> Tensor:
+        """Every row of ``batch``, the last observation included: ``q [B, T+1, N, A]`` in float32 or wider."""
+        state = batch.initial_state or self.initial_state(batch.batch_size)
+        q, _ = self.agent.unroll(self.inputs(batch.obs, batch.last_actions()), state, batch.agent_mask)
+        return q if q.dtype.itemsize >= 4 else q.float()

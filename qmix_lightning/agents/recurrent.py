@@ -1,0 +1,72 @@
+"""DRQN: a gated recurrent agent (Hausknecht & Stone 2015), the QMIX paper's agent network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from qmix_lightning.agents.base import Agent, AgentLinear, AgentState, forget_dead, parameter_sets
+
+__all__ = ["RecurrentAgent"]
+
+
+class RecurrentAgent(Agent):
+    """Linear, ReLU, GRU cell, linear (Rashid et al. 2018, appendix; PyMARL's ``rnn`` agent).
+
+    Args:
+        input_dim: ``I``, from the input builder.
+        n_actions: ``A``.
+        group_of_agent: ``[N]`` unit type of each agent.
+        hidden_dim: width of the first layer and of the memory, ``H``.
+        share_parameters: true, false (one network for each agent), or ``"group"``.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_dim: int,
+        n_actions: int,
+        group_of_agent: Sequence[int],
+        hidden_dim: int,
+        share_parameters: bool | str,
+    ) -> None:
+        super().__init__()
+        sets = parameter_sets(share_parameters, group_of_agent)
+        self.n_agents = len(sets)
+        self.hidden_dim = hidden_dim
+        self.encode = AgentLinear(sets, input_dim, hidden_dim)
+        # torch.nn.GRUCell's parametrisation: gates in the order reset, update, new; both biases kept.
+        self.input_gates = AgentLinear(sets, hidden_dim, 3 * hidden_dim)
+        self.state_gates = AgentLinear(sets, hidden_dim, 3 * hidden_dim)
+        self.decode = AgentLinear(sets, hidden_dim, n_actions)
+
+    def initial_state(self, batch_size: int) -> AgentState:
+        return (self.encode.weight.new_zeros(batch_size, self.n_agents, self.hidden_dim),)
+
+    def _cell(self, from_input: Tensor, hidden: Tensor) -> Tensor:
+        input_r, input_z, input_n = from_input.chunk(3, dim=-1)
+        state_r, state_z, state_n = self.state_gates(hidden).chunk(3, dim=-1)
+        reset = torch.sigmoid(input_r + state_r)
+        update = torch.sigmoid(input_z + state_z)
+        new = torch.tanh(input_n + reset * state_n)
+        return new + update * (hidden - new)
+
+    def forward(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
+        hidden = self._cell(self.input_gates(torch.relu(self.encode(inputs))), state[0])
+        return self.decode(hidden), (hidden,)
+
+    def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
+        # Everything that does not depend on the memory is one product over all steps.
+        from_input = self.input_gates(torch.relu(self.encode(inputs)))  # [B, T, N, 3H]
+        hidden = state[0].to(from_input.dtype)
+        # Forgetting matters only to an agent that lives again; asking costs a synchronisation on a GPU.
+        revives = alive.device.type != "cpu" or bool((alive[:, 1:] & ~alive[:, :-1]).any())
+        memories: list[Tensor] = []
+        for t in range(inputs.shape[1]):
+            hidden = self._cell(from_input[:, t], hidden)
+            memories.append(hidden)
+            if revives:
+                (hidden,) = forget_dead((hidden,), alive[:, t])
+        return self.decode(torch.stack(memories, dim=1)), (hidden,)  # [B, T, N, A]

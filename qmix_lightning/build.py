@@ -1,0 +1,212 @@
+"""The composition root: from a validated configuration to environment, networks, data module, module and trainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra.utils import instantiate
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from qmix_lightning import environment, keys
+from qmix_lightning.agents import AGENTS
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.algorithms import ALGORITHMS
+from qmix_lightning.algorithms.base import Learner
+from qmix_lightning.callbacks import MetricsLog, RunCheckpoint, RunControl
+from qmix_lightning.checkpoint import RunCheckpointIO
+from qmix_lightning.config import RunConfig, check_settings, did_you_mean, settings_of
+from qmix_lightning.datamodule import ReplayDataModule
+from qmix_lightning.environment import VectorEnv
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.exploration import EpsilonSchedule
+from qmix_lightning.loggers import RunCSVLogger
+from qmix_lightning.mixers import MIXERS
+from qmix_lightning.module import TeamModule
+from qmix_lightning.optimizers import OPTIMIZERS
+from qmix_lightning.progress import EnvStepsBar
+from qmix_lightning.registry import Registry
+from qmix_lightning.replay import EpisodeReplay
+from qmix_lightning.schedule import UpdateSchedule
+from qmix_lightning.signals import StopFlag
+from qmix_lightning.summary import versions
+from qmix_lightning.types import EnvSpec
+from qmix_lightning.vector import make_vector_env
+
+__all__ = ["Run", "build_policy", "build_run", "env_maker"]
+
+
+@dataclass
+class Run:
+    """Everything one training run consists of."""
+
+    trainer: Trainer
+    module: TeamModule
+    data: ReplayDataModule
+    spec: EnvSpec
+    log: MetricsLog
+    checkpoint: RunCheckpoint
+
+
+def _component(registry: Registry, section: Mapping[str, Any], **provided: Any) -> Any:
+    """The component that ``section`` names, made from its settings and what of ``provided`` it asks for."""
+    kind = registry.kind
+    factory = registry.load(section["name"])
+    wanted = inspect.signature(factory).parameters
+    given = {key: value for key, value in section.items() if key != "name"}
+    settings = check_settings(kind, given, factory, provided)
+    try:
+        return factory(**settings, **{key: value for key, value in provided.items() if key in wanted})
+    except ValueError as error:
+        raise ConfigurationError(f"{kind} '{section['name']}': {error}") from error
+
+
+def env_maker(section: Mapping[str, Any]) -> Callable[[int], VectorEnv]:
+    """From the ``env`` section to a function that makes so many environments."""
+    name = section["name"]
+    factory = environment.load(name)
+    native = environment.is_natively_batched(factory)
+    provided = ("factory", "settings", "num_envs", "name")
+    adapter_names = [] if native else settings_of(make_vector_env, provided)
+    given = {key: value for key, value in section.items() if key != "name"}
+    adapter = {key: given.pop(key) for key in adapter_names if key in given}
+    own = settings_of(factory)
+    if "kwargs" in given and "kwargs" not in own:
+        given |= given.pop("kwargs")
+    known = [*own, *adapter_names, "kwargs"]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
+    for key in given:
+        if key not in own and not open_ended:
+            where = f"env.{key}" if key in section else f"env.kwargs.{key}"
+            raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{did_you_mean(key, known)}")
+    settings = check_settings("env", given, factory, ("num_envs",) if native else ())
+    adapter = check_settings("env", adapter, make_vector_env, provided)
+    return lambda num_envs: make_vector_env(factory, settings, num_envs=num_envs, name=name, **adapter)
+
+
+def build_policy(section: Mapping[str, Any], spec: EnvSpec) -> Policy:
+    """The acting network for an environment, from the ``agent`` section."""
+    inputs_keys = settings_of(InputBuilder, ("n_agents", "n_actions", "obs_dim"))
+    own = {key: value for key, value in section.items() if key not in inputs_keys}
+    given = {key: value for key, value in section.items() if key in inputs_keys}
+    sizes = {"n_agents": spec.n_agents, "n_actions": spec.n_actions, "obs_dim": spec.obs_dim}
+    try:
+        inputs = InputBuilder(**sizes, **check_settings("agent", given, InputBuilder, sizes))
+    except ValueError as error:
+        raise ConfigurationError(f"agent: {error}") from error
+    agent = _component(
+        AGENTS, own, input_dim=inputs.output_dim, n_actions=spec.n_actions, group_of_agent=spec.group_of_agent
+    )
+    return Policy(inputs=inputs, agent=agent)
+
+
+def _learner(config: RunConfig, spec: EnvSpec) -> Learner:
+    policy = build_policy(config.agent, spec)
+    mixer = _component(MIXERS, config.mixer, n_agents=spec.n_agents, state_dim=spec.state_dim)
+    return _component(ALGORITHMS, config.algorithm, policy=policy, mixer=mixer, spec=spec)
+
+
+def _trainer(section: Mapping[str, Any], **ours: Any) -> Trainer:
+    """Lightning's Trainer with ``trainer.*`` passed straight through; what it refuses is the user's to correct."""
+    settings = check_settings("trainer", section, Trainer, ours)
+    try:
+        return Trainer(**settings, **ours)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise ConfigurationError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _instances(section: Mapping[str, Any], group: str) -> list[Any]:
+    """Loggers or callbacks by their ``_target_``, as Hydra's users know it; ``null`` switches one off."""
+    made = []
+    for name, settings in section.items():
+        if settings is None:
+            continue
+        if not isinstance(settings, Mapping) or "_target_" not in settings:
+            raise ConfigurationError(f"{group}.{name} needs a _target_, the class to make")
+        try:
+            made.append(instantiate(dict(settings)))
+        except Exception as error:
+            cause = error.__cause__ or error
+            raise ConfigurationError(f"{group}.{name}: {' '.join(str(cause).split())}") from error
+    return made
+
+
+def build_run(config: RunConfig, run_dir: Path, resume_from: Path | None, resume_step: int) -> Run:
+    """Assemble a run; every rank calls it with the same configuration.
+
+    Args:
+        config: validated.
+        run_dir: where the run writes.
+        resume_from: the checkpoint it goes on from.
+        resume_step: the environment steps of that checkpoint.
+    """
+    stop = StopFlag()
+    make_env = env_maker(config.env)
+    log = MetricsLog()
+    checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, resume_from, log)
+    rows = RunCSVLogger(run_dir / "metrics.csv")
+    checkpoint.csv_loggers = (rows,)
+    loggers = {
+        name: s | {"purge_step": resume_step + 1}
+        if resume_from and str(s.get("_target_")).endswith("BoardLogger")
+        else s
+        for name, s in config.logger.items()
+        if s is not None
+    }
+    trainer = _trainer(
+        config.trainer,
+        logger=[rows, *_instances(loggers, "logger")],
+        callbacks=[log, RunControl(), EnvStepsBar(log), *_instances(config.callbacks, "callbacks"), checkpoint],
+        plugins=[RunCheckpointIO()],
+        default_root_dir=str(run_dir),
+    )
+    ranks = trainer.world_size
+    for name in ("batch_size", "capacity"):
+        if getattr(config.replay, name) % ranks:
+            raise ConfigurationError(f"replay.{name} ({getattr(config.replay, name)}) must divide by {ranks} ranks")
+
+    env = make_env(config.rollout.num_envs)
+    spec = env.spec
+    torch.manual_seed(int(keys.bounded(keys.mix(config.seed, keys.Purpose.INIT))[0]))
+    learner = _learner(config, spec)
+    module = TeamModule(
+        learner=learner,
+        optimizer=_component(OPTIMIZERS, config.optimizer),
+        episode_metrics=spec.episode_metrics,
+    )
+    module.extra_checkpoint = {
+        "config": config.to_dict(),
+        "spec": spec.to_dict(),
+        "world_size": ranks,
+        "device": trainer.strategy.root_device.type,
+        "versions": versions(),
+    }
+    data = ReplayDataModule(
+        make_env=lambda: env,
+        make_eval_env=lambda episodes: make_env(min(config.rollout.num_eval_envs, episodes)),
+        policy_of=partial(lambda m: cast(Learner, m.learner).policy, module),
+        replay=EpisodeReplay(spec, config.replay.capacity // ranks),
+        batch_size=config.replay.batch_size,
+        schedule=UpdateSchedule(
+            every=config.rollout.update_every, unit=config.rollout.update_unit, updates=config.rollout.updates
+        ),
+        epsilon=EpsilonSchedule(
+            config.exploration.epsilon_start,
+            config.exploration.epsilon_finish,
+            config.exploration.epsilon_anneal_steps,
+        ),
+        seed=config.seed,
+        total_env_steps=config.total_env_steps,
+        eval_interval=config.eval_interval,
+        eval_episodes=config.eval_episodes,
+        stop=stop,
+        on_resume=config.rollout.on_resume,
+    )
+    return Run(trainer, module, data, spec, log, checkpoint)

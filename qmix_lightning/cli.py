@@ -1,0 +1,200 @@
+"""What the commands share: Hydra around a task, one line for each error, and the exit status.
+
+Nothing here imports torch, so ``--help`` and a typing mistake answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from qmix_lightning.errors import ConfigurationError, QMixLightningError
+
+__all__ = ["RANK_CONFIG", "explicit_overrides", "run_command"]
+
+RANK_CONFIG = "QMIX_LIGHTNING_RANK_CONFIG"
+"""Names the resolved configuration for ranks above 0: reading the command line again would start another sweep."""
+
+_FREE_FORM = re.compile(r"^(env\.kwargs|trainer|logger|callbacks)\.")
+
+
+def _register_plugin_names() -> None:
+    """Make ``env=<name>`` of every entry point known to Hydra, without importing any of them."""
+    from hydra.core.config_store import ConfigStore
+
+    import qmix_lightning.conf
+    from qmix_lightning import environment
+
+    folder = Path(qmix_lightning.conf.__file__).parent / "env"
+    shipped = {path.stem for path in folder.glob("*.yaml")}
+    for name in environment.names():
+        if name not in shipped:
+            ConfigStore.instance().store(group="env", name=name, node={"name": name, "kwargs": {}})
+
+
+def _prepare(arguments: list[str]) -> list[str]:
+    """Let keys of open-ended sections be set without ``+``; they are checked after composing."""
+    return [f"++{a}" if _FREE_FORM.match(a) and "=" in a else a for a in arguments]
+
+
+def explicit_overrides() -> list[str]:
+    """The overrides that the user typed for this job, without Hydra's own."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task)
+
+
+def _explain_hydra(error: BaseException, config_name: str) -> str:
+    """Hydra's message in one line, with the closest valid name."""
+    text = str(error.__cause__ or error) if "Could not override" in str(error) else str(error)
+    first = str(error).splitlines()[0]
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", str(error)):
+        group, name = match.groups()
+        options = re.findall(r"^\t(\S+)$", str(error), re.MULTILINE)
+        close = difflib.get_close_matches(name, options, n=1)
+        hint = f"Did you mean '{group}={close[0]}'?" if close else f"known: {', '.join(options)}"
+        return f"unknown {group} '{name}'. {hint}"
+    if match := re.search(r"Could not override '([^']+)'", str(error)):
+        key = match.group(1)
+        close = difflib.get_close_matches(key, _known_keys(config_name), n=1)
+        return f"unknown key '{key}'" + (f". Did you mean '{close[0]}'?" if close else "; --cfg job lists all keys")
+    if match := re.search(r"Key '([^']+)' is not in struct", text):
+        close = difflib.get_close_matches(match.group(1), _known_keys(config_name), n=1)
+        return f"unknown key '{match.group(1)}'" + (f". Did you mean '{close[0]}'?" if close else "")
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match.group(1)} needs a value: {match.group(1)}=..."
+    if match := re.search(r"Could not load '([^']+)'|In '([^']+)': .*", str(error)):
+        return " ".join(str(error).split())
+    return first
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """Every key and group of the default configuration."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from qmix_lightning.config import flatten
+
+    GlobalHydra.instance().clear()
+    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+        tree = OmegaConf.to_container(compose(config_name), resolve=False)
+    assert isinstance(tree, dict)
+    flat = flatten({str(k): v for k, v in tree.items()})
+    return [*flat, *tree, "experiment"]
+
+
+Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
+"""``task(configuration, output folder, what was typed)``; ``None`` for a rank that is told its configuration."""
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def _on_early_sigterm(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def run_command(config_name: str, task: Task) -> None:
+    """Run ``task(config, output folder, overrides)`` under Hydra and exit with its status.
+
+    Status 0: done; 1: failed while running; 2: something asked for does not exist or fit; 130 and 143: ended by
+    Ctrl-C or SIGTERM. A traceback is printed only if the user set ``HYDRA_FULL_ERROR=1``.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    sys.exit(_status_of(lambda: _run(config_name, task), config_name))
+
+
+def _run(config_name: str, task: Task) -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0" and (rank_config := os.environ.get(RANK_CONFIG)):
+        from omegaconf import OmegaConf
+
+        tree = OmegaConf.to_container(OmegaConf.load(rank_config))
+        assert isinstance(tree, dict)
+        task({str(k): v for k, v in tree.items()}, Path(rank_config).parent, None)
+        return
+
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
+
+    OmegaConf.register_new_resolver("run_stamp", _run_stamp, replace=True, use_cache=True)
+    _register_plugin_names()
+    sys.argv[1:] = _prepare(sys.argv[1:])
+
+    failures: list[Exception] = []
+
+    def job(config: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        if failures:
+            return  # a sweep ends at its first failure, as Hydra's own do
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            if "run_dir" in config:
+                config.run_dir = _shown(folder)
+            tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            assert isinstance(tree, dict)
+            task({str(k): v for k, v in tree.items()}, folder, explicit_overrides())
+        except Exception as error:
+            if not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher"):
+                raise  # the job runs in another process
+            failures.append(error)  # Hydra would add lines of its own to the message
+        finally:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()  # Hydra made it before anything was checked
+
+    hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
+    if failures:
+        raise failures[0]
+
+
+def _run_stamp() -> str:
+    """What tells two runs of one configuration apart: the time, or, to survive a requeue, SLURM's job number."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    if job:
+        return "slurm" + "_".join(filter(None, [job, os.environ.get("SLURM_ARRAY_TASK_ID")]))
+    return time.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _shown(folder: Path) -> str:
+    """A folder as people write it: relative when it is below the working folder."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def _status_of(command: Callable[[], None], config_name: str) -> int:
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach this function instead of ending in Hydra
+    signal.signal(signal.SIGTERM, _on_early_sigterm)
+    try:
+        command()
+    except QMixLightningError as error:
+        if full_error and not error.exit_status > 128:
+            raise
+        _fail(str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        if full_error:
+            raise
+        if isinstance(error, (HydraException, OmegaConfBaseException)):
+            _fail(_explain_hydra(error, config_name))
+            return ConfigurationError.exit_status
+        _fail(f"{type(error).__name__}: {' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)")
+        return 1
+    return 0

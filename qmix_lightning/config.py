@@ -1,0 +1,332 @@
+"""What a run can be configured with, and the checks that turn a mistake into one readable line.
+
+Sections with fixed keys have a dataclass here; sections that name a component (environment, mixer, agent, algorithm,
+optimiser) have the component's own keyword arguments as their schema. Both go through one validator, after Hydra has
+composed, so a key that came with ``+``, from a YAML file or from a plugin is checked like any other.
+
+This module imports neither torch nor Lightning: ``--help`` and a typing mistake answer at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.registry import did_you_mean
+
+__all__ = [
+    "ExplorationConfig",
+    "ReplayConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "check_resumable",
+    "check_settings",
+    "settings_of",
+    "validate",
+]
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The episode store. ``batch_size`` and ``capacity`` are episodes over all ranks."""
+
+    batch_size: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How episodes are collected, and how many updates they buy."""
+
+    num_envs: int
+    num_eval_envs: int
+    update_every: int
+    update_unit: Literal["episodes", "env_steps"]
+    updates: int
+    on_resume: Literal["replay", "restart"]
+
+
+@dataclass(frozen=True)
+class ExplorationConfig:
+    """Epsilon-greedy; epsilon falls linearly over environment steps."""
+
+    epsilon_start: float
+    epsilon_finish: float
+    epsilon_anneal_steps: int
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run; the groups mirror ``conf/``."""
+
+    seed: int
+    total_env_steps: int
+    eval_interval: int
+    eval_episodes: int
+    checkpoint_interval: int
+    run_dir: str | None
+    ckpt_path: str | None
+    num_threads: int
+    env: dict[str, Any]
+    mixer: dict[str, Any]
+    agent: dict[str, Any]
+    algorithm: dict[str, Any]
+    replay: ReplayConfig
+    rollout: RolloutConfig
+    exploration: ExplorationConfig
+    optimizer: dict[str, Any]
+    trainer: dict[str, Any]
+    logger: dict[str, Any]
+    callbacks: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, as ``config.yaml`` and a checkpoint hold them."""
+        return asdict(self)
+
+
+# -- the validator ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Key:
+    hint: Any
+    required: bool
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join("null" if a is type(None) else _describe(a) for a in get_args(hint))
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(hint) or getattr(get_origin(hint) or hint, "__name__", str(hint))
+
+
+def _coerce(value: Any, hint: Any, path: str) -> Any:
+    """``value`` as ``hint``, or one line that says what was expected."""
+    origin = get_origin(hint)
+    wrong = ConfigurationError(f"{path} must be {_describe(hint)}, not {value!r}")
+    if hint is Any or hint is inspect.Parameter.empty:
+        return value
+    if origin is Literal:
+        if value not in get_args(hint):
+            hint_text = did_you_mean(str(value), map(str, get_args(hint)))
+            raise ConfigurationError(f"{path} must be {_describe(hint)}, not {value!r}{hint_text.split(';')[0]}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        for option in sorted(get_args(hint), key=lambda h: not (isinstance(h, type) and type(value) is h)):
+            try:
+                return _coerce(value, option, path)
+            except ConfigurationError:
+                continue
+        raise wrong
+    if hint is type(None) or hint is None:
+        if value is not None:
+            raise wrong
+        return None
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise wrong
+        return _from_mapping(typing.cast(type, hint), value, path)
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise wrong
+        return value
+    if hint is int:
+        if isinstance(value, float) and value.is_integer():
+            return int(value)  # total_env_steps=1e6
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise wrong
+        return value
+    if hint is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong
+        return float(value)
+    if hint is str:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise wrong
+        return str(value)
+    container = origin or hint
+    if isinstance(container, type) and not isinstance(value, container):
+        raise wrong
+    return value
+
+
+def _check_keys(given: Mapping[str, Any], known: Mapping[str, _Key], path: str) -> dict[str, Any]:
+    prefix = f"{path}." if path else ""
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(f"unknown key '{prefix}{name}'{did_you_mean(str(name), known)}")
+    missing = [name for name, key in known.items() if key.required and name not in given]
+    if missing:
+        raise ConfigurationError(f"missing value: {', '.join(prefix + name for name in missing)}")
+    return {name: _coerce(value, known[name].hint, f"{prefix}{name}") for name, value in given.items()}
+
+
+def _from_mapping(cls: type, given: Mapping[str, Any], path: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    known = {
+        f.name: _Key(hints[f.name], f.default is MISSING and f.default_factory is MISSING) for f in fields(cls)
+    }  # fmt: skip
+    return cls(**_check_keys(given, known, path))
+
+
+def _signature_keys(factory: Callable[..., Any], provided: Iterable[str]) -> tuple[dict[str, _Key], bool]:
+    """The keyword arguments that are left to configuration, and whether any other is taken too."""
+    names = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any, "list": list, "dict": dict}
+    keys: dict[str, _Key] = {}
+    open_ended = False
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            open_ended = True
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL and name not in provided:
+            hint: Any = parameter.annotation
+            if isinstance(hint, str):
+                try:
+                    hint = eval(hint, {"__builtins__": {}, "Literal": Literal}, names)
+                except Exception:
+                    hint = Any  # an annotation that needs imports of its own is not a schema
+            keys[name] = _Key(hint, parameter.default is inspect.Parameter.empty)
+    return keys, open_ended
+
+
+def settings_of(factory: Callable[..., Any], provided: Iterable[str] = ()) -> list[str]:
+    """Names of the settings of a component: its keyword arguments without those that the package provides."""
+    return list(_signature_keys(factory, set(provided))[0])
+
+
+def check_settings(
+    section: str, given: Mapping[str, Any], factory: Callable[..., Any], provided: Iterable[str] = ()
+) -> dict[str, Any]:
+    """``given`` checked against the keyword arguments of ``factory``: names, presence and simple types.
+
+    Args:
+        section: the group, for messages.
+        given: settings without ``name``.
+        factory: the component.
+        provided: arguments that the package passes itself.
+
+    Raises:
+        ConfigurationError: an unknown or missing key, or a wrong type.
+    """
+    known, open_ended = _signature_keys(factory, set(provided))
+    if open_ended:
+        known |= {str(name): _Key(Any, False) for name in given if name not in known}
+    return _check_keys(given, known, section)
+
+
+def validate(given: Mapping[str, Any]) -> RunConfig:
+    """A composed configuration as a :class:`RunConfig`.
+
+    Args:
+        given: plain containers, interpolations resolved.
+
+    Raises:
+        ConfigurationError: an unknown key (with the closest known one), a wrong type, or values that do not fit
+            together.
+    """
+    config: RunConfig = _from_mapping(RunConfig, given, "")
+    for section in ("env", "mixer", "agent", "algorithm", "optimizer"):
+        if not isinstance(getattr(config, section).get("name"), str):
+            raise ConfigurationError(f"{section}.name must be the name of one of {section}'s choices")
+    _check_values(config)
+    return config
+
+
+def _check_values(config: RunConfig) -> None:
+    """Cross-field checks, all in one place."""
+    at_least = {
+        "total_env_steps": (config.total_env_steps, 1),
+        "eval_interval": (config.eval_interval, 1),
+        "eval_episodes": (config.eval_episodes, 1),
+        "checkpoint_interval": (config.checkpoint_interval, 1),
+        "num_threads": (config.num_threads, 1),
+        "replay.batch_size": (config.replay.batch_size, 1),
+        "replay.capacity": (config.replay.capacity, 1),
+        "rollout.num_envs": (config.rollout.num_envs, 1),
+        "rollout.num_eval_envs": (config.rollout.num_eval_envs, 1),
+        "rollout.update_every": (config.rollout.update_every, 1),
+        "rollout.updates": (config.rollout.updates, 1),
+        "exploration.epsilon_anneal_steps": (config.exploration.epsilon_anneal_steps, 0),
+        "seed": (config.seed, 0),
+    }
+    for name, (value, bound) in at_least.items():
+        if value < bound:
+            raise ConfigurationError(f"{name} must be at least {bound}, not {value}")
+    for name in ("epsilon_start", "epsilon_finish"):
+        value = getattr(config.exploration, name)
+        if not 0.0 <= value <= 1.0:
+            raise ConfigurationError(f"exploration.{name} must be between 0 and 1, not {value}")
+    if config.replay.batch_size > config.replay.capacity:
+        raise ConfigurationError(
+            f"replay.batch_size ({config.replay.batch_size}) is larger than replay.capacity ({config.replay.capacity})"
+        )
+    if config.trainer.get("accumulate_grad_batches") not in (None, 1):
+        raise ConfigurationError(
+            "trainer.accumulate_grad_batches must be 1: an update is one optimiser step; raise replay.batch_size"
+        )
+
+
+# -- resuming -----------------------------------------------------------------------------------------------------
+
+_MAY_CHANGE = (
+    "total_env_steps",
+    "eval_interval",
+    "eval_episodes",
+    "checkpoint_interval",
+    "run_dir",
+    "ckpt_path",
+    "logger",
+    "callbacks",
+    "rollout.num_eval_envs",
+    "rollout.on_resume",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.default_root_dir",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
+    "trainer.limit_val_batches",
+    "trainer.max_time",
+    "trainer.profiler",
+)
+"""What cannot change the past. The kind of device and the number of ranks are compared apart, as they turn out."""
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any) -> None:
+    """Refuse to go on with a configuration that would have made another past.
+
+    Raises:
+        ConfigurationError: names the first keys that differ, with both values.
+    """
+    before, now = flatten(saved), flatten(new)
+    different = [
+        f"{key}={now.get(key)!r} (the checkpoint has {before.get(key)!r})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(tuple(f"{name}." for name in _MAY_CHANGE))
+        if key not in _MAY_CHANGE
+    ]
+    if different:
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise ConfigurationError(
+            f"{path} belongs to another run: {'; '.join(different[:3])}{more}. Resume with the run's own settings, "
+            "or start anew without ckpt_path"
+        )

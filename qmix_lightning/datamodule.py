@@ -1,0 +1,335 @@
+"""Collect -> add -> sample, as a LightningDataModule.
+
+The training loader yields *tickets*, which hold nothing. Lightning fetches one batch ahead from an iterable without
+length; were the ticket a batch, the data would be one update ahead of the optimiser, and a resumed run would drift.
+So the work is done when a ticket is redeemed, in ``on_before_batch_transfer``, right before its update: nothing is
+ahead of the optimiser at a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from pytorch_lightning import LightningDataModule
+
+from qmix_lightning import keys
+from qmix_lightning.distributed import all_gather_objects, rank, sum_numbers, world_size
+from qmix_lightning.environment import VectorEnv
+from qmix_lightning.errors import RunError, RunInterrupted
+from qmix_lightning.exploration import EpsilonSchedule
+from qmix_lightning.keys import Purpose
+from qmix_lightning.replay import EpisodeReplay
+from qmix_lightning.rollout import Actor, Collected, Collector, EpisodeStats, evaluate_episodes
+from qmix_lightning.schedule import UpdateSchedule
+from qmix_lightning.signals import StopFlag
+from qmix_lightning.types import TrainBatch
+
+__all__ = ["Counters", "ReplayDataModule", "ReplayStore", "Tickets"]
+
+
+TICKET = "ticket"
+
+
+class Tickets:
+    """An endless iterable of nothing: each item stands for one update."""
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            yield TICKET
+
+
+class _EvaluationLoader:
+    """One batch: the greedy episodes of this rank."""
+
+    def __init__(self, evaluate: Callable[[], EpisodeStats]) -> None:
+        self._evaluate = evaluate
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[EpisodeStats]:
+        yield self._evaluate()
+
+
+class ReplayStore(Protocol):
+    """Where a rank's replay lives between processes."""
+
+    def save(self, replay: EpisodeReplay) -> list[dict[str, Any]]:
+        """Persist what is not yet; returns the segments that together hold the replay."""
+        ...
+
+    def load(self, replay: EpisodeReplay, segments: list[dict[str, Any]]) -> None:
+        """Fill an empty replay from segments."""
+        ...
+
+
+@dataclass
+class Counters:
+    """The run's counters, global over ranks.
+
+    Attributes:
+        env_steps: joint steps taken.
+        episodes: episodes finished.
+        updates: optimiser steps done.
+        owed: updates due now and not done yet.
+        accounted: the schedule's counter up to which updates have been counted as owed.
+        evaluation_pending: the epoch's last update is done and its evaluation is not.
+        evaluated_at: environment steps at the last evaluation.
+        round_start: environment steps when the present round of collecting began; epsilon is held for a round.
+        window: sums over training episodes since they were last logged.
+    """
+
+    env_steps: int = 0
+    episodes: int = 0
+    updates: int = 0
+    owed: int = 0
+    accounted: int = 0
+    evaluation_pending: bool = False
+    evaluated_at: int = 0
+    round_start: int = 0
+    window: dict[str, float] = field(default_factory=dict)
+
+
+class ReplayDataModule(LightningDataModule):
+    """Off-policy data: episodes collected by this rank go to its replay shard, batches come from it.
+
+    Args:
+        make_env: makes the training environments of this rank.
+        make_eval_env: makes the evaluation environments; training never touches them.
+        policy_of: returns the network that acts, from which parameters are published.
+        replay: this rank's shard; its capacity is the rank's share.
+        batch_size: episodes in a batch, over all ranks.
+        schedule: when updates are due.
+        epsilon: exploration over environment steps.
+        seed: the run's seed.
+        total_env_steps: budget, over all ranks.
+        eval_interval: environment steps between evaluations.
+        eval_episodes: greedy episodes of an evaluation, over all ranks.
+        stop: set by a signal.
+        on_resume: ``replay`` plays episodes in flight again, ``restart`` begins new ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        make_env: Callable[[], VectorEnv],
+        make_eval_env: Callable[[int], VectorEnv],
+        policy_of: Callable[[], Any],
+        replay: EpisodeReplay,
+        batch_size: int,
+        schedule: UpdateSchedule,
+        epsilon: EpsilonSchedule,
+        seed: int,
+        total_env_steps: int,
+        eval_interval: int,
+        eval_episodes: int,
+        stop: StopFlag,
+        on_resume: str,
+    ) -> None:
+        super().__init__()
+        self._make_env = make_env
+        self.make_eval_env = make_eval_env
+        self._policy_of = policy_of
+        self.replay = replay
+        self.batch_size = batch_size
+        self.schedule = schedule
+        self.epsilon = epsilon
+        self.seed = seed
+        self.total_env_steps = total_env_steps
+        self.eval_interval = eval_interval
+        self.eval_episodes = eval_episodes
+        self.stop = stop
+        self.on_resume = on_resume
+        self.counters = Counters()
+        self.store: ReplayStore | None = None
+        self.collector: Collector | None = None
+        self._eval_env: VectorEnv | None = None
+        self._eval_actor: Actor | None = None
+        self._resume_from: dict[str, Any] | None = None
+
+    # -- Lightning's hooks ---------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> Tickets:
+        return Tickets()
+
+    def val_dataloader(self) -> _EvaluationLoader:
+        return _EvaluationLoader(self.evaluate)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self._redeem() if isinstance(batch, str) and batch == TICKET else batch
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if not isinstance(batch, TrainBatch):
+            return batch
+        dtype = next(self._policy_of().parameters()).dtype
+        return batch.to(device, dtype)
+
+    def teardown(self, stage: str) -> None:
+        if self.collector is not None:
+            self.collector.close()
+            self.collector = None
+        if self._eval_env is not None:
+            self._eval_env.close()
+            self._eval_env = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """This run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
+        mine = {
+            "collector": self.collector.state_dict() if self.collector else None,
+            "replay": self.store.save(self.replay) if self.store else [],
+            "next_id": self.replay.next_id,
+        }
+        return {"counters": asdict(self.counters), "ranks": all_gather_objects(mine)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.counters = Counters(**state_dict["counters"])
+        mine = state_dict["ranks"][rank()]
+        if self.store is not None:
+            self.store.load(self.replay, mine["replay"])
+        if self.replay.next_id != mine["next_id"]:
+            raise RunError(f"the replay came back with {self.replay.next_id} episodes, not {mine['next_id']}")
+        self._resume_from = mine["collector"]
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def _collector(self) -> Collector:
+        if self.collector is None:
+            self.collector = Collector(self._make_env(), self._policy_of(), seed=self.seed, rank=rank())
+            if self._resume_from is not None:
+                if self.on_resume == "restart":
+                    self.collector.restart(self._resume_from)
+                else:
+                    self.collector.load_state_dict(self._resume_from)
+                self._resume_from = None
+        return self.collector
+
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+
+    def _redeem(self) -> TrainBatch:
+        """Collect until an update is due, then sample its batch."""
+        counters, collector = self.counters, self._collector()
+        policy = self._policy_of()
+        collector.actor.publish(policy)
+        # The counter moves with the optimiser: a ticket is redeemed only after the update before it.
+        while counters.owed == 0:
+            if counters.env_steps >= self.total_env_steps:
+                raise RunError(
+                    f"the budget of {self.total_env_steps} environment steps ended after {counters.episodes} episodes"
+                    f", before a batch of {self.batch_size} could be drawn: raise total_env_steps or lower "
+                    "replay.batch_size"
+                )
+            steps = self.schedule.steps_to_next(counters.env_steps) if self._ready(len(self.replay)) else None
+            per_rank = None if steps is None else max(1, steps // world_size())
+            collected = collector.collect(
+                self.epsilon(counters.round_start), max_steps=per_rank, interrupted=self.stop.is_set
+            )
+            self._account(collected)
+        self._raise_if_stopped(agreed=0)
+        counters.owed -= 1
+        counters.updates += 1
+        self._mark_end_of_epoch()
+        share = self.batch_size // world_size()
+        key = int(keys.mix(self.seed, rank(), Purpose.SAMPLE, counters.updates)[0])
+        return TrainBatch(
+            trajectories=self.replay.sample(share, key),
+            env_steps=counters.env_steps,
+            episodes=counters.episodes,
+            epsilon=self.epsilon(counters.env_steps),
+        )
+
+    def _ready(self, held: int) -> bool:
+        return held >= self.batch_size // world_size()
+
+    def _account(self, collected: Collected) -> None:
+        """Add what every rank collected to the global counters, and count the updates it makes due."""
+        counters = self.counters
+        short = 0
+        for episode in collected.episodes:
+            self.replay.add(episode)
+            short += not self._ready(len(self.replay))
+        stats = collected.stats
+        names = sorted(self.replay.spec.episode_metrics)
+        mine = [
+            collected.env_steps,
+            len(collected.episodes),
+            0 if self._ready(len(self.replay)) else 1,
+            short,
+            self.stop.signal_number,
+            sum(stats.returns),
+            sum(stats.lengths),
+            *(sum(stats.metrics.get(name, [])) for name in names),
+        ]
+        steps, episodes, unready, short, stop, *sums = sum_numbers([float(x) for x in mine], self._device)
+        episodes_before = counters.episodes
+        counters.env_steps += int(steps)
+        counters.episodes += int(episodes)
+        window = counters.window
+        for name, value in zip(["episodes", "return", "length", *names], [episodes, *sums], strict=True):
+            window[name] = window.get(name, 0.0) + value
+        by_episode = self.schedule.unit == "episodes"
+        now = counters.episodes if by_episode else counters.env_steps
+        if unready:
+            counters.accounted = now
+        else:
+            # The episodes that still filled the first batch owe nothing, except the one that completed it.
+            floor = episodes_before + int(short) if by_episode else counters.accounted
+            counters.owed += self.schedule.owed(max(counters.accounted, floor), now)
+            counters.accounted = now
+        self._raise_if_stopped(agreed=int(stop))
+        counters.round_start = counters.env_steps
+
+    def _raise_if_stopped(self, agreed: int) -> None:
+        """End here if a signal came: ranks agree on it with the counters, one process sees it at once."""
+        number = self.stop.signal_number if world_size() == 1 else agreed
+        if number:
+            raise RunInterrupted(self.stop.signal_number or number)
+
+    def _mark_end_of_epoch(self) -> None:
+        """An epoch ends with the last update owed at an evaluation boundary or at the end of the budget."""
+        counters = self.counters
+        boundary = (counters.evaluated_at // self.eval_interval + 1) * self.eval_interval
+        if counters.owed == 0 and counters.env_steps >= min(boundary, self.total_env_steps):
+            counters.evaluation_pending = True
+            if self.trainer is not None:
+                # Lightning learns of an iterable's last batch by fetching one too many; here it is known now.
+                self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> EpisodeStats:
+        """This rank's share of the greedy episodes; episode i belongs to rank i mod world size."""
+        mine = list(range(rank(), self.eval_episodes, world_size()))
+        if not mine:
+            return EpisodeStats()
+        policy = self._policy_of()
+        if self._eval_env is None or self._eval_actor is None:
+            self._eval_env = self.make_eval_env(len(mine))
+            self._eval_actor = Actor(policy, self._eval_env.num_envs, self._eval_env.device)
+        self._eval_actor.publish(policy)
+        alone = world_size() == 1
+        stats = evaluate_episodes(
+            self._eval_env,
+            self._eval_actor,
+            mine,
+            seed=self.seed,
+            interrupted=self.stop.is_set if alone else lambda: False,
+        )
+        if alone:
+            self._raise_if_stopped(agreed=0)
+        return stats
+
+    def evaluated(self) -> None:
+        """The pending evaluation is done."""
+        self.counters.evaluation_pending = False
+        self.counters.evaluated_at = self.counters.env_steps
+
+    def take_window(self) -> dict[str, float]:
+        """Means over the training episodes since the last call (``episodes``: their number)."""
+        window, self.counters.window = self.counters.window, {}
+        count = window.pop("episodes", 0.0)
+        return {name: value / count for name, value in window.items()} if count else {}

@@ -1,0 +1,50 @@
+"""The few collectives the package needs; without a process group each is the identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["all_gather_objects", "all_reduce_sum", "rank", "world_size"]
+
+
+def _ready() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if _ready() else 1
+
+
+def rank() -> int:
+    """This process's number among them."""
+    return dist.get_rank() if _ready() else 0
+
+
+def all_reduce_sum(value: Tensor) -> Tensor:
+    """``value`` summed over ranks, on the same device."""
+    if world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def sum_numbers(numbers: list[float], device: torch.device) -> list[float]:
+    """Each number summed over ranks, in double precision where the device has it."""
+    if world_size() == 1:
+        return numbers
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return all_reduce_sum(torch.tensor(numbers, dtype=dtype, device=device)).tolist()
+
+
+def all_gather_objects(value: Any) -> list[Any]:
+    """``value`` of every rank, in rank order."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered

@@ -1,0 +1,131 @@
+"""Environments as plugins: the vector protocol, and the registry that every environment goes through.
+
+An environment is one of two things.
+
+* A PettingZoo ``ParallelEnv``: the plugin contract of the ecosystem. ``qmix_lightning.vector`` steps many of
+  them together.
+* A natively batched simulator: its factory has a ``num_envs`` parameter and returns a :class:`VectorEnv`.
+
+Three ways in, none of which edits this package: an entry point in the group ``qmix_lightning.envs``,
+``env=pettingzoo env.id=package.module:factory``, or :func:`register` from Python.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.registry import Registry, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from qmix_lightning.types import EnvSpec, Observation, Transition
+
+__all__ = [
+    "ENVIRONMENTS",
+    "TabularGame",
+    "VectorEnv",
+    "check_arguments",
+    "is_natively_batched",
+    "load",
+    "names",
+    "register",
+]
+
+ENVIRONMENTS = Registry("environment", "qmix_lightning.envs")
+
+
+@runtime_checkable
+class VectorEnv(Protocol):
+    """``E`` environments that step together and never reset themselves.
+
+    The tensors that ``reset`` and ``step`` return stay valid until the next call of either.
+    """
+
+    spec: EnvSpec
+    num_envs: int
+    device: torch.device
+
+    def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
+        """Start a new episode where ``mask [E]`` is true, each from its own ``seeds [E]`` (int64, < 2**31).
+
+        The same seed must give the same episode for the same actions. Other environments are left alone; the
+        observation of all is returned.
+        """
+        ...
+
+    def step(self, actions: Tensor, active: Tensor) -> Transition:
+        """One joint step with ``actions [E, N]`` int64 where ``active [E]`` is true.
+
+        Inactive environments keep their state; their rows of the result have no meaning.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release everything; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class TabularGame(Protocol):
+    """A game small enough that its optimal values are known exactly, for tables beside what was learned."""
+
+    def histories(self) -> dict[str, list[list[list[int]]]]:
+        """Label of a state -> the joint-action sequences that lead to it from reset."""
+        ...
+
+    def exact_q_values(self, gamma: float) -> dict[str, list[Any]]:
+        """Label of a state -> nested list ``[A_1][..][A_N]``: the optimal value of each joint action."""
+        ...
+
+
+def register(name: str, target: str | Callable[..., Any], *, overwrite: bool = False) -> None:
+    """Make ``env=name`` work in this process.
+
+    Args:
+        name: the environment's name.
+        target: a factory, or ``"package.module:factory"``. Its keyword arguments are the environment's settings.
+            It returns a PettingZoo ``ParallelEnv``, or, if it has a ``num_envs`` parameter, a :class:`VectorEnv`.
+        overwrite: replace a name given before.
+    """
+    ENVIRONMENTS.register(name, target, overwrite=overwrite)
+
+
+def load(name: str) -> Callable[..., Any]:
+    """The factory of environment ``name``; an unknown name is an error with the closest known one."""
+    return ENVIRONMENTS.load(name)
+
+
+def names() -> list[str]:
+    """Every environment that ``env=`` accepts."""
+    return ENVIRONMENTS.names()
+
+
+def is_natively_batched(factory: Callable[..., Any]) -> bool:
+    """Whether ``factory`` makes a batched simulator: it takes ``num_envs``."""
+    return "num_envs" in inspect.signature(factory).parameters
+
+
+def check_arguments(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> None:
+    """Refuse keyword arguments that ``factory`` does not take, and required ones that are missing.
+
+    A factory with ``**kwargs`` takes everything here; it has to refuse for itself.
+
+    Args:
+        factory: what will be called.
+        arguments: its keyword arguments.
+        what: names the factory in messages.
+    """
+    parameters = {k: p for k, p in inspect.signature(factory).parameters.items() if p.kind is not p.POSITIONAL_ONLY}
+    named = {k: p for k, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in arguments:
+            if key not in named:
+                raise ConfigurationError(f"{what} has no setting '{key}'{did_you_mean(key, named)}")
+    missing = [k for k, p in named.items() if p.default is p.empty and k not in arguments]
+    if missing:
+        raise ConfigurationError(f"{what} needs {', '.join(missing)}")

@@ -1,0 +1,50 @@
+"""The errors that a user sees as one line; each carries the exit status of the command it ends."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "ConfigurationError",
+    "EnvironmentContractError",
+    "MissingDependencyError",
+    "QMixLightningError",
+    "RunError",
+    "RunInterrupted",
+]
+
+
+class QMixLightningError(Exception):
+    """Base class. ``exit_status`` is what the command ends with."""
+
+    exit_status = 1
+
+
+class ConfigurationError(QMixLightningError):
+    """The user asked for something that does not exist or does not fit."""
+
+    exit_status = 2
+
+
+class MissingDependencyError(ConfigurationError):
+    """A package is not installed; the message has the command that installs it."""
+
+
+class EnvironmentContractError(ConfigurationError):
+    """An environment cannot be trained on, e.g. its actions are not discrete."""
+
+
+class CheckpointError(ConfigurationError):
+    """A checkpoint is missing, damaged, or of another run."""
+
+
+class RunError(QMixLightningError):
+    """Something failed while running."""
+
+
+class RunInterrupted(QMixLightningError):
+    """A signal asked the run to end; it was saved before this was raised."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
+        self.exit_status = 128 + signal_number

@@ -1,0 +1,62 @@
+"""How agents try things: epsilon-greedy over legal actions, with epsilon scheduled over environment steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["EpsilonSchedule", "epsilon_greedy", "greedy_actions"]
+
+
+class EpsilonSchedule:
+    """Linear from ``start`` to ``finish`` over the first ``anneal_steps`` environment steps, then constant.
+
+    PyMARL's default is 1 to 0.05 over 50,000. Environment steps are joint steps summed over ranks.
+    """
+
+    def __init__(self, start: float, finish: float, anneal_steps: int) -> None:
+        self.start = start
+        self.finish = finish
+        self.anneal_steps = anneal_steps
+
+    def __call__(self, env_steps: int) -> float:
+        if self.anneal_steps <= 0:
+            return self.finish
+        fraction = min(1.0, env_steps / self.anneal_steps)
+        return self.start + (self.finish - self.start) * fraction
+
+
+def greedy_actions(q: Tensor, avail_actions: Tensor) -> Tensor:
+    """The legal action of the highest value; the lowest index wins a tie.
+
+    Args:
+        q: ``[..., A]``; an illegal action's value is never read, NaN included.
+        avail_actions: ``[..., A]`` bool with at least one legal action.
+
+    Returns:
+        ``[...]`` int64.
+    """
+    return torch.where(avail_actions, q, float("-inf")).argmax(dim=-1)
+
+
+def epsilon_greedy(q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tensor) -> Tensor:
+    """With probability ``epsilon`` a uniformly chosen legal action, otherwise the greedy one, for each agent.
+
+    Args:
+        q: ``[..., A]``.
+        avail_actions: ``[..., A]`` bool with at least one legal action.
+        epsilon: probability of exploring.
+        draws: ``[..., 2]`` in [0, 1): whether to explore, and which legal action.
+
+    Returns:
+        ``[...]`` int64, always legal.
+    """
+    greedy = greedy_actions(q, avail_actions)
+    if epsilon <= 0.0:
+        return greedy
+    cumulative = avail_actions.cumsum(dim=-1)  # [..., A]
+    n_legal = cumulative[..., -1]
+    # The product can round up to n_legal itself in float32.
+    rank = torch.minimum((draws[..., 1] * n_legal).long(), n_legal - 1)
+    random = (cumulative > rank[..., None]).to(torch.uint8).argmax(dim=-1)
+    return torch.where(draws[..., 0] < epsilon, random, greedy)

@@ -1,0 +1,118 @@
+"""``metrics.csv``: one row a logging step, never twice the same one, cut back exactly when a run resumes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+__all__ = ["RunCSVLogger"]
+
+_KEY = "updates"
+
+
+class RunCSVLogger(Logger):
+    """Writes a wide CSV whose first column counts updates.
+
+    What is logged at the same update is merged into one row. The row in the making is part of the checkpoint, so an
+    evaluation that is repeated after a resume completes its row instead of adding another.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._columns: list[str] = []
+        self._pending: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration is in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add ``metrics``, which hold the number of updates, to that update's row."""
+        key = metrics.get(_KEY, step)
+        if self._pending and self._pending.get(_KEY) != key:
+            self._write()
+        self._pending |= {_KEY: float(key or 0)} | metrics
+
+    def _write(self) -> None:
+        if not self._pending:
+            return
+        new = [name for name in self._pending if name not in self._columns]
+        if new:
+            rows = self._read()
+            self._columns += new
+            self._rewrite([*rows, self._formatted(self._pending)])
+        else:
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, self._columns, restval="").writerow(self._formatted(self._pending))
+        self._pending = {}
+
+    @staticmethod
+    def _formatted(row: dict[str, float]) -> dict[str, str]:
+        return {k: str(int(v)) if float(v).is_integer() and abs(v) < 2**53 else repr(float(v)) for k, v in row.items()}
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text().splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()  # a killed process was writing it
+        return list(csv.DictReader(lines))
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(self.path.name + ".writing")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The row in the making; everything before it is on disk when this returns."""
+        if self.path.exists():
+            with open(self.path, "a") as file:
+                os.fsync(file.fileno())
+        return {"pending": dict(self._pending)}
+
+    @rank_zero_only
+    def load_state_dict(self, state: dict[str, Any], updates: int, source: Path | None = None) -> None:
+        """Drop what was written after the checkpoint's ``updates``; ``source`` is another run's file to go on from."""
+        pending = dict(state.get("pending", {}))
+        target, self.path = self.path, source or self.path
+        rows = self._read()
+        self.path = target
+        limit = pending.get(_KEY, updates + 1)
+        kept = [row for row in rows if row.get(_KEY) and float(row[_KEY]) < limit]
+        self._columns = list(rows[0]) if rows else []
+        if self._columns:
+            self._rewrite(kept)
+        self._pending = pending
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Lightning's flush; the row in the making may still grow, so it stays in memory."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._write()

@@ -1,0 +1,106 @@
+"""One lazy registry for everything that has a name: environments, agents, mixers, algorithms.
+
+A name leads to a target, written ``"package.module:attribute"`` so that nothing is imported before it is
+asked for. Names come from three places: ``register()``, this package's own entry points, and the
+entry points of any installed distribution in the registry's group.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from typing import Any
+
+from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+
+__all__ = ["Registry", "did_you_mean"]
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """``". Did you mean 'x'?"`` for the closest choice, otherwise the list of all."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if close:
+        return f". Did you mean '{close[0]}'?"
+    return f"; known: {', '.join(choices)}" if choices else ""
+
+
+class Registry:
+    """Names of one kind of component.
+
+    Args:
+        kind: what messages call it, e.g. ``"environment"``.
+        group: entry-point group that other distributions may publish names in.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._targets: dict[str, str | Callable[..., Any]] = {}
+
+    def register(self, name: str, target: str | Callable[..., Any], *, overwrite: bool = False) -> None:
+        """Give ``target`` a name.
+
+        Args:
+            name: what ``{kind}=`` will accept.
+            target: a callable, or ``"package.module:attribute"``, imported on first use.
+            overwrite: replace a name that ``register`` gave before.
+
+        Raises:
+            ConfigurationError: the name is taken, or the target is not ``module:attribute``.
+        """
+        if isinstance(target, str) and target.count(":") != 1:
+            raise ConfigurationError(f"{self.kind} '{name}': '{target}' is not of the form 'package.module:attribute'")
+        if name in self._targets and self._targets[name] != target and not overwrite:
+            raise ConfigurationError(f"{self.kind} '{name}' is registered already; pass overwrite=True to replace it")
+        self._targets[name] = target
+
+    def targets(self) -> dict[str, str | Callable[..., Any]]:
+        """Every known name with its target; imports nothing. What ``register`` named wins."""
+        found: dict[str, str | Callable[..., Any]] = {ep.name: ep.value for ep in entry_points(group=self.group)}
+        return dict(sorted((found | self._targets).items()))
+
+    def names(self) -> list[str]:
+        """Every known name, sorted."""
+        return list(self.targets())
+
+    def load(self, name: str) -> Callable[..., Any]:
+        """The factory behind ``name``.
+
+        Raises:
+            ConfigurationError: the name is unknown (the message has the closest known one), or its target
+                cannot be found.
+            MissingDependencyError: its package is not installed.
+        """
+        targets = self.targets()
+        if name not in targets:
+            raise ConfigurationError(f"unknown {self.kind} '{name}'{did_you_mean(name, targets)}")
+        target = targets[name]
+        return load_target(target, f"{self.kind} '{name}'") if isinstance(target, str) else target
+
+
+def load_target(target: str, what: str) -> Callable[..., Any]:
+    """Import ``"package.module:attribute"``; ``what`` names the asker in messages."""
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise ConfigurationError(f"{what}: '{target}' is not of the form 'package.module:factory'")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if missing == module_name or module_name.startswith(missing + "."):
+            raise MissingDependencyError(
+                f"{what}: there is no module '{missing}' here; install the package that has it, or correct '{target}'"
+            ) from error
+        raise MissingDependencyError(f"{what} needs the package '{missing}': pip install {missing}") from error
+    value: Any = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            names = [n for n in vars(value) if not n.startswith("_")]
+            raise ConfigurationError(f"{what}: '{module_name}' has no '{part}'{did_you_mean(part, names)}")
+        value = getattr(value, part)
+    if not callable(value):
+        raise ConfigurationError(f"{what}: '{target}' is not callable")
+    return value

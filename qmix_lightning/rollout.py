@@ -1,0 +1,350 @@
+"""The collector: policy x vector environment -> episodes, for training and for evaluation.
+
+Environments do not wait for each other: one that ends starts its next episode at the next joint step. Every draw is
+keyed by (seed, rank, slot, episode, step), so an episode in flight is fully described by its slot, its number and its
+actions so far; on resume it is played again.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmix_lightning import keys
+from qmix_lightning.agents.base import AgentState, forget_dead
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.environment import VectorEnv
+from qmix_lightning.errors import RunError
+from qmix_lightning.exploration import epsilon_greedy
+from qmix_lightning.keys import Purpose
+from qmix_lightning.replay import Episode
+from qmix_lightning.types import EnvSpec, Observation, Transition
+
+__all__ = ["Actor", "Collected", "Collector", "EpisodeStats", "evaluate_episodes"]
+
+_UNKNOWN_LIMIT_STEPS = 64
+
+
+@dataclass
+class EpisodeStats:
+    """Per finished episode: ``returns [n]``, ``lengths [n]`` and the environment's own ``metrics[name] [n]``."""
+
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, episode_return: float, length: int, metrics: dict[str, float]) -> None:
+        self.returns.append(episode_return)
+        self.lengths.append(length)
+        for name, value in metrics.items():
+            self.metrics.setdefault(name, []).append(value)
+
+    def __len__(self) -> int:
+        return len(self.returns)
+
+
+@dataclass
+class Collected:
+    """What one round brought: joint steps taken, and the episodes that ended (views, valid until the next round)."""
+
+    env_steps: int
+    episodes: list[Episode]
+    stats: EpisodeStats
+
+
+class Actor:
+    """A policy acting in ``E`` environments: its memory, the last actions, and the choice of the next.
+
+    The policy is this actor's own copy; :meth:`publish` refreshes it, so training may go on meanwhile.
+    """
+
+    def __init__(self, policy: Policy, num_envs: int, device: torch.device) -> None:
+        self.policy = deepcopy(policy).to(device).float().requires_grad_(False).eval()
+        self.state: AgentState = self.policy.initial_state(num_envs)
+        self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
+
+    @torch.no_grad()
+    def publish(self, policy: Policy) -> None:
+        """Take over the parameters of ``policy``."""
+        for mine, theirs in zip(self.policy.parameters(), policy.parameters(), strict=True):
+            mine.copy_(theirs)
+
+    @torch.inference_mode()
+    def begin(self, mask: Tensor) -> None:
+        """Forget everything where a new episode begins, ``mask [E]``."""
+        fresh = self.policy.initial_state(mask.shape[0])
+        self.state = tuple(
+            torch.where(mask[:, None, None], new, old) for new, old in zip(fresh, self.state, strict=True)
+        )
+        self.last_action = torch.where(mask[:, None], -1, self.last_action)
+
+    @torch.inference_mode()
+    def act(self, observation: Observation, epsilon: float, draws: Tensor | None) -> Tensor:
+        """Legal actions ``[E, N]``; ``draws [E, N, 2]`` is needed only to explore."""
+        q, state = self.policy(observation.obs, self.last_action, self.state)
+        self.state = forget_dead(state, observation.agent_mask)
+        if draws is None:
+            draws = q.new_zeros(())
+            epsilon = 0.0
+        self.last_action = epsilon_greedy(q, observation.avail_actions, epsilon, draws)
+        return self.last_action
+
+
+class _Recorder:
+    """The episodes in flight: one row of buffers for each environment."""
+
+    def __init__(self, spec: EnvSpec, num_envs: int, device: torch.device) -> None:
+        self.spec = spec
+        self.num_envs = num_envs
+        self.device = device
+        self.capacity = spec.episode_limit or _UNKNOWN_LIMIT_STEPS
+        self._buffers = self._allocate(self.capacity)
+        self.t = np.zeros(num_envs, np.int64)
+        self.returns = np.zeros(num_envs)
+        self._envs = torch.arange(num_envs, device=device)
+
+    def _allocate(self, steps: int) -> dict[str, Tensor]:
+        e, n, s = self.num_envs, self.spec.n_agents, self.spec
+        made = {
+            "obs": torch.zeros(e, steps + 1, n, s.obs_dim),
+            "state": torch.zeros(e, steps + 1, s.state_dim),
+            "avail_actions": torch.zeros(e, steps + 1, n, s.n_actions, dtype=torch.bool),
+            "agent_mask": torch.zeros(e, steps + 1, n, dtype=torch.bool),
+            "actions": torch.zeros(e, steps, n, dtype=torch.int64),
+            "reward": torch.zeros(e, steps),
+        }
+        return {name: t.to(self.device) for name, t in made.items()}
+
+    def begin(self, mask: np.ndarray, first: Observation) -> None:
+        self.t[mask] = 0
+        self.returns[mask] = 0.0
+        self._write_rows(first, torch.from_numpy(mask).to(self.device))
+
+    def _write_rows(self, observation: Observation, where: Tensor | None) -> None:
+        at = torch.from_numpy(self.t).to(self.device)
+        envs = self._envs
+        rows = {n: getattr(observation, n) for n in ("obs", "state", "avail_actions", "agent_mask")}
+        if where is not None:
+            envs, at, rows = envs[where], at[where], {n: r[where] for n, r in rows.items()}
+        for name, row in rows.items():
+            self._buffers[name][envs, at] = row
+
+    def step(self, actions: Tensor, outcome: Transition, reward: np.ndarray, active: np.ndarray) -> None:
+        """Record a joint step of the active environments."""
+        if int(self.t.max()) >= self.capacity:
+            self._double()
+        where = None if active.all() else torch.from_numpy(active).to(self.device)
+        at = torch.from_numpy(self.t).to(self.device)
+        envs, acts, rewards = self._envs, actions, outcome.reward
+        if where is not None:
+            envs, at, acts, rewards = envs[where], at[where], acts[where], rewards[where]
+        self._buffers["actions"][envs, at] = acts
+        self._buffers["reward"][envs, at] = rewards
+        self.t[active] += 1
+        self.returns[active] += reward[active]
+        self._write_rows(outcome.next, where)
+
+    def _double(self) -> None:
+        old, self.capacity = self._buffers, 2 * self.capacity
+        self._buffers = self._allocate(self.capacity)
+        for name, buffer in old.items():
+            self._buffers[name][:, : buffer.shape[1]] = buffer
+
+    def episode(self, e: int, terminated: bool, truncated: bool) -> Episode:
+        length = int(self.t[e])
+        steps = {n: self._buffers[n][e, :length] for n in ("actions", "reward")}
+        rows = {n: b[e, : length + 1] for n, b in self._buffers.items() if n not in steps}
+        return Episode(terminated=terminated, truncated=truncated, **steps, **rows)
+
+    def actions_so_far(self, e: int) -> Tensor:
+        return self._buffers["actions"][e, : int(self.t[e])].to("cpu", copy=True)
+
+    def checksum(self, e: int) -> int:
+        """CRC-32 of what was seen and earned so far, to notice an episode that plays differently."""
+        t = int(self.t[e])
+        crc = zlib.crc32(self._buffers["reward"][e, :t].numpy(force=True).tobytes())
+        return zlib.crc32(self._buffers["obs"][e, : t + 1].numpy(force=True).tobytes(), crc)
+
+
+class Collector:
+    """Collects training episodes from ``env`` with its own copy of the policy.
+
+    Args:
+        env: the environments; the collector owns and closes them.
+        policy: what acts; copied.
+        seed: the run's seed.
+        rank: this process's rank: ranks see different episodes.
+    """
+
+    def __init__(self, env: VectorEnv, policy: Policy, *, seed: int, rank: int) -> None:
+        self.env = env
+        self.actor = Actor(policy, env.num_envs, env.device)
+        self._slots = np.arange(env.num_envs)
+        self._reset_keys = keys.mix(seed, rank, Purpose.TRAIN_RESET, self._slots)
+        self._explore_keys = keys.mix(seed, rank, Purpose.EXPLORE, self._slots)
+        self._recorder = _Recorder(env.spec, env.num_envs, env.device)
+        self._episode = np.full(env.num_envs, -1)  # number of each slot's current episode
+        self._ended = np.ones(env.num_envs, bool)
+        self._observation: Observation | None = None
+        self._episode_keys = self._explore_keys
+
+    def _begin(self, mask: np.ndarray) -> None:
+        self._episode[mask] += 1
+        numbers = self._episode.astype(np.uint64)
+        self._episode_keys = keys.fold(self._explore_keys, numbers)
+        seeds = torch.from_numpy(keys.bounded(keys.fold(self._reset_keys, numbers)))
+        torch_mask = torch.from_numpy(mask)
+        self._observation = self.env.reset(torch_mask, seeds)
+        self.actor.begin(torch_mask.to(self.env.device))
+        self._recorder.begin(mask, self._observation)
+        self._ended[mask] = False
+
+    def _draws(self) -> Tensor:
+        n = self.env.spec.n_agents
+        step_keys = keys.fold(self._episode_keys, self._recorder.t.astype(np.uint64))
+        draws = keys.uniform(step_keys, 2 * n).reshape(-1, n, 2)
+        return torch.from_numpy(draws).to(self.env.device)
+
+    def collect(
+        self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
+    ) -> Collected:
+        """Step until an episode ends, ``max_steps`` joint steps were taken, or ``interrupted()``.
+
+        All episodes that end in the same joint step are returned together.
+        """
+        taken = 0
+        everyone = np.ones(self.env.num_envs, bool)
+        while True:
+            if self._ended.any():
+                self._begin(self._ended.copy())
+            assert self._observation is not None
+            actions = self.actor.act(self._observation, epsilon, self._draws() if epsilon > 0.0 else None)
+            finished, stats = self._advance(actions, everyone)
+            taken += self.env.num_envs
+            if finished or (max_steps is not None and taken >= max_steps) or interrupted():
+                return Collected(taken, finished, stats)
+
+    def _advance(self, actions: Tensor, active: np.ndarray) -> tuple[list[Episode], EpisodeStats]:
+        outcome = self.env.step(actions, torch.from_numpy(active))
+        self._observation = outcome.next
+        self._recorder.step(actions, outcome, outcome.reward.numpy(force=True), active)
+        terminated = outcome.terminated.numpy(force=True)
+        truncated = outcome.truncated.numpy(force=True)
+        ended = (terminated | truncated) & active
+        finished, stats = [], EpisodeStats()
+        for e in np.flatnonzero(ended):
+            finished.append(self._recorder.episode(e, bool(terminated[e]), bool(truncated[e])))
+            metrics = {name: float(values[e]) for name, values in outcome.metrics.items()}
+            stats.add(float(self._recorder.returns[e]), int(self._recorder.t[e]), metrics)
+        self._ended |= ended
+        return finished, stats
+
+    def state_dict(self) -> dict[str, Any]:
+        """Episode numbers, the actions of every episode in flight, and the agents' memories."""
+        in_flight = [torch.zeros(0) if self._ended[e] else self._recorder.actions_so_far(e) for e in self._slots]
+        return {
+            "episode": torch.from_numpy(self._episode.copy()),
+            "ended": torch.from_numpy(self._ended.copy()),
+            "actions": in_flight,
+            "memory": [s.to("cpu", copy=True) for s in self.actor.state],
+            "last_action": self.actor.last_action.to("cpu", copy=True),
+            "checksums": [0 if self._ended[e] else self._recorder.checksum(e) for e in self._slots],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Play the episodes in flight again, up to where they were.
+
+        Raises:
+            RunError: an episode came out differently: the environment is not deterministic given its seed.
+        """
+        fresh = state["ended"].numpy()
+        # Episodes that had ended begin their next one at the next round, as they would have.
+        self._episode = state["episode"].numpy().copy()
+        playing = ~fresh
+        if playing.any():
+            self._episode[playing] -= 1
+            self._begin(playing)
+            self._ended = fresh.copy()
+            lengths = np.array([len(a) for a in state["actions"]])
+            for t in range(int(lengths.max())):
+                active = (lengths > t) & playing
+                actions = torch.zeros(self.env.num_envs, self.env.spec.n_agents, dtype=torch.int64)
+                for e in np.flatnonzero(active):
+                    actions[e] = state["actions"][e][t]
+                finished, _ = self._advance(actions.to(self.env.device), active)
+                if finished:
+                    break
+            same = all(self._recorder.checksum(e) == state["checksums"][e] for e in np.flatnonzero(playing))
+            if not same or (self._ended & playing).any():
+                raise RunError(
+                    "the episodes in flight could not be repeated: this environment is not deterministic given its "
+                    "seed, so the run cannot be resumed exactly; rollout.on_resume=restart begins them anew"
+                )
+        self._ended = fresh.copy()
+        self.actor.state = tuple(m.to(self.env.device) for m in state["memory"])
+        self.actor.last_action = state["last_action"].to(self.env.device)
+
+    def restart(self, state: dict[str, Any]) -> None:
+        """Drop the episodes in flight and begin new ones; for environments that cannot repeat an episode."""
+        self._episode = state["episode"].numpy().copy()
+        self._ended[:] = True
+
+    def close(self) -> None:
+        self.env.close()
+
+
+@torch.inference_mode()
+def evaluate_episodes(
+    env: VectorEnv,
+    actor: Actor,
+    episode_ids: list[int],
+    *,
+    seed: int,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> EpisodeStats:
+    """Greedy episodes, one for each id; the id and ``seed`` alone decide how an episode starts.
+
+    Ids are dealt to the environments beforehand: taking whichever finish first would favour short episodes. The result
+    is in the order of ``episode_ids``.
+    """
+    slots = env.num_envs
+    queues = [list(range(s, len(episode_ids), slots)) for s in range(slots)]
+    base = keys.mix(seed, Purpose.EVAL_RESET)
+    results: dict[int, tuple[float, int, dict[str, float]]] = {}
+    current = np.full(slots, -1)
+    lengths, returns = np.zeros(slots, np.int64), np.zeros(slots)
+    observation: Observation | None = None
+    while not interrupted():
+        begin = np.array([current[s] < 0 and bool(queues[s]) for s in range(slots)])
+        if begin.any():
+            for s in np.flatnonzero(begin):
+                current[s] = queues[s].pop(0)
+            lengths[begin], returns[begin] = 0, 0.0
+            ids = np.array([episode_ids[c] if c >= 0 else 0 for c in current], np.uint64)
+            mask = torch.from_numpy(begin)
+            observation = env.reset(mask, torch.from_numpy(keys.bounded(keys.fold(base, ids))))
+            actor.begin(mask.to(env.device))
+        active = current >= 0
+        if not active.any():
+            break
+        assert observation is not None
+        outcome = env.step(actor.act(observation, 0.0, None), torch.from_numpy(active))
+        observation = outcome.next
+        lengths[active] += 1
+        returns[active] += outcome.reward.numpy(force=True)[active]
+        ended = (outcome.terminated | outcome.truncated).numpy(force=True) & active
+        for s in np.flatnonzero(ended):
+            metrics = {name: float(values[s]) for name, values in outcome.metrics.items()}
+            results[int(current[s])] = (float(returns[s]), int(lengths[s]), metrics)
+            current[s] = -1
+    stats = EpisodeStats()
+    for index in sorted(results):
+        stats.add(*results[index])
+    return stats

@@ -1,0 +1,35 @@
+"""When updates are due."""
+
+from __future__ import annotations
+
+__all__ = ["UpdateSchedule"]
+
+
+class UpdateSchedule:
+    """``updates`` optimiser steps for every ``every`` episodes or environment steps.
+
+    Counters are global. What was collected before the replay could fill a batch owes nothing: PyMARL's rule, an update
+    for each episode once there are enough.
+
+    Args:
+        every: how many units between updates.
+        unit: ``episodes`` or ``env_steps``.
+        updates: optimiser steps each time.
+    """
+
+    def __init__(self, *, every: int, unit: str, updates: int) -> None:
+        if every < 1 or updates < 1:
+            raise ValueError(f"every and updates must be at least 1, got {every} and {updates}")
+        if unit not in ("episodes", "env_steps"):
+            raise ValueError(f"unit must be 'episodes' or 'env_steps', not '{unit}'")
+        self.every = every
+        self.unit = unit
+        self.updates = updates
+
+    def owed(self, before: int, now: int) -> int:
+        """Updates that fall due between two readings of the counter."""
+        return (now // self.every - before // self.every) * self.updates
+
+    def steps_to_next(self, env_steps: int) -> int | None:
+        """Environment steps until something is due, ``None`` when episodes are counted."""
+        return self.every - env_steps % self.every if self.unit == "env_steps" else None

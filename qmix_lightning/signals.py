@@ -1,0 +1,75 @@
+"""Signals that ask a run to end: a handler only sets a flag; the run ends where it can be resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+__all__ = ["SignalHandlers", "StopFlag"]
+
+
+class StopFlag:
+    """Which signal asked the run to stop; 0 while none did."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def is_set(self) -> bool:
+        return self.signal_number != 0
+
+
+class SignalHandlers:
+    """SIGINT and SIGTERM set the flag; a second SIGINT ends the process at once.
+
+    Lightning's own handlers broadcast inside the handler, so two ranks that both receive the signal wait for each
+    other for ever; its Ctrl-C interrupts an update half-way. These replace them while training.
+
+    A handler that Lightning set for SLURM's requeue signal saves a checkpoint wherever the run happens to be; it is
+    deferred: called by :meth:`run_deferred` at the next update boundary.
+
+    Args:
+        stop: the flag to set.
+        at_once: what a second SIGINT does before the process exits, e.g. end the other ranks.
+    """
+
+    def __init__(self, stop: StopFlag, at_once: Callable[[], None] = lambda: None) -> None:
+        self.stop = stop
+        self.at_once = at_once
+        self._previous: dict[int, Any] = {}
+        self._deferred: Callable[[int, FrameType | None], Any] | None = None
+        self._deferred_signal = 0
+
+    def install(self, requeue_signal: int | None = None) -> None:
+        """Take over; does nothing outside the main thread, where Python allows no handlers."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_stop)
+        if requeue_signal is not None and callable(handler := signal.getsignal(requeue_signal)):
+            self._deferred = handler
+            self._previous[requeue_signal] = signal.signal(requeue_signal, self._on_requeue)
+
+    def restore(self) -> None:
+        """Put back the handlers that were there before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._previous.clear()
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.stop.signal_number == signal.SIGINT:
+            self.at_once()
+            os._exit(128 + number)
+        self.stop.signal_number = number
+
+    def _on_requeue(self, number: int, frame: FrameType | None) -> None:
+        self._deferred_signal = number
+
+    def run_deferred(self) -> None:
+        """At an update boundary: let the requeue handler save and requeue, if its signal came."""
+        if self._deferred_signal and self._deferred is not None:
+            number, self._deferred_signal = self._deferred_signal, 0
+            self._deferred(number, None)

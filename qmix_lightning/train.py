@@ -1,0 +1,236 @@
+"""``qmix-train``: train a team; resume one; sweep over many."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmix_lightning.cli import RANK_CONFIG, run_command
+from qmix_lightning.config import RunConfig, check_resumable, flatten, validate
+from qmix_lightning.errors import CheckpointError, ConfigurationError, RunInterrupted
+
+if TYPE_CHECKING:
+    from qmix_lightning.build import Run
+
+__all__ = ["main", "train"]
+
+_GROUPS = ("env", "mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer", "experiment")
+
+
+def main() -> None:
+    """Console entry point."""
+    run_command("train", _task)
+
+
+def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> None:
+    train(tree, folder, overrides)
+
+
+def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Train from a composed configuration.
+
+    Args:
+        tree: plain containers, as Hydra composed them.
+        run_dir: where the run writes.
+        overrides: what the user typed: when resuming, the rest comes from the checkpoint. ``None``: take ``tree`` as
+            it is.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        ConfigurationError: the configuration or the checkpoint does not fit; nothing was written.
+        RunInterrupted: a signal ended the run after it was saved.
+    """
+    config = validate(tree)
+    resume_from: Path | None = None
+    saved: dict[str, Any] | None = None
+    if config.ckpt_path is not None:
+        from qmix_lightning.checkpoint import find_last, read_checkpoint, verify_segments
+
+        resume_from = find_last(run_dir) if config.ckpt_path == "last" else Path(config.ckpt_path)
+        saved = read_checkpoint(resume_from)
+        if "loops" not in saved:
+            raise CheckpointError(f"{resume_from} holds networks only, for qmix-eval; resume from a last.ckpt")
+        verify_segments(saved, resume_from.parent)
+        if overrides is not None:
+            if config.ckpt_path != "last" and not any(o.startswith("run_dir=") for o in overrides):
+                run_dir = resume_from.resolve().parent.parent  # the run goes on where it was
+            config = _with_saved(tree, saved["config"], overrides, run_dir)
+        check_resumable(saved["config"], config.to_dict(), resume_from)
+    elif (run_dir / "checkpoints").is_dir() and os.environ.get("LOCAL_RANK", "0") == "0":
+        raise ConfigurationError(
+            f"{run_dir} holds a run already: add ckpt_path=last to go on with it, or choose another run_dir"
+        )
+    return _run(config, run_dir, resume_from, saved)
+
+
+def _with_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:
+    """The checkpoint's configuration with what was typed on top; a group that is typed brings the whole command."""
+    names = [o.lstrip("+~").partition("=")[0] for o in typed]
+    if any(name in _GROUPS for name in names):
+        merged = dict(tree)
+    else:
+        composed = flatten(tree)
+        merged = _copy(saved)
+        for name in [*names, "ckpt_path"]:
+            for key in (k for k in composed if k == name or k.startswith(f"{name}.")):
+                _set(merged, key, composed[key])
+            if name in ("logger", "callbacks", "trainer"):
+                merged[name] = tree[name]
+    merged["run_dir"] = str(run_dir)
+    return validate(merged)
+
+
+def _copy(tree: dict[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, dict) else v for k, v in tree.items()}
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = value
+
+
+def _run(config: RunConfig, run_dir: Path, resume_from: Path | None, saved: dict[str, Any] | None) -> dict[str, Any]:
+    import torch
+    from omegaconf import OmegaConf
+
+    from qmix_lightning.build import build_run
+    from qmix_lightning.checkpoint import remove_leftovers
+
+    torch.set_num_threads(config.num_threads)
+    _quieten_lightning()
+    run = build_run(config, run_dir, resume_from, saved["env_steps"] if saved else 0)
+    try:
+        if saved is not None and resume_from is not None:
+            _check_same_shape(run, saved, resume_from)
+        first = run.trainer.global_rank == 0
+        fresh = not run_dir.exists() or not any(run_dir.iterdir())
+        if first:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(run_dir)
+            OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
+            os.environ[RANK_CONFIG] = str((run_dir / "config.yaml").resolve())
+        return _fit(run, config, run_dir, resume_from, first and fresh)
+    finally:
+        run.data.teardown("fit")
+        _leave_process_group()
+
+
+def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, fresh: bool) -> dict[str, Any]:
+    """Train, and leave a summary that says how it ended."""
+    first = run.trainer.global_rank == 0
+    status = "failed"
+    try:
+        if first:
+            _write_summary(run, config, run_dir, "running")
+        run.trainer.fit(run.module, datamodule=run.data, ckpt_path=resume_from, weights_only=True)
+        status = "completed"
+    except RunInterrupted:
+        status = "interrupted"
+        if first:
+            raise
+        # A rank that ends with another status is taken for crashed, and all others are killed.
+    except ConfigurationError:
+        if first and fresh:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            first = False
+        raise
+    finally:
+        summary = _write_summary(run, config, run_dir, status) if first else {}
+    if first:
+        _print_end(summary, run_dir)
+    return summary
+
+
+def _check_same_shape(run: Run, saved: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint whose ranks, kind of device or environment are not those of this run."""
+    now = run.module.extra_checkpoint
+    if saved["world_size"] != now["world_size"]:
+        raise ConfigurationError(
+            f"{path} was written by {saved['world_size']} rank(s), this run has {now['world_size']}: each rank has its "
+            f"own replay and episodes, so resume with trainer.devices={saved['world_size']}"
+        )
+    if saved["device"] != now["device"]:
+        raise ConfigurationError(
+            f"{path} was trained on {saved['device']}, this run is on {now['device']}: set trainer.accelerator alike"
+        )
+    if saved["spec"] != now["spec"]:
+        different = [key for key in now["spec"] if saved["spec"].get(key) != now["spec"][key]]
+        raise ConfigurationError(f"{path} was trained on another environment: it differs in {', '.join(different)}")
+
+
+def _write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> dict[str, Any]:
+    from qmix_lightning.summary import eval_summary, peak_rss_mb, versions, write_json
+
+    counters, wall = run.data.counters, run.checkpoint.wall_s
+    updates = run.trainer.global_step
+    summary = {
+        "status": status,
+        "env": config.env["name"],
+        "algorithm": config.algorithm["name"],
+        "seed": config.seed,
+        "env_steps": counters.env_steps,
+        "episodes": counters.episodes,
+        "updates": updates,
+        "wall_s": round(wall, 3),
+        "env_steps_per_s": round(counters.env_steps / wall, 3),
+        "updates_per_s": round(updates / wall, 3),
+        "peak_rss_mb": peak_rss_mb(),
+        "eval": eval_summary(run.log.last_eval),
+        "faults": {},
+        "versions": versions(),
+    }
+    write_json(summary, run_dir / "summary.json")
+    return summary
+
+
+def _print_end(summary: dict[str, Any], run_dir: Path) -> None:
+    from qmix_lightning.cli import _shown
+    from qmix_lightning.summary import print_table, with_interval
+
+    rows = {
+        "algorithm": f"{summary['algorithm']} on {summary['env']}, seed {summary['seed']}",
+        "env steps": f"{summary['env_steps']:,} in {summary['wall_s']:.0f} s ({summary['env_steps_per_s']:,.0f}/s)",
+        "updates": f"{summary['updates']:,} ({summary['updates_per_s']:,.0f}/s)",
+    }
+    if result := summary["eval"]:
+        rows["eval return"] = (
+            f"{with_interval(result['return_mean'], result['return_ci95'])}, {result['episodes']} episodes"
+        )
+        if "win_rate" in result:
+            rows["eval win rate"] = f"{result['win_rate']:.1%}"
+    rows["written to"] = _shown(run_dir.resolve())
+    print_table(rows)
+
+
+def _quieten_lightning() -> None:
+    """Advice that does not apply: the loaders are this package's own and have no workers."""
+    for noisy in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__` defined.*")
+
+
+def _leave_process_group() -> None:
+    """Let a second job of a sweep start its own ranks."""
+    import torch.distributed as dist
+
+    launched = os.environ.pop(RANK_CONFIG, None)
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    if launched:
+        for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
+            os.environ.pop(name, None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The data that every part of the package agrees on: axes, masks and the two containers.
+
+Axis letters, always in this order:
+
+====== =====================================================================
+``B``  rows of a batch; a row never crosses an episode
+``T``  joint steps of a row; fields that also hold the successor have ``T+1``
+``E``  environments that step together (the collector's side of ``B``)
+``N``  agents (padded slots: a slot never changes its owner)
+``A``  actions, padded to the largest agent's count
+``O``  observation, padded to the largest agent's size
+``S``  global state
+====== =====================================================================
+
+Masks:
+
+* ``filled [B, T]``: the step happened. Everything outside it is padding and may hold anything.
+* ``agent_mask [B, T+1, N]``: the agent is alive and present. A dead agent keeps its slot: zero
+  observation, only the no-op (action 0) legal.
+* ``avail_actions [B, T+1, N, A]``: legal actions; padded actions are illegal.
+* ``terminated`` ends the task: nothing follows, nothing is bootstrapped. ``truncated`` ends the
+  recording only (a time limit that is not part of the task): the value of the true last
+  observation is bootstrapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["NO_OP", "EnvSpec", "Observation", "TrainBatch", "TrajectoryBatch", "Transition"]
+
+NO_OP = 0
+"""The action of a dead, absent or padded agent."""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What training needs to know of an environment; sizes are the padded ones.
+
+    Attributes:
+        n_agents: agent slots, ``N``.
+        n_actions: largest action count, ``A``.
+        obs_dim: largest flattened observation, ``O``.
+        state_dim: flattened global state, ``S``.
+        obs_dims: true observation size of each agent.
+        action_counts: true action count of each agent.
+        agent_names: name of each slot.
+        group_of_agent: unit type of each slot, for sharing parameters within a group.
+        episode_limit: joint steps after which an episode ends in any case; ``None`` if unknown.
+        episode_metrics: names of the values reported when an episode ends (``won`` is the win rate).
+        natively_batched: the simulator steps many environments in one call.
+        gives_state: the environment can give and take its simulator state.
+    """
+
+    n_agents: int
+    n_actions: int
+    obs_dim: int
+    state_dim: int
+    obs_dims: tuple[int, ...]
+    action_counts: tuple[int, ...]
+    agent_names: tuple[str, ...]
+    group_of_agent: tuple[int, ...]
+    episode_limit: int | None = None
+    episode_metrics: tuple[str, ...] = ()
+    natively_batched: bool = False
+    gives_state: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("obs_dims", "action_counts", "agent_names", "group_of_agent"):
+            if len(getattr(self, name)) != self.n_agents:
+                raise ValueError(f"EnvSpec.{name} has {len(getattr(self, name))} entries for {self.n_agents} agents")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers only, so that a checkpoint can hold it."""
+        return {
+            f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v
+            for f in fields(self)
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass
+class Observation:
+    """What ``E`` environments show before a joint step.
+
+    Shapes: ``obs [E, N, O]`` and ``state [E, S]`` float32, ``avail_actions [E, N, A]`` and
+    ``agent_mask [E, N]`` bool. An environment may reuse the memory at its next call.
+    """
+
+    obs: Tensor
+    state: Tensor
+    avail_actions: Tensor
+    agent_mask: Tensor
+
+
+@dataclass
+class Transition:
+    """The outcome of a joint step in ``E`` environments; ``next`` is the true successor, never a reset.
+
+    Shapes: ``reward [E]`` float32, ``terminated [E]`` and ``truncated [E]`` bool,
+    ``agent_reward [E, N]`` float32 or ``None``, ``metrics[name] [E]`` float32 for every name in
+    ``EnvSpec.episode_metrics``, read only where the episode ended.
+    """
+
+    next: Observation
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    agent_reward: Tensor | None = None
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class TrajectoryBatch:
+    """``B`` rows of up to ``T`` joint steps; a row is an episode or a segment of one.
+
+    Shapes: ``obs [B, T+1, N, O]``, ``state [B, T+1, S]``, ``avail_actions [B, T+1, N, A]`` bool,
+    ``agent_mask [B, T+1, N]`` bool, ``actions [B, T, N]`` int64, ``reward [B, T]``,
+    ``terminated``, ``truncated`` and ``filled`` ``[B, T]`` bool. A segment also carries
+    ``initial_state`` (the recurrent agent's, a tuple of ``[B, N, H]``) and ``initial_action [B, N]``
+    (``-1``: none). ``extras`` holds what an algorithm declares for itself.
+    """
+
+    obs: Tensor
+    state: Tensor
+    avail_actions: Tensor
+    agent_mask: Tensor
+    actions: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    filled: Tensor
+    agent_reward: Tensor | None = None
+    initial_state: tuple[Tensor, ...] | None = None
+    initial_action: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def batch_size(self) -> int:
+        return self.actions.shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.actions.shape[1]
+
+    def map(self, fn: Any) -> TrajectoryBatch:
+        """The same batch with ``fn`` applied to every tensor."""
+        values: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, tuple):
+                values[f.name] = tuple(fn(v) for v in value)
+            elif isinstance(value, dict):
+                values[f.name] = {k: fn(v) for k, v in value.items()}
+            else:
+                values[f.name] = None if value is None else fn(value)
+        return TrajectoryBatch(**values)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TrajectoryBatch:
+        """On ``device``, floating fields as ``dtype``; asynchronous where the memory is pinned."""
+        return self.map(
+            lambda t: t.to(device, dtype if dtype and t.is_floating_point() else t.dtype, non_blocking=True)
+        )
+
+    def row_valid(self) -> Tensor:
+        """``[B, T+1]`` bool: the observation rows that happened, the successor of the last step among them."""
+        import torch
+
+        return torch.cat([self.filled[:, :1], self.filled], dim=1)  # [B, T+1]
+
+    def last_actions(self) -> Tensor:
+        """``[B, T+1, N]`` int64: the action before each row, ``-1`` where there was none."""
+        import torch
+
+        first = self.initial_action
+        if first is None:
+            first = torch.full_like(self.actions[:, 0], -1)
+        return torch.cat([first[:, None], self.actions], dim=1)  # [B, T+1, N]
+
+    def sanitized(self) -> TrajectoryBatch:
+        """The batch with everything that has no meaning replaced by a finite constant.
+
+        Padded steps and dead agents may hold anything, infinities and NaN included. Masking the loss
+        afterwards would be too late: the gradient of ``where`` multiplies what it drops by zero,
+        and zero times NaN is NaN. So the inputs are cleaned, once, here.
+        """
+        import torch
+
+        valid = self.row_valid()  # [B, T+1]
+        alive = self.agent_mask & valid[..., None]  # [B, T+1, N]
+        acting = alive[:, :-1] & self.filled[..., None]  # [B, T, N]
+        no_op = torch.zeros_like(self.avail_actions)
+        no_op[..., NO_OP] = True
+        zero = self.obs.new_zeros(())
+        return replace(
+            self,
+            obs=torch.where(alive[..., None], self.obs, zero),
+            state=torch.where(valid[..., None], self.state, zero),
+            avail_actions=torch.where(alive[..., None], self.avail_actions, no_op),
+            agent_mask=alive,
+            actions=torch.where(acting, self.actions, NO_OP),
+            reward=torch.where(self.filled, self.reward, zero),
+            terminated=self.terminated & self.filled,
+            truncated=self.truncated & self.filled,
+            agent_reward=None if self.agent_reward is None else torch.where(acting, self.agent_reward, zero),
+        )
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """What ``training_step`` receives: the trajectories and the run's global counters when they were sampled."""
+
+    trajectories: TrajectoryBatch
+    env_steps: int
+    episodes: int
+    epsilon: float
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TrainBatch:
+        return replace(self, trajectories=self.trajectories.to(device, dtype))
