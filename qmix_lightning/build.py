@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import torch
 from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qmix_lightning import environment, keys
 from qmix_lightning.agents import AGENTS

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from qmix_lightning.checkpoint import SegmentStore, write_checkpoint
@@ -39,8 +39,9 @@ class RunControl(Callback):
                     process.kill()
 
         environment = trainer._accelerator_connector.cluster_environment
-        requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
-        requeue = environment.requeue_signal if requeues else None
+        requeue = None
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            requeue = environment.requeue_signal
         self._handlers = SignalHandlers(_data(trainer).stop, end_children)
         self._handlers.install(requeue)
 

@@ -2,8 +2,8 @@
 
 A ``.ckpt`` holds tensors and plain containers only and is opened with ``weights_only=True``: opening one never runs
 code from it. It is written beside its destination, fsynced and renamed last, so a reader finds the old file or the
-new one. Each rank's replay lies beside it in segment files that are written once and never overwritten; the manifest holds
-their names and SHA-256 sums.
+new one. Each rank's replay lies beside it in segment files that are written once and never overwritten; the manifest
+holds their names and SHA-256 sums.
 """
 
 from __future__ import annotations

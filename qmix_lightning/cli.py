@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,11 +32,10 @@ def _register_plugin_names() -> None:
     """Make ``env=<name>`` of every entry point known to Hydra, without importing any of them."""
     from hydra.core.config_store import ConfigStore
 
-    import qmix_lightning.conf
     from qmix_lightning import environment
 
-    folder = Path(qmix_lightning.conf.__file__).parent / "env"
-    shipped = {path.stem for path in folder.glob("*.yaml")}
+    folder = resources.files("qmix_lightning.conf").joinpath("env")
+    shipped = {path.name.removesuffix(".yaml") for path in folder.iterdir()}
     for name in environment.names():
         if name not in shipped:
             ConfigStore.instance().store(group="env", name=name, node={"name": name, "kwargs": {}})
@@ -90,7 +90,7 @@ def _known_keys(config_name: str) -> list[str]:
         tree = OmegaConf.to_container(compose(config_name), resolve=False)
     assert isinstance(tree, dict)
     flat = flatten({str(k): v for k, v in tree.items()})
-    return [*flat, *tree, "experiment"]
+    return [*flat, *map(str, tree), "experiment"]
 
 
 Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]

@@ -71,7 +71,7 @@ class VectorEnv(Protocol):
 
 
 @runtime_checkable
-class TabularGame(Protocol):
+class TabularGame(VectorEnv, Protocol):
     """A game small enough that its optimal values are known exactly, for tables beside what was learned."""
 
     def histories(self) -> dict[str, list[list[list[int]]]]:

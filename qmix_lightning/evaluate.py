@@ -54,7 +54,8 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
         env: settings that differ from those the checkpoint was trained with.
 
     Returns:
-        ``episodes``, ``return_mean``, ``return_ci95`` (half width), ``length_mean``, ``win_rate`` where the task has one.
+        ``episodes``, ``return_mean``, ``return_ci95`` (half width), ``length_mean``, ``win_rate`` where the task has
+        one.
     """
     for name, value in (("episodes", episodes), ("num_envs", num_envs)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

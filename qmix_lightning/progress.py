@@ -43,7 +43,8 @@ class EnvStepsBar(ProgressBar):
             unit="step",
             unit_scale=True,
             dynamic_ncols=True,
-            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} env steps, {rate_fmt}, {remaining} left{postfix}",
+            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} env steps, {rate_fmt}, "
+            "{remaining} left{postfix}",
         )
 
     def on_train_batch_end(

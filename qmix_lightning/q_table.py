@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import logging
@@ -79,8 +80,9 @@ class QTableReport(Callback):
         env = data.make_eval_env(1)
         learner = cast(Any, pl_module).learner
         policy = Actor(learner.policy, 1, env.device).policy
-        state = torch.zeros(1, 1, env.spec.state_dim, device=pl_module.device, dtype=pl_module.dtype)
-        agent_qs = torch.zeros(1, 1, env.spec.n_agents, device=pl_module.device, dtype=pl_module.dtype)
+        dtype = next(learner.parameters()).dtype
+        state = torch.zeros(1, 1, env.spec.state_dim, device=pl_module.device, dtype=dtype)
+        agent_qs = torch.zeros(1, 1, env.spec.n_agents, device=pl_module.device, dtype=dtype)
         if not isinstance(env, TabularGame) or learner.mixer(agent_qs, state).dim() != 2:
             _log.info("no Q table: it needs a game that knows its exact values, and a mixer")
             return
@@ -96,8 +98,6 @@ class QTableReport(Callback):
 
 
 def _on_cpu(mixer: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(mixer).to("cpu").float()
 
 

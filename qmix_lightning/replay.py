@@ -194,9 +194,9 @@ class EpisodeReplay:
                     n: segment[n][step : step + length] if n in _STEP_FIELDS else segment[n][row : row + length + 1]
                     for n in self._store
                 }
-                flags = {n: bool(segment[n][i]) for n in ("terminated", "truncated")}
+                terminated, truncated = bool(segment["terminated"][i]), bool(segment["truncated"][i])
                 self.next_id = first_id + i
-                self.add(Episode(**values, **flags))
+                self.add(Episode(**values, terminated=terminated, truncated=truncated))
             row += length + 1
             step += length
 

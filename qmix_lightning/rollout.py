@@ -22,7 +22,7 @@ from qmix_lightning.agents.base import AgentState, forget_dead
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import RunError
-from qmix_lightning.exploration import epsilon_greedy
+from qmix_lightning.exploration import epsilon_greedy, greedy_actions
 from qmix_lightning.keys import Purpose
 from qmix_lightning.replay import Episode
 from qmix_lightning.types import EnvSpec, Observation, Transition
@@ -91,9 +91,9 @@ class Actor:
         q, state = self.policy(observation.obs, self.last_action, self.state)
         self.state = forget_dead(state, observation.agent_mask)
         if draws is None:
-            draws = q.new_zeros(())
-            epsilon = 0.0
-        self.last_action = epsilon_greedy(q, observation.avail_actions, epsilon, draws)
+            self.last_action = greedy_actions(q, observation.avail_actions)
+        else:
+            self.last_action = epsilon_greedy(q, observation.avail_actions, epsilon, draws)
         return self.last_action
 
 
@@ -239,7 +239,7 @@ class Collector:
         truncated = outcome.truncated.numpy(force=True)
         ended = (terminated | truncated) & active
         finished, stats = [], EpisodeStats()
-        for e in np.flatnonzero(ended):
+        for e in np.flatnonzero(ended).tolist():
             finished.append(self._recorder.episode(e, bool(terminated[e]), bool(truncated[e])))
             metrics = {name: float(values[e]) for name, values in outcome.metrics.items()}
             stats.add(float(self._recorder.returns[e]), int(self._recorder.t[e]), metrics)
@@ -248,14 +248,16 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         """Episode numbers, the actions of every episode in flight, and the agents' memories."""
-        in_flight = [torch.zeros(0) if self._ended[e] else self._recorder.actions_so_far(e) for e in self._slots]
+        in_flight = [
+            torch.zeros(0) if self._ended[e] else self._recorder.actions_so_far(e) for e in range(self.env.num_envs)
+        ]
         return {
             "episode": torch.from_numpy(self._episode.copy()),
             "ended": torch.from_numpy(self._ended.copy()),
             "actions": in_flight,
             "memory": [s.to("cpu", copy=True) for s in self.actor.state],
             "last_action": self.actor.last_action.to("cpu", copy=True),
-            "checksums": [0 if self._ended[e] else self._recorder.checksum(e) for e in self._slots],
+            "checksums": [0 if self._ended[e] else self._recorder.checksum(e) for e in range(self.env.num_envs)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -281,7 +283,7 @@ class Collector:
                 finished, _ = self._advance(actions.to(self.env.device), active)
                 if finished:
                     break
-            same = all(self._recorder.checksum(e) == state["checksums"][e] for e in np.flatnonzero(playing))
+            same = all(self._recorder.checksum(e) == state["checksums"][e] for e in np.flatnonzero(playing).tolist())
             if not same or (self._ended & playing).any():
                 raise RunError(
                     "the episodes in flight could not be repeated: this environment is not deterministic given its "

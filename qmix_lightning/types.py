@@ -84,7 +84,8 @@ class EnvSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 @dataclass

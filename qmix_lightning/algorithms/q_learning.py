@@ -140,9 +140,5 @@ class QLearning(nn.Module):
 
     def _follow(self, tau: float) -> None:
         for online, target in ((self.policy, self.target_policy), (self.mixer, self.target_mixer)):
-            sources, copies = list(online.parameters()), list(target.parameters())
-            if tau == 1.0:
-                if sources:
-                    torch._foreach_copy_(copies, sources)
-            elif sources:
-                torch._foreach_lerp_(copies, sources, tau)
+            for source, copied in zip(online.parameters(), target.parameters(), strict=True):
+                copied.copy_(source) if tau == 1.0 else copied.lerp_(source, tau)
