@@ -32,7 +32,8 @@ class RunControl(Callback):
     def __init__(self) -> None:
         self._handlers: SignalHandlers | None = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _take_signals(self, trainer: Trainer) -> None:
+        # Not earlier: Lightning sets its own handlers after on_fit_start.
         def end_children() -> None:
             if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
                 for process in launcher.procs:
@@ -46,6 +47,7 @@ class RunControl(Callback):
         self._handlers.install(requeue)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_signals(trainer)
         data = _data(trainer)
         if data.counters.evaluation_pending and trainer.enable_validation:
             trainer.validating = True

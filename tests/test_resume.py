@@ -1,0 +1,102 @@
+"""A killed run, resumed, ends as the run that was never killed: bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import runs
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory):
+    """Runs that are never killed, one for each number of ranks and budget."""
+    made: dict[tuple[int, int], Path] = {}
+
+    def get(ranks: int, budget: int) -> Path:
+        if (ranks, budget) not in made:
+            folder = tmp_path_factory.mktemp("reference") / "run"
+            extra = runs.TWO_RANKS if ranks == 2 else []
+            runs.run([*runs.BASE, *extra, f"total_env_steps={budget}", f"run_dir={folder}"])
+            made[ranks, budget] = folder
+        return made[ranks, budget]
+
+    return get
+
+
+def kill_and_resume(tmp_path: Path, ranks: int, budget: int, kills: int, seed: int) -> tuple[Path, int, int]:
+    """A run killed ``kills`` times; returns its folder, the kills that hit, and the updates done in all."""
+    rng = random.Random(seed)
+    folder, count = tmp_path / "run", tmp_path / "count"
+    arguments = [
+        *runs.BASE,
+        *(runs.TWO_RANKS if ranks == 2 else []),
+        f"total_env_steps={budget}",
+        f"run_dir={folder}",
+        *runs.counting(count),
+    ]
+    hit = 0
+    for attempt in range(200):
+        resumable = any((folder / "checkpoints").glob("last.ckpt"))
+        before = runs.lines(count)
+        process = runs.start([*arguments, *(["ckpt_path=last"] if resumable else [])])
+        if hit >= kills:
+            output = runs.finish(process)
+            assert process.returncode == 0, output
+            return folder, hit, runs.lines(count)
+        killed = runs.kill_once(process, folder, count, rng, in_write=attempt % 2 == 1)
+        hit += killed
+        if killed and not resumable and not any((folder / "checkpoints").glob("last.ckpt")):
+            # Nothing to go on from yet: begin again in an empty folder, as a user would.
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.unlink() if path.is_file() else path.rmdir()
+        assert killed or process.returncode == 0, process.stdout.read() if process.stdout else ""
+        assert runs.lines(count) >= before
+        if process.stdout:
+            process.stdout.close()
+        if not killed:
+            return folder, hit, runs.lines(count)
+    raise AssertionError("the run never ended")
+
+
+def check(reference, tmp_path: Path, ranks: int, budget: int, kills: int, seed: int) -> int:
+    folder, hit, done = kill_and_resume(tmp_path, ranks, budget, kills, seed)
+    whole = reference(ranks, budget)
+    runs.assert_same_run(whole, folder)
+    updates = int(runs.read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"])
+    # An update is bought by at least one environment step, so an interval of steps bounds the updates that are redone;
+    # the round in which the interval ends may add its own.
+    assert done <= updates + hit * (60 + 12 * ranks)
+    return hit
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_run_ends_like_an_unkilled_one(reference, tmp_path: Path, ranks: int):
+    assert check(reference, tmp_path, ranks, budget=900, kills=2, seed=ranks) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_twenty_kills(reference, tmp_path: Path, ranks: int):
+    hit = sum(check(reference, tmp_path / str(part), ranks, 3000, kills=10, seed=10 * ranks + part) for part in range(2))
+    assert hit >= 20
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path, number: int, status: int):
+    folder, count = tmp_path / "run", tmp_path / "count"
+    arguments = [*runs.BASE, "total_env_steps=900", f"run_dir={folder}", "checkpoint_interval=100000"]
+    process = runs.start([*arguments, *runs.counting(count)])
+    while runs.lines(count) < 20 and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    output = runs.finish(process)
+    assert process.returncode == status, output
+    assert "Traceback" not in output
+    assert '"status": "interrupted"' in (folder / "summary.json").read_text()
+    runs.run([*arguments, "ckpt_path=last"])
+    runs.assert_same_run(reference(1, 900), folder)
