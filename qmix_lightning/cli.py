@@ -25,7 +25,10 @@ __all__ = ["RANK_CONFIG", "explicit_overrides", "run_command"]
 RANK_CONFIG = "QMIX_LIGHTNING_RANK_CONFIG"
 """Names the resolved configuration for ranks above 0: reading the command line again would start another sweep."""
 
-_FREE_FORM = re.compile(r"^(env\.kwargs|trainer|logger|callbacks)\.")
+_FREE_FORM = {
+    "train": re.compile(r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*="),
+    "evaluate": re.compile(r"env\.[^=]*="),
+}
 
 
 def _register_plugin_names() -> None:
@@ -41,9 +44,14 @@ def _register_plugin_names() -> None:
             ConfigStore.instance().store(group="env", name=name, node={"name": name, "kwargs": {}})
 
 
-def _prepare(arguments: list[str]) -> list[str]:
-    """Let keys of open-ended sections be set without ``+``; they are checked after composing."""
-    return [f"++{a}" if _FREE_FORM.match(a) and "=" in a else a for a in arguments]
+def _prepare(arguments: list[str], config_name: str) -> list[str]:
+    """Let keys of open-ended sections be set without ``+``; they are checked after composing.
+
+    The flag of a sweep goes first: Hydra's parser takes no overrides on both sides of a flag.
+    """
+    sweep = [a for a in arguments if a in ("-m", "--multirun")]
+    rest = [a for a in arguments if a not in sweep]
+    return [*sweep, *(f"++{a}" if _FREE_FORM[config_name].match(a) else a for a in rest)]
 
 
 def explicit_overrides() -> list[str]:
@@ -55,6 +63,8 @@ def explicit_overrides() -> list[str]:
 
 def _explain_hydra(error: BaseException, config_name: str) -> str:
     """Hydra's message in one line, with the closest valid name."""
+    from omegaconf.errors import MissingMandatoryValue
+
     text = str(error.__cause__ or error) if "Could not override" in str(error) else str(error)
     first = str(error).splitlines()[0]
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", str(error)):
@@ -65,13 +75,15 @@ def _explain_hydra(error: BaseException, config_name: str) -> str:
         return f"unknown {group} '{name}'. {hint}"
     if match := re.search(r"Could not override '([^']+)'", str(error)):
         key = match.group(1)
+        if key in _known_keys(config_name):
+            return f"'{key}' does not exist with the groups chosen; --cfg job lists the keys that do"
         close = difflib.get_close_matches(key, _known_keys(config_name), n=1)
         return f"unknown key '{key}'" + (f". Did you mean '{close[0]}'?" if close else "; --cfg job lists all keys")
     if match := re.search(r"Key '([^']+)' is not in struct", text):
         close = difflib.get_close_matches(match.group(1), _known_keys(config_name), n=1)
         return f"unknown key '{match.group(1)}'" + (f". Did you mean '{close[0]}'?" if close else "")
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{match.group(1)} needs a value: {match.group(1)}=..."
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} needs a value: {error.full_key}=..."
     if match := re.search(r"Could not load '([^']+)'|In '([^']+)': .*", str(error)):
         return " ".join(str(error).split())
     return first
@@ -129,7 +141,7 @@ def _run(config_name: str, task: Task) -> None:
 
     OmegaConf.register_new_resolver("run_stamp", _run_stamp, replace=True, use_cache=True)
     _register_plugin_names()
-    sys.argv[1:] = _prepare(sys.argv[1:])
+    sys.argv[1:] = _prepare(sys.argv[1:], config_name)
 
     failures: list[Exception] = []
 

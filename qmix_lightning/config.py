@@ -161,7 +161,9 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, _Key], path: str) 
     prefix = f"{path}." if path else ""
     for name in given:
         if name not in known:
-            raise ConfigurationError(f"unknown key '{prefix}{name}'{did_you_mean(str(name), known)}")
+            raise ConfigurationError(
+                f"unknown key '{prefix}{name}'{did_you_mean(f'{prefix}{name}', [prefix + k for k in known])}"
+            )
     missing = [name for name, key in known.items() if key.required and name not in given]
     if missing:
         raise ConfigurationError(f"missing value: {', '.join(prefix + name for name in missing)}")

@@ -82,7 +82,9 @@ def test_a_killed_run_ends_like_an_unkilled_one(reference, tmp_path: Path, ranks
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_twenty_kills(reference, tmp_path: Path, ranks: int):
-    hit = sum(check(reference, tmp_path / str(part), ranks, 3000, kills=10, seed=10 * ranks + part) for part in range(2))
+    hit = sum(
+        check(reference, tmp_path / str(part), ranks, 3000, kills=10, seed=10 * ranks + part) for part in range(2)
+    )
     assert hit >= 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class FeedForwardAgent(Agent):
         n_actions: int,
         group_of_agent: Sequence[int],
         hidden_dim: int,
-        share_parameters: bool | str,
+        share_parameters: Literal[True, False, "group"],
     ) -> None:
         super().__init__()
         sets = parameter_sets(share_parameters, group_of_agent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +67,9 @@ class QLearning(nn.Module):
         mixer: nn.Module,
         gamma: float,
         double_q: bool,
-        target_update_mode: str,
+        target_update_mode: Literal["hard", "soft"],
         target_update_every: int,
-        target_update_unit: str,
+        target_update_unit: Literal["episodes", "updates"],
         target_update_tau: float,
     ) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ class QMixer(nn.Module):
         embed_dim: int,
         hypernet_layers: int,
         hypernet_dim: int,
-        positivity: str,
+        positivity: Literal["abs", "softplus", "square", "exp"],
     ) -> None:
         super().__init__()
         if positivity not in POSITIVITY:
