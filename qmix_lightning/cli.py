@@ -45,13 +45,44 @@ def _register_plugin_names() -> None:
 
 
 def _prepare(arguments: list[str], config_name: str) -> list[str]:
-    """Let keys of open-ended sections be set without ``+``; they are checked after composing.
+    """What the user typed, as Hydra takes it.
 
-    The flag of a sweep goes first: Hydra's parser takes no overrides on both sides of a flag.
+    Keys of open-ended sections may be set without ``+`` (they are checked after composing); the flag of a sweep may
+    stand anywhere; a sweep's jobs are named by what is swept.
     """
     sweep = [a for a in arguments if a in ("-m", "--multirun")]
-    rest = [a for a in arguments if a not in sweep]
-    return [*sweep, *(f"++{a}" if _FREE_FORM[config_name].match(a) else a for a in rest)]
+    rest = [f"++{a}" if _FREE_FORM[config_name].match(a) else a for a in arguments if a not in sweep]
+    if config_name == "train" and not any(a.startswith("run_dir=") for a in rest):
+        job = [os.environ[n] for n in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if n in os.environ]
+        job = job or [os.environ[n] for n in ("SLURM_JOB_ID",) if n in os.environ]
+        if sweep:
+            rest.append(f"run_dir=outputs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+        elif job:  # the time would send a requeued job to a new folder, away from its checkpoints
+            rest.append(f"run_dir='outputs/slurm{'_'.join(job)}_${{env.name}}_${{algorithm.name}}_seed${{seed}}'")
+    if sweep and (name := _job_name(rest)) and not any(a.startswith("hydra.sweep.subdir=") for a in rest):
+        rest.append(f"hydra.sweep.subdir='{name}'")
+    return [*sweep, *rest]
+
+
+def _job_name(arguments: list[str]) -> str:
+    """What tells the jobs of a sweep apart, as interpolations: ``algorithm=...,seed=...``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    groups = {entry.name for entry in resources.files("qmix_lightning.conf").iterdir() if entry.is_dir()}
+    parts = []
+    for argument in arguments:
+        if argument.startswith("-") or "=" not in argument or argument.startswith("hydra."):
+            continue
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except HydraException:
+            return ""  # Hydra will say what is wrong with it
+        if override.is_sweep_override():
+            key = override.key_or_group
+            value = f"hydra.runtime.choices.{key}" if key in groups else key
+            parts.append(f"{key}=${{{value}}}")
+    return ",".join(parts)
 
 
 def explicit_overrides() -> list[str]:
@@ -139,7 +170,6 @@ def _run(config_name: str, task: Task) -> None:
     import hydra
     from omegaconf import DictConfig, OmegaConf
 
-    OmegaConf.register_new_resolver("run_stamp", _run_stamp, replace=True, use_cache=True)
     _register_plugin_names()
     sys.argv[1:] = _prepare(sys.argv[1:], config_name)
 
@@ -168,14 +198,6 @@ def _run(config_name: str, task: Task) -> None:
     hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
     if failures:
         raise failures[0]
-
-
-def _run_stamp() -> str:
-    """What tells two runs of one configuration apart: the time, or, to survive a requeue, SLURM's job number."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    if job:
-        return "slurm" + "_".join(filter(None, [job, os.environ.get("SLURM_ARRAY_TASK_ID")]))
-    return time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def _shown(folder: Path) -> str:
