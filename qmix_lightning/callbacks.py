@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -62,8 +63,12 @@ class RunControl(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._handlers is not None:
-            self._handlers.run_deferred()
+        if self._handlers is not None and self._handlers.run_deferred() and trainer.is_global_zero:
+            # Lightning would load its requeue checkpoint before any other one for ever after; as "last" it is just the
+            # newest.
+            folder = Path(trainer.default_root_dir)
+            for path in sorted(folder.glob("hpc_ckpt_*.ckpt")):
+                os.replace(path, folder / "checkpoints" / "last.ckpt")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = _data(trainer)

@@ -68,8 +68,10 @@ class SignalHandlers:
     def _on_requeue(self, number: int, frame: FrameType | None) -> None:
         self._deferred_signal = number
 
-    def run_deferred(self) -> None:
-        """At an update boundary: let the requeue handler save and requeue, if its signal came."""
-        if self._deferred_signal and self._deferred is not None:
-            number, self._deferred_signal = self._deferred_signal, 0
-            self._deferred(number, None)
+    def run_deferred(self) -> bool:
+        """At an update boundary: let the requeue handler save and requeue, if its signal came; true if it did."""
+        if not self._deferred_signal or self._deferred is None:
+            return False
+        number, self._deferred_signal = self._deferred_signal, 0
+        self._deferred(number, None)
+        return True

@@ -46,6 +46,8 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
         ConfigurationError: the configuration or the checkpoint does not fit; nothing was written.
         RunInterrupted: a signal ended the run after it was saved.
     """
+    if tree.get("ckpt_path") is None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and _holds_run(run_dir):
+        tree = {**tree, "ckpt_path": "last"}  # a requeued job repeats its command
     config = validate(tree)
     resume_from: Path | None = None
     saved: dict[str, Any] | None = None
@@ -62,11 +64,15 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
                 run_dir = resume_from.resolve().parent.parent  # the run goes on where it was
             config = _with_saved(tree, saved["config"], overrides, run_dir)
         check_resumable(saved["config"], config.to_dict(), resume_from)
-    elif (run_dir / "checkpoints").is_dir() and os.environ.get("LOCAL_RANK", "0") == "0":
+    elif overrides is not None and _holds_run(run_dir):
         raise ConfigurationError(
             f"{run_dir} holds a run already: add ckpt_path=last to go on with it, or choose another run_dir"
         )
     return _run(config, run_dir, resume_from, saved)
+
+
+def _holds_run(run_dir: Path) -> bool:
+    return any((run_dir / "checkpoints").glob("*.ckpt"))
 
 
 def _with_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:

@@ -13,7 +13,7 @@ from qmix_lightning.mixers.qmix import QMixer
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.types import TrajectoryBatch
 
-N, A, O, S = 3, 4, 5, 6
+N, A, OBS, S = 3, 4, 5, 6
 
 
 def random_batch(seed: int, lengths: list[int]) -> TrajectoryBatch:
@@ -28,7 +28,7 @@ def random_batch(seed: int, lengths: list[int]) -> TrajectoryBatch:
     ends = torch.rand(b, 1, generator=g) > 0.5
     actions = torch.where(avail[:, :-1], torch.rand(b, t, N, A, generator=g), -1.0).argmax(-1)
     return TrajectoryBatch(
-        obs=torch.randn(b, t + 1, N, O, generator=g),
+        obs=torch.randn(b, t + 1, N, OBS, generator=g),
         state=torch.randn(b, t + 1, S, generator=g),
         avail_actions=avail,
         agent_mask=alive,
@@ -42,7 +42,7 @@ def random_batch(seed: int, lengths: list[int]) -> TrajectoryBatch:
 
 def small_policy(seed: int = 0, hidden: int = 8) -> Policy:
     torch.manual_seed(seed)
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=O, use_obs=True, use_last_action=True, use_agent_id=True)
+    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, use_obs=True, use_last_action=True, use_agent_id=True)
     agent = RecurrentAgent(
         input_dim=inputs.output_dim, n_actions=A, group_of_agent=[0] * N, hidden_dim=hidden, share_parameters=True
     )

@@ -102,3 +102,46 @@ def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path, number: int,
     assert '"status": "interrupted"' in (folder / "summary.json").read_text()
     runs.run([*arguments, "ckpt_path=last"])
     runs.assert_same_run(reference(1, 900), folder)
+
+
+def test_a_run_goes_on_in_another_folder(reference, tmp_path: Path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    runs.run([*runs.BASE, "total_env_steps=500", f"run_dir={first}"])
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    runs.run([f"ckpt_path={first}/checkpoints/last.ckpt", f"run_dir={second}", "total_env_steps=900"])
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    # The shorter run evaluated at its own end, which the longer one does not; all else is the same.
+    whole = reference(1, 900)
+    a, b = (runs.read_checkpoint(f / "checkpoints" / "last.ckpt") for f in (whole, second))
+    assert all(a["state_dict"][k].equal(v) for k, v in b["state_dict"].items() if hasattr(v, "equal"))
+    assert runs.replay_hashes(whole / "checkpoints/last.ckpt") == runs.replay_hashes(second / "checkpoints/last.ckpt")
+    losses = [{r["updates"]: r["train/loss"] for r in runs.rows(f) if r["train/loss"]} for f in (whole, second)]
+    assert losses[0] == losses[1]
+
+
+def test_slurm_requeue_saves_at_an_update_and_goes_on(reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, count, asked = tmp_path / "run", tmp_path / "count", tmp_path / "asked"
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    scontrol = bin_folder / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    for name, value in {"NTASKS": "1", "JOB_ID": "77", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    arguments = [*runs.BASE, "total_env_steps=900", f"run_dir={folder}", "checkpoint_interval=100000"]
+    process = runs.start([*arguments, *runs.counting(count)])
+    while runs.lines(count) < 20 and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGUSR1)
+    deadline = time.monotonic() + 60
+    while not asked.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()  # as SLURM does
+    runs.finish(process)
+    assert asked.read_text().split() == ["requeue", "77"]
+    assert not list(folder.glob("hpc_ckpt*"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    runs.run(arguments)
+    runs.assert_same_run(reference(1, 900), folder)

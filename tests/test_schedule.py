@@ -1,0 +1,54 @@
+import random
+
+import pytest
+
+from qmix_lightning.schedule import UpdateSchedule
+
+
+@pytest.mark.parametrize(
+    ("every", "updates", "before", "now", "owed"),
+    [
+        (1, 1, 0, 1, 1),
+        (1, 1, 5, 9, 4),
+        (1, 2, 5, 9, 8),
+        (10, 1, 0, 9, 0),
+        (10, 1, 0, 10, 1),
+        (10, 1, 9, 10, 1),
+        (10, 1, 10, 19, 0),
+        (10, 3, 9, 31, 9),
+        (4, 1, 7, 7, 0),
+    ],
+)
+def test_owed(every, updates, before, now, owed):
+    assert UpdateSchedule(every=every, unit="episodes", updates=updates).owed(before, now) == owed
+
+
+def test_owed_does_not_depend_on_how_the_way_is_cut():
+    rng = random.Random(1)
+    for _ in range(100):
+        schedule = UpdateSchedule(every=rng.randint(1, 30), unit="env_steps", updates=rng.randint(1, 4))
+        stops = [0]
+        while stops[-1] < 1000:
+            stops.append(stops[-1] + rng.randint(1, 40))
+        total = sum(schedule.owed(a, b) for a, b in zip(stops, stops[1:], strict=False))
+        assert total == schedule.owed(0, stops[-1]) == stops[-1] // schedule.every * schedule.updates
+
+
+def test_steps_to_next():
+    schedule = UpdateSchedule(every=10, unit="env_steps", updates=1)
+    assert [schedule.steps_to_next(n) for n in (0, 1, 9, 10, 25)] == [10, 9, 1, 10, 5]
+    assert all(schedule.owed(n, n + schedule.steps_to_next(n)) == 1 for n in range(50))
+    assert UpdateSchedule(every=10, unit="episodes", updates=1).steps_to_next(3) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": 0}, "every and updates must be at least 1, got 0 and 1"),
+        ({"updates": -1}, "every and updates must be at least 1, got 1 and -1"),
+        ({"unit": "steps"}, "unit must be 'episodes' or 'env_steps', not 'steps'"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        UpdateSchedule(**{"every": 1, "unit": "episodes", "updates": 1, **settings})
