@@ -37,8 +37,9 @@ from qmix_lightning.replay import EpisodeReplay
 from qmix_lightning.schedule import UpdateSchedule
 from qmix_lightning.signals import StopFlag
 from qmix_lightning.summary import versions
+from qmix_lightning.supervised import FaultLimit
 from qmix_lightning.types import EnvSpec
-from qmix_lightning.vector import make_vector_env
+from qmix_lightning.vector import Backend, make_vector_env
 
 __all__ = ["Run", "build_policy", "build_run", "env_maker"]
 
@@ -68,12 +69,12 @@ def _component(registry: Registry, section: Mapping[str, Any], **provided: Any) 
         raise ConfigurationError(f"{kind} '{section['name']}': {error}") from error
 
 
-def env_maker(section: Mapping[str, Any]) -> Callable[[int], VectorEnv]:
-    """From the ``env`` section to a function that makes so many environments."""
+def env_maker(section: Mapping[str, Any], backend: Backend | None = None) -> Callable[[int], VectorEnv]:
+    """From the ``env`` section to a function that makes so many environments, in this process or in workers."""
     name = section["name"]
     factory = environment.load(name)
     native = environment.is_natively_batched(factory)
-    provided = ("factory", "settings", "num_envs", "name")
+    provided = ("factory", "settings", "num_envs", "name", "backend")
     adapter_names = [] if native else settings_of(make_vector_env, provided)
     given = {key: value for key, value in section.items() if key != "name"}
     adapter = {key: given.pop(key) for key in adapter_names if key in given}
@@ -88,7 +89,8 @@ def env_maker(section: Mapping[str, Any]) -> Callable[[int], VectorEnv]:
             raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{did_you_mean(key, known)}")
     settings = check_settings("env", given, factory, ("num_envs",) if native else ())
     adapter = check_settings("env", adapter, make_vector_env, provided)
-    return lambda num_envs: make_vector_env(factory, settings, num_envs=num_envs, name=name, **adapter)
+    backend = backend or Backend()
+    return lambda num_envs: make_vector_env(factory, settings, num_envs=num_envs, name=name, backend=backend, **adapter)
 
 
 def build_policy(section: Mapping[str, Any], spec: EnvSpec) -> Policy:
@@ -148,7 +150,9 @@ def build_run(config: RunConfig, run_dir: Path, resume_from: Path | None, resume
         resume_step: the environment steps of that checkpoint.
     """
     stop = StopFlag()
-    make_env = env_maker(config.env)
+    rollout = config.rollout
+    limit = FaultLimit(rollout.max_faults, rollout.fault_window_s)
+    make_env = env_maker(config.env, Backend(rollout.backend, rollout.num_workers, rollout.step_timeout_s, limit))
     log = MetricsLog()
     checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, resume_from, log)
     rows = RunCSVLogger(run_dir / "metrics.csv")
@@ -172,7 +176,7 @@ def build_run(config: RunConfig, run_dir: Path, resume_from: Path | None, resume
         if getattr(config.replay, name) % ranks:
             raise ConfigurationError(f"replay.{name} ({getattr(config.replay, name)}) must divide by {ranks} ranks")
 
-    env = make_env(config.rollout.num_envs)
+    env = make_env(rollout.num_envs)
     spec = env.spec
     torch.manual_seed(int(keys.bounded(keys.mix(config.seed, keys.Purpose.INIT))[0]))
     learner = _learner(config, spec)
@@ -189,14 +193,12 @@ def build_run(config: RunConfig, run_dir: Path, resume_from: Path | None, resume
         "versions": versions(),
     }
     data = ReplayDataModule(
-        make_env=lambda: env,
-        make_eval_env=lambda episodes: make_env(min(config.rollout.num_eval_envs, episodes)),
+        env=env,
+        make_eval_env=lambda episodes: make_env(min(rollout.num_eval_envs, episodes)),
         policy_of=partial(lambda m: cast(Learner, m.learner).policy, module),
         replay=EpisodeReplay(spec, config.replay.capacity // ranks),
         batch_size=config.replay.batch_size,
-        schedule=UpdateSchedule(
-            every=config.rollout.update_every, unit=config.rollout.update_unit, updates=config.rollout.updates
-        ),
+        schedule=UpdateSchedule(every=rollout.update_every, unit=rollout.update_unit, updates=rollout.updates),
         epsilon=EpsilonSchedule(
             config.exploration.epsilon_start,
             config.exploration.epsilon_finish,
@@ -207,6 +209,6 @@ def build_run(config: RunConfig, run_dir: Path, resume_from: Path | None, resume
         eval_interval=config.eval_interval,
         eval_episodes=config.eval_episodes,
         stop=stop,
-        on_resume=config.rollout.on_resume,
+        on_resume=rollout.on_resume,
     )
     return Run(trainer, module, data, spec, log, checkpoint)

@@ -15,7 +15,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from qmix_lightning.checkpoint import SegmentStore, write_checkpoint
 from qmix_lightning.datamodule import ReplayDataModule
-from qmix_lightning.errors import RunError, RunInterrupted
+from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.loggers import RunCSVLogger
 from qmix_lightning.module import TeamModule
 from qmix_lightning.signals import SignalHandlers
@@ -210,7 +210,10 @@ class RunCheckpoint(Checkpoint):
         self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, RunInterrupted):
+        # An environment that failed for good in the middle of an evaluation is known to one rank only, which must not
+        # wait for the others.
+        together = trainer.world_size == 1 or not _data(trainer).counters.evaluation_pending
+        if isinstance(exception, RunInterrupted) or (isinstance(exception, EnvironmentFault) and together):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:

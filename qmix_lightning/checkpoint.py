@@ -77,10 +77,14 @@ def _load_plain(path: Path) -> Any:
     """Tensors and plain containers from a file; its checksums are verified, which ``torch.load`` does not do."""
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            # For an entry that is marked as a folder, torch returns whatever was in memory.
+            folders = (entry.filename for entry in archive.infolist() if entry.external_attr & 0x10)
+            damaged = archive.testzip() or next(folders, None)
         if damaged is not None:
             raise CheckpointError(f"{path} is damaged: '{damaged}' does not match its checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint at {path}") from None
     except IsADirectoryError:
@@ -89,8 +93,9 @@ def _load_plain(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a whole checkpoint (cut off while copying?): {error}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} was refused: it holds more than tensors and plain values") from error
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # made-up contents raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -104,15 +109,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a checkpoint of qmix-lightning")
     if payload["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {payload['format']!r}; this version reads '{FORMAT}'")
-    missing = [key for key in ("state_dict", "config", "spec", "env_steps") if key not in payload]
+    missing = [key for key in ("state_dict", "config", "spec", "env_steps", "global_step") if key not in payload]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was not written by a whole run")
     return payload
 
 
 def _segments_of(payload: dict[str, Any]) -> list[dict[str, Any]]:
-    ranks = payload.get("ReplayDataModule", {}).get("ranks", [])
-    return [segment for one in ranks for segment in one["replay"]]
+    try:
+        ranks = payload.get("ReplayDataModule", {}).get("ranks", [])
+        segments = [segment for one in ranks for segment in one["replay"]]
+        if all(isinstance(segment[key], str) for segment in segments for key in ("name", "sha256")):
+            return segments
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise CheckpointError("the checkpoint's list of replay segments is damaged")
 
 
 def verify_segments(payload: dict[str, Any], folder: Path) -> None:
@@ -183,7 +194,7 @@ def _sha256(path: Path) -> str:
 
 def _segment_path(folder: Path, name: str) -> Path:
     if not _SEGMENT_NAME.fullmatch(name):
-        raise CheckpointError(f"'{name}' is not the name of a replay segment")
+        raise CheckpointError(f"{name!r} is not the name of a replay segment")
     return folder / "replay" / name
 
 

@@ -49,6 +49,11 @@ class RolloutConfig:
     update_unit: Literal["episodes", "env_steps"]
     updates: int
     on_resume: Literal["replay", "restart"]
+    backend: Literal["sync", "process"]
+    num_workers: int
+    step_timeout_s: float
+    max_faults: int
+    fault_window_s: float
 
 
 @dataclass(frozen=True)
@@ -254,6 +259,8 @@ def _check_values(config: RunConfig) -> None:
         "rollout.num_eval_envs": (config.rollout.num_eval_envs, 1),
         "rollout.update_every": (config.rollout.update_every, 1),
         "rollout.updates": (config.rollout.updates, 1),
+        "rollout.num_workers": (config.rollout.num_workers, 1),
+        "rollout.max_faults": (config.rollout.max_faults, 0),
         "exploration.epsilon_anneal_steps": (config.exploration.epsilon_anneal_steps, 0),
         "seed": (config.seed, 0),
     }
@@ -287,6 +294,11 @@ _MAY_CHANGE = (
     "callbacks",
     "rollout.num_eval_envs",
     "rollout.on_resume",
+    "rollout.backend",
+    "rollout.num_workers",
+    "rollout.step_timeout_s",
+    "rollout.max_faults",
+    "rollout.fault_window_s",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",

@@ -18,13 +18,14 @@ from pytorch_lightning import LightningDataModule
 from qmix_lightning import keys
 from qmix_lightning.distributed import all_gather_objects, rank, sum_numbers, world_size
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import RunError, RunInterrupted
+from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.exploration import EpsilonSchedule
 from qmix_lightning.keys import Purpose
 from qmix_lightning.replay import EpisodeReplay
 from qmix_lightning.rollout import Actor, Collected, Collector, EpisodeStats, evaluate_episodes
 from qmix_lightning.schedule import UpdateSchedule
 from qmix_lightning.signals import StopFlag
+from qmix_lightning.supervised import FAULT_KINDS
 from qmix_lightning.types import TrainBatch
 
 __all__ = ["Counters", "ReplayDataModule", "ReplayStore", "Tickets"]
@@ -79,6 +80,7 @@ class Counters:
         evaluation_pending: the epoch's last update is done and its evaluation is not.
         evaluated_at: environment steps at the last evaluation.
         round_start: environment steps when the present round of collecting began; epsilon is held for a round.
+        faults: faults of the training environments, by kind.
         window: sums over training episodes since they were last logged.
     """
 
@@ -90,6 +92,7 @@ class Counters:
     evaluation_pending: bool = False
     evaluated_at: int = 0
     round_start: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
     window: dict[str, float] = field(default_factory=dict)
 
 
@@ -97,7 +100,7 @@ class ReplayDataModule(LightningDataModule):
     """Off-policy data: episodes collected by this rank go to its replay shard, batches come from it.
 
     Args:
-        make_env: makes the training environments of this rank.
+        env: the training environments of this rank; closed with this object.
         make_eval_env: makes the evaluation environments; training never touches them.
         policy_of: returns the network that acts, from which parameters are published.
         replay: this rank's shard; its capacity is the rank's share.
@@ -115,7 +118,7 @@ class ReplayDataModule(LightningDataModule):
     def __init__(
         self,
         *,
-        make_env: Callable[[], VectorEnv],
+        env: VectorEnv,
         make_eval_env: Callable[[int], VectorEnv],
         policy_of: Callable[[], Any],
         replay: EpisodeReplay,
@@ -130,7 +133,7 @@ class ReplayDataModule(LightningDataModule):
         on_resume: str,
     ) -> None:
         super().__init__()
-        self._make_env = make_env
+        self._env = env
         self.make_eval_env = make_eval_env
         self._policy_of = policy_of
         self.replay = replay
@@ -149,6 +152,7 @@ class ReplayDataModule(LightningDataModule):
         self._eval_env: VectorEnv | None = None
         self._eval_actor: Actor | None = None
         self._resume_from: dict[str, Any] | None = None
+        self._faults_seen: dict[str, int] = {}
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------
 
@@ -168,9 +172,7 @@ class ReplayDataModule(LightningDataModule):
         return batch.to(device, dtype)
 
     def teardown(self, stage: str) -> None:
-        if self.collector is not None:
-            self.collector.close()
-            self.collector = None
+        self._env.close()
         if self._eval_env is not None:
             self._eval_env.close()
             self._eval_env = None
@@ -178,7 +180,8 @@ class ReplayDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """This run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
         mine = {
-            "collector": self.collector.state_dict() if self.collector else None,
+            # A run that was resumed and collected nothing yet still has its episodes in flight.
+            "collector": self.collector.state_dict() if self.collector else self._resume_from,
             "replay": self.store.save(self.replay) if self.store else [],
             "next_id": self.replay.next_id,
         }
@@ -197,7 +200,7 @@ class ReplayDataModule(LightningDataModule):
 
     def _collector(self) -> Collector:
         if self.collector is None:
-            self.collector = Collector(self._make_env(), self._policy_of(), seed=self.seed, rank=rank())
+            self.collector = Collector(self._env, self._policy_of(), seed=self.seed, rank=rank())
             if self._resume_from is not None:
                 if self.on_resume == "restart":
                     self.collector.restart(self._resume_from)
@@ -216,8 +219,11 @@ class ReplayDataModule(LightningDataModule):
         policy = self._policy_of()
         collector.actor.publish(policy)
         # The counter moves with the optimiser: a ticket is redeemed only after the update before it.
+        # Ranks that are interrupted at different moments could not go on as one run, so theirs is a whole round.
+        interrupted = self.stop.is_set if world_size() == 1 else lambda: False
         while counters.owed == 0:
-            if counters.env_steps >= self.total_env_steps:
+            # A round that was begun within the budget goes on to its update, a little past it.
+            if counters.env_steps >= self.total_env_steps and counters.updates == 0:
                 raise RunError(
                     f"the budget of {self.total_env_steps} environment steps ended after {counters.episodes} episodes"
                     f", before a batch of {self.batch_size} could be drawn: raise total_env_steps or lower "
@@ -225,10 +231,15 @@ class ReplayDataModule(LightningDataModule):
                 )
             steps = self.schedule.steps_to_next(counters.env_steps) if self._ready(len(self.replay)) else None
             per_rank = None if steps is None else max(1, steps // world_size())
-            collected = collector.collect(
-                self.epsilon(counters.round_start), max_steps=per_rank, interrupted=self.stop.is_set
-            )
-            self._account(collected)
+            fault: EnvironmentFault | None = None
+            try:
+                collected = collector.collect(
+                    self.epsilon(counters.round_start), max_steps=per_rank, interrupted=interrupted
+                )
+            except EnvironmentFault as error:
+                # Not raised yet: the other ranks wait for this one's counters, and all save together.
+                collected, fault = Collected(0, [], EpisodeStats()), error
+            self._account(collected, fault)
         self._raise_if_stopped(agreed=0)
         counters.owed -= 1
         counters.updates += 1
@@ -245,7 +256,7 @@ class ReplayDataModule(LightningDataModule):
     def _ready(self, held: int) -> bool:
         return held >= self.batch_size // world_size()
 
-    def _account(self, collected: Collected) -> None:
+    def _account(self, collected: Collected, fault: EnvironmentFault | None = None) -> None:
         """Add what every rank collected to the global counters, and count the updates it makes due."""
         counters = self.counters
         short = 0
@@ -260,17 +271,28 @@ class ReplayDataModule(LightningDataModule):
             0 if self._ready(len(self.replay)) else 1,
             short,
             self.stop.signal_number,
+            0 if fault is None else 1,
+            *self._new_faults(),
             sum(stats.returns),
             sum(stats.lengths),
             *(sum(stats.metrics.get(name, [])) for name in names),
         ]
-        steps, episodes, unready, short, stop, *sums = sum_numbers([float(x) for x in mine], self._device)
+        steps, episodes, unready, short, stop, fatal, *sums = sum_numbers([float(x) for x in mine], self._device)
+        for kind in FAULT_KINDS:
+            if number := int(sums.pop(0)):
+                counters.faults[kind] = counters.faults.get(kind, 0) + number
+        if fatal:
+            raise fault or EnvironmentFault("the environments of another rank failed for good")
         episodes_before = counters.episodes
         counters.env_steps += int(steps)
         counters.episodes += int(episodes)
         window = counters.window
         for name, value in zip(["episodes", "return", "length", *names], [episodes, *sums], strict=True):
             window[name] = window.get(name, 0.0) + value
+        if collected.cut:  # nothing is due, and epsilon stays, until its rest is played
+            self._raise_if_stopped(agreed=int(stop))
+            return
+        counters.round_start = counters.env_steps
         by_episode = self.schedule.unit == "episodes"
         now = counters.episodes if by_episode else counters.env_steps
         if unready:
@@ -278,10 +300,18 @@ class ReplayDataModule(LightningDataModule):
         else:
             # The episodes that still filled the first batch owe nothing, except the one that completed it.
             floor = episodes_before + int(short) if by_episode else counters.accounted
-            counters.owed += self.schedule.owed(max(counters.accounted, floor), now)
-            counters.accounted = now
+            before = max(counters.accounted, floor)
+            # Steps of a dropped episode are taken back, so the counter may fall; nothing is bought twice.
+            counters.owed += self.schedule.owed(before, max(before, now))
+            counters.accounted = max(before, now)
         self._raise_if_stopped(agreed=int(stop))
-        counters.round_start = counters.env_steps
+
+    def _new_faults(self) -> list[int]:
+        """Faults of this rank's training environments by kind, since the last call; the batched ones have none."""
+        now = dict(getattr(self._env, "faults", {}))
+        new = [now.get(kind, 0) - self._faults_seen.get(kind, 0) for kind in FAULT_KINDS]
+        self._faults_seen = now
+        return new
 
     def _raise_if_stopped(self, agreed: int) -> None:
         """End here if a signal came: ranks agree on it with the counters, one process sees it at once."""

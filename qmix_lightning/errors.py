@@ -6,6 +6,8 @@ __all__ = [
     "CheckpointError",
     "ConfigurationError",
     "EnvironmentContractError",
+    "EnvironmentFault",
+    "InvalidEpisodeError",
     "MissingDependencyError",
     "QMixLightningError",
     "RunError",
@@ -39,6 +41,17 @@ class CheckpointError(ConfigurationError):
 
 class RunError(QMixLightningError):
     """Something failed while running."""
+
+
+class InvalidEpisodeError(RunError):
+    """What an environment raises when the episode in flight means nothing any more, e.g. after its game restarted.
+
+    The episode is dropped and the environment rebuilt.
+    """
+
+
+class EnvironmentFault(RunError):
+    """Environments failed more often than a run puts up with; carries the last cause."""
 
 
 class RunInterrupted(QMixLightningError):

@@ -57,7 +57,8 @@ class RunCSVLogger(Logger):
             return
         new = [name for name in self._pending if name not in self._columns]
         if new:
-            rows = self._read()
+            # Without columns of its own the run begins here; a file that is there is a run's that left no checkpoint.
+            rows = self._read() if self._columns else []
             self._columns += new
             self._rewrite([*rows, self._formatted(self._pending)])
         else:

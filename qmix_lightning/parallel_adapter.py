@@ -18,7 +18,7 @@ from qmix_lightning.buffers import Row
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.types import NO_OP, EnvSpec
 
-__all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter"]
+__all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter", "unit_groups"]
 
 REWARD_AGGREGATIONS = ("sum", "mean")
 
@@ -47,6 +47,7 @@ class ParallelAdapter:
     * The episode ends when no agent is left to act. It is truncated if an agent that acted last was truncated and
       not terminated, or if ``episode_limit`` cuts it; otherwise terminated. Agents that ended by truncation stay in
       the last successor's mask, so that its value can be bootstrapped.
+    * With ``metadata["shared_reward"]`` every agent's reward is the team's reward already, and is taken once.
     * At the end, the values named in ``env.metadata["episode_metrics"]`` are read from any agent's info. (An
       episode cut by ``episode_limit`` may lack them: the environment does not know that it ended. They count as 0.)
 
@@ -81,6 +82,8 @@ class ParallelAdapter:
         self._agents = list(env.possible_agents)
         n = len(self._agents)
         self._divisor = n if reward_aggregation == "mean" else 1
+        metadata = getattr(env, "metadata", None) or {}
+        self._shared_reward = bool(metadata.get("shared_reward", False))
         self._starts, counts = zip(*(self._action_range(agent) for agent in self._agents), strict=True)
         sizes, self._readers, self._mask_in_observation = zip(
             *(self._observation_reader(agent) for agent in self._agents), strict=True
@@ -99,9 +102,9 @@ class ParallelAdapter:
             obs_dims=sizes,
             action_counts=counts,
             agent_names=tuple(str(agent) for agent in self._agents),
-            group_of_agent=_groups(self._agents, sizes, counts),
+            group_of_agent=unit_groups(self._agents, sizes, counts),
             episode_limit=episode_limit or _own_limit(env),
-            episode_metrics=tuple((getattr(env, "metadata", None) or {}).get("episode_metrics", ())),
+            episode_metrics=tuple(metadata.get("episode_metrics", ())),
         )
         self._legal = np.arange(max(counts)) < np.array(counts)[:, None]  # [N, A]
         self._only_no_op = np.arange(max(counts)) == NO_OP  # [A]
@@ -142,10 +145,10 @@ class ParallelAdapter:
             if agent in rewards:
                 reward = float(rewards[agent])
                 row.agent_reward[i] = reward
-                total += reward
+                total = reward if self._shared_reward else total + reward
             if truncations.get(agent, False) and not terminations.get(agent, False):
                 timed_out.append(i)
-        reward = total / self._divisor
+        reward = total if self._shared_reward else total / self._divisor
 
         self._acting = [
             i
@@ -302,6 +305,8 @@ class ParallelAdapter:
         if isinstance(space, spaces.Space):
             size, self._state_reader = _reader(space, f"{self._what}: state()")
             return size
+        if not callable(getattr(self.env, "state", None)):
+            return joined
         self.env.reset(seed=0)
         try:
             state = self.env.state()
@@ -366,7 +371,7 @@ def _own_limit(env: Any) -> int | None:
     return None
 
 
-def _groups(agents: Sequence[Any], sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
+def unit_groups(agents: Sequence[Any], sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
     """Agents of one kind share a group: same name but for the number at its end, same sizes."""
     ids: dict[tuple[str, int, int], int] = {}
     return tuple(

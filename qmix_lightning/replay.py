@@ -106,6 +106,7 @@ class EpisodeReplay:
         for name, store in self._store.items():
             value: Tensor = getattr(episode, name)
             store[start : start + value.shape[0]].copy_(value)
+            store[start + value.shape[0] : start + need] = 0  # step fields are a row shorter; an old episode was there
         self._write = start + need
         self._records.append(_Record(start, episode.length, episode.terminated, episode.truncated))
         self.next_id += 1

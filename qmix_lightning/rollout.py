@@ -52,11 +52,15 @@ class EpisodeStats:
 
 @dataclass
 class Collected:
-    """What one round brought: joint steps taken, and the episodes that ended (views, valid until the next round)."""
+    """What one round brought: joint steps taken, and the episodes that ended (views, valid until the next round).
+
+    ``cut``: it was interrupted before it was over; the next one is the rest of it.
+    """
 
     env_steps: int
     episodes: list[Episode]
     stats: EpisodeStats
+    cut: bool = False
 
 
 class Actor:
@@ -196,12 +200,14 @@ class Collector:
         self._episode_keys = self._explore_keys
 
     def _begin(self, mask: np.ndarray) -> None:
-        self._episode[mask] += 1
-        numbers = self._episode.astype(np.uint64)
-        self._episode_keys = keys.fold(self._explore_keys, numbers)
+        episode = self._episode + mask
+        numbers = episode.astype(np.uint64)
         seeds = torch.from_numpy(keys.bounded(keys.fold(self._reset_keys, numbers)))
         torch_mask = torch.from_numpy(mask)
         self._observation = self.env.reset(torch_mask, seeds)
+        # Only now: a reset that fails for good leaves everything as it was, to be saved.
+        self._episode = episode
+        self._episode_keys = keys.fold(self._explore_keys, numbers)
         self.actor.begin(torch_mask.to(self.env.device))
         self._recorder.begin(mask, self._observation)
         self._ended[mask] = False
@@ -226,25 +232,33 @@ class Collector:
                 self._begin(self._ended.copy())
             assert self._observation is not None
             actions = self.actor.act(self._observation, epsilon, self._draws() if epsilon > 0.0 else None)
-            finished, stats = self._advance(actions, everyone)
-            taken += self.env.num_envs
-            if finished or (max_steps is not None and taken >= max_steps) or interrupted():
-                return Collected(taken, finished, stats)
+            finished, stats, dropped = self._advance(actions, everyone)
+            taken += self.env.num_envs - dropped
+            over = bool(finished) or (max_steps is not None and taken >= max_steps)
+            if over or interrupted():
+                return Collected(taken, finished, stats, cut=not over)
 
-    def _advance(self, actions: Tensor, active: np.ndarray) -> tuple[list[Episode], EpisodeStats]:
+    def _advance(self, actions: Tensor, active: np.ndarray) -> tuple[list[Episode], EpisodeStats, int]:
+        """A joint step; returns the episodes that ended, and the steps of those that were dropped with a fault."""
         outcome = self.env.step(actions, torch.from_numpy(active))
         self._observation = outcome.next
         self._recorder.step(actions, outcome, outcome.reward.numpy(force=True), active)
         terminated = outcome.terminated.numpy(force=True)
         truncated = outcome.truncated.numpy(force=True)
         ended = (terminated | truncated) & active
+        dropped = 0
+        if outcome.failed is not None and (failed := outcome.failed.numpy(force=True) & active).any():
+            # What a failing simulator said last means nothing: its episode was never played.
+            dropped = int(self._recorder.t[failed].sum())
+            ended &= ~failed
+            self._ended |= failed
         finished, stats = [], EpisodeStats()
         for e in np.flatnonzero(ended).tolist():
             finished.append(self._recorder.episode(e, bool(terminated[e]), bool(truncated[e])))
             metrics = {name: float(values[e]) for name, values in outcome.metrics.items()}
             stats.add(float(self._recorder.returns[e]), int(self._recorder.t[e]), metrics)
         self._ended |= ended
-        return finished, stats
+        return finished, stats, dropped
 
     def state_dict(self) -> dict[str, Any]:
         """Episode numbers, the actions of every episode in flight, and the agents' memories."""
@@ -280,8 +294,8 @@ class Collector:
                 actions = torch.zeros(self.env.num_envs, self.env.spec.n_agents, dtype=torch.int64)
                 for e in np.flatnonzero(active):
                     actions[e] = state["actions"][e][t]
-                finished, _ = self._advance(actions.to(self.env.device), active)
-                if finished:
+                self._advance(actions.to(self.env.device), active)
+                if (self._ended & playing).any():  # it ended early, or what was legal is not and it failed
                     break
             same = all(self._recorder.checksum(e) == state["checksums"][e] for e in np.flatnonzero(playing).tolist())
             if not same or (self._ended & playing).any():
@@ -342,6 +356,12 @@ def evaluate_episodes(
         lengths[active] += 1
         returns[active] += outcome.reward.numpy(force=True)[active]
         ended = (outcome.terminated | outcome.truncated).numpy(force=True) & active
+        if outcome.failed is not None:
+            failed = outcome.failed.numpy(force=True) & active
+            for s in np.flatnonzero(failed):  # play it again
+                queues[s].insert(0, int(current[s]))
+                current[s] = -1
+            ended &= ~failed
         for s in np.flatnonzero(ended):
             metrics = {name: float(values[s]) for name, values in outcome.metrics.items()}
             results[int(current[s])] = (float(returns[s]), int(lengths[s]), metrics)

@@ -190,7 +190,7 @@ def _write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> d
         "updates_per_s": round(updates / wall, 3),
         "peak_rss_mb": peak_rss_mb(),
         "eval": eval_summary(run.log.last_eval),
-        "faults": {},
+        "faults": counters.faults,
         "versions": versions(),
     }
     write_json(summary, run_dir / "summary.json")

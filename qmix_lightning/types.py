@@ -108,7 +108,8 @@ class Transition:
 
     Shapes: ``reward [E]`` float32, ``terminated [E]`` and ``truncated [E]`` bool,
     ``agent_reward [E, N]`` float32 or ``None``, ``metrics[name] [E]`` float32 for every name in
-    ``EnvSpec.episode_metrics``, read only where the episode ended.
+    ``EnvSpec.episode_metrics``, read only where the episode ended. ``failed [E]`` bool or ``None``: the simulator
+    failed; the episode in flight means nothing and the environment waits for a reset.
     """
 
     next: Observation
@@ -117,6 +118,7 @@ class Transition:
     truncated: Tensor
     agent_reward: Tensor | None = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    failed: Tensor | None = None
 
 
 @dataclass

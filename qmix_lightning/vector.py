@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from qmix_lightning.buffers import Buffers
-from qmix_lightning.environment import VectorEnv, check_arguments, is_natively_batched
-from qmix_lightning.errors import (
-    ConfigurationError,
-    EnvironmentContractError,
-    MissingDependencyError,
-    QMixLightningError,
-)
+from qmix_lightning.environment import VectorEnv, is_natively_batched
+from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
+from qmix_lightning.opening import AdapterMaker, call_factory
 from qmix_lightning.parallel_adapter import ParallelAdapter
+from qmix_lightning.process_env import ProcessVectorEnv
+from qmix_lightning.supervised import FaultLimit, Faults, SupervisedEnv
 from qmix_lightning.types import Observation, Transition
 
-__all__ = ["SyncVectorEnv", "make_vector_env"]
+__all__ = ["Backend", "SyncVectorEnv", "make_vector_env"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where single environments step: ``sync`` (this process) or ``process`` (workers), and how faults are met."""
+
+    backend: str = "sync"
+    num_workers: int = 1
+    timeout_s: float = 300.0
+    limit: FaultLimit = field(default_factory=FaultLimit)
+
+
+SYNC = Backend()
 
 
 class SyncVectorEnv:
@@ -30,13 +42,16 @@ class SyncVectorEnv:
 
     Args:
         adapters: one for each environment; closed with this object.
+        faults: where supervised ones count theirs.
     """
 
-    def __init__(self, adapters: Sequence[ParallelAdapter]) -> None:
+    def __init__(self, adapters: Sequence[ParallelAdapter | SupervisedEnv], faults: Faults | None = None) -> None:
         self.spec = adapters[0].spec
         self.num_envs = len(adapters)
         self.device = torch.device("cpu")
         self._adapters = list(adapters)
+        self.faults = faults.counts if faults else {}
+        self._none = torch.zeros(self.num_envs, dtype=torch.bool)
         for index, adapter in enumerate(adapters):
             if adapter.spec != self.spec:
                 raise EnvironmentContractError(_difference(self.spec.to_dict(), adapter.spec.to_dict(), index))
@@ -71,14 +86,23 @@ class SyncVectorEnv:
         """One joint step with ``actions [E, N]`` where ``active [E]``."""
         buffers = self._buffers
         chosen = actions.tolist()
+        failed: list[int] = []
         for e, is_active in enumerate(active.tolist()):
             if not is_active:
                 buffers.reward[e], buffers.terminated[e], buffers.truncated[e] = 0.0, False, False
                 continue
             outcome = self._adapters[e].step(chosen[e], self._rows[e])
+            if outcome is None:
+                buffers.reward[e], buffers.terminated[e], buffers.truncated[e] = 0.0, False, False
+                failed.append(e)
+                continue
             buffers.reward[e], buffers.terminated[e], buffers.truncated[e], metrics = outcome
             if metrics:
                 buffers.metrics[:, e] = metrics
+        self._transition.failed = self._none
+        if failed:
+            self._transition.failed = self._none.clone()
+            self._transition.failed[failed] = True
         return self._transition
 
     def close(self) -> None:
@@ -96,6 +120,7 @@ def make_vector_env(
     reward_aggregation: str = "sum",
     timeout_is_terminal: bool = False,
     episode_limit: int | None = None,
+    backend: Backend = SYNC,
 ) -> VectorEnv:
     """``num_envs`` environments of ``factory``.
 
@@ -107,6 +132,7 @@ def make_vector_env(
         name: what messages call the environment.
         reward_aggregation, timeout_is_terminal, episode_limit: see :class:`ParallelAdapter`; a natively batched
             environment decides these for itself and refuses them.
+        backend: where single environments step, and what faults are put up with.
     """
     if num_envs < 1:
         raise ConfigurationError(f"num_envs must be at least 1, not {num_envs}")
@@ -119,30 +145,33 @@ def make_vector_env(
         }
         if refused := [setting for setting, differs in changed.items() if differs]:
             raise ConfigurationError(f"{what} is batched by nature and does not take {', '.join(refused)}")
-        env = _call(factory, {**settings, "num_envs": num_envs}, what)
+        if backend.backend == "process":
+            raise ConfigurationError(f"{what} is batched by nature and steps in this process: use rollout=sync")
+        env = call_factory(factory, {**settings, "num_envs": num_envs}, what)
         if not isinstance(env, VectorEnv):
             raise EnvironmentContractError(
                 f"{what}: its factory takes num_envs, so it must return a VectorEnv "
                 f"(spec, num_envs, device, reset, step, close), not {type(env).__name__}"
             )
         return env
-    opened: list[Any] = []
+    make = AdapterMaker(factory, settings, name, reward_aggregation, timeout_is_terminal, episode_limit)
+    if backend.backend == "process":
+        return ProcessVectorEnv(
+            make,
+            num_envs=num_envs,
+            num_workers=backend.num_workers,
+            name=name,
+            limit=backend.limit,
+            timeout_s=backend.timeout_s,
+        )
+    opened: list[SupervisedEnv] = []
     try:
-        adapters = []
-        for _ in range(num_envs):
-            opened.append(_call(factory, settings, what))
-            adapters.append(
-                ParallelAdapter(
-                    opened[-1],
-                    name=name,
-                    reward_aggregation=reward_aggregation,
-                    timeout_is_terminal=timeout_is_terminal,
-                    episode_limit=episode_limit,
-                )
-            )
-        return SyncVectorEnv(adapters)
+        faults = Faults(name, backend.limit)
+        for number in range(num_envs):
+            opened.append(SupervisedEnv(make, number, faults))
+        return SyncVectorEnv(opened, faults)
     except BaseException:
-        _close_all(env for env in opened if hasattr(env, "close"))  # a simulator may hold processes
+        _close_all(opened)
         raise
 
 
@@ -155,22 +184,6 @@ def _close_all(closeables: Iterable[Any]) -> list[Exception]:
         except Exception as error:
             failures.append(error)
     return failures
-
-
-def _call(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> Any:
-    """``factory(**arguments)``; whatever it raises becomes one line that names the environment."""
-    check_arguments(factory, arguments, what)
-    try:
-        return factory(**arguments)
-    except QMixLightningError:
-        raise
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        way_out = f"needs the package '{package}': pip install {package}" if package else f"could not be made: {error}"
-        raise MissingDependencyError(f"{what} {way_out}") from error
-    except Exception as error:
-        reason = " ".join(str(error).split()) or "no message"
-        raise ConfigurationError(f"{what} could not be made: {type(error).__name__}: {reason}") from error
 
 
 def _difference(first: dict[str, Any], other: dict[str, Any], index: int) -> str:

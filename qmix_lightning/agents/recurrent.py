@@ -70,4 +70,5 @@ class RecurrentAgent(Agent):
             memories.append(hidden)
             if revives:
                 (hidden,) = forget_dead((hidden,), alive[:, t])
-        return self.decode(torch.stack(memories, dim=1)), (hidden,)  # [B, T, N, A]
+        # The next segment may revive who died in this one.
+        return self.decode(torch.stack(memories, dim=1)), forget_dead((hidden,), alive[:, -1])  # [B, T, N, A]

@@ -1,0 +1,64 @@
+"""From a factory and its settings to one adapted environment; what fails becomes one line. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qmix_lightning.environment import check_arguments
+from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
+from qmix_lightning.parallel_adapter import ParallelAdapter
+
+__all__ = ["AdapterMaker", "call_factory"]
+
+
+@dataclass(frozen=True)
+class AdapterMaker:
+    """Makes one :class:`ParallelAdapter` each time it is called; can be sent to a worker process.
+
+    Args:
+        factory: returns a ``ParallelEnv``.
+        settings: its keyword arguments.
+        name: what messages call the environment.
+        reward_aggregation, timeout_is_terminal, episode_limit: see :class:`ParallelAdapter`.
+    """
+
+    factory: Callable[..., Any]
+    settings: Mapping[str, Any]
+    name: str
+    reward_aggregation: str
+    timeout_is_terminal: bool
+    episode_limit: int | None
+
+    def __call__(self) -> ParallelAdapter:
+        env = call_factory(self.factory, self.settings, f"environment '{self.name}'")
+        try:
+            return ParallelAdapter(
+                env,
+                name=self.name,
+                reward_aggregation=self.reward_aggregation,
+                timeout_is_terminal=self.timeout_is_terminal,
+                episode_limit=self.episode_limit,
+            )
+        except BaseException:
+            close = getattr(env, "close", None)  # a simulator may hold processes
+            if callable(close):
+                close()
+            raise
+
+
+def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> Any:
+    """``factory(**arguments)``; whatever it raises becomes one line that names the environment."""
+    check_arguments(factory, arguments, what)
+    try:
+        return factory(**arguments)
+    except QMixLightningError:
+        raise
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        way_out = f"needs the package '{package}': pip install {package}" if package else f"could not be made: {error}"
+        raise MissingDependencyError(f"{what} {way_out}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or "no message"
+        raise ConfigurationError(f"{what} could not be made: {type(error).__name__}: {reason}") from error

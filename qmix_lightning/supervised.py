@@ -1,0 +1,157 @@
+"""One environment that survives its simulator: what fails is dropped, closed, made anew, and counted.
+
+Used in the training process and in workers alike; imports no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from qmix_lightning.buffers import Row
+from qmix_lightning.errors import EnvironmentContractError, EnvironmentFault, InvalidEpisodeError
+from qmix_lightning.parallel_adapter import Outcome, ParallelAdapter
+
+__all__ = ["FAULT_KINDS", "FaultLimit", "Faults", "SupervisedEnv"]
+
+FAULT_KINDS = ("raised", "invalid", "killed", "hung")
+"""An exception; NaN, a wrong shape, a bad mask or a meaningless episode; a worker that died; one past its timeout."""
+
+_log = logging.getLogger(__name__)
+_BACK_OFF_S = (0.1, 10.0)
+
+
+@dataclass(frozen=True)
+class FaultLimit:
+    """How many faults within how many seconds a vector environment puts up with."""
+
+    max_faults: int = 10
+    window_s: float = 600.0
+
+
+class Faults:
+    """Counts faults by kind, logs each in one line, and ends the run past the limit.
+
+    Args:
+        name: what messages call the environment.
+        limit: the bound.
+    """
+
+    def __init__(self, name: str, limit: FaultLimit) -> None:
+        self.name = name
+        self.limit = limit
+        self.counts = dict.fromkeys(FAULT_KINDS, 0)
+        self._times: deque[float] = deque()
+
+    def record(self, kind: str, who: str, cause: str) -> None:
+        """Count one fault.
+
+        Raises:
+            EnvironmentFault: there were more than the limit within its window; the message has the last cause.
+        """
+        now = time.monotonic()
+        self.counts[kind] += 1
+        self._times.append(now)
+        while self._times and now - self._times[0] > self.limit.window_s:
+            self._times.popleft()
+        if len(self._times) > self.limit.max_faults:
+            raise EnvironmentFault(
+                f"environment '{self.name}' failed {len(self._times)} times within {self.limit.window_s:g} s "
+                f"(rollout.max_faults={self.limit.max_faults}); the last time, {who}: {cause}"
+            )
+        _log.warning("%s of '%s' failed (%s): %s; its episode is dropped, it is made anew", who, self.name, kind, cause)
+
+    def back_off(self) -> None:
+        """Wait before trying again, longer the more faults there were lately."""
+        first, longest = _BACK_OFF_S
+        time.sleep(min(longest, first * 2 ** max(0, len(self._times) - 1)))
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+class SupervisedEnv:
+    """A :class:`ParallelAdapter` that is made anew when it fails, and before it grows old.
+
+    An environment whose ``metadata`` names ``rebuild_after_steps`` is made anew between episodes before it has taken so
+    many steps.
+
+    Args:
+        make: makes the adapter.
+        number: which environment it is, for messages.
+        faults: where faults are counted.
+    """
+
+    def __init__(self, make: Callable[[], ParallelAdapter], number: int, faults: Faults) -> None:
+        self._make = make
+        self._who = f"environment {number}"
+        self._faults = faults
+        self._adapter: ParallelAdapter | None = make()
+        self.spec = self._adapter.spec
+        self._steps = 0
+
+    def reset(self, seed: int, row: Row) -> None:
+        """Start an episode; tries again with a new environment until it works or the limit is reached."""
+        while True:
+            try:
+                adapter = self._adapter if self._adapter is not None and not self._is_old() else self._rebuilt()
+                adapter.reset(seed, row)
+                _require_finite(row, 0.0)
+                return
+            except EnvironmentFault:
+                raise
+            except Exception as error:
+                self._fail(error)
+                self._faults.back_off()
+
+    def step(self, actions: Sequence[int], row: Row) -> Outcome | None:
+        """A joint step; ``None``: it failed, and the episode with it."""
+        assert self._adapter is not None
+        self._steps += 1
+        try:
+            outcome = self._adapter.step(actions, row)
+            _require_finite(row, outcome.reward)
+        except Exception as error:
+            self._fail(error)
+            return None
+        return outcome
+
+    def _is_old(self) -> bool:
+        assert self._adapter is not None
+        limit = getattr(self._adapter.env, "metadata", {}).get("rebuild_after_steps")
+        longest = self.spec.episode_limit or 0
+        return limit is not None and self._steps + longest >= limit
+
+    def _rebuilt(self) -> ParallelAdapter:
+        self.close()
+        self._adapter = adapter = self._make()
+        self._steps = 0
+        if adapter.spec != self.spec:
+            raise EnvironmentFault(f"{self._who}: made anew, it has other sizes than before")
+        return adapter
+
+    def _fail(self, error: Exception) -> None:
+        self.close()
+        invalid = isinstance(error, (EnvironmentContractError, InvalidEpisodeError))
+        self._faults.record("invalid" if invalid else "raised", self._who, one_line(error))
+
+    def close(self) -> None:
+        """Close what there is; a simulator that fails at that too has no say."""
+        adapter, self._adapter = self._adapter, None
+        if adapter is not None:
+            try:
+                adapter.close()
+            except Exception as error:
+                _log.debug("%s failed to close: %s", self._who, one_line(error))
+
+
+def _require_finite(row: Row, reward: float) -> None:
+    # A sum is finite only if every term is (unless terms overflow, which no observation should).
+    if not math.isfinite(float(row.obs.sum()) + float(row.state.sum()) + reward):
+        raise InvalidEpisodeError("an observation, the state or the reward is not finite")
