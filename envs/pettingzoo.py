@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +21,12 @@ def make(id: str, kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs: keyword arguments of the factory, checked against its signature where that names them.
     """
     target = id if ":" in id else f"{id}:parallel_env"
-    factory = load_target(target, "env.id")
     arguments = dict(kwargs or {})
+    if target.startswith("pettingzoo.") and arguments.get("render_mode") != "human":
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # its games draw even where nobody watches
+    with warnings.catch_warnings():
+        # Its modules by family warn that there is a registry now; the address is the same either way.
+        warnings.filterwarnings("ignore", "The old environment creation API", DeprecationWarning)
+        factory = load_target(target, "env.id")
     check_arguments(factory, arguments, f"'{target}'")
     return factory(**arguments)

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from qmix_lightning.errors import ConfigurationError, QMixLightningError
+from qmix_lightning.registry import did_you_mean
 
 __all__ = ["RANK_CONFIG", "explicit_overrides", "run_command"]
 
@@ -47,11 +48,12 @@ def _register_plugin_names() -> None:
 def _prepare(arguments: list[str], config_name: str) -> list[str]:
     """What the user typed, as Hydra takes it.
 
-    Keys of open-ended sections may be set without ``+`` (they are checked after composing); the flag of a sweep may
-    stand anywhere; a sweep's jobs are named by what is swept.
+    Flags may stand anywhere; keys of open-ended sections may be set without ``+`` (they are checked after composing);
+    a sweep's jobs are named by what is swept.
     """
-    sweep = [a for a in arguments if a in ("-m", "--multirun")]
-    rest = [f"++{a}" if _FREE_FORM[config_name].match(a) else a for a in arguments if a not in sweep]
+    flags, typed = _split(arguments)
+    sweep = any(flag in ("-m", "--multirun") for flag in flags)
+    rest = [f"++{a}" if _FREE_FORM[config_name].match(a) else a for a in typed]
     if config_name == "train" and not any(a.startswith("run_dir=") for a in rest):
         job = [os.environ[n] for n in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if n in os.environ]
         job = job or [os.environ[n] for n in ("SLURM_JOB_ID",) if n in os.environ]
@@ -59,9 +61,29 @@ def _prepare(arguments: list[str], config_name: str) -> list[str]:
             rest.append(f"run_dir=outputs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
         elif job:  # the time would send a requeued job to a new folder, away from its checkpoints
             rest.append(f"run_dir='outputs/slurm{'_'.join(job)}_${{env.name}}_${{algorithm.name}}_seed${{seed}}'")
+    if any(a in ("run_dir=", "run_dir=null", "run_dir=''", 'run_dir=""') for a in rest):
+        raise ConfigurationError("run_dir must name a folder")
     if sweep and (name := _job_name(rest)) and not any(a.startswith("hydra.sweep.subdir=") for a in rest):
         rest.append(f"hydra.sweep.subdir='{name}'")
-    return [*sweep, *rest]
+    return [*flags, *rest]
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides; Hydra itself wants the flags first."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        flag = re.match(r"unrecognized arguments: (\S+)", message)
+        hint = did_you_mean(flag[1], parser._option_string_actions).split(";")[0] if flag else ""
+        raise ConfigurationError(f"{message}{hint or '; --help shows what can be set'}")
+
+    parser.error = refuse
+    flags, overrides = list(arguments), parser.parse_intermixed_args(arguments).overrides
+    for override in reversed(overrides):
+        del flags[len(flags) - 1 - flags[::-1].index(override)]
+    return flags, overrides
 
 
 def _job_name(arguments: list[str]) -> str:
@@ -69,7 +91,7 @@ def _job_name(arguments: list[str]) -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    groups = {entry.name for entry in resources.files("qmix_lightning.conf").iterdir() if entry.is_dir()}
+    groups = _groups()
     parts = []
     for argument in arguments:
         if argument.startswith("-") or "=" not in argument or argument.startswith("hydra."):
@@ -94,46 +116,79 @@ def explicit_overrides() -> list[str]:
 
 def _explain_hydra(error: BaseException, config_name: str) -> str:
     """Hydra's message in one line, with the closest valid name."""
+    from hydra.core.override_parser.overrides_parser import OverrideParseException
     from omegaconf.errors import MissingMandatoryValue
 
-    text = str(error.__cause__ or error) if "Could not override" in str(error) else str(error)
-    first = str(error).splitlines()[0]
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", str(error)):
+    text = str(error)
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, name = match.groups()
-        options = re.findall(r"^\t(\S+)$", str(error), re.MULTILINE)
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         close = difflib.get_close_matches(name, options, n=1)
-        hint = f"Did you mean '{group}={close[0]}'?" if close else f"known: {', '.join(options)}"
-        return f"unknown {group} '{name}'. {hint}"
-    if match := re.search(r"Could not override '([^']+)'", str(error)):
-        key = match.group(1)
-        if key in _known_keys(config_name):
-            return f"'{key}' does not exist with the groups chosen; --cfg job lists the keys that do"
-        close = difflib.get_close_matches(key, _known_keys(config_name), n=1)
-        return f"unknown key '{key}'" + (f". Did you mean '{close[0]}'?" if close else "; --cfg job lists all keys")
-    if match := re.search(r"Key '([^']+)' is not in struct", text):
-        close = difflib.get_close_matches(match.group(1), _known_keys(config_name), n=1)
-        return f"unknown key '{match.group(1)}'" + (f". Did you mean '{close[0]}'?" if close else "")
+        hint = f". Did you mean '{group}={close[0]}'?" if close else f"; known: {', '.join(options)}"
+        return f"unknown {group} '{name}'{hint}"
+    if match := re.search(r"Could not override '([^']+)'.*No match in the defaults list", text, re.DOTALL):
+        hint = did_you_mean(match[1], _groups())
+        return f"unknown group '{match[1]}'{hint}"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        return _unknown_key(match[1] or match[2], config_name)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} needs a value: {error.full_key}=..."
-    if match := re.search(r"Could not load '([^']+)'|In '([^']+)': .*", str(error)):
-        return " ".join(str(error).split())
-    return first
+    if match := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        return f"{match[1]} has several values: add -m to sweep over them, or write {match[1]}=[{match[2]}] for a list"
+    if match := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+ (\S+)'", text):
+        return f"{match[1]} has a choice already: write {match[1]}={match[2]} without +"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read '{error.override}', which should be key=value (in quotes if the value has special characters)"
+        )
+    if re.search(r"Could not load '([^']+)'|In '([^']+)': .*", text):
+        return " ".join(text.split())
+    return text.splitlines()[0]
+
+
+def _groups() -> list[str]:
+    return [entry.name for entry in resources.files("qmix_lightning.conf").iterdir() if entry.is_dir()]
+
+
+def _unknown_key(key: str, config_name: str) -> str:
+    """The message for a key that the composed configuration does not have."""
+    known = _known_keys(config_name)
+    section, _, name = key.rpartition(".")
+    siblings = [k.removeprefix(f"{section}.") for k in known if not section or k.startswith(f"{section}.")]
+    siblings = sorted({k.partition(".")[0] for k in siblings})
+    elsewhere = [k for k in known if k.rpartition(".")[2] == name]
+    close = difflib.get_close_matches(name, siblings, n=1)
+    prefix = f"{section}." if section else ""
+    if close:
+        return f"unknown key '{key}'. Did you mean '{prefix}{close[0]}'?"
+    if elsewhere:
+        return f"unknown key '{key}'. Did you mean '{elsewhere[0]}'?"
+    if siblings and section:
+        return f"unknown key '{key}'; known in {section}: {', '.join(siblings)}"
+    return f"unknown key '{key}'" + did_you_mean(key, known).split(";")[0] + "; --cfg job lists all keys"
 
 
 def _known_keys(config_name: str) -> list[str]:
-    """Every key and group of the default configuration."""
+    """Every key and section of the configuration, with the choices that were typed as far as they exist."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     from qmix_lightning.config import flatten
 
+    choice = re.compile(rf"({'|'.join(_groups())})=[\w.-]+")
+    choices = [a for a in sys.argv[1:] if choice.fullmatch(a)]
     GlobalHydra.instance().clear()
     with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        tree = OmegaConf.to_container(compose(config_name), resolve=False)
+        try:
+            composed = compose(config_name, choices)
+        except HydraException:
+            composed = compose(config_name)
+    tree = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(tree, dict)
     flat = flatten({str(k): v for k, v in tree.items()})
-    return [*flat, *map(str, tree), "experiment"]
+    return [*flat, *(str(k) for k in tree if k not in flat), *(["experiment"] if config_name == "train" else [])]
 
 
 Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
@@ -168,19 +223,25 @@ def _run(config_name: str, task: Task) -> None:
         return
 
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     _register_plugin_names()
     sys.argv[1:] = _prepare(sys.argv[1:], config_name)
 
+    new_folders = _missing_folders(sys.argv[1:])
+    started: list[Path] = []
     failures: list[Exception] = []
 
     def job(config: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        started.append(folder)
         if failures:
             return  # a sweep ends at its first failure, as Hydra's own do
-        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             if "run_dir" in config:
                 config.run_dir = _shown(folder)
@@ -191,13 +252,41 @@ def _run(config_name: str, task: Task) -> None:
             if not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher"):
                 raise  # the job runs in another process
             failures.append(error)  # Hydra would add lines of its own to the message
-        finally:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()  # Hydra made it before anything was checked
 
-    hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
+    try:
+        hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except (ValueError, OSError, YAMLError) as error:
+        if started:
+            raise
+        # Hydra refuses some choices, reads files and makes the run folder without exceptions of its own.
+        what = "run_dir cannot be made: " if isinstance(error, OSError) else ""
+        raise ConfigurationError(what + " ".join(str(error).split())) from error
+    finally:
+        _remove_empty(started, new_folders)
     if failures:
         raise failures[0]
+
+
+def _missing_folders(arguments: list[str]) -> list[Path]:
+    """What does not exist yet of the run folder and those above it, innermost first."""
+    typed = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("run_dir=")]
+    known = Path((typed or ["outputs/"])[-1].split("${")[0])
+    return [path for path in (known, *known.parents) if not path.exists()]
+
+
+def _remove_empty(jobs: list[Path], above: list[Path]) -> None:
+    """Remove what Hydra made before anything was checked, where nothing else was written."""
+    for folder in [*jobs, *above]:
+        if not folder.is_dir() or folder.samefile(Path.cwd()):
+            continue
+        content = [path.name for path in folder.iterdir()]
+        if folder in above and content == ["multirun.yaml"]:
+            (folder / "multirun.yaml").unlink()
+            content = []
+        if not content:
+            folder.rmdir()
 
 
 def _shown(folder: Path) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -107,21 +107,33 @@ def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join("null" if a is type(None) else _describe(a) for a in get_args(hint))
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
-    return names.get(hint) or getattr(get_origin(hint) or hint, "__name__", str(hint))
+        literals = [v for a in get_args(hint) if get_origin(a) is Literal for v in get_args(a)]
+        parts = [f"one of {', '.join(dict.fromkeys(map(str, literals)))}"] if literals else []
+        others = [a for a in get_args(hint) if get_origin(a) is not Literal]
+        return " or ".join([*parts, *("null" if a is type(None) else _describe(a) for a in others)])
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", list: "a list"}
+    names |= {dict: "a mapping {key: value}", Mapping: "a mapping {key: value}"}
+    kind = get_origin(hint) or hint
+    return names.get(kind) or getattr(kind, "__name__", str(hint))
+
+
+def _typed(value: Any) -> str:
+    """A value as YAML and the command line write it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _coerce(value: Any, hint: Any, path: str) -> Any:
     """``value`` as ``hint``, or one line that says what was expected."""
     origin = get_origin(hint)
-    wrong = ConfigurationError(f"{path} must be {_describe(hint)}, not {value!r}")
+    wrong = ConfigurationError(f"{path} must be {_describe(hint)}, not {_typed(value)}")
     if hint is Any or hint is inspect.Parameter.empty:
         return value
     if origin is Literal:
-        if value not in get_args(hint):
+        if not any(value == option and type(value) is type(option) for option in get_args(hint)):  # 1 is not true
             hint_text = did_you_mean(str(value), map(str, get_args(hint)))
-            raise ConfigurationError(f"{path} must be {_describe(hint)}, not {value!r}{hint_text.split(';')[0]}")
+            raise ConfigurationError(f"{path} must be {_describe(hint)}, not {_typed(value)}{hint_text.split(';')[0]}")
         return value
     if origin in (typing.Union, types.UnionType):
         for option in sorted(get_args(hint), key=lambda h: not (isinstance(h, type) and type(value) is h)):
@@ -166,9 +178,8 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, _Key], path: str) 
     prefix = f"{path}." if path else ""
     for name in given:
         if name not in known:
-            raise ConfigurationError(
-                f"unknown key '{prefix}{name}'{did_you_mean(f'{prefix}{name}', [prefix + k for k in known])}"
-            )
+            # The section is right already: what counts is how close the name in it is.
+            raise ConfigurationError(f"unknown key '{prefix}{name}'{did_you_mean(name, known, prefix)}")
     missing = [name for name, key in known.items() if key.required and name not in given]
     if missing:
         raise ConfigurationError(f"missing value: {', '.join(prefix + name for name in missing)}")
@@ -186,6 +197,7 @@ def _from_mapping(cls: type, given: Mapping[str, Any], path: str) -> Any:
 def _signature_keys(factory: Callable[..., Any], provided: Iterable[str]) -> tuple[dict[str, _Key], bool]:
     """The keyword arguments that are left to configuration, and whether any other is taken too."""
     names = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any, "list": list, "dict": dict}
+    names |= {"Mapping": Mapping, "Sequence": Sequence}
     keys: dict[str, _Key] = {}
     open_ended = False
     for name, parameter in inspect.signature(factory).parameters.items():
@@ -237,12 +249,23 @@ def validate(given: Mapping[str, Any]) -> RunConfig:
         ConfigurationError: an unknown key (with the closest known one), a wrong type, or values that do not fit
             together.
     """
+    if "experiment" in given:
+        raise ConfigurationError("an experiment's file must begin with the line '# @package _global_'")
     config: RunConfig = _from_mapping(RunConfig, given, "")
     for section in ("env", "mixer", "agent", "algorithm", "optimizer"):
         if not isinstance(getattr(config, section).get("name"), str):
             raise ConfigurationError(f"{section}.name must be the name of one of {section}'s choices")
     _check_values(config)
     return config
+
+
+_OURS = {
+    "callbacks": "callbacks.<name>._target_=...",
+    "logger": "logger.<name>._target_=...",
+    "default_root_dir": "run_dir=...",
+    "plugins": "trainer.strategy and trainer.precision",
+}
+"""Arguments of the Trainer that have keys of their own."""
 
 
 def _check_values(config: RunConfig) -> None:
@@ -275,6 +298,11 @@ def _check_values(config: RunConfig) -> None:
         raise ConfigurationError(
             f"replay.batch_size ({config.replay.batch_size}) is larger than replay.capacity ({config.replay.capacity})"
         )
+    if not isinstance(config.env.get("kwargs", {}), Mapping):
+        raise ConfigurationError(f"env.kwargs must be a mapping {{key: value}}, not {_typed(config.env['kwargs'])}")
+    for name, instead in _OURS.items():
+        if name in config.trainer:
+            raise ConfigurationError(f"trainer.{name} is set by this package: use {instead}")
     if config.trainer.get("accumulate_grad_batches") not in (None, 1):
         raise ConfigurationError(
             "trainer.accumulate_grad_batches must be 1: an update is one optimiser step; raise replay.batch_size"
@@ -303,7 +331,6 @@ _MAY_CHANGE = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
-    "trainer.default_root_dir",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",

@@ -80,7 +80,7 @@ class Counters:
         evaluation_pending: the epoch's last update is done and its evaluation is not.
         evaluated_at: environment steps at the last evaluation.
         round_start: environment steps when the present round of collecting began; epsilon is held for a round.
-        faults: faults of the training environments, by kind.
+        faults: faults of environments, by kind.
         window: sums over training episodes since they were last logged.
     """
 
@@ -152,7 +152,7 @@ class ReplayDataModule(LightningDataModule):
         self._eval_env: VectorEnv | None = None
         self._eval_actor: Actor | None = None
         self._resume_from: dict[str, Any] | None = None
-        self._faults_seen: dict[str, int] = {}
+        self._faults_seen: dict[str, dict[str, int]] = {}
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------
 
@@ -272,15 +272,14 @@ class ReplayDataModule(LightningDataModule):
             short,
             self.stop.signal_number,
             0 if fault is None else 1,
-            *self._new_faults(),
+            *self._new_faults("training", self._env),
             sum(stats.returns),
             sum(stats.lengths),
             *(sum(stats.metrics.get(name, [])) for name in names),
         ]
         steps, episodes, unready, short, stop, fatal, *sums = sum_numbers([float(x) for x in mine], self._device)
-        for kind in FAULT_KINDS:
-            if number := int(sums.pop(0)):
-                counters.faults[kind] = counters.faults.get(kind, 0) + number
+        self._count_faults(sums[: len(FAULT_KINDS)])
+        del sums[: len(FAULT_KINDS)]
         if fatal:
             raise fault or EnvironmentFault("the environments of another rank failed for good")
         episodes_before = counters.episodes
@@ -306,12 +305,16 @@ class ReplayDataModule(LightningDataModule):
             counters.accounted = max(before, now)
         self._raise_if_stopped(agreed=int(stop))
 
-    def _new_faults(self) -> list[int]:
-        """Faults of this rank's training environments by kind, since the last call; the batched ones have none."""
-        now = dict(getattr(self._env, "faults", {}))
-        new = [now.get(kind, 0) - self._faults_seen.get(kind, 0) for kind in FAULT_KINDS]
-        self._faults_seen = now
-        return new
+    def _new_faults(self, which: str, env: VectorEnv | None) -> list[int]:
+        """Faults of this rank's environments by kind, since the last call; the batched ones have none."""
+        now = dict(getattr(env, "faults", {}))
+        seen, self._faults_seen[which] = self._faults_seen.get(which, {}), now
+        return [now.get(kind, 0) - seen.get(kind, 0) for kind in FAULT_KINDS]
+
+    def _count_faults(self, numbers: list[float]) -> None:
+        for kind, number in zip(FAULT_KINDS, numbers, strict=True):
+            if number:
+                self.counters.faults[kind] = self.counters.faults.get(kind, 0) + int(number)
 
     def _raise_if_stopped(self, agreed: int) -> None:
         """End here if a signal came: ranks agree on it with the counters, one process sees it at once."""
@@ -354,7 +357,9 @@ class ReplayDataModule(LightningDataModule):
         return stats
 
     def evaluated(self) -> None:
-        """The pending evaluation is done."""
+        """The pending evaluation is done; every rank calls it."""
+        mine = [float(n) for n in self._new_faults("evaluation", self._eval_env)]
+        self._count_faults(sum_numbers(mine, self._device))
         self.counters.evaluation_pending = False
         self.counters.evaluated_at = self.counters.env_steps
 

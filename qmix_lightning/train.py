@@ -137,7 +137,8 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         if first:
             _write_summary(run, config, run_dir, "running")
         run.trainer.fit(run.module, datamodule=run.data, ckpt_path=resume_from, weights_only=True)
-        status = "completed"
+        # Lightning's own limits (max_steps, max_time, EarlyStopping) end a run too.
+        status = "completed" if run.data.counters.env_steps >= config.total_env_steps else "stopped"
     except RunInterrupted:
         status = "interrupted"
         if first:

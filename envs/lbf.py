@@ -1,0 +1,88 @@
+"""Level-based foraging (package ``lbforaging``): agents collect food that several must lift together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qmix_lightning.environment import check_arguments
+from qmix_lightning.envs.gymnasium_tuple import TupleEnv
+from qmix_lightning.envs.optional import require
+from qmix_lightning.errors import ConfigurationError
+
+__all__ = ["Foraging", "make"]
+
+_TASK = re.compile(
+    r"(?:Foraging-)?(?:(?P<sight>\d+)s-)?(?P<rows>\d+)x(?P<columns>\d+)-(?P<players>\d+)p-(?P<food>\d+)f"
+    r"(?P<coop>-coop)?(?P<individual>-ind)?(?P<penalty>-pen)?(?:-v3)?"
+)
+
+
+class Foraging(TupleEnv):
+    """The package's environment with what it keeps to itself.
+
+    * Its step limit comes out as *terminated*; with food left on the field it is a truncation.
+    * Illegal actions are silently replaced by none; the legal ones are in a private attribute, used as the mask here.
+    * ``food_collected``, at the end of an episode: the share of all food (by level) that was collected.
+    """
+
+    episode_metrics = ("food_collected",)
+
+    def own_limit(self) -> int | None:
+        return self.game._max_episode_steps
+
+    def timed_out(self) -> bool:
+        return bool(self.game.field.any())
+
+    def masks(self) -> Sequence[Any]:
+        masks = np.zeros((len(self.possible_agents), 6), np.bool_)
+        for i, player in enumerate(self.game.players):
+            masks[i, [action.value for action in self.game._valid_actions[player]]] = True
+        return masks
+
+    def metrics(self) -> dict[str, float]:
+        spawned = float(self.game._food_spawned)
+        return {"food_collected": 1.0 - float(self.game.field.sum()) / spawned if spawned else 1.0}
+
+
+def make(task: str = "8x8-2p-3f", kwargs: Mapping[str, Any] | None = None) -> Foraging:
+    """The foraging task of a name as the literature writes it.
+
+    Args:
+        task: ``[SIGHTs-]ROWSxCOLUMNS-PLAYERSp-FOODf[-coop][-ind][-pen]``, e.g. ``2s-8x8-2p-2f-coop``: agents see two
+            fields far, and all must lift each piece together. Any size, registered with Gymnasium or not.
+        kwargs: keyword arguments of ``ForagingEnv``, e.g. ``max_episode_steps`` or ``penalty``.
+    """
+    parsed = _TASK.fullmatch(task)
+    if parsed is None:
+        raise ConfigurationError(
+            f"unknown LBF task '{task}'; write it as 8x8-2p-3f, 2s-8x8-2p-2f-coop or 15x15-4p-5f: "
+            "[SIGHTs-]ROWSxCOLUMNS-PLAYERSp-FOODf[-coop][-ind][-pen]"
+        )
+    require("lbforaging", "lbf", "lbf")
+    from lbforaging.foraging import ForagingEnv
+
+    rows, columns = int(parsed["rows"]), int(parsed["columns"])
+    # The values under which the package registers its tasks.
+    settings: dict[str, Any] = {
+        "players": int(parsed["players"]),
+        "min_player_level": 1,
+        "max_player_level": 2,
+        "field_size": (rows, columns),
+        "min_food_level": 1,
+        "max_food_level": 1 if parsed["individual"] else None,
+        "max_num_food": int(parsed["food"]),
+        "sight": int(parsed["sight"]) if parsed["sight"] else max(rows, columns),
+        "max_episode_steps": 50,
+        "force_coop": parsed["coop"] is not None,
+        "grid_observation": False,
+        "penalty": 0.1 if parsed["penalty"] else 0.0,
+    }
+    settings |= kwargs or {}
+    check_arguments(ForagingEnv, settings, f"LBF task '{task}'")
+    if not isinstance(settings["field_size"], tuple):
+        settings["field_size"] = tuple(settings["field_size"])  # a list in YAML
+    return Foraging(ForagingEnv(**settings))

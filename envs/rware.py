@@ -1,0 +1,86 @@
+"""The multi-robot warehouse (package ``rware``): robots bring the requested shelves to the goal and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from qmix_lightning.environment import check_arguments
+from qmix_lightning.envs.gymnasium_tuple import TupleEnv
+from qmix_lightning.envs.optional import require
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.registry import did_you_mean
+
+__all__ = ["RoboticWarehouse", "make"]
+
+_SIZES = {"tiny": (1, 3), "small": (2, 3), "medium": (2, 5), "large": (3, 5)}
+_REQUESTS_PER_AGENT = {None: 1.0, "easy": 2.0, "hard": 0.5}
+_TASK = re.compile(r"(?:rware-)?(?P<size>[a-z]+)-(?P<agents>\d+)ag(?:-(?P<difficulty>[a-z]+))?(?:-v2)?")
+
+
+class RoboticWarehouse(TupleEnv):
+    """The package's environment. Nothing but time ends an episode, yet it reports that as *terminated*."""
+
+    def own_limit(self) -> int | None:
+        return self.game.max_steps
+
+    def timed_out(self) -> bool:
+        return True
+
+
+def make(task: str = "tiny-2ag", kwargs: Mapping[str, Any] | None = None) -> RoboticWarehouse:
+    """The warehouse task of a name as the literature writes it.
+
+    Args:
+        task: ``SIZE-AGENTSag[-easy|-hard]`` with the size ``tiny``, ``small``, ``medium`` or ``large``.
+        kwargs: keyword arguments of ``Warehouse``, e.g. ``sensor_range``, ``column_height``, ``msg_bits``, ``layout``;
+            ``reward_type`` (``individual``, ``global``, ``two_stage``) and ``observation_type`` (``flattened``, ``dict``,
+            ``image``, ``image_dict``) by name.
+    """
+    parsed = _TASK.fullmatch(task)
+    if parsed is None or parsed["size"] not in _SIZES or parsed["difficulty"] not in _REQUESTS_PER_AGENT:
+        raise ConfigurationError(
+            f"unknown RWARE task '{task}'; write it as tiny-2ag, small-4ag-easy or large-8ag-hard: "
+            f"SIZE-AGENTSag[-easy|-hard] with the size {', '.join(_SIZES)}"
+        )
+    require("rware", "rware", "rware")
+    from rware.warehouse import ImageLayer, ObservationType, RewardType, Warehouse
+
+    rows, columns = _SIZES[parsed["size"]]
+    agents = int(parsed["agents"])
+    # The values under which the package registers its tasks.
+    settings: dict[str, Any] = {
+        "column_height": 8,
+        "shelf_rows": rows,
+        "shelf_columns": columns,
+        "n_agents": agents,
+        "msg_bits": 0,
+        "sensor_range": 1,
+        "request_queue_size": int(agents * _REQUESTS_PER_AGENT[parsed["difficulty"]]),
+        "max_inactivity_steps": None,
+        "max_steps": 500,
+        "reward_type": RewardType.INDIVIDUAL,
+    }
+    settings |= kwargs or {}
+    check_arguments(Warehouse, settings, f"RWARE task '{task}'")
+    if settings["request_queue_size"] < 1:
+        raise ConfigurationError(f"RWARE task '{task}' requests no shelf at all: give it more agents")
+    for name, kind in (("reward_type", RewardType), ("observation_type", ObservationType)):
+        if name in settings:
+            settings[name] = _member(kind, settings[name], name)
+    if "image_observation_layers" in settings:
+        layers = settings["image_observation_layers"]
+        settings["image_observation_layers"] = [_member(ImageLayer, v, "image_observation_layers") for v in layers]
+    return RoboticWarehouse(Warehouse(**settings))
+
+
+def _member(kind: type[Enum], value: Any, setting: str) -> Enum:
+    """A member of an enumeration by its name, as YAML has it."""
+    if isinstance(value, kind):
+        return value
+    choices = {member.name.lower(): member for member in kind}
+    if str(value).lower() not in choices:
+        raise ConfigurationError(f"env.kwargs.{setting}: there is no '{value}'{did_you_mean(str(value), choices)}")
+    return choices[str(value).lower()]

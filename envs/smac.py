@@ -1,0 +1,76 @@
+"""The StarCraft Multi-Agent Challenge (Samvelyan et al., 2019), on oxwhirl's package. Installing it: docs/smac.md."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from qmix_lightning.environment import check_arguments
+from qmix_lightning.envs.starcraft import StarCraft, game_settings, import_package
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.registry import did_you_mean
+
+__all__ = ["make", "maps"]
+
+_RESERVED = {
+    "map_name": "use env.map_name",
+    "continuing_episode": "it is always on, so that the step limit can be told from an end; use env.timeout_is_terminal",
+}
+
+
+def maps() -> list[str]:
+    """Every map that the installed package has."""
+    import_package("smac", "smac.env")
+    registry: Any = importlib.import_module("smac.env.starcraft2.maps.smac_maps")
+    return sorted(registry.get_smac_map_registry())
+
+
+def make(
+    map_name: str = "3m",
+    kwargs: Mapping[str, Any] | None = None,
+    save_replay: bool = False,
+    evaluation: bool = False,
+    timeout_s: int = 120,
+    launch_attempts: int = 3,
+    rebuild_after_steps: int | None = None,
+) -> StarCraft:
+    """A SMAC map.
+
+    Args:
+        map_name: e.g. ``3m``, ``MMM2``, ``27m_vs_30m``.
+        kwargs: any setting of ``StarCraft2Env`` by its name, e.g. ``difficulty``, ``step_mul``, ``game_version``,
+            ``reward_sparse``, ``obs_last_action``, ``replay_dir``. A ``seed`` given here is every environment's.
+        save_replay: save a replay when an evaluation episode ends. It holds everything since the game was launched.
+        evaluation: this environment evaluates; it alone saves replays.
+        timeout_s, launch_attempts, rebuild_after_steps: see :class:`StarCraft`.
+    """
+    settings = game_settings(kwargs, _RESERVED)
+    env_class: Any = import_package("smac", "smac.env").StarCraft2Env  # type: ignore[attr-defined]
+    settings |= {"map_name": map_name, "continuing_episode": True}
+    check_arguments(env_class, settings, "SMAC's StarCraft2Env")
+
+    def new_game(seed: int | None) -> Any:
+        try:
+            return env_class(**{**settings, "seed": seed})
+        except KeyError as error:
+            known = maps()
+            if map_name in known:
+                raise
+            raise ConfigurationError(f"unknown SMAC map '{map_name}'{did_you_mean(map_name, known)}") from error
+
+    return StarCraft(
+        new_game,
+        name=f"SMAC map '{map_name}'",
+        package="smac",
+        seed=settings.get("seed"),
+        step_mul=settings.get("step_mul"),
+        # It counts the time step once in what it declares and delivers it twice.
+        obs_timestep_slack=1 if settings.get("obs_timestep_number") else 0,
+        obs_instead_of_state=bool(settings.get("obs_instead_of_state")),
+        game_version=settings.get("game_version"),
+        save_replay=save_replay and evaluation,
+        timeout_s=timeout_s,
+        launch_attempts=launch_attempts,
+        rebuild_after_steps=rebuild_after_steps,
+    )

@@ -1,0 +1,106 @@
+"""SMAX, JaxMARL's StarCraft-like battles in JAX: our units against a scripted enemy, by scenario."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from qmix_lightning.envs.jaxmarl import import_jaxmarl
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.registry import did_you_mean
+
+__all__ = ["SmaxRules", "make"]
+
+
+class SmaxRules:
+    """What SMAX knows of itself: who lives, who won, and what a time limit is.
+
+    Args:
+        simulator: a ``HeuristicEnemySMAX``.
+    """
+
+    metric_names = ("won", "dead_allies", "dead_enemies")
+
+    def __init__(self, simulator: Any) -> None:
+        self._allies = int(simulator.num_allies)
+        types = simulator.scenario
+        # Without a scenario all are marines; where they are drawn anew for every episode there is no fixed type.
+        kinds = [0] * self._allies if types is None else [int(kind) for kind in types[: self._allies]]
+        self.group_of_agent = tuple(sorted(set(kinds), key=kinds.index).index(kind) for kind in kinds)
+
+    def _living(self, sim: Any) -> tuple[Any, Any]:
+        alive = sim.state.unit_alive
+        return alive[: self._allies], alive[self._allies :]
+
+    def task_over(self, before: Any, after: Any, key: Any, actions: Any, dones: Any) -> Any:
+        allies, enemies = self._living(after)
+        return ~allies.any() | ~enemies.any()
+
+    def alive(self, after: Any, dones: Any, ended: Any, alive_before: Any) -> Any:
+        return self._living(after)[0]
+
+    def metrics(self, after: Any) -> dict[str, Any]:
+        """A battle in which the last of both sides fall together is no win: SMAX pays no bonus for it."""
+        allies, enemies = self._living(after)
+        return {
+            "won": ~enemies.any() & allies.any(),
+            "dead_allies": (~allies).sum(),
+            "dead_enemies": (~enemies).sum(),
+        }
+
+
+def make(
+    *,
+    num_envs: int,
+    scenario: str = "3m",
+    max_steps: int = 100,
+    timeout_is_terminal: bool = False,
+    reward_aggregation: Literal["sum", "mean"] = "mean",
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    """``num_envs`` battles of ``scenario`` against SMAX's heuristic enemy, batched by JAX.
+
+    Args:
+        num_envs: battles that step together.
+        scenario: ``3m``, ``2s3z``, ``3s5z``, ``5m_vs_6m``, ``smacv2_5_units``, ...
+        max_steps: the time limit.
+        timeout_is_terminal: count the time limit as a true end, as published results do.
+        reward_aggregation: SMAX pays every ally the same, so ``mean`` is what one gets: at most 2 in an episode, 1 for
+            all of the enemy's health and 1 for winning.
+        device: where JAX runs.
+        kwargs: SMAX's other settings by name, e.g. ``see_enemy_actions``, ``attack_mode``.
+    """
+    jaxmarl = import_jaxmarl("smax")
+    from jaxmarl.environments import smax
+    from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+
+    from qmix_lightning.envs.jax_vector import JaxProgram, JaxVectorEnv, shared_program
+
+    if scenario not in MAP_NAME_TO_SCENARIO:
+        raise ConfigurationError(f"unknown SMAX scenario '{scenario}'{did_you_mean(scenario, MAP_NAME_TO_SCENARIO)}")
+    if max_steps < 1:
+        raise ConfigurationError(f"SMAX: max_steps must be at least 1, not {max_steps}")
+    given = dict(kwargs or {})
+    classes = (smax.HeuristicEnemySMAX, smax.SMAX)
+    known = {k for c in classes for k in inspect.signature(c.__init__).parameters} - {"self", "env_kwargs"}
+    for key in given:
+        if key in ("max_steps", "scenario"):
+            raise ConfigurationError(f"SMAX: {key} is a setting of its own: env.{key}, not env.kwargs.{key}")
+        if key not in known:
+            raise ConfigurationError(f"SMAX has no setting '{key}'{did_you_mean(key, known)}")
+    arguments = {**given, "max_steps": max_steps, "scenario": smax.map_name_to_scenario(scenario)}
+
+    def build() -> JaxProgram:
+        return JaxProgram(
+            smax.HeuristicEnemySMAX(**arguments),
+            SmaxRules,
+            name=f"SMAX scenario '{scenario}'",
+            reward_aggregation=reward_aggregation,
+            timeout_is_terminal=timeout_is_terminal,
+        )
+
+    settings = (scenario, max_steps, timeout_is_terminal, reward_aggregation, sorted(given.items()))
+    program = shared_program(f"smax {jaxmarl.__version__} {settings!r}", build)
+    return JaxVectorEnv(program, num_envs=num_envs, device=device)

@@ -1,0 +1,430 @@
+"""What SMAC and SMACv2 have in common: a StarCraft II game behind an environment that needs careful handling."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, MissingDependencyError, RunError
+from qmix_lightning.types import NO_OP
+
+__all__ = ["StarCraft", "game_settings", "import_package"]
+
+LAST_GAME_LOOP = 2**19
+"""The game ends here, whatever is played, and its memory grows all the way."""
+
+_INSTALL = (
+    "pip install --no-deps git+https://github.com/oxwhirl/{package}.git pysc2==4.0.0 && "
+    "pip install 'pys2clientprotocol>=1.0.2' absl-py portpicker websocket-client (see docs/smac.md)"
+)
+_DIFFICULTIES = tuple("123456789A")
+_DEFAULT_STEP_MUL = 8
+_BACK_OFF_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class StarCraft:
+    """One game of StarCraft II as a PettingZoo ``ParallelEnv``.
+
+    * Shapes come from ``get_env_info()``, which needs no game; nothing is launched before the first ``reset``.
+    * The team has one reward (``metadata["shared_reward"]``). Dead units leave ``agents``; alive ones may never choose
+      the no-op. A medivac's targets are its allies, everyone else's are enemies: the same action numbers.
+    * ``truncated`` means the step limit, ``terminated`` a battle that was won or lost.
+    * SMAC cannot be seeded for an episode: the game's seed is fixed when it is launched (here by the first ``reset``,
+      unless ``seed`` is given) and its episodes follow one upon the other. A run cannot be replayed exactly.
+    * When the game dies, hangs or errors, SMAC relaunches it and reports ``(0, True, {})``, or observes units that are
+      not there. Neither is an episode: :class:`InvalidEpisodeError`. The next ``reset`` has a new game.
+    * SMAC adds up its reward scale in the first episode of a game each time that is reset. So a ``reset`` after another
+      one changes nothing (or, where seeds decide the teams, takes a new game), and so does one in a first episode.
+
+    Whoever owns one must ``close()`` it in the end, also when a worker process fails (``finally: close()``): the game is
+    a process of its own and goes on by itself otherwise.
+
+    Args:
+        new_game: makes the package's environment, given the game's seed; launches nothing.
+        name: what messages call it.
+        package: ``smac`` or ``smacv2``.
+        seed: the game's seed; ``None``: that of the first ``reset``.
+        step_mul: game loops in a joint step.
+        obs_timestep_slack: values by which observations are longer than declared.
+        obs_instead_of_state: the state is the observations, so they are longer there too.
+        game_version: the version of the game that was asked for.
+        save_replay: call ``save_replay()`` when an episode ends.
+        timeout_s: the longest that the game may take to answer or to start; pysc2's own is 360.
+        launch_attempts: how often a launch is tried before giving up; ports are not reserved and may be taken.
+        rebuild_after_steps: take a new game, between episodes, after so many joint steps; ``None``: at half of what the
+            game can do.
+    """
+
+    def __init__(
+        self,
+        new_game: Callable[[int | None], Any],
+        *,
+        name: str,
+        package: str,
+        seed: int | None,
+        step_mul: int | None,
+        obs_timestep_slack: int,
+        obs_instead_of_state: bool,
+        game_version: str | None,
+        save_replay: bool,
+        timeout_s: int,
+        launch_attempts: int,
+        rebuild_after_steps: int | None,
+    ) -> None:
+        if timeout_s < 1 or launch_attempts < 1 or (rebuild_after_steps is not None and rebuild_after_steps < 1):
+            raise ConfigurationError(
+                f"timeout_s ({timeout_s}), launch_attempts ({launch_attempts}) and rebuild_after_steps "
+                f"({rebuild_after_steps}) must be at least 1"
+            )
+        self._new_game = new_game
+        self._name = name
+        self._package = package
+        self._seed = seed
+        self._save_replay = save_replay
+        self._timeout_s = timeout_s
+        self._launch_attempts = launch_attempts
+        self._game: Any = new_game(seed)
+        info = self._game.get_env_info()
+        self._n = n = int(info["n_agents"])
+        self._slack = obs_timestep_slack
+        self._obs_size = int(info["obs_shape"]) + obs_timestep_slack
+        self._state_size = int(info["state_shape"]) + (n * obs_timestep_slack if obs_instead_of_state else 0)
+        self._n_actions = int(info["n_actions"])
+        self.episode_limit = int(info["episode_limit"])
+        self.possible_agents = [f"agent_{i}" for i in range(n)]
+        self.agents: list[str] = []
+        self._slot = {agent: i for i, agent in enumerate(self.possible_agents)}
+        self._observation_space = spaces.Box(-np.inf, np.inf, (self._obs_size,), np.float32)
+        self._action_space = spaces.Discrete(self._n_actions)
+        self.state_space = spaces.Box(-np.inf, np.inf, (self._state_size,), np.float32)
+        half_a_game = LAST_GAME_LOOP // 2 // (step_mul or _DEFAULT_STEP_MUL)
+        self.rebuild_after_steps = rebuild_after_steps or half_a_game
+        self.steps_since_launch = 0
+        self._game_version = game_version
+        self.metadata: dict[str, Any] = {
+            "name": name,
+            "shared_reward": True,
+            "episode_metrics": ("won", "dead_allies", "dead_enemies"),
+            "rebuild_after_steps": self.rebuild_after_steps,
+            "versions": self.versions(),
+        }
+        self._launched = False
+        self._finished = 0  # episodes that this game has played to their end
+        self._untouched = False  # reset, and no step since
+        self._episode_seed: int | None = None
+        self._broken = False
+        self._closed = False
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return self._observation_space
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return self._action_space
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+        """Observations and infos by agent; launches the game where needed.
+
+        Raises:
+            ConfigurationError: the game, its version or the map is missing.
+            InvalidEpisodeError: the game failed; reset again for a new one.
+        """
+        if self._closed:
+            raise RunError(f"{self._name} was closed; make a new one instead of resetting it")
+        if not (self._untouched and self.starts_alike(seed, self._episode_seed)):
+            if self._launched and (
+                self._broken or self._finished == 0 or self.steps_since_launch >= self.rebuild_after_steps
+            ):
+                self.rebuild()
+            self._begin(seed)
+            self._untouched, self._episode_seed = True, seed
+        masks = self._avail()
+        self.agents = [agent for agent, mask in zip(self.possible_agents, masks, strict=True) if not mask[NO_OP]]
+        return self._observations(), self._infos(masks)
+
+    def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """Observations, rewards, terminations, truncations and infos by agent.
+
+        Raises:
+            InvalidEpisodeError: the game failed, and the episode with it; reset for a new game.
+        """
+        acted = self.agents
+        if self._game is None or not acted:
+            raise RunError(f"{self._name}: reset it before stepping")
+        joint = [NO_OP] * self._n
+        for agent in acted:
+            joint[self._slot[agent]] = int(actions[agent])
+        self._untouched = False
+        try:
+            reward, over, info = self._game.step(joint)
+        except AssertionError:
+            raise  # an illegal action
+        except Exception as error:
+            self._broken, self.agents = True, []
+            raise InvalidEpisodeError(f"{self._name}: the game failed in a step: {_one_line(error)}") from error
+        if over and not info:
+            self._broken, self.agents = True, []
+            raise InvalidEpisodeError(f"{self._name}: the game had to be relaunched in the middle of an episode")
+        self.steps_since_launch += 1
+        masks = self._avail()
+        alive = {agent: not masks[self._slot[agent]][NO_OP] for agent in acted}
+        timed_out = bool(over and info.get("episode_limit", False))
+        terminations = {agent: not alive[agent] or bool(over and not timed_out) for agent in acted}
+        truncations = {agent: timed_out and alive[agent] for agent in acted}
+        infos = self._infos(masks)
+        if over:
+            self._finished += 1
+            infos[self.possible_agents[0]] |= {
+                "won": float(info["battle_won"]),
+                "dead_allies": float(info["dead_allies"]),
+                "dead_enemies": float(info["dead_enemies"]),
+            }
+            self._write_replay()
+        self.agents = [] if over else [agent for agent in acted if alive[agent]]
+        return self._observations(), dict.fromkeys(acted, float(reward)), terminations, truncations, infos
+
+    def state(self) -> np.ndarray:
+        """The global state ``[S]``."""
+        return self._vector(self._game.get_state(), self._state_size)
+
+    def rebuild(self) -> None:
+        """End the game; the next ``reset`` launches a new one."""
+        game, self._game = self._game, None
+        self._launched = self._broken = self._untouched = False
+        self._finished = self.steps_since_launch = 0
+        self.agents = []
+        if game is not None:
+            try:
+                game.close()
+            except Exception as error:  # a game that is broken may fail here too, and is to be replaced all the same
+                _log.warning("%s: closing the game failed: %s", self._name, _one_line(error))
+
+    def close(self) -> None:
+        """End the game for good; may be called twice."""
+        self._closed = True
+        self.rebuild()
+
+    def versions(self) -> dict[str, str]:
+        """The packages and the game's build, as far as they can be told. Results of two builds are not comparable."""
+        found = {}
+        for distribution in (self._package, "pysc2"):
+            try:
+                found[distribution] = version(distribution)
+            except PackageNotFoundError:
+                continue
+        try:
+            run_configs: Any = importlib.import_module("pysc2.run_configs")
+            _parse_flags()
+            game = run_configs.get(version=self._game_version).version
+            found["StarCraft II"] = f"{game.game_version} (build {game.build_version})"
+        except Exception as error:  # not installed, perhaps: told when it is launched
+            _log.debug("%s: the game's build is unknown: %s", self._name, _one_line(error))
+        return found
+
+    # What SMACv2 does otherwise ---------------------------------------------------------------------------------
+
+    def starts_alike(self, seed: int | None, other: int | None) -> bool:
+        """Whether a fresh episode of seed ``other`` may stand for one of ``seed``."""
+        return True
+
+    def prepare(self, game: Any, seed: int | None) -> AbstractContextManager[Any]:
+        """Called before each episode; what it returns is held while the episode is set up."""
+        return nullcontext()
+
+    def core(self, game: Any) -> Any:
+        """The ``StarCraft2Env`` itself."""
+        return game
+
+    # The game ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, seed: int | None) -> None:
+        """Start an episode, with a launch if this is the game's first."""
+        attempt = 1
+        while True:
+            first = not self._launched
+            if first:
+                _set_timeout(self._timeout_s)
+                if self._game is None or self._seed is None:
+                    self._game = self._new_game(self._seed if self._seed is not None else seed)
+            game, core = self._game, self.core(self._game)
+            restarts, scale = core.force_restarts, core.max_reward
+            self._launched = True
+            try:
+                with self.prepare(game, seed):
+                    game.reset()
+            except KeyError as error:
+                self.rebuild()
+                raise InvalidEpisodeError(
+                    f"{self._name}: the game failed at its first observation (no unit {error})"
+                ) from error
+            except Exception as error:
+                self.rebuild()
+                if reason := _explain(error, self._name, self._package):
+                    raise ConfigurationError(reason) from error
+                if not first:
+                    raise InvalidEpisodeError(
+                        f"{self._name}: the game failed to start an episode: {_one_line(error)}"
+                    ) from error
+                if attempt == self._launch_attempts:
+                    raise InvalidEpisodeError(
+                        f"{self._name}: the game could not be launched in {attempt} attempts: {_one_line(error)}"
+                    ) from error
+                _log.warning("%s: launch %d failed: %s", self._name, attempt, _one_line(error))
+                time.sleep(_BACK_OFF_S * attempt)
+                attempt += 1
+                continue
+            if core.force_restarts != restarts:
+                # It was relaunched on the way: what is observed now may be the units of the episode before.
+                self.rebuild()
+                raise InvalidEpisodeError(f"{self._name}: the game had to be relaunched while an episode started")
+            if first:
+                _settle_reward_scale(core, scale)
+            return
+
+    def _write_replay(self) -> None:
+        if not self._save_replay:
+            return
+        try:
+            self._game.save_replay()
+        except Exception as error:
+            _log.warning("%s: the replay was not saved: %s", self._name, _one_line(error))
+
+    def _avail(self) -> list[np.ndarray]:
+        # One by one: the wrapper of SMACv2 breaks on the call that asks for all.
+        return [np.asarray(self._game.get_avail_agent_actions(i), np.bool_) for i in range(self._n)]
+
+    def _infos(self, masks: list[np.ndarray]) -> dict[str, dict[str, Any]]:
+        return {agent: {"action_mask": mask} for agent, mask in zip(self.possible_agents, masks, strict=True)}
+
+    def _observations(self) -> dict[str, np.ndarray]:
+        values = self._game.get_obs()
+        return {a: self._vector(v, self._obs_size) for a, v in zip(self.possible_agents, values, strict=True)}
+
+    def _vector(self, values: Any, size: int) -> np.ndarray:
+        """``values`` as float32 (SMAC mixes precisions)."""
+        vector = np.asarray(values, np.float32).ravel()
+        if self._slack and vector.size < size:  # a version that declares what it delivers
+            vector = np.pad(vector, (0, size - vector.size))
+        return vector
+
+
+def import_package(package: str, module: str) -> ModuleType:
+    """Import ``module`` of SMAC or SMACv2; each way that this can fail has its own line.
+
+    Args:
+        package: ``smac`` or ``smacv2``.
+        module: what to import, e.g. ``smac.env``.
+    """
+    install = _INSTALL.format(package=package)
+    other = "smacv2" if package == "smac" else "smac"
+    if f"{other}.env" in sys.modules:
+        raise ConfigurationError(
+            f"smac and smacv2 cannot share a process, both define the same maps, and {other} is loaded already: "
+            f"run {package} in a process of its own"
+        )
+    if package not in sys.modules:
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            raise MissingDependencyError(f"environment '{package}' needs a package that is on no index: {install}")
+        if PathFinder.find_spec(f"{package}.env", spec.submodule_search_locations or []) is None:
+            raise MissingDependencyError(_unrelated(package, install))
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith(package):
+            raise MissingDependencyError(_unrelated(package, install)) from error
+        raise MissingDependencyError(f"environment '{package}' needs the package '{error.name}': {install}") from error
+
+
+def _unrelated(package: str, install: str) -> str:
+    which = "is SMAC3, an optimiser, not the StarCraft environment" if package == "smac" else "has no 'env'"
+    return f"the installed package '{package}' {which}: pip uninstall {package}; {install}"
+
+
+def game_settings(kwargs: Mapping[str, Any] | None, reserved: Mapping[str, str]) -> dict[str, Any]:
+    """``env.kwargs`` for ``StarCraft2Env``, with what YAML and the command line get wrong put right.
+
+    Args:
+        kwargs: from the configuration.
+        reserved: settings that are not the user's -> what to use instead.
+    """
+    settings = dict(kwargs or {})
+    for name, instead in reserved.items():
+        if name in settings:
+            raise ConfigurationError(f"env.kwargs.{name} is not yours to set: {instead}")
+    difficulty = settings.get("difficulty")
+    if difficulty is not None:
+        settings["difficulty"] = str(difficulty)  # 7 is a number to YAML
+        if settings["difficulty"] not in _DIFFICULTIES:
+            raise ConfigurationError(f"env.kwargs.difficulty must be one of {', '.join(_DIFFICULTIES)}")
+    if isinstance(settings.get("game_version"), float):  # 4.10 is a number to YAML, and equal to 4.1
+        raise ConfigurationError(
+            f"env.kwargs.game_version={settings['game_version']} is ambiguous: write all three parts, e.g. 4.10.0"
+        )
+    return settings
+
+
+def _settle_reward_scale(core: Any, before: float) -> None:
+    """Set the reward scale to what one look at the enemies gives.
+
+    While units are still appearing, SMAC looks again and adds those it has seen a second time.
+    """
+    try:
+        scale = before + sum(unit.health_max + unit.shield_max for unit in core.enemies.values())
+    except AttributeError:
+        return
+    if abs(core.max_reward - scale) > 1e-6:
+        core.max_reward = scale
+
+
+def _set_timeout(seconds: int) -> None:
+    """pysc2 waits for 360 s unless its flag says otherwise; a game that hangs would stop a run for so long."""
+    flags = _parse_flags()
+    if flags is not None and "sc2_timeout" in flags:
+        flags.sc2_timeout = seconds
+
+
+def _parse_flags() -> Any:
+    """absl's flags, which must be parsed before pysc2 reads them."""
+    try:
+        flags: Any = importlib.import_module("absl.flags").FLAGS
+    except ModuleNotFoundError:
+        return None
+    if not flags.is_parsed():
+        flags(["qmix-lightning"])
+    return flags
+
+
+def _explain(error: Exception, name: str, package: str) -> str | None:
+    """One helpful line for what cannot be put right by trying again."""
+    text, kind = _one_line(error), type(error).__name__
+    if kind == "DuplicateMapError":
+        return f"{name}: smac and smacv2 cannot share a process, both define the same maps ({text})"
+    if "Unknown game version" in text:
+        return f"{name}: {text} Set env.kwargs.game_version to one of those, or leave it out for the newest"
+    if kind == "NoMapError" or ("Map " in text and "not found in" in text) or ".SC2Map" in text:
+        return (
+            f"{name}: {text} Copy the folder SMAC_Maps of the {package} repository into the game's Maps folder "
+            "(see docs/smac.md)"
+        )
+    missing_game = ("Expected to find StarCraft II", "No SC2 binary", "No SC2 Versions", "older than", "Trying to run")
+    if isinstance(error, FileNotFoundError) or any(part in text for part in missing_game):
+        return f"{name}: StarCraft II is not there ({text}): install it and let SC2PATH name its folder (docs/smac.md)"
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

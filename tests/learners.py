@@ -1,0 +1,48 @@
+"""Real learners of every kind, small, with targets that differ from their online networks."""
+
+import torch
+from batches import OBS, A, N, S
+
+from qmix_lightning.agents.feedforward import FeedForwardAgent
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.agents.recurrent import RecurrentAgent
+from qmix_lightning.algorithms.q_learning import QLearning
+from qmix_lightning.mixers.none import NoMixer
+from qmix_lightning.mixers.qmix import QMixer
+from qmix_lightning.mixers.vdn import VDNMixer
+
+AGENTS = {"recurrent": RecurrentAgent, "feedforward": FeedForwardAgent}
+MIXERS = ("none", "vdn", "qmix")
+
+
+def make_learner(mixer="qmix", agent="recurrent", *, share=True, dtype=torch.float64, **settings) -> QLearning:
+    torch.manual_seed(0)
+    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, use_obs=True, use_last_action=True, use_agent_id=True)
+    network = AGENTS[agent](
+        input_dim=inputs.output_dim, n_actions=A, group_of_agent=[0, 1, 0], hidden_dim=8, share_parameters=share
+    )
+    mixers = {
+        "none": NoMixer,
+        "vdn": VDNMixer,
+        "qmix": lambda: QMixer(
+            n_agents=N, state_dim=S, embed_dim=6, hypernet_layers=2, hypernet_dim=7, positivity="abs"
+        ),
+    }
+    learner = QLearning(
+        policy=Policy(inputs=inputs, agent=network),
+        mixer=mixers[mixer](),
+        **{
+            "gamma": 0.9,
+            "double_q": True,
+            "target_update_mode": "hard",
+            "target_update_every": 200,
+            "target_update_unit": "episodes",
+            "target_update_tau": 0.01,
+            **settings,
+        },
+    ).to(dtype)
+    with torch.no_grad():
+        for p in [*learner.target_policy.parameters(), *learner.target_mixer.parameters()]:
+            p.add_(0.2 * torch.randn_like(p))
+    return learner
