@@ -47,13 +47,15 @@ class Slots(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a joint step brings beside the new :class:`Slots`."""
+    """What a joint step brings beside the new :class:`Slots`, in few pieces: each costs its way to torch.
 
-    reward: jax.Array
+    ``numbers [1 + M, E]``: team reward, then the metrics; ``flags [2, E]``: terminated, truncated;
+    ``agent_reward [E, N]``.
+    """
+
+    numbers: jax.Array
+    flags: jax.Array
     agent_reward: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
-    metrics: dict[str, jax.Array]
 
 
 class Rules(Protocol):
@@ -180,7 +182,8 @@ class JaxProgram:
     def _step(self, slots: Slots, actions: jax.Array, active: jax.Array) -> tuple[Slots, Outcome]:
         self.traces["step"] += 1
         new, outcome = jax.vmap(self._advance)(slots, actions)
-        return _where(active, new, slots), _where(active, outcome, jax.tree.map(jnp.zeros_like, outcome))
+        outcome = _where(active, outcome, jax.tree.map(jnp.zeros_like, outcome))
+        return _where(active, new, slots), outcome._replace(numbers=outcome.numbers.T, flags=outcome.flags.T)
 
     # -- traced: one environment -----------------------------------------------------------------------------------
 
@@ -203,12 +206,12 @@ class JaxProgram:
         terminated = ended if self._timeout_is_terminal else over
         alive = self._rules.alive(sim, dones, ended, slots.alive)
         agent_reward = jnp.stack([jnp.asarray(rewards[a], jnp.float32).reshape(()) for a in self._agents])  # [N]
+        reward = agent_reward.mean() if self._mean else agent_reward.sum()
+        metrics = self._rules.metrics(sim)
         outcome = Outcome(
-            reward=agent_reward.mean() if self._mean else agent_reward.sum(),
+            numbers=jnp.stack([reward, *(metrics[k].astype(jnp.float32) for k in self.spec.episode_metrics)]),
+            flags=jnp.stack([terminated, ended & ~terminated]),
             agent_reward=agent_reward,
-            terminated=terminated,
-            truncated=ended & ~terminated,
-            metrics={k: jnp.asarray(v, jnp.float32) for k, v in self._rules.metrics(sim).items()},
         )
         return Slots(sim, slots.key, t, *self._show(shown, sim, alive, ended)), outcome
 
@@ -259,7 +262,6 @@ class JaxVectorEnv:
             self._slots = jax.device_put(self.program.empty(self.num_envs), self._jax_device)
             mask = torch.ones_like(mask)
         self._slots = self.program.reset(self._slots, self._to_jax(mask), self._to_jax(seeds.to(torch.int32)))
-        # JAX runs behind our back; what it reads belongs to the caller again when we return.
         self._slots.t.block_until_ready()
         return self._observation(self._slots)
 
@@ -269,21 +271,26 @@ class JaxVectorEnv:
             raise EnvironmentContractError("step was called before reset")
         arguments = self._to_jax(actions.to(torch.int32)), self._to_jax(active)
         self._slots, outcome = self.program.step(self._slots, *arguments)
-        outcome.reward.block_until_ready()
+        # JAX runs behind our back; what it reads belongs to the caller again when we return.
+        outcome.flags.block_until_ready()
+        reward, *metrics = torch.from_dlpack(outcome.numbers).unbind()
+        terminated, truncated = torch.from_dlpack(outcome.flags).unbind()
         return Transition(
             next=self._observation(self._slots),
-            reward=torch.from_dlpack(outcome.reward),
-            terminated=torch.from_dlpack(outcome.terminated),
-            truncated=torch.from_dlpack(outcome.truncated),
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
             agent_reward=torch.from_dlpack(outcome.agent_reward),
-            metrics={name: torch.from_dlpack(values) for name, values in outcome.metrics.items()},
+            metrics=dict(zip(self.spec.episode_metrics, metrics, strict=True)),
         )
 
     def close(self) -> None:
         """Forget the episodes; may be called twice."""
         self._slots = None
 
-    def _to_jax(self, tensor: Tensor) -> jax.Array:
+    def _to_jax(self, tensor: Tensor) -> Any:
+        if self.device.type == "cpu":
+            return tensor.numpy(force=True)  # the same memory; JAX takes it ten times faster than by dlpack
         return jax.dlpack.from_dlpack(tensor.to(self.device).contiguous())
 
     @staticmethod

@@ -410,14 +410,14 @@ def _parse_flags() -> Any:
 
 def _explain(error: Exception, name: str, package: str) -> str | None:
     """One helpful line for what cannot be put right by trying again."""
-    text, kind = _one_line(error), type(error).__name__
+    text, kind = " ".join(str(error).split()), type(error).__name__
     if kind == "DuplicateMapError":
         return f"{name}: smac and smacv2 cannot share a process, both define the same maps ({text})"
     if "Unknown game version" in text:
         return f"{name}: {text} Set env.kwargs.game_version to one of those, or leave it out for the newest"
     if kind == "NoMapError" or ("Map " in text and "not found in" in text) or ".SC2Map" in text:
         return (
-            f"{name}: {text} Copy the folder SMAC_Maps of the {package} repository into the game's Maps folder "
+            f"{name}: {text.rstrip('.')}. Copy the folder SMAC_Maps of the {package} repository into the game's Maps folder "
             "(see docs/smac.md)"
         )
     missing_game = ("Expected to find StarCraft II", "No SC2 binary", "No SC2 Versions", "older than", "Trying to run")

@@ -5,7 +5,6 @@ Nothing here imports torch, so ``--help`` and a typing mistake answer at once.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
@@ -123,12 +122,9 @@ def _explain_hydra(error: BaseException, config_name: str) -> str:
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, name = match.groups()
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        close = difflib.get_close_matches(name, options, n=1)
-        hint = f". Did you mean '{group}={close[0]}'?" if close else f"; known: {', '.join(options)}"
-        return f"unknown {group} '{name}'{hint}"
+        return f"unknown {group} '{name}'{did_you_mean(name, options, f'{group}=')}"
     if match := re.search(r"Could not override '([^']+)'.*No match in the defaults list", text, re.DOTALL):
-        hint = did_you_mean(match[1], _groups())
-        return f"unknown group '{match[1]}'{hint}"
+        return f"unknown group '{match[1]}'{did_you_mean(match[1], _groups())}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         return _unknown_key(match[1] or match[2], config_name)
     if isinstance(error, MissingMandatoryValue):
@@ -157,10 +153,9 @@ def _unknown_key(key: str, config_name: str) -> str:
     siblings = [k.removeprefix(f"{section}.") for k in known if not section or k.startswith(f"{section}.")]
     siblings = sorted({k.partition(".")[0] for k in siblings})
     elsewhere = [k for k in known if k.rpartition(".")[2] == name]
-    close = difflib.get_close_matches(name, siblings, n=1)
-    prefix = f"{section}." if section else ""
-    if close:
-        return f"unknown key '{key}'. Did you mean '{prefix}{close[0]}'?"
+    close = did_you_mean(name, siblings, f"{section}." if section else "")
+    if close.endswith("?"):
+        return f"unknown key '{key}'{close}"
     if elsewhere:
         return f"unknown key '{key}'. Did you mean '{elsewhere[0]}'?"
     if siblings and section:

@@ -105,10 +105,10 @@ class _Key:
 
 def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
+        return "one of " + ", ".join(map(_plain, get_args(hint)))
     if get_origin(hint) in (typing.Union, types.UnionType):
         literals = [v for a in get_args(hint) if get_origin(a) is Literal for v in get_args(a)]
-        parts = [f"one of {', '.join(dict.fromkeys(map(str, literals)))}"] if literals else []
+        parts = [f"one of {', '.join(dict.fromkeys(map(_plain, literals)))}"] if literals else []
         others = [a for a in get_args(hint) if get_origin(a) is not Literal]
         return " or ".join([*parts, *("null" if a is type(None) else _describe(a) for a in others)])
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", list: "a list"}
@@ -117,11 +117,14 @@ def _describe(hint: Any) -> str:
     return names.get(kind) or getattr(kind, "__name__", str(hint))
 
 
-def _typed(value: Any) -> str:
+def _plain(value: Any) -> str:
     """A value as YAML and the command line write it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _typed(value: Any) -> str:
+    """The same with texts in quotes."""
+    return repr(value) if isinstance(value, str) else _plain(value)
 
 
 def _coerce(value: Any, hint: Any, path: str) -> Any:
@@ -303,6 +306,14 @@ def _check_values(config: RunConfig) -> None:
     for name, instead in _OURS.items():
         if name in config.trainer:
             raise ConfigurationError(f"trainer.{name} is set by this package: use {instead}")
+    if config.trainer.get("enable_checkpointing") is False or config.trainer.get("barebones"):
+        raise ConfigurationError(
+            "a run always writes its checkpoints and metrics.csv: trainer.barebones must be false, "
+            "trainer.enable_checkpointing true"
+        )
+    clip = config.trainer.get("gradient_clip_val")
+    if isinstance(clip, int | float) and clip < 0:
+        raise ConfigurationError(f"trainer.gradient_clip_val must not be negative, but is {clip}")
     if config.trainer.get("accumulate_grad_batches") not in (None, 1):
         raise ConfigurationError(
             "trainer.accumulate_grad_batches must be 1: an update is one optimiser step; raise replay.batch_size"

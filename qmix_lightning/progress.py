@@ -26,6 +26,7 @@ class EnvStepsBar(ProgressBar):
         self.log_values = log
         self._bar: tqdm | None = None
         self._enabled = True
+        self._epsilon = 1.0
 
     def disable(self) -> None:
         self._enabled = False
@@ -53,17 +54,19 @@ class EnvStepsBar(ProgressBar):
         if self._bar is None:
             return
         done = min(_data(trainer).counters.env_steps, self._bar.total)
+        self._epsilon = batch.epsilon
         if self._bar.update(done - self._bar.n):
-            self._show(batch.epsilon)
+            self._show()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is not None and not trainer.sanity_checking:
+            self._show()
             self._bar.refresh()
 
-    def _show(self, epsilon: float) -> None:
+    def _show(self) -> None:
         assert self._bar is not None
         train, evaluation = self.log_values.last_train, self.log_values.last_eval
-        shown = [f"eps {epsilon:.2f}"]
+        shown = [f"eps {self._epsilon:.2f}"]
         if "train/loss" in train:
             shown.append(f"loss {train['train/loss']:.3g}")
         if "eval/win_rate" in evaluation:

@@ -21,9 +21,10 @@ __all__ = ["Registry", "did_you_mean"]
 def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
     """``". Did you mean 'x'?"`` for the closest choice, with ``prefix`` before it, otherwise the list of all."""
     choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
     if close:
-        return f". Did you mean '{prefix}{close[0]}'?"
+        return f". Did you mean '{prefix}{lower[close[0]]}'?"
     return f"; known: {', '.join(choices)}" if choices else ""
 
 
