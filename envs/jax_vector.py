@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import torch
 from torch import Tensor
+from torch.utils import dlpack
 
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.parallel_adapter import unit_groups
@@ -273,14 +274,14 @@ class JaxVectorEnv:
         self._slots, outcome = self.program.step(self._slots, *arguments)
         # JAX runs behind our back; what it reads belongs to the caller again when we return.
         outcome.flags.block_until_ready()
-        reward, *metrics = torch.from_dlpack(outcome.numbers).unbind()
-        terminated, truncated = torch.from_dlpack(outcome.flags).unbind()
+        reward, *metrics = self._to_torch(outcome.numbers).unbind()
+        terminated, truncated = self._to_torch(outcome.flags).unbind()
         return Transition(
             next=self._observation(self._slots),
             reward=reward,
             terminated=terminated,
             truncated=truncated,
-            agent_reward=torch.from_dlpack(outcome.agent_reward),
+            agent_reward=self._to_torch(outcome.agent_reward),
             metrics=dict(zip(self.spec.episode_metrics, metrics, strict=True)),
         )
 
@@ -293,13 +294,16 @@ class JaxVectorEnv:
             return tensor.numpy(force=True)  # the same memory; JAX takes it ten times faster than by dlpack
         return jax.dlpack.from_dlpack(tensor.to(self.device).contiguous())
 
-    @staticmethod
-    def _observation(slots: Slots) -> Observation:
+    def _to_torch(self, array: jax.Array) -> Tensor:
+        # On a GPU the streams have to be told of each other, which torch does when it is given the array itself.
+        return dlpack.from_dlpack(array.__dlpack__() if self.device.type == "cpu" else array)
+
+    def _observation(self, slots: Slots) -> Observation:
         return Observation(
-            obs=torch.from_dlpack(slots.obs),
-            state=torch.from_dlpack(slots.state),
-            avail_actions=torch.from_dlpack(slots.avail),
-            agent_mask=torch.from_dlpack(slots.alive),
+            obs=self._to_torch(slots.obs),
+            state=self._to_torch(slots.state),
+            avail_actions=self._to_torch(slots.avail),
+            agent_mask=self._to_torch(slots.alive),
         )
 
 
@@ -389,19 +393,23 @@ def _line(error: Exception) -> str:
 
 @contextmanager
 def _modest() -> Iterator[None]:
-    """What JAX reads from the process's environment when it starts; what the user set there stays.
+    """How JAX starts, for who starts it within; what the user set in the process's environment stays.
 
-    One thread computes: these simulators are small, and more threads are slower. On a GPU JAX would take three
-    quarters of the memory that training needs.
+    One thread computes, the one that calls: these simulators are small, and handing them around is slower. On a GPU JAX
+    would take three quarters of the memory that training needs.
     """
     wanted = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if not {"NPROC", "PJRT_NPROC"} & os.environ.keys():
         wanted["PJRT_NPROC"] = "1"
     added = {name: value for name, value in wanted.items() if name not in os.environ}
+    asynchronous = bool(jax.config.read("jax_cpu_enable_async_dispatch"))
     os.environ.update(added)
+    if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         yield
     finally:
+        jax.config.update("jax_cpu_enable_async_dispatch", asynchronous)
         for name in added:
             os.environ.pop(name, None)
 

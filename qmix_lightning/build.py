@@ -140,27 +140,25 @@ def _instances(section: Mapping[str, Any], group: str) -> list[Any]:
     return made
 
 
-def build_run(config: RunConfig, run_dir: Path, resume_from: Path | None, resume_step: int) -> Run:
+def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step: int) -> Run:
     """Assemble a run; every rank calls it with the same configuration.
 
     Args:
         config: validated.
         run_dir: where the run writes.
-        resume_from: the checkpoint it goes on from.
-        resume_step: the environment steps of that checkpoint.
+        source: the ``checkpoints`` folder of the run it goes on from.
+        resume_step: the environment steps of the checkpoint it goes on from.
     """
     stop = StopFlag()
     rollout = config.rollout
     limit = FaultLimit(rollout.max_faults, rollout.fault_window_s)
     make_env = env_maker(config.env, Backend(rollout.backend, rollout.num_workers, rollout.step_timeout_s, limit))
     log = MetricsLog()
-    checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, resume_from, log)
+    checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, source, log)
     rows = RunCSVLogger(run_dir / "metrics.csv")
     checkpoint.csv_loggers = (rows,)
     loggers = {
-        name: s | {"purge_step": resume_step + 1}
-        if resume_from and str(s.get("_target_")).endswith("BoardLogger")
-        else s
+        name: s | {"purge_step": resume_step + 1} if source and str(s.get("_target_")).endswith("BoardLogger") else s
         for name, s in config.logger.items()
         if s is not None
     }

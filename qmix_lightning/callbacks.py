@@ -142,14 +142,14 @@ class RunCheckpoint(Checkpoint):
     Args:
         run_dir: where the run writes; checkpoints go to its ``checkpoints`` folder.
         interval: environment steps between checkpoints.
-        resume_from: the checkpoint that the run goes on from.
+        source: the ``checkpoints`` folder of the run that this one goes on from.
         log: whose evaluation decides about ``best``.
     """
 
-    def __init__(self, run_dir: Path, interval: int, resume_from: Path | None, log: MetricsLog) -> None:
+    def __init__(self, run_dir: Path, interval: int, source: Path | None, log: MetricsLog) -> None:
         self.run_dir = run_dir
         self.interval = interval
-        self.resume_from = resume_from
+        self.source = source
         self._metrics_log = log  # not "log": Lightning gives every callback a method of that name
         self.best: list[float] = []
         self.wall_before = 0.0
@@ -169,15 +169,14 @@ class RunCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.run_dir = Path(trainer.strategy.broadcast(str(self.run_dir)))
-        source = self.resume_from.parent if self.resume_from else None
-        _data(trainer).store = SegmentStore(self.folder, trainer.global_rank, source)
+        _data(trainer).store = SegmentStore(self.folder, trainer.global_rank, self.source)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.monotonic()
         counters = _data(trainer).counters
         self._saved_at = counters.env_steps
-        if self.resume_from is not None and trainer.is_global_zero:
-            other = self.resume_from.parent.parent / "metrics.csv"
+        if self.source is not None and trainer.is_global_zero:
+            other = self.source.parent / "metrics.csv"
             for logger in trainer.loggers:
                 if isinstance(logger, RunCSVLogger):
                     same = other.resolve() == logger.path.resolve()

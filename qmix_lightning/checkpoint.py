@@ -27,6 +27,7 @@ __all__ = [
     "RunCheckpointIO",
     "SegmentStore",
     "find_last",
+    "folder_of_segments",
     "read_checkpoint",
     "remove_leftovers",
     "write_checkpoint",
@@ -124,6 +125,19 @@ def _segments_of(payload: dict[str, Any]) -> list[dict[str, Any]]:
     except (AttributeError, KeyError, TypeError):
         pass
     raise CheckpointError("the checkpoint's list of replay segments is damaged")
+
+
+def folder_of_segments(payload: dict[str, Any], path: Path) -> Path:
+    """The ``checkpoints`` folder of the run that wrote the checkpoint at ``path``, where its segments are.
+
+    A checkpoint of Lightning's own callbacks may lie elsewhere in the run's folder, or outside.
+    """
+    names = [segment["name"] for segment in _segments_of(payload)]
+    above = [parent / "checkpoints" for parent in path.resolve().parents]
+    for folder in [path.parent, *above, Path(payload["config"]["run_dir"] or ".") / "checkpoints"]:
+        if all(_segment_path(folder, name).is_file() for name in names):
+            return folder
+    return path.parent
 
 
 def verify_segments(payload: dict[str, Any], folder: Path) -> None:
@@ -246,10 +260,10 @@ class SegmentStore:
             self._segments = [{k: v for k, v in s.items() if k != "oldest_id"} for s in segments]
 
     def collect_garbage(self) -> None:
-        """Remove this rank's segments that no checkpoint in the folder names; call it when all have been written."""
+        """Remove this rank's segments that no checkpoint of the run names; call it when all have been written."""
         named = {segment["name"] for segment in self._segments}
         seen: dict[Path, tuple[int, set[str]]] = {}
-        for path in self.folder.glob("*.ckpt"):
+        for path in self.folder.parent.rglob("*.ckpt"):
             stamp = path.stat().st_mtime_ns
             known = self._named_by.get(path)
             if known is None or known[0] != stamp:

@@ -26,7 +26,7 @@ RANK_CONFIG = "QMIX_LIGHTNING_RANK_CONFIG"
 """Names the resolved configuration for ranks above 0: reading the command line again would start another sweep."""
 
 _FREE_FORM = {
-    "train": re.compile(r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*="),
+    "train": re.compile(r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*=|env\.id="),
     "evaluate": re.compile(r"env\.[^=]*="),
 }
 
@@ -60,6 +60,11 @@ def _prepare(arguments: list[str], config_name: str) -> list[str]:
             rest.append(f"run_dir=outputs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
         elif job:  # the time would send a requeued job to a new folder, away from its checkpoints
             rest.append(f"run_dir='outputs/slurm{'_'.join(job)}_${{env.name}}_${{algorithm.name}}_seed${{seed}}'")
+    rest = [_quoted(a) for a in rest]
+    rest = [a for a in rest if a != "experiment=null"]  # the default, which Hydra refuses to be told
+    for group in _groups():
+        if f"{group}=null" in rest:
+            raise ConfigurationError(f"{group} must be one of its choices, not null")
     if any(a in ("run_dir=", "run_dir=null", "run_dir=''", 'run_dir=""') for a in rest):
         raise ConfigurationError("run_dir must name a folder")
     if sweep and (name := _job_name(rest)) and not any(a.startswith("hydra.sweep.subdir=") for a in rest):
@@ -83,6 +88,14 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     for override in reversed(overrides):
         del flags[len(flags) - 1 - flags[::-1].index(override)]
     return flags, overrides
+
+
+def _quoted(argument: str) -> str:
+    """A path with "=" in it, as Lightning's own checkpoints have, in the quotes that Hydra's grammar wants."""
+    key, _, value = argument.partition("=")
+    if key in ("ckpt_path", "run_dir", "output") and "=" in value and value[:1] not in "'\"":
+        return f"{key}='" + value.replace("'", "\\'") + "'"
+    return argument
 
 
 def _job_name(arguments: list[str]) -> str:
@@ -124,6 +137,8 @@ def _explain_hydra(error: BaseException, config_name: str) -> str:
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         return f"unknown {group} '{name}'{did_you_mean(name, options, f'{group}=')}"
     if match := re.search(r"Could not override '([^']+)'.*No match in the defaults list", text, re.DOTALL):
+        if config_name == "evaluate":
+            return f"'{match[1]}' comes from the checkpoint; settings of its environment can be given, env.key=value"
         return f"unknown group '{match[1]}'{did_you_mean(match[1], _groups())}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         return _unknown_key(match[1] or match[2], config_name)

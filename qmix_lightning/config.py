@@ -20,6 +20,7 @@ from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.registry import did_you_mean
 
 __all__ = [
+    "EvalConfig",
     "ExplorationConfig",
     "ReplayConfig",
     "RolloutConfig",
@@ -28,6 +29,7 @@ __all__ = [
     "check_settings",
     "settings_of",
     "validate",
+    "validate_eval",
 ]
 
 
@@ -92,6 +94,18 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, as ``config.yaml`` and a checkpoint hold them."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What ``qmix-eval`` can be asked."""
+
+    ckpt_path: str
+    episodes: int
+    num_envs: int
+    seed: int | None
+    env: dict[str, Any]
+    output: str | None
 
 
 # -- the validator ------------------------------------------------------------------------------------------------
@@ -262,6 +276,31 @@ def validate(given: Mapping[str, Any]) -> RunConfig:
     return config
 
 
+def validate_eval(given: Mapping[str, Any]) -> EvalConfig:
+    """The configuration of ``qmix-eval``, checked like that of a run.
+
+    Raises:
+        ConfigurationError: an unknown key, a wrong type, or a number that is too small.
+    """
+    config: EvalConfig = _from_mapping(EvalConfig, given, "")
+    _check_bounds(
+        {"episodes": (config.episodes, 1), "num_envs": (config.num_envs, 1), "seed": (config.seed or 0, 0)},
+    )
+    _check_kwargs(config.env)
+    return config
+
+
+def _check_bounds(at_least: Mapping[str, tuple[int, int]]) -> None:
+    for name, (value, bound) in at_least.items():
+        if value < bound:
+            raise ConfigurationError(f"{name} must be at least {bound}, not {value}")
+
+
+def _check_kwargs(env: Mapping[str, Any]) -> None:
+    if not isinstance(env.get("kwargs", {}), Mapping):
+        raise ConfigurationError(f"env.kwargs must be a mapping {{key: value}}, not {_typed(env['kwargs'])}")
+
+
 _OURS = {
     "callbacks": "callbacks.<name>._target_=...",
     "logger": "logger.<name>._target_=...",
@@ -290,9 +329,7 @@ def _check_values(config: RunConfig) -> None:
         "exploration.epsilon_anneal_steps": (config.exploration.epsilon_anneal_steps, 0),
         "seed": (config.seed, 0),
     }
-    for name, (value, bound) in at_least.items():
-        if value < bound:
-            raise ConfigurationError(f"{name} must be at least {bound}, not {value}")
+    _check_bounds(at_least)
     for name in ("epsilon_start", "epsilon_finish"):
         value = getattr(config.exploration, name)
         if not 0.0 <= value <= 1.0:
@@ -301,8 +338,7 @@ def _check_values(config: RunConfig) -> None:
         raise ConfigurationError(
             f"replay.batch_size ({config.replay.batch_size}) is larger than replay.capacity ({config.replay.capacity})"
         )
-    if not isinstance(config.env.get("kwargs", {}), Mapping):
-        raise ConfigurationError(f"env.kwargs must be a mapping {{key: value}}, not {_typed(config.env['kwargs'])}")
+    _check_kwargs(config.env)
     for name, instead in _OURS.items():
         if name in config.trainer:
             raise ConfigurationError(f"trainer.{name} is set by this package: use {instead}")
@@ -370,11 +406,18 @@ def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any)
         ConfigurationError: names the first keys that differ, with both values.
     """
     before, now = flatten(saved), flatten(new)
-    different = [
-        f"{key}={now.get(key)!r} (the checkpoint has {before.get(key)!r})"
+    allowed = tuple(f"{name}." for name in _MAY_CHANGE)
+    keys = [
+        key
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(tuple(f"{name}." for name in _MAY_CHANGE))
-        if key not in _MAY_CHANGE
+        if before.get(key) != now.get(key) and key not in _MAY_CHANGE and not key.startswith(allowed)
+    ]
+    # Of a component that is another one, its name says it all.
+    others = {key.removesuffix("name") for key in keys if key.count(".") == 1 and key.endswith(".name")}
+    different = [
+        f"{key}={_typed(now.get(key))} (the checkpoint has {_typed(before.get(key))})"
+        for key in keys
+        if not key.startswith(tuple(others)) or key.endswith(".name")
     ]
     if different:
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""

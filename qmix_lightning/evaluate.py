@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from qmix_lightning.cli import run_command
-from qmix_lightning.config import did_you_mean
-from qmix_lightning.errors import CheckpointError, ConfigurationError
+from qmix_lightning.config import did_you_mean, validate_eval
+from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
 
 __all__ = ["evaluate", "main"]
 
@@ -21,11 +22,15 @@ def main() -> None:
 def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> None:
     from qmix_lightning.summary import print_table, with_interval, write_json
 
+    config = validate_eval(tree)
+    target = Path(config.output or Path(config.ckpt_path).parent.parent / "eval.json")
+    if target.is_dir():
+        raise ConfigurationError(f"output must be a file, and {target} is a folder")
     result = evaluate(
-        tree["ckpt_path"], episodes=tree["episodes"], num_envs=tree["num_envs"], seed=tree["seed"], env=tree["env"]
+        config.ckpt_path, episodes=config.episodes, num_envs=config.num_envs, seed=config.seed, env=config.env
     )
     rows = {
-        "checkpoint": f"{tree['ckpt_path']} ({result['env_steps']:,} env steps)",
+        "checkpoint": f"{config.ckpt_path} ({result['env_steps']:,} env steps)",
         "algorithm": f"{result['algorithm']} on {result['env']}",
         "episodes": f"{result['episodes']}, seed {result['seed']}",
         "return": with_interval(result["return_mean"], result["return_ci95"]),
@@ -33,13 +38,15 @@ def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> No
     }
     if "win_rate" in result:
         rows["win rate"] = f"{result['win_rate']:.1%}"
-    if tree["output"] == "-":
+    if config.output == "-":
         print(json.dumps(result))
         return
     print_table(rows)
-    target = Path(tree["output"] or Path(tree["ckpt_path"]).parent.parent / "eval.json")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_json(result, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_json(result, target)
+    except OSError as error:
+        raise RunError(f"the result could not be written to {target}: {error}") from error
     print(f"  written to {target}")
 
 
@@ -57,9 +64,6 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
         ``episodes``, ``return_mean``, ``return_ci95`` (half width), ``length_mean``, ``win_rate`` where the task has
         one.
     """
-    for name, value in (("episodes", episodes), ("num_envs", num_envs)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigurationError(f"{name} must be an integer of at least 1, not {value!r}")
     import torch
 
     from qmix_lightning.build import build_policy, env_maker
@@ -104,7 +108,7 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
         mean, half_width, _ = metric.compute()
         result["win_rate" if name == "won" else f"{name}_mean"] = mean
         if name == "return":
-            result["return_ci95"] = half_width
+            result["return_ci95"] = half_width if math.isfinite(half_width) else None  # one episode has no interval
     return result | {"versions": versions()}
 
 
@@ -112,7 +116,7 @@ def _env_section(saved: dict[str, Any], changes: dict[str, Any], path: str) -> d
     """The checkpoint's environment with what was typed on top."""
     unknown = [k for k in changes if k not in saved and k != "kwargs"]
     if unknown:
-        raise ConfigurationError(f"unknown key 'env.{unknown[0]}'{did_you_mean(unknown[0], saved)}")
+        raise ConfigurationError(f"unknown key 'env.{unknown[0]}'{did_you_mean(unknown[0], saved, 'env.')}")
     section = {**saved, **changes}
     if "kwargs" in saved or "kwargs" in changes:
         section["kwargs"] = {**(saved.get("kwargs") or {}), **(changes.get("kwargs") or {})}

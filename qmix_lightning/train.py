@@ -6,10 +6,11 @@ import logging
 import os
 import shutil
 import warnings
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmix_lightning.cli import RANK_CONFIG, run_command
+from qmix_lightning.cli import RANK_CONFIG, _shown, run_command
 from qmix_lightning.config import RunConfig, check_resumable, flatten, validate
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunInterrupted
 
@@ -50,25 +51,27 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
         tree = {**tree, "ckpt_path": "last"}  # a requeued job repeats its command
     config = validate(tree)
     resume_from: Path | None = None
+    source: Path | None = None
     saved: dict[str, Any] | None = None
     if config.ckpt_path is not None:
-        from qmix_lightning.checkpoint import find_last, read_checkpoint, verify_segments
+        from qmix_lightning.checkpoint import find_last, folder_of_segments, read_checkpoint, verify_segments
 
         resume_from = find_last(run_dir) if config.ckpt_path == "last" else Path(config.ckpt_path)
         saved = read_checkpoint(resume_from)
         if "loops" not in saved:
             raise CheckpointError(f"{resume_from} holds networks only, for qmix-eval; resume from a last.ckpt")
-        verify_segments(saved, resume_from.parent)
+        source = folder_of_segments(saved, resume_from)
+        verify_segments(saved, source)
         if overrides is not None:
             if config.ckpt_path != "last" and not any(o.startswith("run_dir=") for o in overrides):
-                run_dir = resume_from.resolve().parent.parent  # the run goes on where it was
+                run_dir = source.resolve().parent  # the run goes on where it was
             config = _with_saved(tree, saved["config"], overrides, run_dir)
         check_resumable(saved["config"], config.to_dict(), resume_from)
     elif overrides is not None and _holds_run(run_dir):
         raise ConfigurationError(
-            f"{run_dir} holds a run already: add ckpt_path=last to go on with it, or choose another run_dir"
+            f"{_shown(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose another run_dir"
         )
-    return _run(config, run_dir, resume_from, saved)
+    return _run(config, run_dir, resume_from, source, saved)
 
 
 def _holds_run(run_dir: Path) -> bool:
@@ -88,8 +91,47 @@ def _with_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], r
                 _set(merged, key, composed[key])
             if name in ("logger", "callbacks", "trainer"):
                 merged[name] = tree[name]
+    for key, value in flatten({group: merged[group] for group in ("logger", "callbacks")}).items():
+        if value is not None and value in (saved["run_dir"], tree["run_dir"]):
+            merged = _copy(merged)
+            _set(merged, key, str(run_dir))  # an interpolation of run_dir when it was composed
     merged["run_dir"] = str(run_dir)
+    _refuse_imports(merged, tree)
     return validate(merged)
+
+
+def _refuse_imports(merged: dict[str, Any], tree: dict[str, Any]) -> None:
+    """A checkpoint must not decide what is imported: only what is typed, or shipped with this package.
+
+    Raises:
+        ConfigurationError: says what to type to let it be imported.
+    """
+    from omegaconf import OmegaConf
+
+    wanted = merged["env"].get("id")
+    if wanted is not None and wanted != tree["env"].get("id"):
+        raise ConfigurationError(
+            f"the checkpoint names the environment '{wanted}', which is not in the registry; to let it be imported, "
+            f"say env.id={wanted}"
+        )
+    for group in ("logger", "callbacks"):
+        files = resources.files("qmix_lightning.conf").joinpath(group).iterdir()
+        shipped = [OmegaConf.to_container(OmegaConf.create(file.read_text())) for file in files]
+        known = _targets([shipped, tree[group]])
+        for target in _targets(merged[group]):
+            if target not in known:
+                raise ConfigurationError(
+                    f"the checkpoint names '{target}' under {group}, which is not shipped with this package; to let it "
+                    f"be imported, repeat the {group} settings of the run on the command line"
+                )
+
+
+def _targets(tree: Any) -> list[str]:
+    """Every ``_target_`` of nested containers."""
+    if isinstance(tree, dict):
+        found = [str(tree["_target_"])] if "_target_" in tree else []
+        return found + [target for value in tree.values() for target in _targets(value)]
+    return [target for value in tree for target in _targets(value)] if isinstance(tree, list) else []
 
 
 def _copy(tree: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +145,9 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[last] = value
 
 
-def _run(config: RunConfig, run_dir: Path, resume_from: Path | None, saved: dict[str, Any] | None) -> dict[str, Any]:
+def _run(
+    config: RunConfig, run_dir: Path, resume_from: Path | None, source: Path | None, saved: dict[str, Any] | None
+) -> dict[str, Any]:
     import torch
     from omegaconf import OmegaConf
 
@@ -112,7 +156,7 @@ def _run(config: RunConfig, run_dir: Path, resume_from: Path | None, saved: dict
 
     torch.set_num_threads(config.num_threads)
     _quieten_lightning()
-    run = build_run(config, run_dir, resume_from, saved["env_steps"] if saved else 0)
+    run = build_run(config, run_dir, source, saved["env_steps"] if saved else 0)
     try:
         if saved is not None and resume_from is not None:
             _check_same_shape(run, saved, resume_from)
@@ -199,7 +243,6 @@ def _write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> d
 
 
 def _print_end(summary: dict[str, Any], run_dir: Path) -> None:
-    from qmix_lightning.cli import _shown
     from qmix_lightning.summary import print_table, with_interval
 
     rows = {

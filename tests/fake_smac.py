@@ -55,6 +55,7 @@ class Server:
     replays: list[str] = field(default_factory=list)
     first_observations: int = 0
     steps: int = 0
+    ended: list[int] = field(default_factory=list)  # steps of every episode that was played to its end
     spawned: list[dict[str, Any]] = field(default_factory=list)  # SMACv2: what each episode was given
 
     @property
@@ -191,6 +192,8 @@ class _StarCraft2:
             if self.settings.continuing_episode:
                 info["episode_limit"] = True
         self._episode_count += over
+        if over:
+            SERVER.ended.append(self._episode_steps)
         return reward / (self.max_reward / self.settings.reward_scale_rate), over, info
 
     def _fight(self, actions: list[int]) -> float:

@@ -97,6 +97,28 @@ def test_an_episode_longer_than_everything():
     assert_holds(replay, model)
 
 
+@pytest.mark.parametrize("length", [98, 99, 100, 101])
+def test_a_gap_is_used_up_to_its_last_row(length):
+    """The head of the ring has 100 free rows before the oldest episode."""
+    replay, model = filled(3, [99, 799, 99])
+    start = replay.nbytes()
+    model.append(episode(3, length))
+    replay.add(model[-1])
+    assert_holds(replay, model)
+    assert replay.nbytes() == (start if length + 1 <= 100 else 2 * start)
+
+
+@pytest.mark.parametrize("length", [848, 849, 850, 851])
+def test_a_gap_in_the_middle_is_used_up_to_its_last_row(length):
+    """Live rows wrap around: from the write at 50 to the oldest episode at 900 there are 850."""
+    replay, model = filled(3, [99, 799, 99, 49])
+    start = replay.nbytes()
+    model.append(episode(4, length))
+    replay.add(model[-1])
+    assert_holds(replay, model)
+    assert replay.nbytes() == (start if length + 1 <= 850 else 2 * start)
+
+
 def test_grows_by_need():
     replay = EpisodeReplay(spec(), 10)
     start = replay.nbytes()

@@ -12,6 +12,9 @@ import pytest
 import runs
 
 
+ID = "env.id=fakes:VaryingLength"  # a checkpoint does not decide what is imported: it is said again
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory):
     """Runs that are never killed, one for each number of ranks and budget."""
@@ -108,7 +111,7 @@ def test_a_run_goes_on_in_another_folder(reference, tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
     runs.run([*runs.BASE, "total_env_steps=500", f"run_dir={first}"])
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
-    runs.run([f"ckpt_path={first}/checkpoints/last.ckpt", f"run_dir={second}", "total_env_steps=900"])
+    runs.run([f"ckpt_path={first}/checkpoints/last.ckpt", f"run_dir={second}", "total_env_steps=900", ID])
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
     # The shorter run evaluated at its own end, which the longer one does not; all else is the same.
     whole = reference(1, 900)
@@ -145,3 +148,13 @@ def test_slurm_requeue_saves_at_an_update_and_goes_on(reference, tmp_path: Path,
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     runs.run(arguments)
     runs.assert_same_run(reference(1, 900), folder)
+
+
+def test_a_checkpoint_of_lightnings_own_callback_resumes(reference, tmp_path: Path):
+    own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:30,save_top_k:-1}"
+    first, second = tmp_path / "first", tmp_path / "second"
+    runs.run([*runs.BASE, "total_env_steps=900", f"run_dir={first}", f"callbacks.own={own}"])
+    found = {int(path.stem.rpartition("=")[2]): path for path in first.rglob("*step=*.ckpt")}
+    assert {30, 60} <= set(found)
+    runs.run([f"ckpt_path={found[60]}", f"run_dir={second}", "callbacks=none", ID])
+    runs.assert_same_run(reference(1, 900), second)

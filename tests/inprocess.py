@@ -1,0 +1,82 @@
+"""The commands in this process, for checks that need no process of their own: a tenth of a second instead of five."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+
+from qmix_lightning import cli, evaluate, train
+
+TASKS = {"train": train._task, "evaluate": evaluate._task}
+TINY = [
+    "total_env_steps=60",
+    "eval_interval=30",
+    "eval_episodes=4",
+    "checkpoint_interval=20",
+    "rollout.num_envs=2",
+    "replay.batch_size=4",
+    "replay.capacity=64",
+    "agent.hidden_dim=8",
+    "trainer.log_every_n_steps=1",
+    "trainer.accelerator=cpu",
+    "logger=none",
+]
+
+
+@dataclass
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@contextlib.contextmanager
+def _own_globals(argv: list[str]) -> Iterator[None]:
+    before, environ, on_sigterm = sys.argv, dict(os.environ), signal.getsignal(signal.SIGTERM)
+    GlobalHydra.instance().clear()
+    sys.argv = argv
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        sys.argv = before
+        os.environ.clear()
+        os.environ.update(environ)
+        signal.signal(signal.SIGTERM, on_sigterm)
+        GlobalHydra.instance().clear()
+
+
+def command(arguments: list[str], name: str = "train") -> Outcome:
+    """``qmix-train`` or, with ``name="evaluate"``, ``qmix-eval``."""
+    out, err = io.StringIO(), io.StringIO()
+    with _own_globals([f"qmix-{name}", *arguments]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli._status_of(lambda: cli._run(name, TASKS[name]), name)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def succeed(arguments: list[str], name: str = "train") -> Outcome:
+    """A command that has to end with status 0."""
+    outcome = command(arguments, name)
+    assert outcome.status == 0, outcome
+    return outcome
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every path below ``folder`` with the hash of its content."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+    }

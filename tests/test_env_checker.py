@@ -1,0 +1,111 @@
+"""The conformance kit passes what is sound and names what is broken; every environment here is put to it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import broken_envs
+import pytest
+from fakes import VaryingLength
+
+from qmix_lightning.env_checker import PROMISES, Finding, check_environment, check_factory, failures, report
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.vector import make_vector_env
+
+
+def check(name: str) -> list[Finding]:
+    return check_factory(getattr(broken_envs, name), name=name)
+
+
+@pytest.mark.parametrize("factory", [broken_envs.Walk, broken_envs.Lanes, VaryingLength])
+def test_sound_environments_pass(factory: Any):
+    findings = check_factory(factory)
+    assert not failures(findings), report(findings)
+    tested = {f.promise for f in findings if f.status == "ok"}
+    parallel_only = set() if factory is not broken_envs.Lanes else {"accounts"}
+    assert tested == PROMISES.keys() - parallel_only
+
+
+def test_a_vector_environment_is_checked_as_training_makes_it():
+    def make(num_envs: int) -> Any:
+        return make_vector_env(broken_envs.Walk, {}, num_envs=num_envs, name="walk")
+
+    findings = check_environment(make)
+    assert not failures(findings), report(findings)
+
+
+BROKEN = {
+    # single environments
+    "RaisesOnLegalPlay": ("plays", r"step 3 \(seed \d+\): IndexError: list index out of range"),
+    "WrongShape": ("spec", r"step 3 \(seed \d+\): the observation of agent 'w_0' has shape \[2\].*says \[3\]"),
+    "NotInItsSpace": ("spec", r"step 2 .*agent 'w_0' \['where'\] is 5, which is not in its space Discrete\(5\)"),
+    "UnknownAgent": ("spec", r"reset\(seed=\d+\): env.agents holds 'ghost', which is not in possible_agents"),
+    "ForgetsMetric": ("spec", r"step [68] .*the episode metric 'won', but no agent's info has it"),
+    "ShowsNaN": ("finite", r"step 3 .*holds nan"),
+    "PaysInfinity": ("finite", r"step 2 .*the reward of agent 'w_0' is inf"),
+    "StateIsNaN": ("finite", r"step 4, slot \d .*the state holds nan"),
+    "MaskLeavesNothing": ("masks", r"step 2 .*leaves agent 'w_0', which is alive, no action"),
+    "MaskIsAdded": ("masks", r"reset.*the mask of agent 'w_\d' holds .*; 0 or 1 is needed"),
+    "MaskTooShort": ("masks", r"reset.*the mask of agent 'w_0' has 2 entries for 3 actions"),
+    "ForgetsReward": ("accounts", r"step 1 .*agent 'w_1' acted but has no reward"),
+    "ForgetsTruncation": ("accounts", r"step 1 .*agent 'w_0' acted but has no truncation"),
+    "EndsBothWays": ("ends", r"step [68] .*both terminated and truncated"),
+    "EndsSilently": ("ends", r"step [68] .*no agent is left, but none was terminated or truncated"),
+    "KeepsTheDead": ("ends", r"step [234] .*agent 'w_2' is terminated, but still in env.agents"),
+    "Overruns": ("limit", r"step 8 .*goes on, but the environment's own limit says 8"),
+    "StaysAtItsEnd": ("last observation", r"step [68] .*env.agents is still \['w_0', 'w_1', 'w_2'\]; it must be empty"),
+    "ResetsItself": ("last observation", r"step 8, slot \d .*has what only first ones have in all \d+ episodes"),
+    "ResetsItselfToOneStart": ("last observation", r"step \d, slot \d .*the episode's first one again"),
+    "ResetsItselfWithoutClock": ("last observation", r"step 8, slot \d .*jumps at least three times as far"),
+    "ResetsItselfUnseeded": ("last observation", r"step 8, slot \d"),
+    "IgnoresSeed": ("seeding", r"seed \d+, slot \d: reset twice, .*the first observation"),
+    "SeedsOnce": ("seeding", r"seed \d+, slot \d: reset twice, .*the first observation"),
+    "RemembersTheLastEpisode": ("seeding", r"seed \d+, slot \d: played again .*differs at the first observation"),
+    "StateOfItsOwnMind": ("state", r"the state differs"),
+    "SharesOneGenerator": ("slots", r"seed \d+, slot \d: played again .*differs at step 1 .*without neighbours"),
+    "KeepsAnUnfinishedEpisode": ("unfinished", r"after an unfinished episode, the observation differs"),
+    "FailsToClose": ("close", r"the first close\(\) raised OSError: no such process"),
+    "OpensOnce": ("close", r"cannot be opened again: .*address already in use"),
+    "ClosesTheOthers": ("close", r"step 1: RuntimeError: display Surface quit"),
+    "TakesAnything": ("keywords", r"the setting 'no_such_setting' was taken without a word"),
+    # batched environments
+    "Float64": ("spec", r"state is torch.float64, torch.float32 is needed"),
+    "WrongSize": ("spec", r"obs has shape \[3, 3, 2\], the spec says \[3, 3, 3\]"),
+    "OneTooFew": ("spec", r"num_envs is 2, but 3 were asked for"),
+    "ForgetsBatchedMetric": ("spec", r"step 1: metrics are \[\], spec.episode_metrics says \['won'\]"),
+    "Padded": ("spec", r"step 0, slot 0 .*agent 'l_2': the padding of its observation is not zero"),
+    "PaddedActionLegal": ("masks", r"agent 'l_2': an action that it does not have is legal"),
+    "BatchedMaskLeavesNothing": ("masks", r"step 2, slot 0 .*agent 'l_1': it is alive and has no legal action"),
+    "DeadCanSee": ("death", r"step 3, slot 0 .*agent 'l_2': it is dead, but its observation is not zero"),
+    "DeadCanAct": ("death", r"step 3, slot 0 .*its legal actions are \[0, 1\], not \[0\]"),
+    "BatchedEndsBothWays": ("ends", r"step 8, slot \d .*both terminated and truncated"),
+    "BatchedOverruns": ("limit", r"step 9, slot \d .*goes on, but spec.episode_limit is 8"),
+    "BatchedResetsItself": ("last observation", r"step \d, slot \d .*has what only first ones have"),
+    "StepsThePaused": ("pause", r"slot \d was not stepped after its step \d, but .* changed"),
+    "DrawsForThePaused": ("pause", r"seed \d+, slot \d: stepped with pauses in between, .*differs at step \d"),
+    "ResetsEveryone": ("reset", r"reset of slot \d: .* of slot \d, in step \d of its episode, changed"),
+    "DependsOnItsSlot": ("slots", r"seed \d+ in slot \d instead of \d, .*differs at the first observation"),
+    "DependsOnItsNeighbours": ("slots", r"differs at step 1"),
+    "KeepsABatchedUnfinishedEpisode": ("unfinished", r"after an unfinished episode, .*differs"),
+    "ChangesItsArguments": ("plays", r"step 1: step changed the tensors it was given"),
+    "ClosesOnce": ("close", r"the second close\(\) raised RuntimeError: closed already"),
+    "TakesAnythingBatched": ("keywords", r"the setting 'no_such_setting' was taken without a word"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_promises_are_named(name: str):
+    promise, message = BROKEN[name]
+    findings = check(name)
+    said = [f.message for f in failures(findings) if f.promise == promise]
+    assert any(re.search(message, text) for text in said), report(findings)
+
+
+def test_every_promise_has_an_environment_that_breaks_it():
+    assert {promise for promise, _ in BROKEN.values()} == PROMISES.keys()
+
+
+def test_an_environment_that_cannot_be_opened_is_the_users_to_correct():
+    with pytest.raises(ConfigurationError, match="no setting 'widht'. Did you mean 'width'"):
+        check_factory(broken_envs.Walk, {"widht": 1.0}, name="walk")

@@ -1,0 +1,82 @@
+"""The recipes of the environment families compose, build, and train a few updates; StarCraft against its stand-in."""
+
+from collections import Counter
+from pathlib import Path
+
+import fake_smac
+import pytest
+from fake_smac import SERVER
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from qmix_lightning.build import build_run
+from qmix_lightning.config import validate
+from qmix_lightning.envs import starcraft
+from qmix_lightning.replay import Episode
+from qmix_lightning.train import _quieten_lightning
+
+SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "mixer.embed_dim=4", "eval_episodes=2"]
+SMALL += ["rollout.num_eval_envs=1", "trainer.accelerator=cpu", "logger=none", "checkpoint_interval=100000"]
+SMALL += ["algorithm.target_update_every=2"]
+
+RECIPES = {
+    "lbf_8x8-2p-3f_qmix": ("lbforaging", ["total_env_steps=800", "+env.kwargs.max_episode_steps=10"]),
+    "rware_tiny-2ag_qmix": ("rware", ["total_env_steps=320", "+env.kwargs.max_steps=20"]),
+    "overcooked_cramped_room_qmix": ("overcooked", ["total_env_steps=320", "env.horizon=20"]),
+    "kaz_qmix": ("pymunk", ["total_env_steps=320", "env.kwargs.max_cycles=20"]),
+}
+
+
+def train(tmp_path: Path, recipe: str, overrides: list[str]):
+    """The run of a recipe, trained to its end."""
+    budget = int(overrides[0].partition("=")[2])
+    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+        tree = OmegaConf.to_container(
+            compose("train", [f"experiment={recipe}", *SMALL, f"eval_interval={budget}", f"run_dir={tmp_path}", *overrides]),
+            resolve=True,
+        )
+    assert isinstance(tree, dict)
+    tree.pop("hydra", None)
+    config = validate({str(k): v for k, v in tree.items()})
+    _quieten_lightning()
+    run = build_run(config, tmp_path, None, 0)
+    try:
+        run.trainer.fit(run.module, datamodule=run.data)
+    finally:
+        run.data.teardown("fit")
+    return run
+
+
+def stored(run) -> list[Episode]:
+    """Every episode in the replay."""
+    replay = run.data.replay
+    return [replay.get(id) for id in range(replay.first_id, replay.first_id + len(replay))]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_trains(recipe, tmp_path):
+    package, overrides = RECIPES[recipe]
+    pytest.importorskip(package)
+    run = train(tmp_path, recipe, overrides)
+    assert run.data.counters.env_steps >= 320
+    assert run.data.counters.updates > 5
+    assert run.log.last_eval["eval/episodes"] == 2
+
+
+@pytest.mark.parametrize(("recipe", "package"), [("smac_3m_qmix", "smac"), ("smacv2_protoss_5v5_qmix", "smacv2")])
+def test_a_starcraft_recipe_trains_through_a_relaunch(recipe, package, tmp_path, monkeypatch):
+    monkeypatch.setattr(starcraft, "_BACK_OFF_S", 0.0)
+    fake_smac.install(monkeypatch, package)
+    SERVER.step_errors.extend([7, 200])
+    run = train(tmp_path, recipe, ["total_env_steps=600", "rollout.num_envs=2"])
+    assert run.data.counters.updates > 2
+    assert sum(run.data.counters.faults.values()) == 2
+    result = run.log.last_eval
+    assert 0.0 <= result["eval/win_rate"] <= 1.0
+    assert {"eval/dead_allies_mean", "eval/dead_enemies_mean"} <= set(result)
+    assert SERVER.running == 0
+    # Nothing of the episodes that a relaunch broke off is in the replay, and nothing but whole episodes.
+    episodes = stored(run)
+    assert len(episodes) > 3
+    assert not Counter(e.length for e in episodes) - Counter(SERVER.ended)
+    assert all(e.terminated and not e.truncated for e in episodes)  # timeout_is_terminal
