@@ -41,7 +41,7 @@ class Foraging(TupleEnv):
         masks = np.zeros((len(self.possible_agents), 6), np.bool_)
         for i, player in enumerate(self.game.players):
             masks[i, [action.value for action in self.game._valid_actions[player]]] = True
-        return masks
+        return list(masks)
 
     def metrics(self) -> dict[str, float]:
         spawned = float(self.game._food_spawned)

@@ -35,9 +35,9 @@ def make(task: str = "tiny-2ag", kwargs: Mapping[str, Any] | None = None) -> Rob
 
     Args:
         task: ``SIZE-AGENTSag[-easy|-hard]`` with the size ``tiny``, ``small``, ``medium`` or ``large``.
-        kwargs: keyword arguments of ``Warehouse``, e.g. ``sensor_range``, ``column_height``, ``msg_bits``, ``layout``;
-            ``reward_type`` (``individual``, ``global``, ``two_stage``) and ``observation_type`` (``flattened``, ``dict``,
-            ``image``, ``image_dict``) by name.
+        kwargs: keyword arguments of ``Warehouse``, e.g. ``sensor_range``, ``column_height``, ``msg_bits``, ``layout``.
+            By name: ``reward_type`` (``individual``, ``global``, ``two_stage``), ``observation_type`` (``flattened``,
+            ``dict``, ``image``, ``image_dict``), ``image_observation_layers``.
     """
     parsed = _TASK.fullmatch(task)
     if parsed is None or parsed["size"] not in _SIZES or parsed["difficulty"] not in _REQUESTS_PER_AGENT:

@@ -7,16 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from qmix_lightning.environment import check_arguments
-from qmix_lightning.envs.starcraft import StarCraft, game_settings, import_package
+from qmix_lightning.envs.starcraft import StarCraft
+from qmix_lightning.envs.starcraft_setup import RESERVED, game_settings, import_package
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.registry import did_you_mean
 
 __all__ = ["make", "maps"]
-
-_RESERVED = {
-    "map_name": "use env.map_name",
-    "continuing_episode": "it is always on, so that the step limit can be told from an end; use env.timeout_is_terminal",
-}
 
 
 def maps() -> list[str]:
@@ -45,7 +41,7 @@ def make(
         evaluation: this environment evaluates; it alone saves replays.
         timeout_s, launch_attempts, rebuild_after_steps: see :class:`StarCraft`.
     """
-    settings = game_settings(kwargs, _RESERVED)
+    settings = game_settings(kwargs, RESERVED)
     env_class: Any = import_package("smac", "smac.env").StarCraft2Env  # type: ignore[attr-defined]
     settings |= {"map_name": map_name, "continuing_episode": True}
     check_arguments(env_class, settings, "SMAC's StarCraft2Env")

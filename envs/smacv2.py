@@ -1,4 +1,4 @@
-"""SMACv2 (Ellis et al., 2023): StarCraft battles whose teams and positions are drawn anew. Installing it: docs/smac.md."""
+"""SMACv2 (Ellis et al., 2023): battles whose teams and positions are drawn anew. Installing it: docs/smac.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from qmix_lightning.environment import check_arguments
-from qmix_lightning.envs.starcraft import StarCraft, game_settings, import_package
+from qmix_lightning.envs.starcraft import StarCraft
+from qmix_lightning.envs.starcraft_setup import RESERVED, game_settings, import_package
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.registry import did_you_mean
 
@@ -24,10 +25,9 @@ _RACES: dict[str, tuple[list[str], list[float], list[str]]] = {
     "terran": (["marine", "marauder", "medivac"], [0.45, 0.45, 0.1], ["medivac"]),
     "zerg": (["zergling", "baneling", "hydralisk"], [0.45, 0.1, 0.45], ["baneling"]),
 }
-_RESERVED = {
+_RESERVED = RESERVED | {
     "map_name": "use env.map_name, or env.race",
     "capability_config": "use env.capability_config, or env.race, env.n_units and env.n_enemies",
-    "continuing_episode": "it is always on, so that the step limit can be told from an end; use env.timeout_is_terminal",
 }
 
 
@@ -78,7 +78,7 @@ def make(
     """
     if race not in _RACES:
         raise ConfigurationError(f"unknown SMACv2 race '{race}'{did_you_mean(race, _RACES)}")
-    config = deepcopy(dict(capability_config)) if capability_config else _capabilities(race, n_units, n_enemies)
+    config = dict(capability_config) if capability_config else _capabilities(race, n_units, n_enemies)
     if missing := [name for name in ("n_units", "n_enemies") if name not in config]:
         raise ConfigurationError(f"env.capability_config needs {' and '.join(missing)}")
     settings = game_settings(kwargs, _RESERVED)

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, MissingDependencyError, RunError
+from qmix_lightning.envs.starcraft_setup import explain, one_line, parse_flags, set_timeout
+from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, RunError
 from qmix_lightning.types import NO_OP
 
-__all__ = ["StarCraft", "game_settings", "import_package"]
+__all__ = ["StarCraft"]
 
 LAST_GAME_LOOP = 2**19
 """The game ends here, whatever is played, and its memory grows all the way."""
 
-_INSTALL = (
-    "pip install --no-deps git+https://github.com/oxwhirl/{package}.git pysc2==4.0.0 && "
-    "pip install 'pys2clientprotocol>=1.0.2' absl-py portpicker websocket-client (see docs/smac.md)"
-)
-_DIFFICULTIES = tuple("123456789A")
 _DEFAULT_STEP_MUL = 8
 _BACK_OFF_S = 1.0
 
@@ -50,8 +42,8 @@ class StarCraft:
     * SMAC adds up its reward scale in the first episode of a game each time that is reset. So a ``reset`` after another
       one changes nothing (or, where seeds decide the teams, takes a new game), and so does one in a first episode.
 
-    Whoever owns one must ``close()`` it in the end, also when a worker process fails (``finally: close()``): the game is
-    a process of its own and goes on by itself otherwise.
+    Whoever owns one must ``close()`` it in the end, also when a worker fails (``finally: close()``): the game is a
+    process of its own and goes on by itself otherwise.
 
     Args:
         new_game: makes the package's environment, given the game's seed; launches nothing.
@@ -174,7 +166,7 @@ class StarCraft:
             raise  # an illegal action
         except Exception as error:
             self._broken, self.agents = True, []
-            raise InvalidEpisodeError(f"{self._name}: the game failed in a step: {_one_line(error)}") from error
+            raise InvalidEpisodeError(f"{self._name}: the game failed in a step: {one_line(error)}") from error
         if over and not info:
             self._broken, self.agents = True, []
             raise InvalidEpisodeError(f"{self._name}: the game had to be relaunched in the middle of an episode")
@@ -210,7 +202,7 @@ class StarCraft:
             try:
                 game.close()
             except Exception as error:  # a game that is broken may fail here too, and is to be replaced all the same
-                _log.warning("%s: closing the game failed: %s", self._name, _one_line(error))
+                _log.warning("%s: closing the game failed: %s", self._name, one_line(error))
 
     def close(self) -> None:
         """End the game for good; may be called twice."""
@@ -227,11 +219,11 @@ class StarCraft:
                 continue
         try:
             run_configs: Any = importlib.import_module("pysc2.run_configs")
-            _parse_flags()
+            parse_flags()
             game = run_configs.get(version=self._game_version).version
             found["StarCraft II"] = f"{game.game_version} (build {game.build_version})"
         except Exception as error:  # not installed, perhaps: told when it is launched
-            _log.debug("%s: the game's build is unknown: %s", self._name, _one_line(error))
+            _log.debug("%s: the game's build is unknown: %s", self._name, one_line(error))
         return found
 
     # What SMACv2 does otherwise ---------------------------------------------------------------------------------
@@ -256,7 +248,7 @@ class StarCraft:
         while True:
             first = not self._launched
             if first:
-                _set_timeout(self._timeout_s)
+                set_timeout(self._timeout_s)
                 if self._game is None or self._seed is None:
                     self._game = self._new_game(self._seed if self._seed is not None else seed)
             game, core = self._game, self.core(self._game)
@@ -272,17 +264,17 @@ class StarCraft:
                 ) from error
             except Exception as error:
                 self.rebuild()
-                if reason := _explain(error, self._name, self._package):
+                if reason := explain(error, self._name, self._package):
                     raise ConfigurationError(reason) from error
                 if not first:
                     raise InvalidEpisodeError(
-                        f"{self._name}: the game failed to start an episode: {_one_line(error)}"
+                        f"{self._name}: the game failed to start an episode: {one_line(error)}"
                     ) from error
                 if attempt == self._launch_attempts:
                     raise InvalidEpisodeError(
-                        f"{self._name}: the game could not be launched in {attempt} attempts: {_one_line(error)}"
+                        f"{self._name}: the game could not be launched in {attempt} attempts: {one_line(error)}"
                     ) from error
-                _log.warning("%s: launch %d failed: %s", self._name, attempt, _one_line(error))
+                _log.warning("%s: launch %d failed: %s", self._name, attempt, one_line(error))
                 time.sleep(_BACK_OFF_S * attempt)
                 attempt += 1
                 continue
@@ -300,7 +292,7 @@ class StarCraft:
         try:
             self._game.save_replay()
         except Exception as error:
-            _log.warning("%s: the replay was not saved: %s", self._name, _one_line(error))
+            _log.warning("%s: the replay was not saved: %s", self._name, one_line(error))
 
     def _avail(self) -> list[np.ndarray]:
         # One by one: the wrapper of SMACv2 breaks on the call that asks for all.
@@ -321,62 +313,6 @@ class StarCraft:
         return vector
 
 
-def import_package(package: str, module: str) -> ModuleType:
-    """Import ``module`` of SMAC or SMACv2; each way that this can fail has its own line.
-
-    Args:
-        package: ``smac`` or ``smacv2``.
-        module: what to import, e.g. ``smac.env``.
-    """
-    install = _INSTALL.format(package=package)
-    other = "smacv2" if package == "smac" else "smac"
-    if f"{other}.env" in sys.modules:
-        raise ConfigurationError(
-            f"smac and smacv2 cannot share a process, both define the same maps, and {other} is loaded already: "
-            f"run {package} in a process of its own"
-        )
-    if package not in sys.modules:
-        spec = importlib.util.find_spec(package)
-        if spec is None:
-            raise MissingDependencyError(f"environment '{package}' needs a package that is on no index: {install}")
-        if PathFinder.find_spec(f"{package}.env", spec.submodule_search_locations or []) is None:
-            raise MissingDependencyError(_unrelated(package, install))
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith(package):
-            raise MissingDependencyError(_unrelated(package, install)) from error
-        raise MissingDependencyError(f"environment '{package}' needs the package '{error.name}': {install}") from error
-
-
-def _unrelated(package: str, install: str) -> str:
-    which = "is SMAC3, an optimiser, not the StarCraft environment" if package == "smac" else "has no 'env'"
-    return f"the installed package '{package}' {which}: pip uninstall {package}; {install}"
-
-
-def game_settings(kwargs: Mapping[str, Any] | None, reserved: Mapping[str, str]) -> dict[str, Any]:
-    """``env.kwargs`` for ``StarCraft2Env``, with what YAML and the command line get wrong put right.
-
-    Args:
-        kwargs: from the configuration.
-        reserved: settings that are not the user's -> what to use instead.
-    """
-    settings = dict(kwargs or {})
-    for name, instead in reserved.items():
-        if name in settings:
-            raise ConfigurationError(f"env.kwargs.{name} is not yours to set: {instead}")
-    difficulty = settings.get("difficulty")
-    if difficulty is not None:
-        settings["difficulty"] = str(difficulty)  # 7 is a number to YAML
-        if settings["difficulty"] not in _DIFFICULTIES:
-            raise ConfigurationError(f"env.kwargs.difficulty must be one of {', '.join(_DIFFICULTIES)}")
-    if isinstance(settings.get("game_version"), float):  # 4.10 is a number to YAML, and equal to 4.1
-        raise ConfigurationError(
-            f"env.kwargs.game_version={settings['game_version']} is ambiguous: write all three parts, e.g. 4.10.0"
-        )
-    return settings
-
-
 def _settle_reward_scale(core: Any, before: float) -> None:
     """Set the reward scale to what one look at the enemies gives.
 
@@ -388,43 +324,3 @@ def _settle_reward_scale(core: Any, before: float) -> None:
         return
     if abs(core.max_reward - scale) > 1e-6:
         core.max_reward = scale
-
-
-def _set_timeout(seconds: int) -> None:
-    """pysc2 waits for 360 s unless its flag says otherwise; a game that hangs would stop a run for so long."""
-    flags = _parse_flags()
-    if flags is not None and "sc2_timeout" in flags:
-        flags.sc2_timeout = seconds
-
-
-def _parse_flags() -> Any:
-    """absl's flags, which must be parsed before pysc2 reads them."""
-    try:
-        flags: Any = importlib.import_module("absl.flags").FLAGS
-    except ModuleNotFoundError:
-        return None
-    if not flags.is_parsed():
-        flags(["qmix-lightning"])
-    return flags
-
-
-def _explain(error: Exception, name: str, package: str) -> str | None:
-    """One helpful line for what cannot be put right by trying again."""
-    text, kind = " ".join(str(error).split()), type(error).__name__
-    if kind == "DuplicateMapError":
-        return f"{name}: smac and smacv2 cannot share a process, both define the same maps ({text})"
-    if "Unknown game version" in text:
-        return f"{name}: {text} Set env.kwargs.game_version to one of those, or leave it out for the newest"
-    if kind == "NoMapError" or ("Map " in text and "not found in" in text) or ".SC2Map" in text:
-        return (
-            f"{name}: {text.rstrip('.')}. Copy the folder SMAC_Maps of the {package} repository into the game's Maps folder "
-            "(see docs/smac.md)"
-        )
-    missing_game = ("Expected to find StarCraft II", "No SC2 binary", "No SC2 Versions", "older than", "Trying to run")
-    if isinstance(error, FileNotFoundError) or any(part in text for part in missing_game):
-        return f"{name}: StarCraft II is not there ({text}): install it and let SC2PATH name its folder (docs/smac.md)"
-    return None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
-from qmix_lightning import environment, keys
+from qmix_lightning import keys
 from qmix_lightning.agents import AGENTS
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
@@ -22,8 +22,9 @@ from qmix_lightning.algorithms import ALGORITHMS
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.callbacks import MetricsLog, RunCheckpoint, RunControl
 from qmix_lightning.checkpoint import RunCheckpointIO
-from qmix_lightning.config import RunConfig, check_settings, did_you_mean, settings_of
+from qmix_lightning.config import RunConfig, check_settings, settings_of
 from qmix_lightning.datamodule import ReplayDataModule
+from qmix_lightning.env_section import parse_env_section
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.exploration import EpsilonSchedule
@@ -69,28 +70,19 @@ def _component(registry: Registry, section: Mapping[str, Any], **provided: Any) 
         raise ConfigurationError(f"{kind} '{section['name']}': {error}") from error
 
 
-def env_maker(section: Mapping[str, Any], backend: Backend | None = None) -> Callable[[int], VectorEnv]:
-    """From the ``env`` section to a function that makes so many environments, in this process or in workers."""
-    name = section["name"]
-    factory = environment.load(name)
-    native = environment.is_natively_batched(factory)
-    provided = ("factory", "settings", "num_envs", "name", "backend")
-    adapter_names = [] if native else settings_of(make_vector_env, provided)
-    given = {key: value for key, value in section.items() if key != "name"}
-    adapter = {key: given.pop(key) for key in adapter_names if key in given}
-    own = settings_of(factory)
-    if "kwargs" in given and "kwargs" not in own:
-        given |= given.pop("kwargs")
-    known = [*own, *adapter_names, "kwargs"]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
-    for key in given:
-        if key not in own and not open_ended:
-            where = f"env.{key}" if key in section else f"env.kwargs.{key}"
-            raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{did_you_mean(key, known)}")
-    settings = check_settings("env", given, factory, ("num_envs",) if native else ())
-    adapter = check_settings("env", adapter, make_vector_env, provided)
+def env_maker(
+    section: Mapping[str, Any], backend: Backend | None = None, *, evaluation: bool = False
+) -> Callable[[int], VectorEnv]:
+    """From the ``env`` section to a function that makes so many environments, in this process or in workers.
+
+    A factory with an ``evaluation`` parameter is told which ones evaluate.
+    """
+    env = parse_env_section(section)
     backend = backend or Backend()
-    return lambda num_envs: make_vector_env(factory, settings, num_envs=num_envs, name=name, backend=backend, **adapter)
+    told = {"evaluation": True} if evaluation and "evaluation" in inspect.signature(env.factory).parameters else {}
+    return lambda num_envs: make_vector_env(
+        env.factory, env.settings | told, num_envs=num_envs, name=env.name, backend=backend, **env.adapter
+    )
 
 
 def build_policy(section: Mapping[str, Any], spec: EnvSpec) -> Policy:
@@ -152,7 +144,8 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
     stop = StopFlag()
     rollout = config.rollout
     limit = FaultLimit(rollout.max_faults, rollout.fault_window_s)
-    make_env = env_maker(config.env, Backend(rollout.backend, rollout.num_workers, rollout.step_timeout_s, limit))
+    backend = Backend(rollout.backend, rollout.num_workers, rollout.step_timeout_s, limit)
+    make_env, make_eval_env = env_maker(config.env, backend), env_maker(config.env, backend, evaluation=True)
     log = MetricsLog()
     checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, source, log)
     rows = RunCSVLogger(run_dir / "metrics.csv")
@@ -162,10 +155,11 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         for name, s in config.logger.items()
         if s is not None
     }
+    bar = [] if config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
     trainer = _trainer(
         config.trainer,
         logger=[rows, *_instances(loggers, "logger")],
-        callbacks=[log, RunControl(), EnvStepsBar(log), *_instances(config.callbacks, "callbacks"), checkpoint],
+        callbacks=[log, RunControl(), *bar, *_instances(config.callbacks, "callbacks"), checkpoint],
         plugins=[RunCheckpointIO()],
         default_root_dir=str(run_dir),
     )
@@ -188,11 +182,11 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         "spec": spec.to_dict(),
         "world_size": ranks,
         "device": trainer.strategy.root_device.type,
-        "versions": versions(),
+        "versions": versions() | dict(getattr(env, "versions", {})),
     }
     data = ReplayDataModule(
         env=env,
-        make_eval_env=lambda episodes: make_env(min(rollout.num_eval_envs, episodes)),
+        make_eval_env=lambda episodes: make_eval_env(min(rollout.num_eval_envs, episodes)),
         policy_of=partial(lambda m: cast(Learner, m.learner).policy, module),
         replay=EpisodeReplay(spec, config.replay.capacity // ranks),
         batch_size=config.replay.batch_size,

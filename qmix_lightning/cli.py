@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -312,7 +313,7 @@ def _status_of(command: Callable[[], None], config_name: str) -> int:
         command()
     except QMixLightningError as error:
         if full_error and not error.exit_status > 128:
-            raise
+            traceback.print_exc()
         _fail(str(error))
         return error.exit_status
     except KeyboardInterrupt:
@@ -324,7 +325,7 @@ def _status_of(command: Callable[[], None], config_name: str) -> int:
         from omegaconf.errors import OmegaConfBaseException
 
         if full_error:
-            raise
+            traceback.print_exc()
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             _fail(_explain_hydra(error, config_name))
             return ConfigurationError.exit_status

@@ -19,7 +19,7 @@ from typing import Any
 from qmix_lightning import keys
 from qmix_lightning.env_plays import Broken, Episode, Probe, difference, play
 from qmix_lightning.environment import VectorEnv, is_natively_batched
-from qmix_lightning.errors import EnvironmentContractError, QMixLightningError
+from qmix_lightning.errors import QMixLightningError
 from qmix_lightning.findings import PROMISES, Finding, Ledger, failures, report
 from qmix_lightning.last_observation import check_last_observations
 from qmix_lightning.opening import AdapterMaker
@@ -32,6 +32,7 @@ __all__ = ["PROMISES", "Finding", "check_environment", "check_factory", "failure
 SLOTS = 3
 STEPS = 400
 _UNKNOWN = "no_such_setting"
+_AFTER_FAILURES = "told apart only once the failures are gone"
 _ROUNDING = 1e-4
 """Batched arithmetic may round differently in another slot; this much at the first difference, relative."""
 
@@ -106,7 +107,7 @@ def check_factory(
             limit = adapter.spec.episode_limit if episode_limit is None else None
             check_parallel_env(adapter.env, ledger, steps=steps, seed=seed, limit=limit)
         finally:
-            _close(adapter)
+            _close(adapter, ledger)
     ledger.unseen("accounts", "only a single environment (ParallelEnv) has dicts by agent")
     _check_vector_env(make, ledger, steps, seed)
     _check_keywords(make_unknown, settings, ledger)
@@ -126,7 +127,7 @@ def _check_keywords(make: Callable[[Mapping[str, Any]], Any], settings: Mapping[
             env = make(given)
         except QMixLightningError:
             continue
-        _close(env)
+        _close(env, ledger)
         ledger.fail(
             "keywords",
             prefix,
@@ -134,11 +135,11 @@ def _check_keywords(make: Callable[[Mapping[str, Any]], Any], settings: Mapping[
         )
 
 
-def _close(env: Any) -> None:
+def _close(env: Any, ledger: Ledger) -> None:
     try:
         env.close()
     except Exception as error:
-        raise EnvironmentContractError(f"close() raised {type(error).__name__}: {error}") from error
+        ledger.fail("close", "raised", f"close() raised {type(error).__name__}: {error}")
 
 
 # A vector environment --------------------------------------------------------------------------------------------
@@ -151,22 +152,25 @@ def _check_vector_env(make: Callable[[int], VectorEnv], ledger: Ledger, steps: i
         episodes = play(probe, [_seeds(seed, slot) for slot in range(SLOTS)], steps, until_episodes=3)
     except Broken:
         _close_twice(first, ledger)
-        for promise in ("seeding", "state", "slots", "pause", "unfinished"):
-            ledger.unseen(promise, "an episode could not be played")
+        _put_off(ledger, "an episode could not be played")
         return
     ledger.seen("plays", "spec", "finite", "masks", "reset")
     _judge_episodes(first, episodes, ledger)
     if ledger.failed("spec", "reset"):
         _close_twice(first, ledger)
-        for promise in ("seeding", "state", "slots", "pause", "unfinished"):
-            ledger.unseen(promise, "told apart only once the failures above are gone")
+        _put_off(ledger, _AFTER_FAILURES)
         return
     try:
         _replay(make, first, episodes, ledger, steps, seed)
     except Broken:
-        pass
+        _put_off(ledger, _AFTER_FAILURES)
     finally:
         _close_twice(first, ledger)
+
+
+def _put_off(ledger: Ledger, why: str) -> None:
+    for promise in PROMISES:
+        ledger.unseen(promise, why)
 
 
 def _seeds(seed: int, slot: int) -> Iterator[int]:
@@ -178,11 +182,11 @@ def _seeds(seed: int, slot: int) -> Iterator[int]:
 
 def _close_twice(env: VectorEnv, ledger: Ledger) -> None:
     ledger.seen("close")
-    for time in ("the first", "the second"):
+    for time in ("", "the second "):
         try:
             env.close()
         except Exception as error:
-            ledger.fail("close", "raised", f"{time} close() raised {type(error).__name__}: {error}")
+            ledger.fail("close", "raised", f"{time}close() raised {type(error).__name__}: {error}")
 
 
 def _judge_episodes(env: VectorEnv, episodes: list[Episode], ledger: Ledger) -> None:
@@ -250,31 +254,31 @@ def _replay(
         for slot in range(SLOTS):
             found = difference(Episode(starts[slot], slot, [before[slot]]), Episode(starts[slot], slot, [again[slot]]))
             if found:
-                ledger.fail("seeding", "start", f"seed {starts[slot]}, slot {slot}: reset twice, it differs: {found}")
-        if ledger.failed("seeding"):
+                promise = "state" if found.only_state else "seeding"
+                ledger.fail(promise, "start", f"seed {starts[slot]}, slot {slot}: reset twice, {found}")
+        if ledger.failed("seeding", "state"):
+            _put_off(ledger, _AFTER_FAILURES)
             return
+        same = True
         backwards = [iter(seeds[1::-1]) for seeds in by_slot]
         for replayed in play(probe, backwards, steps):
             original = known[replayed.seed]
             found = difference(original, replayed)
             if found is None:
                 continue
+            same = False
             message = f"seed {replayed.seed}, slot {replayed.slot}: played again with the same actions, {found}"
-            if found.only_state:
+            if found.at_end:
+                text = f"{message}; what comes back at the end is not the successor of the last step"
+                ledger.fail("last observation", "replay", text)
+            elif found.only_state:
                 ledger.fail("state", "replay", message)
-            elif found.at_end and original.truncated:
-                ledger.fail(
-                    "last observation",
-                    "replay",
-                    f"{message}; the last observation is not the successor of the last step",
-                )
             elif _neighbours_matter(make, ledger, original, by_slot[replayed.slot][:2], steps):
                 ledger.fail("slots", "replay", f"{message}, and without neighbours it is another one again")
             else:
                 ledger.fail("seeding", "replay", message)
-    if ledger.failed("seeding", "state", "slots"):
-        for promise in ("seeding", "state", "slots", "pause", "unfinished"):
-            ledger.unseen(promise, "told apart only once the failures above are gone")
+    if not same:
+        _put_off(ledger, _AFTER_FAILURES)
         return
 
     # 2. Each episode in its neighbour's slot.
@@ -301,8 +305,10 @@ def _replay(
 
     # 4. After an episode that was left in the middle.
     with _Opened(make, SLOTS, ledger, "unfinished") as probe:
-        ledger.seen("unfinished")
         length = min(len(known[s].steps) for s in starts)
+        if length > 1:
+            ledger.seen("unfinished")
+        ledger.unseen("unfinished", "an episode is a single step")
         play(probe, [iter([s]) for s in other], max(1, min(5, length - 1)))
         for replayed in play(probe, [iter([s]) for s in starts], steps):
             if found := difference(known[replayed.seed], replayed):

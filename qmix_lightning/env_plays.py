@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qmix_lightning import keys
 from qmix_lightning.environment import VectorEnv
+from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.findings import Ledger
 from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
 
@@ -31,10 +32,12 @@ class Broken(Exception):
 class Row:
     """What one environment shows before a joint step.
 
-    ``digest``: checksums of observation, state, legal actions and mask. ``obs`` and ``state`` are flat samples.
+    ``digest``: checksums of observation, state, legal actions and mask; ``agents``: of each agent's observation.
+    ``obs`` and ``state`` are flat samples.
     """
 
     digest: tuple[int, int, int, int]
+    agents: tuple[int, ...]
     obs: np.ndarray
     state: np.ndarray
     avail: np.ndarray
@@ -242,6 +245,8 @@ class Probe:
         try:
             return method(*args)
         except Exception as error:
+            if isinstance(error, EnvironmentContractError) and self.ledger.failed():
+                raise Broken from error  # the bare environment was seen to do it, and told in detail
             message = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self._fail(self.blame, f"raised {type(error).__name__}", f"{self.where}: {message}")
             raise Broken from error
@@ -273,7 +278,7 @@ class Probe:
             self._inspect(slot, obs[slot], state[slot], avail[slot], mask[slot], terminated[slot])
         return [
             Row(
-                (_crc(obs[s]), _crc(state[s]), _crc(avail[s]), _crc(mask[s])),
+                (_crc(obs[s]), _crc(state[s]), _crc(avail[s]), _crc(mask[s])), tuple(map(_crc, obs[s])),
                 _sample(obs[s]), _sample(state[s]), avail[s], mask[s],
             )
             for s in range(e)

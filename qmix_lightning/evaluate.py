@@ -77,7 +77,7 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
     config = validate(payload["config"])
     torch.set_num_threads(config.num_threads)
     section = _env_section(config.env, env, ckpt_path)
-    environment = env_maker(section)(min(num_envs, episodes))
+    environment = env_maker(section, evaluation=True)(min(num_envs, episodes))
     try:
         spec = environment.spec
         _check_spec(payload["spec"], spec.to_dict(), ckpt_path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qmix_lightning.env_plays import Episode
+from qmix_lightning.env_plays import Episode, Row
 from qmix_lightning.findings import Ledger
 
 __all__ = ["check_last_observations"]
@@ -17,7 +17,7 @@ __all__ = ["check_last_observations"]
 def check_last_observations(episodes: list[Episode], ledger: Ledger) -> None:
     """Record a failure if the last rows look like first ones."""
     # One step says nothing, and neither does an environment that always looks the same.
-    telling = [e for e in episodes if e.ended and any(row.digest != e.rows[0].digest for row in e.rows[1:-1])]
+    telling = [e for e in episodes if e.ended and any(not _alike(row, e.rows[0], e) for row in e.rows[1:-1])]
     cut = [e for e in telling if e.truncated]
     for suspects, judge in ((telling, _starts_anew), (telling, _shows_the_next), (cut, _looks_fresh), (cut, _jumps)):
         if len(suspects) >= 2 and (reason := judge(suspects, episodes)):
@@ -31,8 +31,14 @@ def check_last_observations(episodes: list[Episode], ledger: Ledger) -> None:
             return
 
 
+def _alike(one: Row, other: Row, e: Episode) -> bool:
+    """Whether two rows show the same, in the state and to those who saw the end of ``e``."""
+    seen = np.flatnonzero(e.rows[-1].mask)
+    return one.digest[1] == other.digest[1] and all(one.agents[i] == other.agents[i] for i in seen)
+
+
 def _starts_anew(ended: list[Episode], episodes: list[Episode]) -> str | None:
-    if all(e.rows[-1].digest == e.rows[0].digest for e in ended):
+    if all(_alike(e.rows[-1], e.rows[0], e) for e in ended):
         return "the last observation is the episode's first one again"
     return None
 
@@ -42,7 +48,7 @@ def _shows_the_next(ended: list[Episode], episodes: list[Episode]) -> str | None
     for e in ended:
         later = [other for other in episodes[episodes.index(e) + 1 :] if other.slot == e.slot]
         if later:
-            followed.append(e.rows[-1].digest == later[0].rows[0].digest)
+            followed.append(_alike(e.rows[-1], later[0].rows[0], e))
     if len(followed) >= 2 and all(followed):
         return "the last observation is the first one of the next episode"
     return None

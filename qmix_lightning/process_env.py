@@ -61,6 +61,7 @@ class _Worker:
             error = ConfigurationError(answer["error"])
             error.exit_status = answer["status"]
             raise error
+        self.versions: dict[str, str] = answer["versions"]
         return EnvSpec.from_dict(answer["spec"])
 
     def share(self, descriptor: int, num_envs: int) -> None:
@@ -118,6 +119,7 @@ class ProcessVectorEnv:
                 self._workers.append(_Worker(self._context, make, name, block, limit))
             specs = [self._spec_of(worker) for worker in self._workers if worker is not None]
             self.spec = specs[0]
+            self.versions = self._workers[0].versions if self._workers[0] is not None else {}
             if any(spec != self.spec for spec in specs):
                 raise ConfigurationError(f"environments of '{name}' that step together must be alike")
             self._open_memory()

@@ -63,6 +63,10 @@ class Registry:
         found: dict[str, str | Callable[..., Any]] = {ep.name: ep.value for ep in entry_points(group=self.group)}
         return dict(sorted((found | self._targets).items()))
 
+    def registered(self) -> set[str]:
+        """The names that ``register`` gave in this process."""
+        return set(self._targets)
+
     def names(self) -> list[str]:
         """Every known name, sorted."""
         return list(self.targets())

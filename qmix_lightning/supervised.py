@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qmix_lightning.buffers import Row
-from qmix_lightning.errors import EnvironmentContractError, EnvironmentFault, InvalidEpisodeError
+from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, EnvironmentFault, InvalidEpisodeError
 from qmix_lightning.parallel_adapter import Outcome, ParallelAdapter
 
 __all__ = ["FAULT_KINDS", "FaultLimit", "Faults", "SupervisedEnv"]
@@ -76,6 +76,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def versions_of(adapter: ParallelAdapter) -> dict[str, str]:
+    """What ``metadata["versions"]`` says of a simulator, such as its game's build."""
+    versions = getattr(adapter.env, "metadata", {}).get("versions", {})
+    return {str(name): str(value) for name, value in versions.items()}
+
+
 class SupervisedEnv:
     """A :class:`ParallelAdapter` that is made anew when it fails, and before it grows old.
 
@@ -94,6 +100,7 @@ class SupervisedEnv:
         self._faults = faults
         self._adapter: ParallelAdapter | None = make()
         self.spec = self._adapter.spec
+        self.versions = versions_of(self._adapter)
         self._steps = 0
 
     def reset(self, seed: int, row: Row) -> None:
@@ -107,6 +114,8 @@ class SupervisedEnv:
             except EnvironmentFault:
                 raise
             except Exception as error:
+                if isinstance(error, ConfigurationError) and not isinstance(error, EnvironmentContractError):
+                    raise  # trying again does not install a game
                 self._fail(error)
                 self._faults.back_off()
 

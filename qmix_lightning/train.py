@@ -218,7 +218,7 @@ def _check_same_shape(run: Run, saved: dict[str, Any], path: Path) -> None:
 
 
 def _write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> dict[str, Any]:
-    from qmix_lightning.summary import eval_summary, peak_rss_mb, versions, write_json
+    from qmix_lightning.summary import eval_summary, peak_rss_mb, write_json
 
     counters, wall = run.data.counters, run.checkpoint.wall_s
     updates = run.trainer.global_step
@@ -236,7 +236,7 @@ def _write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> d
         "peak_rss_mb": peak_rss_mb(),
         "eval": eval_summary(run.log.last_eval),
         "faults": counters.faults,
-        "versions": versions(),
+        "versions": run.module.extra_checkpoint["versions"],
     }
     write_json(summary, run_dir / "summary.json")
     return summary

@@ -15,7 +15,7 @@ from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.opening import AdapterMaker, call_factory
 from qmix_lightning.parallel_adapter import ParallelAdapter
 from qmix_lightning.process_env import ProcessVectorEnv
-from qmix_lightning.supervised import FaultLimit, Faults, SupervisedEnv
+from qmix_lightning.supervised import FaultLimit, Faults, SupervisedEnv, versions_of
 from qmix_lightning.types import Observation, Transition
 
 __all__ = ["Backend", "SyncVectorEnv", "make_vector_env"]
@@ -51,6 +51,8 @@ class SyncVectorEnv:
         self.device = torch.device("cpu")
         self._adapters = list(adapters)
         self.faults = faults.counts if faults else {}
+        first = adapters[0]
+        self.versions = first.versions if isinstance(first, SupervisedEnv) else versions_of(first)
         self._none = torch.zeros(self.num_envs, dtype=torch.bool)
         for index, adapter in enumerate(adapters):
             if adapter.spec != self.spec:

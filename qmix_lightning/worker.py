@@ -137,7 +137,7 @@ def work(
             send(connection, {"error": text, "status": status})
             return
         spec = envs[slots[0]].spec
-        send(connection, {"spec": spec.to_dict()})
+        send(connection, {"spec": spec.to_dict(), "versions": envs[slots[0]].versions})
         _, descriptors, _, _ = socket.recv_fds(connection, 16, 1)
         if not descriptors:
             return

@@ -151,6 +151,11 @@ class MaskIsAdded(Walk):
         return {a: {"action_mask": np.where(self.mask(a), 0.0, -np.inf)} for a in agents}
 
 
+class MaskOfWeights(Walk):
+    def infos(self, agents: list[str]) -> dict[str, Any]:
+        return {a: {"action_mask": self.mask(a) * 0.5} for a in agents}
+
+
 class MaskTooShort(Walk):
     def infos(self, agents: list[str]) -> dict[str, Any]:
         return {a: {"action_mask": self.mask(a)[:2]} for a in agents}
@@ -202,9 +207,9 @@ class Overruns(Walk):
 
 class StaysAtItsEnd(Walk):
     def step(self, actions: Any) -> Any:
+        acted = list(self.agents)
         result = super().step(actions)
-        if not self.agents:
-            self.agents = list(self.possible_agents)
+        self.agents = self.agents or acted
         return result
 
 

@@ -29,12 +29,10 @@ RECIPES = {
 
 def train(tmp_path: Path, recipe: str, overrides: list[str]):
     """The run of a recipe, trained to its end."""
-    budget = int(overrides[0].partition("=")[2])
+    budget = overrides[0].partition("=")[2]
+    settings = [f"experiment={recipe}", *SMALL, f"eval_interval={budget}", f"run_dir={tmp_path}", *overrides]
     with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        tree = OmegaConf.to_container(
-            compose("train", [f"experiment={recipe}", *SMALL, f"eval_interval={budget}", f"run_dir={tmp_path}", *overrides]),
-            resolve=True,
-        )
+        tree = OmegaConf.to_container(compose("train", settings), resolve=True)
     assert isinstance(tree, dict)
     tree.pop("hydra", None)
     config = validate({str(k): v for k, v in tree.items()})

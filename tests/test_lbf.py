@@ -182,5 +182,5 @@ def test_importing_the_plugins_brings_no_simulator():
 def test_not_in_the_tuple_style():
     from qmix_lightning.envs.gymnasium_tuple import TupleEnv
 
-    with pytest.raises(EnvironmentContractError, match="CartPoleEnv is not in the Tuple style.*not Box and Discrete"):
+    with pytest.raises(EnvironmentContractError, match=r"CartPoleEnv is not in the Tuple style.*not Box and Discrete"):
         TupleEnv(gymnasium.make("CartPole-v1"))

@@ -76,19 +76,20 @@ def test_the_horizon_is_a_truncation_though_the_package_says_done():
 
 
 def cook(player):
-    """Soup by one cook: three onions into the pot, cook it, dish it, serve it; the rewards of all steps."""
-    # The cooks start at (1, 2) and (3, 1); the second stays there. Onions are left of (1, 1), the pot above (2, 1), dishes below (1, 2), the serving counter below (3, 2).
-    to_onion = [UP, LEFT, USE]
-    onion_to_pot = [RIGHT, UP, USE]
-    back_to_onion = [LEFT, LEFT, USE]
-    plan = to_onion + onion_to_pot
+    """Soup by one cook: three onions into the pot, lit, dished and served; the rewards of all steps.
+
+    The cooks start at (1, 2) and (3, 1), and the second stays there. Onions are left of (1, 1), the pot above (2, 1),
+    dishes below (1, 2), and soup is served below (3, 2).
+    """
+    to_pot = [RIGHT, UP, USE]
+    plan = [UP, LEFT, USE, *to_pot]
     for _ in range(2):
-        plan += [*back_to_onion, *onion_to_pot]
+        plan += [LEFT, LEFT, USE, *to_pot]
     plan += [USE]  # light it
-    plan += [DOWN, LEFT, DOWN, USE]  # to (2, 2), (1, 2), a dish from below
+    plan += [DOWN, LEFT, DOWN, USE]  # to (2, 2) and (1, 2): a dish
     plan += [STAY] * 20
-    plan += [RIGHT, UP, UP, USE]  # to (2, 2), (2, 1), the soup
-    plan += [DOWN, RIGHT, DOWN, USE]  # to (2, 2), (3, 2), serve below
+    plan += [RIGHT, UP, UP, USE]  # to (2, 2) and (2, 1): the soup
+    plan += [DOWN, RIGHT, DOWN, USE]  # to (2, 2) and (3, 2): serve
     return [player.step(action, STAY).reward for action in plan]
 
 

@@ -86,9 +86,9 @@ def test_other_observations_are_flattened(kind):
 
 
 def test_enumerations_by_name():
-    game = rware.make(
-        kwargs={"reward_type": "two_stage", "observation_type": "image", "image_observation_layers": ["shelves", "goals"]}
-    ).game
+    layers = ["shelves", "goals"]
+    kwargs = {"reward_type": "two_stage", "observation_type": "image", "image_observation_layers": layers}
+    game = rware.make(kwargs=kwargs).game
     assert game.reward_type.name == "TWO_STAGE"
     assert [layer.name for layer in game.image_observation_layers] == ["SHELVES", "GOALS"]
 

@@ -492,7 +492,7 @@ def test_a_package_that_smac_needs_is_named(monkeypatch, tmp_path):
 
 def test_smacv2_in_the_same_process(monkeypatch):
     monkeypatch.setitem(sys.modules, "smacv2.env", ModuleType("smacv2.env"))
-    with pytest.raises(ConfigurationError, match="smac and smacv2 cannot share a process.*smacv2 is loaded already"):
+    with pytest.raises(ConfigurationError, match=r"smac and smacv2 cannot share a process.*smacv2 is loaded already"):
         smac.make()
 
 

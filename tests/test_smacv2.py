@@ -56,12 +56,13 @@ def test_conic_view_has_23_actions():
 
 def test_an_episodes_seed_decides_teams_and_positions():
     before = random.getstate()
-    for seed in (3, 3, 4):
-        smacv2.make().reset(seed=seed)
-    first, second, other = SERVER.spawned
-    assert first == second
-    assert first != other
-    assert random.getstate() == before
+    for seed in (3, 4, 5, 6, 3, 4, 5, 6):
+        smacv2.make(n_units=10, n_enemies=10).reset(seed=seed)
+        assert random.getstate() == before
+        random.seed(seed + len(SERVER.spawned))
+        before = random.getstate()
+    assert SERVER.spawned[:4] == SERVER.spawned[4:]
+    assert SERVER.spawned[0] != SERVER.spawned[1]
 
 
 def test_seeds_reach_the_distributions_of_a_game_that_runs():

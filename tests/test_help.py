@@ -1,0 +1,86 @@
+"""What a newcomer types first: --help, --cfg, a sweep; and the commands that are installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from importlib.metadata import distribution
+from pathlib import Path
+
+import inprocess
+import pytest
+import runs
+import yaml
+
+from qmix_lightning import environment
+
+CONF = Path(__file__).parent.parent / "conf"
+MODULES = {"qmix-train": "qmix_lightning.train", "qmix-eval": "qmix_lightning.evaluate"}
+
+
+@pytest.mark.parametrize(("command", "module"), MODULES.items())
+def test_help_is_quick_and_imports_no_torch(tmp_path: Path, command: str, module: str):
+    code = (
+        f"import sys; sys.argv = [{command!r}, '--help']\n"
+        f"from {module} import main\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        "    heavy = ('torch', 'pytorch_lightning', 'gymnasium', 'pettingzoo', 'numpy', 'mpe2')\n"
+        "    print('imported:', [name for name in heavy if name in sys.modules], file=sys.stderr)\n"
+    )
+    started = time.perf_counter()
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert time.perf_counter() - started < 5, "about half a second on a quiet machine"
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == "imported: []\n"
+    assert ended.stdout.startswith(f"{command}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_group_with_its_choices():
+    shown = inprocess.succeed(["--help"]).out
+    lines = dict(line.split(": ", 1) for line in shown.splitlines() if ": " in line)
+    for folder in CONF.iterdir():
+        choices = sorted(path.stem for path in folder.glob("*.yaml"))
+        if choices:
+            assert set(choices) <= set(lines[folder.name].split(", ")), folder.name
+    assert set(environment.names()) <= set(lines["env"].split(", "))
+    for key in ("total_env_steps", "eval_interval", "checkpoint_interval", "run_dir", "ckpt_path"):
+        assert key in shown
+
+
+def test_cfg_job_prints_the_composed_configuration():
+    shown = yaml.safe_load(inprocess.succeed(["--cfg", "job", "algorithm=vdn", "optimizer.lr=0.25"]).out)
+    assert (shown["algorithm"]["name"], shown["mixer"]["name"], shown["optimizer"]["lr"]) == ("vdn", "vdn", 0.25)
+    assert shown["env"] == {"name": "two_step"}
+    part = inprocess.succeed(["algorithm=vdn", "--cfg", "job", "--package", "mixer"]).out
+    assert part == "# @package mixer\nname: vdn\n"
+    resolved = yaml.safe_load(inprocess.succeed(["--cfg", "job", "--resolve", "run_dir=here"]).out)
+    assert resolved["logger"]["tensorboard"]["save_dir"] == "here"
+
+
+def test_a_sweep_makes_one_folder_a_run(tmp_path: Path):
+    tiny = [argument for argument in inprocess.TINY if not argument.startswith("total_env_steps")]
+    sweep = ["algorithm=iql,vdn,qmix", "-m", "seed=1,2", "total_env_steps=40", f"run_dir={tmp_path}/sweep", *tiny]
+    output = runs.run(sweep)
+    folders = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
+    assert folders == {f"algorithm={a},seed={s}" for a in ("iql", "vdn", "qmix") for s in (1, 2)}
+    for algorithm in ("iql", "vdn", "qmix"):
+        for seed in (1, 2):
+            folder = tmp_path / "sweep" / f"algorithm={algorithm},seed={seed}"
+            summary = json.loads((folder / "summary.json").read_text())
+            assert (summary["status"], summary["algorithm"], summary["seed"]) == ("completed", algorithm, seed)
+            assert summary["env_steps"] == 40
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            assert config["run_dir"].endswith(folder.name)
+            assert f"{algorithm} on two_step, seed {seed}" in output
+
+
+def test_the_commands_are_installed():
+    scripts = distribution("qmix-lightning").entry_points.select(group="console_scripts")
+    named = {script.name: script.value for script in scripts}
+    for command, module in MODULES.items():
+        assert named[command] == f"{module}:main"
+    assert all(callable(script.load()) for script in scripts)
