@@ -73,6 +73,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if match := re.match(r"unrecognized arguments: (--\S+)", message):
             message += did_you_mean(match[1], self._option_string_actions).split(";")[0]
+        if "arguments are required: name" in message:
+            message = f"{self.prog} needs a name"
         raise ConfigurationError(message)
 
 
@@ -138,10 +140,11 @@ def find_entry(name: str) -> Entry | None:
     raise ConfigurationError(f"unknown environment '{name}'{did_you_mean(name, known)}")
 
 
-def compose_env(name: str, overrides: list[str]) -> dict[str, Any]:
-    """The ``env`` section that ``qmix-train env=NAME OVERRIDES`` would have."""
+def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> dict[str, Any]:
+    """The ``env`` section that ``qmix-train env=NAME OVERRIDES`` would have; ``complete``: refuse values that lack."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverrideParseException
     from omegaconf import OmegaConf
 
     typed = []
@@ -159,7 +162,14 @@ def compose_env(name: str, overrides: list[str]) -> dict[str, Any]:
     _register_plugin_names()
     GlobalHydra.instance().clear()
     with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        section = OmegaConf.to_container(compose("train", [f"env={name}", *typed]).env, resolve=True, throw_on_missing=True)
+        try:
+            composed = compose("train", [f"env={name}", *typed]).env
+        except OverrideParseException as error:
+            mistake = error.override.removeprefix("++env.")
+            raise ConfigurationError(
+                f"cannot read '{mistake}', which should be setting=value (in quotes if it has special characters)"
+            ) from error
+        section = OmegaConf.to_container(composed, resolve=True, throw_on_missing=complete)
     assert isinstance(section, dict)
     return {str(key): value for key, value in section.items()}
 
@@ -188,32 +198,25 @@ def _show(arguments: list[str]) -> None:
     options = _parse_with_overrides(_Parser("show", "Everything that is known of an environment."), arguments)
     entry = find_entry(options.name)
     rows: list[tuple[str, str]] = []
-    if entry is None:
-        print(f"{options.name}\n")
-    else:
-        print(f"{entry.name}: {entry.summary}\n" if entry.summary else f"{entry.name}\n")
+    if entry is not None:
         rows += [("family", entry.family), ("origin", f"{entry.origin} ({entry.target})")]
-    section: dict[str, Any] = {}
-    closed = entry.install if entry else None
+    section = compose_env(options.name, options.overrides, complete=False)
+    where = f"no: {entry.install}" if entry and entry.install else "yes"
     try:
-        section = compose_env(options.name, options.overrides)
-        if closed is None:
-            rows += _describe(_open_spec(section))
+        rows += _describe(_open_spec(compose_env(options.name, options.overrides)))
     except MissingMandatoryValue as error:
-        if options.overrides:
-            raise
-        closed = f"{error.full_key} needs a value"
+        where = f"yes, once {error.full_key} has a value" if where == "yes" else where
     except MissingDependencyError as error:
-        closed = str(error)
+        where = f"no: {error}"
     except ConfigurationError as error:
         if options.overrides:
             raise
-        closed = str(error)
-    where = "yes" if closed is None else f"no: {closed}"
+        where = f"not with these settings: {error}"
     rows.append(("can run here", where))
     width = max(len(name) for name, _ in rows)
+    print(f"{options.name}: {entry.summary}\n" if entry and entry.summary else f"{options.name}\n")
     print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
-    _show_settings(entry.family if entry else "pettingzoo", section)
+    _show_settings(section)
 
 
 def _describe(spec: Any) -> list[tuple[str, str]]:
@@ -233,48 +236,68 @@ def _describe(spec: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _show_settings(family: str, section: dict[str, Any]) -> None:
+_ADAPTER = {
+    "reward_aggregation": ("sum", "str", "the team reward: sum or mean of the agents' rewards"),
+    "timeout_is_terminal": (False, "bool", "count a time limit as a true end"),
+    "episode_limit": (None, "int | None", "cut episodes after so many joint steps"),
+}
+
+
+def _show_settings(section: dict[str, Any]) -> None:
     """The factory's own words, and its settings with their values here."""
     from qmix_lightning import environment
     from qmix_lightning.env_section import adapter_settings
+    from qmix_lightning.registry import load_target
 
     try:
-        factory = environment.load(family)
-    except MissingDependencyError:
+        factory = environment.load(section["name"])
+        adapter = adapter_settings(factory)
+        if section["name"] == "pettingzoo" and section["id"] != "???":
+            address = section["id"] if ":" in section["id"] else f"{section['id']}:parallel_env"
+            factory = load_target(address, "env.id")
+    except ConfigurationError:
         return
     text = inspect.getdoc(factory) or ""
     if summary := text.split("\n\n")[0].split("\nArgs:")[0]:
-        print("\n" + "\n".join(f"  {line}" for line in summary.splitlines()))
-    described = _described_arguments(text) | {
-        "reward_aggregation": "the team reward: sum or mean of the agents' rewards",
-        "timeout_is_terminal": "count a time limit as a true end",
-        "episode_limit": "cut episodes after so many joint steps",
-    }
-    parameters = inspect.signature(factory).parameters
-    adapter = adapter_settings(factory)
+        print("\n" + "\n".join(f"  {line}" for line in _plain(summary).splitlines()))
+    described = _described_arguments(text)
     provided = "num_envs" if environment.is_natively_batched(factory) else ""
-    own = [n for n, p in parameters.items() if n != provided and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    inside = section.get("kwargs") or {} if "kwargs" not in own else {}
+    own = {
+        name: parameter
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name != provided and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
     rows = []
-    for name in [*own, *(n for n in adapter if n not in own)]:
-        parameter = parameters.get(name)
-        kind = {"reward_aggregation": "str", "timeout_is_terminal": "bool", "episode_limit": "int | None"}.get(name, "")
-        default: Any = {"reward_aggregation": "sum", "timeout_is_terminal": False}.get(name)
-        if parameter is not None:
-            kind = "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
-            default = parameter.default
-        value = section.get(name, inside.get(name, default))
-        is_open = value is inspect.Parameter.empty or (value is None and name not in section and parameter is None)
-        key = f"env.{name}" if name in section or name in adapter else f"env.kwargs.{name}"
-        shown = "(needed)" if value is inspect.Parameter.empty else "null" if is_open else _yaml(value)
-        rows.append([f"  {key}", shown, kind.strip("'"), described.get(name, "")])
+    for name, parameter in own.items():
+        # Where there is no YAML file that names the settings, they are under env.kwargs.
+        inside = name not in section and "kwargs" in section and "kwargs" not in own
+        value = (section["kwargs"] if inside else section).get(name, parameter.default)
+        shown = "(needed)" if value is parameter.empty or value == "???" else _yaml(value)
+        kind = parameter.annotation
+        kind = "" if kind is parameter.empty else kind if isinstance(kind, str) else inspect.formatannotation(kind)
+        meaning = described.get(name) or _ADAPTER.get(name, ("", "", ""))[2]
+        rows.append([f"  env.{'kwargs.' if inside else ''}{name}", shown, kind, meaning])
+    for name in adapter:
+        if name not in own:
+            default, kind, meaning = _ADAPTER[name]
+            rows.append([f"  env.{name}", _yaml(section.get(name, default)), kind, meaning])
     if rows:
         print()
         _print_table(["  setting", "value", "type", "meaning"], rows)
 
 
 def _yaml(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, dict) else str(value)
+    """A value as it is written on the command line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_yaml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _plain(text: str) -> str:
+    """Documentation markup taken out."""
+    return re.sub(r":\w+:`([^`]*)`", r"\1", text).replace("``", "")
 
 
 def _described_arguments(text: str) -> dict[str, str]:
@@ -291,7 +314,7 @@ def _described_arguments(text: str) -> dict[str, str]:
         else:
             for name in names:
                 found[name] += " " + line.strip()
-    return {name: meaning.replace("``", "") for name, meaning in found.items()}
+    return {name: _plain(meaning) for name, meaning in found.items()}
 
 
 # check and new -----------------------------------------------------------------------------------------------------
@@ -304,9 +327,6 @@ def _check(arguments: list[str]) -> None:
     options = _parse_with_overrides(parser, arguments)
     if options.steps < 1 or options.seed < 0:
         raise ConfigurationError("--steps must be at least 1 and --seed at least 0")
-    entry = find_entry(options.name)
-    if entry is not None and entry.install is not None:
-        raise MissingDependencyError(f"environment '{entry.name}' cannot run here: {entry.install}")
     section = compose_env(options.name, options.overrides)
 
     import torch

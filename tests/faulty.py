@@ -81,6 +81,50 @@ class Faulty(VaryingLength):
             self.game = None
 
 
+class MortalForaging:
+    """Level-based foraging whose process dies every few hundred steps, and hangs once; it keeps its own account.
+
+    Args:
+        folder: where it appends a line, the length, for every episode that it ended.
+        every: joint steps, in all processes together, between deaths.
+    """
+
+    def __init__(self, folder: str, every: int) -> None:
+        from qmix_lightning.envs.lbf import make
+
+        self.env, self.folder, self.every = make(task="8x8-2p-3f"), Path(folder), every
+        self.length = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def _tick(self) -> int:
+        """Joint steps so far, in all processes."""
+        descriptor = os.open(self.folder / "steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(descriptor, b".")
+        size = os.fstat(descriptor).st_size
+        os.close(descriptor)
+        return size
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        self.length = 0
+        return self.env.reset(seed, options)
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        ticks = self._tick()
+        if ticks % self.every == 0:
+            if ticks == 3 * self.every:
+                time.sleep(600)
+            os.kill(os.getpid(), signal.SIGKILL)
+        outcome = self.env.step(actions)
+        self.length += 1
+        if not self.env.agents:
+            descriptor = os.open(self.folder / "episodes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.write(descriptor, b"%d\n" % self.length)
+            os.close(descriptor)
+        return outcome
+
+
 def games_left(folder: Path) -> list[int]:
     """Games that were started and still run."""
     left = []

@@ -32,10 +32,10 @@ from qmix_lightning.config import (
     settings_of,
     validate,
 )
+from qmix_lightning.env_section import adapter_settings
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.mixers import MIXERS
 from qmix_lightning.optimizers import OPTIMIZERS
-from qmix_lightning.vector import make_vector_env
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -101,13 +101,12 @@ def test_an_environment(group: str, choice: str):
     section = composed(f"env={choice}")["env"]
     factory = environment.load(section["name"])
     own = settings(factory, ("num_envs", "evaluation"))  # which are given by the caller
-    native = environment.is_natively_batched(factory)
-    adapter = () if native else settings(make_vector_env, ("factory", "settings", "num_envs", "name", "backend"))
+    adapter = set(adapter_settings(factory))
     given = set(section) - {"name"}
-    assert given <= own | set(adapter)
+    assert given <= own | adapter
     if choice == section["name"]:
         # Environments that pay the team have no rewards to put together.
-        assert own | set(adapter) - {"reward_aggregation"} <= given
+        assert own | adapter - {"reward_aggregation"} <= given
 
 
 def test_the_trainer_section_names_arguments_of_lightning():

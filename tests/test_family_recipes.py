@@ -20,10 +20,10 @@ SMALL += ["rollout.num_eval_envs=1", "trainer.accelerator=cpu", "logger=none", "
 SMALL += ["algorithm.target_update_every=2"]
 
 RECIPES = {
-    "lbf_8x8-2p-3f_qmix": ("lbforaging", ["total_env_steps=800", "+env.kwargs.max_episode_steps=10"]),
-    "rware_tiny-2ag_qmix": ("rware", ["total_env_steps=320", "+env.kwargs.max_steps=20"]),
-    "overcooked_cramped_room_qmix": ("overcooked", ["total_env_steps=320", "env.horizon=20"]),
-    "kaz_qmix": ("pymunk", ["total_env_steps=320", "env.kwargs.max_cycles=20"]),
+    "lbf_8x8_2p_3f": ["total_env_steps=800", "+env.kwargs.max_episode_steps=10"],
+    "rware_tiny_2ag": ["total_env_steps=320", "+env.kwargs.max_steps=20"],
+    "overcooked_cramped_room": ["total_env_steps=320", "env.horizon=20"],
+    "kaz": ["total_env_steps=320", "env.kwargs.max_cycles=20"],
 }
 
 
@@ -53,15 +53,13 @@ def stored(run) -> list[Episode]:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains(recipe, tmp_path):
-    package, overrides = RECIPES[recipe]
-    pytest.importorskip(package)
-    run = train(tmp_path, recipe, overrides)
+    run = train(tmp_path, recipe, RECIPES[recipe])
     assert run.data.counters.env_steps >= 320
     assert run.data.counters.updates > 5
     assert run.log.last_eval["eval/episodes"] == 2
 
 
-@pytest.mark.parametrize(("recipe", "package"), [("smac_3m_qmix", "smac"), ("smacv2_protoss_5v5_qmix", "smacv2")])
+@pytest.mark.parametrize(("recipe", "package"), [("smac_3m", "smac"), ("smacv2_protoss_5v5", "smacv2")])
 def test_a_starcraft_recipe_trains_through_a_relaunch(recipe, package, tmp_path, monkeypatch):
     monkeypatch.setattr(starcraft, "_BACK_OFF_S", 0.0)
     fake_smac.install(monkeypatch, package)
@@ -78,3 +76,14 @@ def test_a_starcraft_recipe_trains_through_a_relaunch(recipe, package, tmp_path,
     assert len(episodes) > 3
     assert not Counter(e.length for e in episodes) - Counter(SERVER.ended)
     assert all(e.terminated and not e.truncated for e in episodes)  # timeout_is_terminal
+
+
+@pytest.mark.parametrize("name", ["MMM", "3s5z", "MMM2", "5m_vs_6m", "2c_vs_64zg", "3s5z_vs_3s6z"])
+def test_the_recipe_of_a_published_map_trains(name, tmp_path, monkeypatch):
+    fake_smac.install(monkeypatch, "smac")
+    run = train(tmp_path, f"smac_{name}", ["total_env_steps=400", "rollout.num_envs=2"])
+    assert run.data.counters.updates > 2
+    config = run.module.extra_checkpoint["config"]
+    assert config["env"]["map_name"] == name
+    assert config["mixer"]["hypernet_layers"] == 2
+    assert config["env"]["timeout_is_terminal"] is True

@@ -15,8 +15,11 @@ import runs
 import torch
 from fakes import VaryingLength
 
+from qmix_lightning.checkpoint import SegmentStore
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault
+from qmix_lightning.replay import EpisodeReplay
 from qmix_lightning.supervised import FaultLimit
+from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector import Backend, make_vector_env
 
 
@@ -196,3 +199,42 @@ def test_no_worker_and_no_game_outlives_the_trainer(tmp_path: Path, number: int,
     while faulty.games_left(tmp_path / "faults"):
         assert time.monotonic() < deadline, "a game outlived its trainer"
         time.sleep(0.1)
+
+
+def test_training_on_foraging_survives_deaths_and_a_hang_and_the_accounts_agree(tmp_path: Path):
+    """Every episode that an environment ended is stored and counted; none that a death broke off is."""
+    runs.run(
+        [
+            "env=pettingzoo",
+            "env.id=faulty:MortalForaging",
+            f"env.kwargs.folder={tmp_path}",
+            "env.kwargs.every=500",
+            "rollout=process",
+            "rollout.num_envs=2",
+            "rollout.num_workers=2",  # one environment each: a death costs no finished episode of another
+            "rollout.step_timeout_s=8",
+            "replay.batch_size=8",
+            "agent=feedforward",
+            "eval_interval=100000",
+            "trainer.limit_val_batches=0",
+            "trainer.accelerator=cpu",
+            "total_env_steps=2200",
+            "logger=none",
+            f"run_dir={tmp_path}/run",
+        ]
+    )
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert summary["faults"] == {"killed": (tmp_path / "steps").stat().st_size // 500 - 1, "hung": 1}
+    ended = [int(line) for line in (tmp_path / "episodes").read_text().split()]
+    payload = runs.read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    counters, state = payload["ReplayDataModule"]["counters"], payload["ReplayDataModule"]["ranks"][0]
+    replay = EpisodeReplay(EnvSpec.from_dict(payload["spec"]), payload["config"]["replay"]["capacity"])
+    SegmentStore(tmp_path / "run" / "checkpoints", 0).load(replay, state["replay"])
+    stored = [replay.get(i) for i in range(replay.first_id, replay.next_id)]
+    assert all(episode.terminated or episode.truncated for episode in stored)
+    assert sorted(episode.length for episode in stored) == sorted(ended)
+    assert counters["episodes"] == len(ended)
+    in_flight = sum(len(actions) for actions in state["collector"]["actions"])
+    assert counters["env_steps"] == sum(ended) + in_flight
+    assert counters["env_steps"] >= 2200

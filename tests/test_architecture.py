@@ -1,0 +1,127 @@
+"""Imports go one way, and nothing heavy is imported before it is asked for."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "qmix_lightning"
+MATHS = ("agents", "mixers", "algorithms")
+
+LAYERS = [
+    ("errors", "registry", "types", "keys", "config"),
+    ("buffers", "signals", "schedule", "summary", "distributed", "metrics", "loggers"),
+    ("environment",),
+    ("parallel_adapter", *MATHS, "exploration", "replay", "optimizers", "cli"),
+    ("vector", "rollout"),
+    ("datamodule", "module", "checkpoint"),
+    ("callbacks", "progress", "q_table"),
+    ("build",),
+    ("train", "evaluate"),
+]
+"""From what knows nothing to what knows everything. A file that is not named here may stand anywhere: what it imports
+counts as imported by those who import it."""
+
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of what a file imports, inside functions and for type checkers too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import, line {node.lineno}"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files_of(name: str) -> list[Path]:
+    """The files of a module or a sub-package of this package."""
+    return sorted((PACKAGE / name).rglob("*.py")) if (PACKAGE / name).is_dir() else [PACKAGE / f"{name}.py"]
+
+
+def names_in(path: Path) -> set[str]:
+    """The first-level names of this package that a file imports: ``agents``, ``config``, ..."""
+    return {name.split(".")[1] for name in imported(path) if name.startswith("qmix_lightning.")}
+
+
+@cache
+def graph() -> dict[str, set[str]]:
+    modules = {p.stem if p.is_file() else p.name for p in PACKAGE.iterdir() if p.suffix == ".py" or p.is_dir()}
+    modules -= {"__init__", "__pycache__", "plugin_template"}
+    return {m: {n for f in files_of(m) for n in names_in(f) if n in modules} - {m} for m in sorted(modules)}
+
+
+def reachable(module: str) -> dict[str, list[str]]:
+    """Everything that ``module`` imports, directly or not, each with the way there."""
+    ways, waiting = {module: [module]}, [module]
+    while waiting:
+        for other in sorted(graph()[(current := waiting.pop())]):
+            if other not in ways:
+                ways[other] = [*ways[current], other]
+                waiting.append(other)
+    return ways
+
+
+def test_every_named_module_exists():
+    assert set(LAYER) <= set(graph())
+
+
+@pytest.mark.parametrize("module", LAYER)
+def test_imports_go_one_way(module: str):
+    above = {m: " -> ".join(w) for m, w in reachable(module).items() if LAYER.get(m, -1) > LAYER[module]}
+    assert not above
+
+
+def test_there_are_no_circles():
+    circles = [(m, o) for m in graph() for o in graph()[m] if m in reachable(o)]
+    assert circles == []
+
+
+@pytest.mark.parametrize("folder", MATHS)
+def test_the_maths_imports_torch_only(folder: str):
+    roots = {name.split(".")[0] for path in files_of(folder) for name in imported(path)}
+    assert roots - set(sys.stdlib_module_names) - {"qmix_lightning"} == {"torch"}
+    ours = {name for path in files_of(folder) for name in names_in(path)}
+    assert ours <= {*MATHS, "registry", "types", "errors"}
+
+
+def test_environments_are_reached_through_the_registry_only():
+    for path in PACKAGE.rglob("*.py"):
+        found = {name for name in imported(path) if name.startswith(("qmix_lightning.envs", "envs"))}
+        assert not found, path
+
+
+def test_environments_know_nothing_of_training():
+    for path in sorted((ROOT / "envs").rglob("*.py")):
+        used = names_in(path) - {"envs"}
+        assert not {name for name in used if LAYER.get(name, 0) > LAYER["parallel_adapter"]}, path
+
+
+@pytest.mark.parametrize(
+    "module", ["qmix_lightning", "qmix_lightning.cli", "qmix_lightning.config", "qmix_lightning.train"]
+)
+def test_importing_it_is_cheap(module: str):
+    heavy = ("torch", "pytorch_lightning", "hydra", "numpy", "gymnasium", "pettingzoo", "qmix_lightning.envs")
+    code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
+
+
+def test_importing_it_changes_nothing_global():
+    """No library is patched and no switch is thrown at import time."""
+    code = (
+        "import logging, signal, warnings\n"
+        "before = (list(warnings.filters), logging.root.handlers[:], signal.getsignal(signal.SIGTERM))\n"
+        "import qmix_lightning.train, qmix_lightning.evaluate\n"
+        "assert (list(warnings.filters), logging.root.handlers[:], signal.getsignal(signal.SIGTERM)) == before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
