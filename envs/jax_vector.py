@@ -1,241 +1,23 @@
-"""Simulators written in JAX with JaxMARL's interface, many at once: the step without auto-reset, jitted, shared with
-torch without a copy.
+"""JAX's environments as torch's: compiled programs over slots, shared with torch without a copy.
 
 Imports JAX: only factories import this module, when they are called.
 """
 
 from __future__ import annotations
 
-import copy
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import torch
 from torch import Tensor
 from torch.utils import dlpack
 
+from qmix_lightning.envs.jax_program import JaxProgram, Slots
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
-from qmix_lightning.parallel_adapter import unit_groups
-from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
+from qmix_lightning.types import Observation, Transition
 
-__all__ = ["JaxProgram", "JaxVectorEnv", "JaxmarlRules", "Rules", "Slots", "shared_program"]
-
-_NEVER = 2**30
-"""A time limit that is never reached."""
-_PROGRAMS_KEPT = 8
-
-
-class Slots(NamedTuple):
-    """Everything that ``E`` environments carry from one call to the next; every leaf begins with ``E``.
-
-    ``key`` is the episode's own: folding in 0 starts it, folding in ``t`` draws its ``t``-th step. ``obs``, ``state``,
-    ``avail`` and ``alive`` are what was shown last; ``idle [E, N]`` is the simulator's own action for who cannot act.
-    """
-
-    sim: Any
-    key: jax.Array
-    t: jax.Array
-    obs: jax.Array
-    state: jax.Array
-    avail: jax.Array
-    alive: jax.Array
-    idle: jax.Array
-
-
-class Outcome(NamedTuple):
-    """What a joint step brings beside the new :class:`Slots`, in few pieces: each costs its way to torch.
-
-    ``numbers [1 + M, E]``: team reward, then the metrics; ``flags [2, E]``: terminated, truncated;
-    ``agent_reward [E, N]``.
-    """
-
-    numbers: jax.Array
-    flags: jax.Array
-    agent_reward: jax.Array
-
-
-class Rules(Protocol):
-    """What a family of simulators knows of itself; pure functions of one environment's simulator state.
-
-    Attributes:
-        group_of_agent: unit type of each agent; ``None``: told by names and sizes.
-        metric_names: keys of what :meth:`metrics` returns.
-    """
-
-    @property
-    def group_of_agent(self) -> tuple[int, ...] | None: ...
-    @property
-    def metric_names(self) -> tuple[str, ...]: ...
-
-    def task_over(self, before: Any, after: Any, key: jax.Array, actions: Mapping[str, jax.Array], dones: Any) -> Any:
-        """Whether the task ended in this step, for another reason than a time limit."""
-        ...
-
-    def alive(self, after: Any, dones: Any, ended: Any, alive_before: Any) -> Any:
-        """``[N]`` bool: agents that act in the next step."""
-        ...
-
-    def metrics(self, after: Any) -> dict[str, Any]:
-        """Values reported when an episode ends."""
-        ...
-
-
-class JaxmarlRules:
-    """What holds for any JaxMARL environment.
-
-    There is one done flag. To tell the task's end from the time limit, a twin of the simulator whose ``max_steps`` is
-    never reached is asked too, for its flag only; the compiler drops whatever else it would compute. Without
-    ``max_steps`` a done flag is the task's end.
-    """
-
-    group_of_agent: tuple[int, ...] | None = None
-    metric_names: tuple[str, ...] = ()
-
-    def __init__(self, simulator: Any) -> None:
-        self._agents = list(simulator.agents)
-        self._unlimited: Any = None
-        if isinstance(getattr(simulator, "max_steps", None), int):
-            self._unlimited = copy.copy(simulator)
-            self._unlimited.max_steps = _NEVER
-
-    def task_over(self, before: Any, after: Any, key: jax.Array, actions: Mapping[str, jax.Array], dones: Any) -> Any:
-        if self._unlimited is None:
-            return dones["__all__"]
-        return self._unlimited.step_env(key, before, actions)[3]["__all__"]
-
-    def alive(self, after: Any, dones: Any, ended: Any, alive_before: Any) -> Any:
-        # At the end every flag is raised, for those who lived to see it too.
-        return jnp.where(ended, alive_before, ~jnp.stack([dones[agent] for agent in self._agents]))
-
-    def metrics(self, after: Any) -> dict[str, Any]:
-        return {}
-
-
-class JaxProgram:
-    """The compiled reset and step of one simulator; vector environments with the same settings share it.
-
-    Args:
-        simulator: a JaxMARL environment: ``reset``, ``step_env``, ``agents``, ``action_space``.
-        rules: from the simulator to what its family knows of itself.
-        name: what messages call it.
-        reward_aggregation: the team reward: ``sum`` or ``mean`` over all agents, the dead included.
-        timeout_is_terminal: count the time limit as a true end.
-        episode_limit: joint steps after which an episode ends; ``None``: the simulator's ``max_steps``.
-
-    Attributes:
-        traces: how often ``reset`` and ``step`` were traced, and so compiled.
-    """
-
-    def __init__(
-        self,
-        simulator: Any,
-        rules: Callable[[Any], Rules],
-        *,
-        name: str,
-        reward_aggregation: str,
-        timeout_is_terminal: bool,
-        episode_limit: int | None = None,
-    ) -> None:
-        if episode_limit is not None and episode_limit < 1:
-            raise ConfigurationError(f"{name}: episode_limit must be at least 1, not {episode_limit}")
-        self._simulator = simulator
-        self._mean = reward_aggregation == "mean"
-        self._timeout_is_terminal = timeout_is_terminal
-        own_limit = getattr(simulator, "max_steps", None)
-        limit = episode_limit or (own_limit if isinstance(own_limit, int) and own_limit > 0 else None)
-        self._limit = limit or _NEVER
-        self._agents, shapes, counts, state_dim, self._mask_of = _layout(simulator, name)
-        self.traces: Counter[str] = Counter()
-        self._rules = family = rules(simulator)
-        n = len(self._agents)
-        self.spec = EnvSpec(
-            n_agents=n,
-            n_actions=max(counts),
-            obs_dim=max(shapes),
-            state_dim=state_dim,
-            obs_dims=tuple(shapes),
-            action_counts=tuple(counts),
-            agent_names=tuple(self._agents),
-            group_of_agent=family.group_of_agent or unit_groups(self._agents, shapes, counts),
-            episode_limit=limit,
-            episode_metrics=family.metric_names,
-            natively_batched=True,
-        )
-        self.reset = jax.jit(self._reset)
-        self.step = jax.jit(self._step)
-
-    def empty(self, num_envs: int) -> Slots:
-        """Slots in which nothing was started yet."""
-        shapes = jax.eval_shape(jax.vmap(self._begin), jax.ShapeDtypeStruct((num_envs,), jnp.uint32))
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    # -- traced: [E] -----------------------------------------------------------------------------------------------
-
-    def _reset(self, slots: Slots, mask: jax.Array, seeds: jax.Array) -> Slots:
-        self.traces["reset"] += 1
-        return _where(mask, jax.vmap(self._begin)(seeds.astype(jnp.uint32)), slots)
-
-    def _step(self, slots: Slots, actions: jax.Array, active: jax.Array) -> tuple[Slots, Outcome]:
-        self.traces["step"] += 1
-        new, outcome = jax.vmap(self._advance)(slots, actions)
-        outcome = _where(active, outcome, jax.tree.map(jnp.zeros_like, outcome))
-        return _where(active, new, slots), outcome._replace(numbers=outcome.numbers.T, flags=outcome.flags.T)
-
-    # -- traced: one environment -----------------------------------------------------------------------------------
-
-    def _begin(self, seed: jax.Array) -> Slots:
-        key = jax.random.PRNGKey(seed)
-        shown, sim = self._simulator.reset(jax.random.fold_in(key, 0))
-        everyone = jnp.ones(self.spec.n_agents, bool)
-        return Slots(sim, key, jnp.zeros((), jnp.int32), *self._show(shown, sim, everyone, jnp.zeros((), bool)))
-
-    def _advance(self, slots: Slots, actions: jax.Array) -> tuple[Slots, Outcome]:
-        # Who is dead plays our no-op; the simulator's may have another number.
-        actions = jnp.where(slots.alive, actions, slots.idle)
-        played = {agent: actions[i] for i, agent in enumerate(self._agents)}
-        t = slots.t + 1
-        key = jax.random.fold_in(slots.key, t)
-        # Not `step`: that resets by itself and overwrites the last observation.
-        shown, sim, rewards, dones, _ = self._simulator.step_env(key, slots.sim, played)
-        over = self._rules.task_over(slots.sim, sim, key, played, dones)
-        ended = over | dones["__all__"] | (t >= self._limit)
-        terminated = ended if self._timeout_is_terminal else over
-        alive = self._rules.alive(sim, dones, ended, slots.alive)
-        agent_reward = jnp.stack([jnp.asarray(rewards[a], jnp.float32).reshape(()) for a in self._agents])  # [N]
-        reward = agent_reward.mean() if self._mean else agent_reward.sum()
-        metrics = self._rules.metrics(sim)
-        outcome = Outcome(
-            numbers=jnp.stack([reward, *(metrics[k].astype(jnp.float32) for k in self.spec.episode_metrics)]),
-            flags=jnp.stack([terminated, ended & ~terminated]),
-            agent_reward=agent_reward,
-        )
-        return Slots(sim, slots.key, t, *self._show(shown, sim, alive, ended)), outcome
-
-    def _show(self, shown: Mapping[str, Any], sim: Any, alive: jax.Array, ended: jax.Array) -> tuple[jax.Array, ...]:
-        """Observations ``[N, O]``, state ``[S]``, legal actions ``[N, A]``, ``alive [N]`` and ``idle [N]``."""
-        spec = self.spec
-        flat = [jnp.ravel(shown[agent]).astype(jnp.float32) for agent in self._agents]
-        flat = [jnp.where(alive[i], values, 0.0) for i, values in enumerate(flat)]
-        obs = jnp.stack([jnp.pad(values, (0, spec.obs_dim - values.size)) for values in flat])  # [N, O]
-        own_state = shown.get("world_state")
-        state = jnp.concatenate(flat) if own_state is None else jnp.ravel(own_state).astype(jnp.float32)  # [S]
-        counts = jnp.asarray(spec.action_counts)
-        legal = jnp.arange(spec.n_actions) < counts[:, None]  # [N, A]
-        if self._mask_of is not None:
-            masks = self._mask_of(sim)
-            rows = [jnp.ravel(masks[agent]).astype(bool) for agent in self._agents]
-            legal &= jnp.stack([jnp.pad(row, (0, spec.n_actions - row.size)) for row in rows])
-        idle = jnp.argmax(legal, axis=-1).astype(jnp.int32)  # [N]
-        only_no_op = jnp.arange(spec.n_actions) == NO_OP  # [A]
-        # After the last move of a game nothing may be legal; nobody is asked to act then.
-        finished = ended & ~legal.any(axis=-1)  # [N]
-        avail = jnp.where((alive & ~finished)[:, None], legal, only_no_op)
-        return obs, state, avail, alive, idle
+__all__ = ["JaxVectorEnv", "start_jax"]
 
 
 class JaxVectorEnv:
@@ -258,26 +40,28 @@ class JaxVectorEnv:
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
-        if self._slots is None:
+        slots = self._slots
+        if slots is None:
             # Every environment is started the first time, so that there is something to show for all.
-            self._slots = jax.device_put(self.program.empty(self.num_envs), self._jax_device)
+            slots = jax.device_put(self.program.empty(self.num_envs), self._jax_device)
             mask = torch.ones_like(mask)
-        self._slots = self.program.reset(self._slots, self._to_jax(mask), self._to_jax(seeds.to(torch.int32)))
-        self._slots.t.block_until_ready()
-        return self._observation(self._slots)
+        self._slots = slots = self.program.reset(slots, self._to_jax(mask), self._to_jax(seeds.to(torch.int32)))
+        slots.t.block_until_ready()
+        return self._observation(slots)
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
         """One joint step with ``actions [E, N]`` where ``active [E]``."""
         if self._slots is None:
             raise EnvironmentContractError("step was called before reset")
         arguments = self._to_jax(actions.to(torch.int32)), self._to_jax(active)
-        self._slots, outcome = self.program.step(self._slots, *arguments)
-        # JAX runs behind our back; what it reads belongs to the caller again when we return.
+        slots, outcome = self.program.step(self._slots, *arguments)
+        self._slots = slots
+        # JAX may run behind our back; what it reads belongs to the caller again when we return.
         outcome.flags.block_until_ready()
         reward, *metrics = self._to_torch(outcome.numbers).unbind()
         terminated, truncated = self._to_torch(outcome.flags).unbind()
         return Transition(
-            next=self._observation(self._slots),
+            next=self._observation(slots),
             reward=reward,
             terminated=terminated,
             truncated=truncated,
@@ -307,93 +91,8 @@ class JaxVectorEnv:
         )
 
 
-_programs: dict[str, JaxProgram] = {}
-
-
-def shared_program(key: str, build: Callable[[], JaxProgram]) -> JaxProgram:
-    """The program of these settings; training and evaluation with equally many environments compile once."""
-    if key not in _programs:
-        made = build()
-        while len(_programs) >= _PROGRAMS_KEPT:
-            del _programs[next(iter(_programs))]
-        _programs[key] = made
-    return _programs[key]
-
-
-def _where(condition: jax.Array, new: Any, old: Any) -> Any:
-    """``new`` where ``condition [E]``, over whole trees; dtypes stay those of ``old``, so nothing is traced twice."""
-
-    def choose(fresh: Any, kept: Any) -> jax.Array:
-        rows = condition.reshape(condition.shape + (1,) * (kept.ndim - 1))
-        return jnp.where(rows, fresh.astype(kept.dtype), kept)
-
-    return jax.tree.map(choose, new, old)
-
-
-def _layout(
-    simulator: Any, name: str
-) -> tuple[list[str], list[int], list[int], int, Callable[[Any], Mapping[str, Any]] | None]:
-    """Agents, observation sizes, action counts, state size and the function that tells legal actions.
-
-    Runs nothing: shapes only.
-
-    Raises:
-        EnvironmentContractError: the simulator does not fit, in one line.
-    """
-    agents = list(simulator.agents)
-    try:
-        shown, sim = jax.eval_shape(simulator.reset, jax.random.PRNGKey(0))
-    except Exception as error:
-        raise EnvironmentContractError(f"{name} does not fit: its reset fails: {_line(error)}") from error
-    if not isinstance(shown, dict) or not all(isinstance(agent, str) and agent in shown for agent in agents):
-        raise EnvironmentContractError(f"{name} does not fit: its observations are not given by agent name")
-    counts = []
-    for agent in agents:
-        space = simulator.action_space(agent)
-        if type(space).__name__ != "Discrete":
-            raise EnvironmentContractError(
-                f"{name} does not fit: actions must be discrete, '{agent}' has {type(space).__name__}"
-            )
-        counts.append(int(space.n))
-    zeros = {agent: jax.ShapeDtypeStruct((), jnp.int32) for agent in agents}
-    try:
-        stepped = jax.eval_shape(simulator.step_env, jax.random.PRNGKey(0), sim, zeros)
-    except Exception as error:
-        raise EnvironmentContractError(f"{name} does not fit: its step fails: {_line(error)}") from error
-    if not isinstance(stepped[2], dict) or not all(agent in stepped[2] for agent in agents):
-        raise EnvironmentContractError(f"{name} does not fit: its rewards are not given by agent name")
-    if jax.tree.structure(stepped[1]) != jax.tree.structure(sim):
-        raise EnvironmentContractError(f"{name} does not fit: its state changes its structure in a step")
-    sizes = [shown[agent].size for agent in agents]
-    state_dim = shown["world_state"].size if "world_state" in shown else sum(sizes)
-    return agents, sizes, counts, state_dim, _mask_function(simulator, sim, agents, counts)
-
-
-def _mask_function(
-    simulator: Any, sim: Any, agents: list[str], counts: list[int]
-) -> Callable[[Any], Mapping[str, Any]] | None:
-    """``get_legal_moves`` (Hanabi) or ``get_avail_actions`` (SMAX), where it is there and answers for these actions."""
-    for attribute in ("get_legal_moves", "get_avail_actions"):
-        function = getattr(simulator, attribute, None)
-        if function is None:
-            continue
-        try:
-            masks = jax.eval_shape(function, sim)
-        except NotImplementedError:
-            continue
-        # JaxNav has one for actions that it does not have.
-        if all(masks[agent].shape == (count,) for agent, count in zip(agents, counts, strict=True)):
-            return function
-    return None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-@contextmanager
-def _modest() -> Iterator[None]:
-    """How JAX starts, for who starts it within; what the user set in the process's environment stays.
+def start_jax() -> None:
+    """Start JAX modestly; does nothing where it runs already. What the user set in the environment stays.
 
     One thread computes, the one that calls: these simulators are small, and handing them around is slower. On a GPU JAX
     would take three quarters of the memory that training needs.
@@ -407,21 +106,20 @@ def _modest() -> Iterator[None]:
     if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        yield
-    finally:
+        jax.local_devices()
+        jax.local_devices(backend="cpu")
+    finally:  # all of it is read once; nobody else is to inherit it
         jax.config.update("jax_cpu_enable_async_dispatch", asynchronous)
         for name in added:
             os.environ.pop(name, None)
 
 
-def _devices(wanted: str) -> tuple[jax.Device, torch.device]:
+def _devices(wanted: str) -> tuple[Any, torch.device]:
     """Where the simulator runs, as JAX and as torch call it; ranks of one machine take different GPUs."""
-    with _modest():
-        found = jax.local_devices()
-        gpus = [device for device in found if device.platform in ("gpu", "cuda")]
-        if wanted == "gpu" and not (gpus and torch.cuda.is_available()):
-            raise ConfigurationError("env.device=gpu needs a GPU that both JAX (jax[cuda]) and torch can use")
-        if wanted != "cpu" and gpus and torch.cuda.is_available():
-            index = int(os.environ.get("LOCAL_RANK", 0)) % len(gpus)
-            return gpus[index], torch.device("cuda", index)
-        return jax.local_devices(backend="cpu")[0], torch.device("cpu")
+    gpus = [device for device in jax.local_devices() if device.platform in ("gpu", "cuda")]
+    if wanted == "gpu" and not (gpus and torch.cuda.is_available()):
+        raise ConfigurationError("env.device=gpu needs a GPU that both JAX (jax[cuda]) and torch can use")
+    if wanted != "cpu" and gpus and torch.cuda.is_available():
+        index = int(os.environ.get("LOCAL_RANK", 0)) % len(gpus)
+        return gpus[index], torch.device("cuda", index)
+    return jax.local_devices(backend="cpu")[0], torch.device("cpu")

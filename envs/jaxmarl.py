@@ -30,6 +30,9 @@ def import_jaxmarl(family: str) -> Any:
     """
     if importlib.util.find_spec("jaxmarl") is None:
         raise MissingDependencyError(f"environment '{family}' needs jaxmarl: pip install 'qmix-lightning[{family}]'")
+    from qmix_lightning.envs.jax_vector import start_jax
+
+    start_jax()  # before anything makes an array, which importing JaxMARL does
     left_out = {} if _MABRAX in sys.modules else {_MABRAX: None}
     sys.modules.update(left_out)  # type: ignore[arg-type]  # None makes an import of it fail
     try:
@@ -64,7 +67,8 @@ def make(
         device: where JAX runs.
     """
     jaxmarl = import_jaxmarl("jaxmarl")
-    from qmix_lightning.envs.jax_vector import JaxmarlRules, JaxProgram, JaxVectorEnv, shared_program
+    from qmix_lightning.envs.jax_program import JaxmarlRules, JaxProgram, shared_program
+    from qmix_lightning.envs.jax_vector import JaxVectorEnv
 
     if id not in jaxmarl.registered_envs:
         raise ConfigurationError(f"unknown JaxMARL environment '{id}'{did_you_mean(id, jaxmarl.registered_envs)}")

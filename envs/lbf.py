@@ -31,6 +31,13 @@ class Foraging(TupleEnv):
 
     episode_metrics = ("food_collected",)
 
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+        # It places one player after the other where nobody stands, and those not placed yet still stand where the last
+        # episode left them: a seed would start differently after another past.
+        for player in self.game.players:
+            player.position = None
+        return super().reset(seed, options)
+
     def own_limit(self) -> int | None:
         return self.game._max_episode_steps
 

@@ -29,4 +29,22 @@ def make(id: str, kwargs: Mapping[str, Any] | None = None) -> Any:
         warnings.filterwarnings("ignore", "The old environment creation API", DeprecationWarning)
         factory = load_target(target, "env.id")
     check_arguments(factory, arguments, f"'{target}'")
-    return factory(**arguments)
+    env = factory(**arguments)
+    if target.startswith("pettingzoo.butterfly.knights_archers_zombies"):
+        _spawn_anew(env)
+    return env
+
+
+def _spawn_anew(env: Any) -> None:
+    """Count the steps to the first zombie from the start of an episode.
+
+    The game's reset forgets to, so that what the last episode left of the count would decide the next one too, not the
+    seed alone.
+    """
+    game, reset = env.unwrapped, env.reset
+
+    def clean_reset(*args: Any, **kwargs: Any) -> Any:
+        game.zombie_spawn_interval.reset()
+        return reset(*args, **kwargs)
+
+    env.reset = clean_reset

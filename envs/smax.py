@@ -76,7 +76,8 @@ def make(
     from jaxmarl.environments import smax
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
-    from qmix_lightning.envs.jax_vector import JaxProgram, JaxVectorEnv, shared_program
+    from qmix_lightning.envs.jax_program import JaxProgram, shared_program
+    from qmix_lightning.envs.jax_vector import JaxVectorEnv
 
     if scenario not in MAP_NAME_TO_SCENARIO:
         raise ConfigurationError(f"unknown SMAX scenario '{scenario}'{did_you_mean(scenario, MAP_NAME_TO_SCENARIO)}")

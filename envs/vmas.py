@@ -339,9 +339,7 @@ class VmasVectorEnv:
 
     def _write(self, shown: Mapping[str, Any], obs: Tensor, state: Tensor) -> None:
         """From VMAS's observations into ``obs [e, N, O]`` and ``state [e, S]``."""
-        flat = [
-            torch.cat([part.flatten(1) for part in _parts(shown[agent])], dim=1) for agent in self.spec.agent_names
-        ]
+        flat = [torch.cat([part.flatten(1) for part in _parts(shown[agent])], dim=1) for agent in self.spec.agent_names]
         for i, values in enumerate(flat):
             obs[:, i, : values.shape[1]] = values
         torch.cat(flat, dim=1, out=state)

@@ -129,7 +129,7 @@ def explicit_overrides() -> list[str]:
 
 def _explain_hydra(error: BaseException, config_name: str) -> str:
     """Hydra's message in one line, with the closest valid name."""
-    from hydra.core.override_parser.overrides_parser import OverrideParseException
+    from hydra.errors import OverrideParseException
     from omegaconf.errors import MissingMandatoryValue
 
     text = str(error)

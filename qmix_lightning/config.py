@@ -334,6 +334,9 @@ def _check_values(config: RunConfig) -> None:
         value = getattr(config.exploration, name)
         if not 0.0 <= value <= 1.0:
             raise ConfigurationError(f"exploration.{name} must be between 0 and 1, not {value}")
+    for name in ("step_timeout_s", "fault_window_s"):
+        if not getattr(config.rollout, name) > 0:
+            raise ConfigurationError(f"rollout.{name} must be more than 0, not {getattr(config.rollout, name)}")
     if config.replay.batch_size > config.replay.capacity:
         raise ConfigurationError(
             f"replay.batch_size ({config.replay.batch_size}) is larger than replay.capacity ({config.replay.capacity})"

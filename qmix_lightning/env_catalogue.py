@@ -3,7 +3,8 @@
 * Names are those of ``conf/env`` and of the registry.
 * The packages that an environment needs beside its own distribution's are the extra of its name, so that nothing lists
   them twice. What is on no index is named in its YAML file: ``# Needs: module (where it is told how to install it)``.
-* Sizes are in its YAML file, for the settings there: ``# Sizes: 3 agents, 5 actions, observation 18, state 54, limit 25``.
+* Sizes are in its YAML file, for the settings there:
+  ``# Sizes: 3 agents, 5 actions, observation 18, state 54, limit 25``.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> di
     """The ``env`` section that ``qmix-train env=NAME OVERRIDES`` would have; ``complete``: refuse values that lack."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverrideParseException
+    from hydra.errors import OverrideParseException
     from omegaconf import OmegaConf
 
     typed = []
@@ -232,7 +232,7 @@ def _describe(spec: Any) -> list[tuple[str, str]]:
         ("state", str(spec.state_dim)),
         ("limit", "none" if spec.episode_limit is None else f"{spec.episode_limit} steps"),
         ("episode metrics", ", ".join(spec.episode_metrics) or "none"),
-        ("stepped", "all at once, batched by nature" if spec.natively_batched else "one by one, or in worker processes"),
+        ("stepped", "all in one call, batched by nature" if spec.natively_batched else "one by one, or in workers"),
     ]
 
 

@@ -25,8 +25,8 @@ def check_last_observations(episodes: list[Episode], ledger: Ledger) -> None:
             ledger.fail(
                 "last observation",
                 "reset",
-                f"step {len(e.steps)}, slot {e.slot} (seed {e.seed}): {reason} in all {len(suspects)} episodes looked at; "
-                "step must return the true successor and never reset",
+                f"step {len(e.steps)}, slot {e.slot} (seed {e.seed}): {reason} in all {len(suspects)} episodes looked "
+                "at; step must return the true successor and never reset",
             )
             return
 

@@ -160,7 +160,7 @@ class _Play:
         if not np.isin(array, (0, 1)).all():
             self._stop("masks", "values", f"the mask of agent '{agent}' holds {array.flat[0]}; 0 or 1 is needed")
         if not array.any():
-            self._stop("masks", "empty", f"the mask leaves agent '{agent}', which is alive, no action (1 is legal, 0 is not)")
+            self._stop("masks", "empty", f"the mask leaves agent '{agent}', who lives, no action (1 is legal, 0 not)")
 
     def _action(self, agent: Any, observations: Any, infos: Any, draw: float) -> int:
         space, mask = self.env.action_space(agent), self._mask(agent, observations, infos)
@@ -193,8 +193,8 @@ class _Play:
             self._stop(
                 "last observation",
                 "agents",
-                f"all agents are at their end, but env.agents is {_short(alive)}; it must be empty, and the environment "
-                "must not reset itself",
+                f"all agents are at their end, but env.agents is {_short(alive)}; it must be empty, and nothing may "
+                "reset itself",
             )
         elif kept:
             word = "terminated" if terminations.get(kept[0]) else "truncated"

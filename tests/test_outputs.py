@@ -183,13 +183,13 @@ def under_a_terminal(arguments: list[str]) -> str:
 
 def test_a_terminal_shows_a_bar_in_environment_steps(tmp_path: Path):
     tiny = [a for a in inprocess.TINY if not a.startswith(("total_env_steps", "eval_interval"))]
-    arguments = ["total_env_steps=600", "eval_interval=100", f"run_dir={tmp_path}/run", *tiny]
+    arguments = ["total_env_steps=200", "eval_interval=50", f"run_dir={tmp_path}/run", *tiny]
     shown = under_a_terminal(arguments)
     bars = [part for part in re.split(r"[\r\n]+", shown) if "env steps, " in part]
     assert bars
     last = bars[-1]
-    assert re.search(r"100% \|.*\| 600/600 env steps, .*step/s, 00:00 left", last), last
-    assert re.search(r"eps 0\.99, loss [\d.e+-]+, eval return \d", last), last
+    assert re.search(r"100% \|.*\| 200/200 env steps, .*step/s, 00:00 left", last), last
+    assert re.search(r"eps 1\.00, loss [\d.e+-]+, eval return \d", last), last
     assert "written to" in shown
     silent = under_a_terminal(
         [*arguments[:2], f"run_dir={tmp_path}/silent", "trainer.enable_progress_bar=false", *tiny]

@@ -13,8 +13,8 @@ import runs
 import torch
 from test_rollout import make_policy
 
-from qmix_lightning.envs import smax
 from qmix_lightning.environment import VectorEnv
+from qmix_lightning.envs import smax
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.rollout import Collector
 
@@ -93,7 +93,7 @@ def battle():
     return first, joint_actions, shown, outcomes
 
 
-# -- the shape of things ----------------------------------------------------------------------------------------------
+# -- the shape of things ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_sizes_and_unit_types(scenario, n, enemies, groups):
     assert spec.episode_metrics == ("won", "dead_allies", "dead_enemies")
 
 
-@pytest.mark.parametrize("scenario", ["2s3z", "5m_vs_6m"])
+@pytest.mark.parametrize("scenario", ["2s3z", pytest.param("5m_vs_6m", marks=pytest.mark.slow)])
 def test_other_maps_play_to_the_end(scenario):
     env = make(2, scenario=scenario)
     assert isinstance(env, VectorEnv)
@@ -137,7 +137,7 @@ def test_other_maps_play_to_the_end(scenario):
     assert env.program.traces == {"reset": 1, "step": 1}
 
 
-# -- what SMAX itself says ----------------------------------------------------------------------------------------------
+# -- what SMAX itself says -------------------------------------------------------------------------------------------
 
 
 def test_every_step_is_smax_own_and_the_last_observation_is_true(battle):
@@ -261,7 +261,7 @@ def test_the_end_of_the_task_at_the_limit_is_an_end():
         assert rules.metrics(state)["dead_allies"] == allies.count(False)
 
 
-# -- batching -----------------------------------------------------------------------------------------------------------
+# -- batching --------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_compiled_twice(caplog):
@@ -281,8 +281,9 @@ def test_nothing_is_compiled_twice(caplog):
 
 def test_torch_sees_jax_memory():
     env = make()
-    observation = env.reset(EVERYONE, torch.arange(E))
-    for observation in (observation, env.step(torch.full((E, 3), STOP), EVERYONE).next):
+    for begin in (True, False):
+        stand = torch.full((E, 3), STOP)
+        observation = env.reset(EVERYONE, torch.arange(E)) if begin else env.step(stand, EVERYONE).next
         slots = env._slots
         for field, array in [
             (observation.obs, slots.obs),
@@ -386,7 +387,7 @@ def test_a_run_goes_on_in_the_middle_of_its_battles():
         collector().load_state_dict(state)
 
 
-# -- settings -----------------------------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -451,7 +452,7 @@ def test_training_from_the_command_line(tmp_path: Path):
     assert summary["eval"]["episodes"] == 4
     assert 0.0 <= summary["eval"]["win_rate"] <= 1.0
     assert 0.0 <= summary["eval"]["return_mean"] <= 2.0
-    assert 0.0 <= summary["eval"]["dead_allies"] <= 3.0
+    assert 0.0 <= summary["eval"]["dead_allies_mean"] <= 3.0
 
 
 def test_a_spec_survives_a_checkpoint():

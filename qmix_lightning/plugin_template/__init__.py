@@ -119,8 +119,8 @@ pytest
 ```
 
 The environment is a PettingZoo `ParallelEnv`. Its keyword arguments are the settings `env.kwargs.*`; a misspelt one is
-refused. If it needs packages that not everyone has, name them in an extra called `$name` in `pyproject.toml`: `qmix-envs`
-then tells who lacks them what to install.
+refused. If it needs packages that not everyone has, name them in an extra called `$name` in `pyproject.toml`:
+`qmix-envs` then tells who lacks them what to install.
 """
 
 
