@@ -264,7 +264,10 @@ class SegmentStore:
         named = {segment["name"] for segment in self._segments}
         seen: dict[Path, tuple[int, set[str]]] = {}
         for path in self.folder.parent.rglob("*.ckpt"):
-            stamp = path.stat().st_mtime_ns
+            try:
+                stamp = path.stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
             known = self._named_by.get(path)
             if known is None or known[0] != stamp:
                 try:

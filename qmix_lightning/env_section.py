@@ -45,7 +45,7 @@ def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
     own = settings_of(factory)
     if "kwargs" in given and "kwargs" not in own:
         given |= given.pop("kwargs")
-    known = [*own, *adapter_names, "kwargs"]
+    known = ({*own, *adapter_names} | ({"kwargs"} if "kwargs" in section else set())) - {"num_envs"}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
     for key in given:
         if key not in own and not open_ended:

@@ -22,7 +22,7 @@ FAULT_KINDS = ("raised", "invalid", "killed", "hung")
 """An exception; NaN, a wrong shape, a bad mask or a meaningless episode; a worker that died; one past its timeout."""
 
 _log = logging.getLogger(__name__)
-_BACK_OFF_S = (0.1, 10.0)
+_BACK_OFF_S = (0.1, 3.0)
 
 
 @dataclass(frozen=True)

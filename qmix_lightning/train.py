@@ -47,6 +47,8 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
         ConfigurationError: the configuration or the checkpoint does not fit; nothing was written.
         RunInterrupted: a signal ended the run after it was saved.
     """
+    if overrides is not None:
+        _adopt_requeued(run_dir)
     if tree.get("ckpt_path") is None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and _holds_run(run_dir):
         tree = {**tree, "ckpt_path": "last"}  # a requeued job repeats its command
     config = validate(tree)
@@ -72,6 +74,13 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
             f"{_shown(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose another run_dir"
         )
     return _run(config, run_dir, resume_from, source, saved)
+
+
+def _adopt_requeued(run_dir: Path) -> None:
+    """What a requeue saved last, if the job was killed before it became ``last.ckpt``; Lightning would prefer it."""
+    for path in sorted(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda p: p.stat().st_mtime):
+        (run_dir / "checkpoints").mkdir(exist_ok=True)
+        os.replace(path, run_dir / "checkpoints" / "last.ckpt")
 
 
 def _holds_run(run_dir: Path) -> bool:

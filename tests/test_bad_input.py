@@ -81,6 +81,12 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 FAKE = "env=pettingzoo env.id=test_bad_input:"
 TYPED = [
+    # values that a component refuses
+    ("optimizer.lr=-1", "lr must be above 0"),
+    ("optimizer.max_grad_norm=-1", "max_grad_norm must be above 0, or null"),
+    ("optimizer.alpha=1.5", "alpha must be at least 0 and below 1"),
+    ("agent.hidden_dim=0", "hidden_dim"),
+    ("mixer.hypernet_layers=0", "at least one layer"),
     # groups and choices
     ("envv=two_step", "unknown key 'envv'. Did you mean 'env'?"),
     ("+algoritm=qmix", "unknown key 'algoritm'. Did you mean 'algorithm'?"),

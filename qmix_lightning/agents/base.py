@@ -80,6 +80,8 @@ class AgentLinear(nn.Module):
 
     def __init__(self, sets: Sequence[int], in_features: int, out_features: int) -> None:
         super().__init__()
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"a layer needs at least one input and one output; check hidden_dim: {out_features}")
         self.n_sets = max(sets) + 1
         self.register_buffer("sets", torch.tensor(sets), persistent=False)
         bound = 1.0 / math.sqrt(in_features)

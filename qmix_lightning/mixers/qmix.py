@@ -24,6 +24,8 @@ def hypernetwork(in_features: int, out_features: int, layers: int, hidden_dim: i
     """A network that produces another's weights: ``layers`` linear layers with ReLU between them."""
     if layers < 1:
         raise ValueError(f"a hypernetwork needs at least one layer, not {layers}")
+    if layers > 1 and hidden_dim < 1:
+        raise ValueError(f"hypernet_dim must be at least 1, not {hidden_dim}")
     widths = [in_features, *([hidden_dim] * (layers - 1)), out_features]
     modules: list[nn.Module] = []
     for i in range(layers):
