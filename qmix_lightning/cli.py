@@ -27,7 +27,9 @@ RANK_CONFIG = "QMIX_LIGHTNING_RANK_CONFIG"
 """Names the resolved configuration for ranks above 0: reading the command line again would start another sweep."""
 
 _FREE_FORM = {
-    "train": re.compile(r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*=|env\.id="),
+    "train": re.compile(
+        r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*=|env\.(id|reward_aggregation|timeout_is_terminal|episode_limit)="
+    ),
     "evaluate": re.compile(r"env\.[^=]*="),
 }
 

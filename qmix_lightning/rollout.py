@@ -303,6 +303,9 @@ class Collector:
                     "the episodes in flight could not be repeated: this environment is not deterministic given its "
                     "seed, so the run cannot be resumed exactly; rollout.on_resume=restart begins them anew"
                 )
+            # The last step showed nothing meaningful of slots that had caught up before it; this shows all.
+            none = torch.zeros(self.env.num_envs, dtype=torch.bool)
+            self._observation = self.env.reset(none, torch.zeros(self.env.num_envs, dtype=torch.int64))
         self._ended = fresh.copy()
         self.actor.state = tuple(m.to(self.env.device) for m in state["memory"])
         self.actor.last_action = state["last_action"].to(self.env.device)

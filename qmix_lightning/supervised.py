@@ -18,7 +18,7 @@ from qmix_lightning.parallel_adapter import Outcome, ParallelAdapter
 
 __all__ = ["FAULT_KINDS", "FaultLimit", "Faults", "SupervisedEnv"]
 
-FAULT_KINDS = ("raised", "invalid", "killed", "hung")
+FAULT_KINDS: tuple[str, ...] = ("raised", "invalid", "killed", "hung")
 """An exception; NaN, a wrong shape, a bad mask or a meaningless episode; a worker that died; one past its timeout."""
 
 _log = logging.getLogger(__name__)
