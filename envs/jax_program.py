@@ -28,30 +28,18 @@ _PROGRAMS_KEPT = 8
 class Slots(NamedTuple):
     """Everything that ``E`` environments carry from one call to the next; every leaf begins with ``E``.
 
-    ``key`` is the episode's own: folding in 0 starts it, folding in ``t`` draws its ``t``-th step. ``obs``, ``state``,
-    ``avail`` and ``alive`` are what was shown last; ``idle [E, N]`` is the simulator's own action for who cannot act.
+    ``key`` is the episode's own: folding in 0 starts it, folding in ``t`` draws its ``t``-th step. ``idle [E, N]`` is
+    the simulator's own action for who cannot act. What is shown goes to torch in two pieces, as each costs its way:
+    ``numbers [E, N*O + S + N + 1 + M]`` holds observations, state, rewards of agents and team, metrics;
+    ``flags [E, N*A + N + 2]`` holds legal actions, who is alive, terminated, truncated.
     """
 
     sim: Any
     key: jax.Array
     t: jax.Array
-    obs: jax.Array
-    state: jax.Array
-    avail: jax.Array
-    alive: jax.Array
     idle: jax.Array
-
-
-class Outcome(NamedTuple):
-    """What a joint step brings beside the new :class:`Slots`, in few pieces: each costs its way to torch.
-
-    ``numbers [1 + M, E]``: team reward, then the metrics; ``flags [2, E]``: terminated, truncated;
-    ``agent_reward [E, N]``.
-    """
-
     numbers: jax.Array
     flags: jax.Array
-    agent_reward: jax.Array
 
 
 class Rules(Protocol):
@@ -148,7 +136,7 @@ class JaxProgram:
         self.traces: Counter[str] = Counter()
         self._rules = family = rules(simulator)
         n = len(self._agents)
-        self.spec = EnvSpec(
+        self.spec = spec = EnvSpec(
             n_agents=n,
             n_actions=max(counts),
             obs_dim=max(shapes),
@@ -161,6 +149,9 @@ class JaxProgram:
             episode_metrics=family.metric_names,
             natively_batched=True,
         )
+        # Where each thing begins in Slots.numbers and Slots.flags.
+        self.number_sizes = (n * spec.obs_dim, spec.state_dim, n, 1 + len(spec.episode_metrics))
+        self.flag_sizes = (n * spec.n_actions, n, 2)
         self.reset = jax.jit(self._reset, compiler_options=_compiler_options())
         self.step = jax.jit(self._step, compiler_options=_compiler_options())
 
@@ -169,29 +160,42 @@ class JaxProgram:
         shapes = jax.eval_shape(jax.vmap(self._begin), jax.ShapeDtypeStruct((num_envs,), jnp.uint32))
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    # -- traced: [E] -----------------------------------------------------------------------------------------------
+    # -- traced: many environments ---------------------------------------------------------------------------------
 
-    def _reset(self, slots: Slots, mask: jax.Array, seeds: jax.Array) -> Slots:
+    def _reset(self, slots: Slots, rows: jax.Array, seeds: jax.Array) -> Slots:
+        """New episodes in ``rows [K]``, those beyond the last left out; the others are as they were."""
         self.traces["reset"] += 1
-        return _where(mask, jax.vmap(self._begin)(seeds.astype(jnp.uint32)), slots)
+        begun = jax.vmap(self._begin)(seeds.astype(jnp.uint32))
+        return jax.tree.map(lambda new, old: old.at[rows].set(new.astype(old.dtype), mode="drop"), begun, slots)
 
-    def _step(self, slots: Slots, actions: jax.Array, active: jax.Array) -> tuple[Slots, Outcome]:
+    def _step(self, slots: Slots, actions: jax.Array, active: jax.Array) -> Slots:
+        """A joint step where ``active [E]``; the others are as they were."""
         self.traces["step"] += 1
-        new, outcome = jax.vmap(self._advance)(slots, actions)
-        outcome = _where(active, outcome, jax.tree.map(jnp.zeros_like, outcome))
-        return _where(active, new, slots), outcome._replace(numbers=outcome.numbers.T, flags=outcome.flags.T)
+
+        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+            rows = active.reshape(active.shape + (1,) * (old.ndim - 1))
+            return jnp.where(rows, new.astype(old.dtype), old)  # one dtype for ever: nothing is traced twice
+
+        stepped = jax.tree.map(choose, jax.vmap(self._advance)(slots, actions), slots)
+        # Rewards and ends are of this step only.
+        shown, alive = sum(self.number_sizes[:2]), sum(self.flag_sizes[:2])
+        numbers = jnp.where(active[:, None], stepped.numbers, stepped.numbers.at[:, shown:].set(0.0))
+        flags = jnp.where(active[:, None], stepped.flags, stepped.flags.at[:, alive:].set(False))
+        return stepped._replace(numbers=numbers, flags=flags)
 
     # -- traced: one environment -----------------------------------------------------------------------------------
 
     def _begin(self, seed: jax.Array) -> Slots:
         key = jax.random.PRNGKey(seed)
         shown, sim = self._simulator.reset(jax.random.fold_in(key, 0))
-        everyone = jnp.ones(self.spec.n_agents, bool)
-        return Slots(sim, key, jnp.zeros((), jnp.int32), *self._show(shown, sim, everyone, jnp.zeros((), bool)))
+        nothing = jnp.zeros(self.number_sizes[2] + self.number_sizes[3])
+        alive, over = jnp.ones(self.spec.n_agents, bool), jnp.zeros(2, bool)
+        return Slots(sim, key, jnp.zeros((), jnp.int32), *self._show(shown, sim, alive, nothing, over))
 
-    def _advance(self, slots: Slots, actions: jax.Array) -> tuple[Slots, Outcome]:
+    def _advance(self, slots: Slots, actions: jax.Array) -> Slots:
+        alive = slots.flags[self.flag_sizes[0] : -2]  # [N]
         # Who is dead plays our no-op; the simulator's may have another number.
-        actions = jnp.where(slots.alive, actions, slots.idle)
+        actions = jnp.where(alive, actions, slots.idle)
         played = {agent: actions[i] for i, agent in enumerate(self._agents)}
         t = slots.t + 1
         key = jax.random.fold_in(slots.key, t)
@@ -200,25 +204,25 @@ class JaxProgram:
         over = self._rules.task_over(slots.sim, sim, key, played, dones)
         ended = over | dones["__all__"] | (t >= self._limit)
         terminated = ended if self._timeout_is_terminal else over
-        alive = self._rules.alive(sim, dones, ended, slots.alive)
+        alive = self._rules.alive(sim, dones, ended, alive)
         agent_reward = jnp.stack([jnp.asarray(rewards[a], jnp.float32).reshape(()) for a in self._agents])  # [N]
         reward = agent_reward.mean() if self._mean else agent_reward.sum()
         metrics = self._rules.metrics(sim)
-        outcome = Outcome(
-            numbers=jnp.stack([reward, *(metrics[k].astype(jnp.float32) for k in self.spec.episode_metrics)]),
-            flags=jnp.stack([terminated, ended & ~terminated]),
-            agent_reward=agent_reward,
-        )
-        return Slots(sim, slots.key, t, *self._show(shown, sim, alive, ended)), outcome
+        values = jnp.stack([reward, *(metrics[k].astype(jnp.float32) for k in self.spec.episode_metrics)])
+        earned = jnp.concatenate([agent_reward, values])
+        ends = jnp.stack([terminated, ended & ~terminated])
+        return Slots(sim, slots.key, t, *self._show(shown, sim, alive, earned, ends))
 
-    def _show(self, shown: Mapping[str, Any], sim: Any, alive: jax.Array, ended: jax.Array) -> tuple[jax.Array, ...]:
-        """Observations ``[N, O]``, state ``[S]``, legal actions ``[N, A]``, ``alive [N]`` and ``idle [N]``."""
+    def _show(
+        self, shown: Mapping[str, Any], sim: Any, alive: jax.Array, earned: jax.Array, ends: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """``idle [N]``, and what is shown of an environment: the rows of ``numbers`` and ``flags``."""
         spec = self.spec
         flat = [jnp.ravel(shown[agent]).astype(jnp.float32) for agent in self._agents]
         flat = [jnp.where(alive[i], values, 0.0) for i, values in enumerate(flat)]
-        obs = jnp.stack([jnp.pad(values, (0, spec.obs_dim - values.size)) for values in flat])  # [N, O]
+        obs = [jnp.pad(values, (0, spec.obs_dim - values.size)) for values in flat]  # N times [O]
         own_state = shown.get("world_state")
-        state = jnp.concatenate(flat) if own_state is None else jnp.ravel(own_state).astype(jnp.float32)  # [S]
+        state = flat if own_state is None else [jnp.ravel(own_state).astype(jnp.float32)]  # together [S]
         counts = jnp.asarray(spec.action_counts)
         legal = jnp.arange(spec.n_actions) < counts[:, None]  # [N, A]
         if self._mask_of is not None:
@@ -228,9 +232,13 @@ class JaxProgram:
         idle = jnp.argmax(legal, axis=-1).astype(jnp.int32)  # [N]
         only_no_op = jnp.arange(spec.n_actions) == NO_OP  # [A]
         # After the last move of a game nothing may be legal; nobody is asked to act then.
-        finished = ended & ~legal.any(axis=-1)  # [N]
+        finished = ends.any() & ~legal.any(axis=-1)  # [N]
         avail = jnp.where((alive & ~finished)[:, None], legal, only_no_op)
-        return obs, state, avail, alive, idle
+        return (
+            idle,
+            jnp.concatenate([*obs, *state, earned]),
+            jnp.concatenate([avail.ravel(), alive, ends]),
+        )
 
 
 _programs: dict[str, JaxProgram] = {}
@@ -257,16 +265,6 @@ def _compiler_options() -> dict[str, Any] | None:
     except jax.errors.JaxRuntimeError:  # another version of XLA
         return None
     return options
-
-
-def _where(condition: jax.Array, new: Any, old: Any) -> Any:
-    """``new`` where ``condition [E]``, over whole trees; dtypes stay those of ``old``, so nothing is traced twice."""
-
-    def choose(fresh: Any, kept: Any) -> jax.Array:
-        rows = condition.reshape(condition.shape + (1,) * (kept.ndim - 1))
-        return jnp.where(rows, fresh.astype(kept.dtype), kept)
-
-    return jax.tree.map(choose, new, old)
 
 
 def _layout(

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import jax
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import dlpack
@@ -18,6 +19,9 @@ from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.types import Observation, Transition
 
 __all__ = ["JaxVectorEnv", "start_jax"]
+
+RESET_AT_ONCE = 4
+"""Environments that one call resets: few end in the same step, and a compiled call has one size."""
 
 
 class JaxVectorEnv:
@@ -40,32 +44,39 @@ class JaxVectorEnv:
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
-        slots = self._slots
-        if slots is None:
+        rows = torch.nonzero(mask).flatten().numpy(force=True).astype(np.int32)
+        chosen = seeds.numpy(force=True).astype(np.uint32)
+        if self._slots is None:
             # Every environment is started the first time, so that there is something to show for all.
-            slots = jax.device_put(self.program.empty(self.num_envs), self._jax_device)
-            mask = torch.ones_like(mask)
-        self._slots = slots = self.program.reset(slots, self._to_jax(mask), self._to_jax(seeds.to(torch.int32)))
+            self._slots = jax.device_put(self.program.empty(self.num_envs), self._jax_device)
+            rows = np.arange(self.num_envs, dtype=np.int32)
+        slots, chunk = self._slots, min(RESET_AT_ONCE, self.num_envs)
+        for start in range(0, len(rows), chunk):
+            some = rows[start : start + chunk]
+            places = np.full(chunk, self.num_envs, np.int32)
+            places[: len(some)] = some
+            slots = self.program.reset(slots, places, chosen[places % self.num_envs])
+        self._slots = slots
         slots.t.block_until_ready()
-        return self._observation(slots)
+        return self._views(slots)[0]
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
         """One joint step with ``actions [E, N]`` where ``active [E]``."""
         if self._slots is None:
             raise EnvironmentContractError("step was called before reset")
         arguments = self._to_jax(actions.to(torch.int32)), self._to_jax(active)
-        slots, outcome = self.program.step(self._slots, *arguments)
-        self._slots = slots
+        self._slots = slots = self.program.step(self._slots, *arguments)
         # JAX may run behind our back; what it reads belongs to the caller again when we return.
-        outcome.flags.block_until_ready()
-        reward, *metrics = self._to_torch(outcome.numbers).unbind()
-        terminated, truncated = self._to_torch(outcome.flags).unbind()
+        slots.t.block_until_ready()
+        observation, agent_reward, values, ends = self._views(slots)
+        reward, *metrics = values.unbind(1)
+        terminated, truncated = ends.unbind(1)
         return Transition(
-            next=self._observation(slots),
+            next=observation,
             reward=reward,
             terminated=terminated,
             truncated=truncated,
-            agent_reward=self._to_torch(outcome.agent_reward),
+            agent_reward=agent_reward,
             metrics=dict(zip(self.spec.episode_metrics, metrics, strict=True)),
         )
 
@@ -82,13 +93,18 @@ class JaxVectorEnv:
         # On a GPU the streams have to be told of each other, which torch does when it is given the array itself.
         return dlpack.from_dlpack(array.__dlpack__() if self.device.type == "cpu" else array)
 
-    def _observation(self, slots: Slots) -> Observation:
-        return Observation(
-            obs=self._to_torch(slots.obs),
-            state=self._to_torch(slots.state),
-            avail_actions=self._to_torch(slots.avail),
-            agent_mask=self._to_torch(slots.alive),
+    def _views(self, slots: Slots) -> tuple[Observation, Tensor, Tensor, Tensor]:
+        """What is shown, rewards of agents ``[E, N]``, team reward and metrics ``[E, 1 + M]``, ends ``[E, 2]``."""
+        e, n = self.num_envs, self.spec.n_agents
+        obs, state, agent_reward, values = self._to_torch(slots.numbers).split(self.program.number_sizes, 1)
+        avail, alive, ends = self._to_torch(slots.flags).split(self.program.flag_sizes, 1)
+        observation = Observation(
+            obs=obs.view(e, n, self.spec.obs_dim),
+            state=state,
+            avail_actions=avail.view(e, n, self.spec.n_actions),
+            agent_mask=alive,
         )
+        return observation, agent_reward, values, ends
 
 
 def start_jax() -> None:

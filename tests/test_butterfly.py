@@ -10,8 +10,6 @@ from playing import Player
 
 from qmix_lightning.envs import pettingzoo
 
-pytest.importorskip("pymunk")
-
 KAZ = "pettingzoo.butterfly.knights_archers_zombies_v11"
 
 

@@ -157,10 +157,6 @@ MORE = {
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] if "smax" in c else []) for c in MORE])
 def test_more_of_the_families(case: str):
     name, overrides = MORE[case]
-    if "." in name:
-        pytest.importorskip("pymunk")
-    elif catalogue()[name].install is not None:
-        pytest.skip(f"{name}: {catalogue()[name].install}")
     keeps_every_promise(name, overrides)
 
 

@@ -103,7 +103,6 @@ def test_an_episode_limit_of_ones_own():
 
 
 def test_lbf_by_id():
-    pytest.importorskip("lbforaging")
     env = gymnasium_tuple.make("Foraging-8x8-2p-3f-v3")
     assert isinstance(env, Foraging)
     player = Player(env).reset(1)
@@ -117,7 +116,6 @@ def test_lbf_by_id():
 
 
 def test_rware_by_id():
-    pytest.importorskip("rware")
     env = gymnasium_tuple.make("rware-tiny-2ag-v2", module="rware")
     assert isinstance(env, RoboticWarehouse)
     steps, outcome, _ = Player(env).episode()
@@ -125,7 +123,6 @@ def test_rware_by_id():
 
 
 def test_seeds():
-    pytest.importorskip("lbforaging")
     one, again, other = (
         playing.record(gymnasium_tuple.make("Foraging-8x8-2p-3f-v3"), seed, 60) for seed in (4, 4, 5)
     )  # fmt: skip

@@ -8,8 +8,6 @@ from playing import Player
 
 from qmix_lightning.envs import mpe
 
-pytest.importorskip("mpe2")
-
 # Agents, observation sizes, action counts, state: agents that speak have (moves x words) actions, or words alone.
 COOPERATIVE = {
     "simple": ((4,), (5,), 4),

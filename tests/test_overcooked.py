@@ -4,14 +4,13 @@ import stat
 from pathlib import Path
 
 import numpy as np
+import overcooked as package
 import playing
 import pytest
 from playing import Player
 
 from qmix_lightning.envs import overcooked
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
-
-package = pytest.importorskip("overcooked")
 
 UP, DOWN, RIGHT, LEFT, STAY, USE = range(6)
 PLANNERS = Path(package.__file__).parent / "data" / "planners"

@@ -13,8 +13,6 @@ from qmix_lightning.envs import mpe, pettingzoo
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
 from qmix_lightning.vector import make_vector_env
 
-pytest.importorskip("mpe2")
-
 CONF = Path(__file__).parents[1] / "conf" / "env"
 
 

@@ -9,8 +9,6 @@ from playing import Player
 from qmix_lightning.envs import rware
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 
-pytest.importorskip("rware")
-
 
 @pytest.mark.parametrize("task", ["tiny-2ag", "tiny-4ag-hard", "small-3ag-easy", "medium-2ag", "large-2ag"])
 def test_a_task_is_what_the_package_registers_under_its_name(task):

@@ -284,14 +284,14 @@ def test_torch_sees_jax_memory():
     for begin in (True, False):
         stand = torch.full((E, 3), STOP)
         observation = env.reset(EVERYONE, torch.arange(E)) if begin else env.step(stand, EVERYONE).next
-        slots = env._slots
-        for field, array in [
-            (observation.obs, slots.obs),
-            (observation.state, slots.state),
-            (observation.avail_actions, slots.avail),
-            (observation.agent_mask, slots.alive),
+        numbers, flags = (env._slots.numbers, env._slots.flags)
+        for field, array, before in [
+            (observation.obs, numbers, 0),
+            (observation.state, numbers, 3 * 75),
+            (observation.avail_actions, flags, 0),
+            (observation.agent_mask, flags, 3 * 8),
         ]:
-            assert field.data_ptr() == array.unsafe_buffer_pointer()
+            assert field.data_ptr() == array.unsafe_buffer_pointer() + before * field.element_size()
     assert observation.obs.dtype == observation.state.dtype == torch.float32
     assert observation.avail_actions.dtype == observation.agent_mask.dtype == torch.bool
 
