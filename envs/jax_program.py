@@ -47,11 +47,14 @@ class Rules(Protocol):
 
     Attributes:
         group_of_agent: unit type of each agent; ``None``: told by names and sizes.
+        state_scale: what the simulator's state is multiplied by, ``[S]``; ``None``: nothing.
         metric_names: keys of what :meth:`metrics` returns.
     """
 
     @property
     def group_of_agent(self) -> tuple[int, ...] | None: ...
+    @property
+    def state_scale(self) -> list[float] | None: ...
     @property
     def metric_names(self) -> tuple[str, ...]: ...
 
@@ -77,6 +80,7 @@ class JaxmarlRules:
     """
 
     group_of_agent: tuple[int, ...] | None = None
+    state_scale: list[float] | None = None
     metric_names: tuple[str, ...] = ()
 
     def __init__(self, simulator: Any) -> None:
@@ -223,6 +227,8 @@ class JaxProgram:
         obs = [jnp.pad(values, (0, spec.obs_dim - values.size)) for values in flat]  # N times [O]
         own_state = shown.get("world_state")
         state = flat if own_state is None else [jnp.ravel(own_state).astype(jnp.float32)]  # together [S]
+        if self._rules.state_scale is not None:
+            state = [jnp.concatenate(state) * jnp.asarray(self._rules.state_scale, jnp.float32)]
         counts = jnp.asarray(spec.action_counts)
         legal = jnp.arange(spec.n_actions) < counts[:, None]  # [N, A]
         if self._mask_of is not None:

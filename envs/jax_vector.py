@@ -5,6 +5,7 @@ Imports JAX: only factories import this module, when they are called.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -46,16 +47,17 @@ class JaxVectorEnv:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
         rows = torch.nonzero(mask).flatten().numpy(force=True).astype(np.int32)
         chosen = seeds.numpy(force=True).astype(np.uint32)
-        if self._slots is None:
-            # Every environment is started the first time, so that there is something to show for all.
-            self._slots = jax.device_put(self.program.empty(self.num_envs), self._jax_device)
-            rows = np.arange(self.num_envs, dtype=np.int32)
         slots, chunk = self._slots, min(RESET_AT_ONCE, self.num_envs)
+        if slots is None:
+            # Every environment is started the first time, so that there is something to show for all.
+            slots = jax.device_put(self.program.empty(self.num_envs), self._jax_device)
+            rows = np.arange(self.num_envs, dtype=np.int32)
         for start in range(0, len(rows), chunk):
             some = rows[start : start + chunk]
             places = np.full(chunk, self.num_envs, np.int32)
             places[: len(some)] = some
             slots = self.program.reset(slots, places, chosen[places % self.num_envs])
+        assert slots is not None
         self._slots = slots
         slots.t.block_until_ready()
         return self._views(slots)[0]
@@ -121,10 +123,14 @@ def start_jax() -> None:
     os.environ.update(added)
     if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+    log = logging.getLogger("jax._src.xla_bridge")  # it tells of every kind of device that is not here
+    level = log.level
+    log.setLevel(max(level, logging.WARNING))
     try:
         jax.local_devices()
         jax.local_devices(backend="cpu")
     finally:  # all of it is read once; nobody else is to inherit it
+        log.setLevel(level)
         jax.config.update("jax_cpu_enable_async_dispatch", asynchronous)
         for name in added:
             os.environ.pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -18,11 +19,19 @@ class SmaxRules:
 
     Args:
         simulator: a ``HeuristicEnemySMAX``.
+        scale_state: give positions in the state as shares of the map, as observations do.
     """
 
     metric_names = ("won", "dead_allies", "dead_enemies")
 
-    def __init__(self, simulator: Any) -> None:
+    def __init__(self, simulator: Any, *, scale_state: bool = True) -> None:
+        self.state_scale: list[float] | None = None
+        if scale_state:
+            # Of every unit: health, x, y, cooldown, one flag for each type; then all teams, then all types.
+            flags = len(simulator.unit_type_names)
+            unit = [1.0, 1.0 / simulator.map_width, 1.0 / simulator.map_height, 1.0, *[1.0] * flags]
+            units = simulator.num_allies + simulator.num_enemies
+            self.state_scale = unit * units + [1.0] * units + [1.0 / flags] * units
         self._allies = int(simulator.num_allies)
         types = simulator.scenario
         # Without a scenario all are marines; where they are drawn anew for every episode there is no fixed type.
@@ -57,6 +66,7 @@ def make(
     max_steps: int = 100,
     timeout_is_terminal: bool = False,
     reward_aggregation: Literal["sum", "mean"] = "mean",
+    scale_state: bool = True,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
@@ -69,6 +79,8 @@ def make(
         timeout_is_terminal: count the time limit as a true end, as published results do.
         reward_aggregation: SMAX pays every ally the same, so ``mean`` is what one gets: at most 2 in an episode, 1 for
             all of the enemy's health and 1 for winning.
+        scale_state: give positions in the state as shares of the map, as observations do. SMAX's own go up to 32, and
+            values that a mixing network makes of them start in the hundreds, where 2 is the most that can be earned.
         device: where JAX runs.
         kwargs: SMAX's other settings by name, e.g. ``see_enemy_actions``, ``attack_mode``.
     """
@@ -96,12 +108,12 @@ def make(
     def build() -> JaxProgram:
         return JaxProgram(
             smax.HeuristicEnemySMAX(**arguments),
-            SmaxRules,
+            functools.partial(SmaxRules, scale_state=scale_state),
             name=f"SMAX scenario '{scenario}'",
             reward_aggregation=reward_aggregation,
             timeout_is_terminal=timeout_is_terminal,
         )
 
-    settings = (scenario, max_steps, timeout_is_terminal, reward_aggregation, sorted(given.items()))
+    settings = (scenario, max_steps, timeout_is_terminal, reward_aggregation, scale_state, sorted(given.items()))
     program = shared_program(f"smax {jaxmarl.__version__} {settings!r}", build)
     return JaxVectorEnv(program, num_envs=num_envs, device=device)

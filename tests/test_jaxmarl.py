@@ -1,5 +1,6 @@
 """JaxMARL by id: its own step, padded sizes, legal moves, and the two ends that it has one flag for."""
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -7,9 +8,6 @@ import torch
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import jaxmarl
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
-
-jax = pytest.importorskip("jax")
-pytest.importorskip("jaxmarl")
 
 SPREAD = "MPE_simple_spread_v3"
 

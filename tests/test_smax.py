@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import runs
@@ -17,9 +19,6 @@ from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import smax
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.rollout import Collector
-
-jax = pytest.importorskip("jax")
-pytest.importorskip("jaxmarl")
 
 E = 4
 STOP = 4  # SMAX's own no-op of the dead; 0 to 3 are moves
@@ -118,6 +117,16 @@ def test_sizes_and_unit_types(scenario, n, enemies, groups):
     assert spec.episode_metrics == ("won", "dead_allies", "dead_enemies")
 
 
+def test_the_state_is_scaled_unless_it_is_not_wanted():
+    """SMAX gives places on a map of 32 by 32; values that a mixing network makes of them start in the hundreds."""
+    simulator = SimpleNamespace(
+        num_allies=1, num_enemies=1, scenario=None, unit_type_names="mMsZzh", map_width=32, map_height=16
+    )
+    unit = [1, 1 / 32, 1 / 16, 1, *[1] * 6]
+    assert smax.SmaxRules(simulator).state_scale == [*unit, *unit, 1, 1, 1 / 6, 1 / 6]
+    assert smax.SmaxRules(simulator, scale_state=False).state_scale is None
+
+
 @pytest.mark.parametrize("scenario", ["2s3z", pytest.param("5m_vs_6m", marks=pytest.mark.slow)])
 def test_other_maps_play_to_the_end(scenario):
     env = make(2, scenario=scenario)
@@ -167,7 +176,10 @@ def test_every_step_is_smax_own_and_the_last_observation_is_true(battle):
         obs, state, rewards, dones, _ = step(jax.random.fold_in(key, t), state, played)
         by_hand = np.stack([obs[a] for a in own.agents])
         np.testing.assert_allclose(outcome[0][slot], by_hand, atol=1e-5)
-        np.testing.assert_allclose(outcome[1][slot], obs["world_state"], atol=1e-5)
+        state_by_hand = np.array(obs["world_state"])
+        state_by_hand[:60].reshape(6, 10)[:, 1:3] /= 32  # places as shares of the map
+        state_by_hand[66:] /= 6  # unit types
+        np.testing.assert_allclose(outcome[1][slot], state_by_hand, atol=1e-5)
         np.testing.assert_allclose(outcome[4][slot], rewards["ally_0"], atol=1e-6)
         assert bool(outcome[6][slot] | outcome[7][slot]) == bool(dones["__all__"])
         if dones["__all__"]:
@@ -244,7 +256,7 @@ def test_wins_limits_and_returns():
 
 def test_the_end_of_the_task_at_the_limit_is_an_end():
     """A time limit and a battle that is over may fall together; a draw is an end and no win."""
-    rules = smax.SmaxRules(SimpleNamespace(num_allies=2, scenario=None))
+    rules = smax.SmaxRules(SimpleNamespace(num_allies=2, scenario=None), scale_state=False)
 
     def after(*alive):
         return SimpleNamespace(state=SimpleNamespace(unit_alive=np.array(alive)))
@@ -405,10 +417,10 @@ def test_what_does_not_fit_is_one_line(settings, message):
         make(**settings)
 
 
-def test_nothing_heavy_is_imported_before_it_is_asked_for(tmp_path):
+def test_nothing_heavy_is_imported_before_it_is_asked_for():
     """And then it says nothing, replaces nothing and leaves the process's environment alone."""
     script = """
-import os, sys
+import os, pathlib, sys
 from qmix_lightning.envs import jaxmarl, smax
 assert not {"jax", "jaxmarl", "flax"} & sys.modules.keys()
 class Mine:
@@ -421,8 +433,12 @@ assert jax.config.read("jax_cpu_enable_async_dispatch") is True
 jax.devices()
 assert (sys.stdout, sys.stderr) == mine
 assert dict(os.environ) == before
+threads = [pathlib.Path(f"/proc/self/task/{t}/comm").read_text().strip() for t in os.listdir("/proc/self/task")]
+assert threads.count("tf_XLAEigen") <= 1, threads
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    environ = {k: v for k, v in os.environ.items() if k not in ("NPROC", "PJRT_NPROC")}
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
 
