@@ -34,6 +34,10 @@ AGENT = {
     "use_obs": True,
     "use_last_action": True,
     "use_agent_id": True,
+    "normalize_obs": False,
+    "layer_norm": False,
+    "dueling": False,
+    "orthogonal_init": False,
 }
 CASES = {
     "lbf_8x8_2p_3f": {"name": "lbf", "task": "8x8-2p-3f"},

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -42,7 +42,7 @@ from qmix_lightning.supervised import FaultLimit
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector import Backend, make_vector_env
 
-__all__ = ["Run", "build_policy", "build_run", "env_maker"]
+__all__ = ["Run", "build_policy", "build_run", "env_maker", "policy_class"]
 
 
 @dataclass
@@ -63,8 +63,8 @@ def _component(registry: Registry, section: Mapping[str, Any], **provided: Any) 
     factory = registry.load(section["name"])
     wanted = inspect.signature(factory).parameters
     given = {key: value for key, value in section.items() if key != "name"}
-    settings = check_settings(kind, given, factory, provided)
     try:
+        settings = check_settings(kind, given, factory, provided)
         return factory(**settings, **{key: value for key, value in provided.items() if key in wanted})
     except ValueError as error:
         raise ConfigurationError(f"{kind} '{section['name']}': {error}") from error
@@ -85,8 +85,8 @@ def env_maker(
     )
 
 
-def build_policy(section: Mapping[str, Any], spec: EnvSpec) -> Policy:
-    """The acting network for an environment, from the ``agent`` section."""
+def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] = Policy) -> Policy:
+    """The acting network for an environment, from the ``agent`` section; ``kind`` is the algorithm's."""
     inputs_keys = settings_of(InputBuilder, ("n_agents", "n_actions", "obs_dim"))
     own = {key: value for key, value in section.items() if key not in inputs_keys}
     given = {key: value for key, value in section.items() if key in inputs_keys}
@@ -98,13 +98,36 @@ def build_policy(section: Mapping[str, Any], spec: EnvSpec) -> Policy:
     agent = _component(
         AGENTS, own, input_dim=inputs.output_dim, n_actions=spec.n_actions, group_of_agent=spec.group_of_agent
     )
-    return Policy(inputs=inputs, agent=agent)
+    return kind(inputs=inputs, agent=agent)
+
+
+def policy_class(algorithm: str) -> type[Policy]:
+    """The kind of acting network that the algorithm of this name trains."""
+    learner = ALGORITHMS.load(algorithm)
+    if not (inspect.isclass(learner) and issubclass(learner, Learner)):
+        raise ConfigurationError(f"algorithm '{algorithm}' must be a class that extends {Learner.__module__}.Learner")
+    return learner.policy_class
 
 
 def _learner(config: RunConfig, spec: EnvSpec) -> Learner:
-    policy = build_policy(config.agent, spec)
-    mixer = _component(MIXERS, config.mixer, n_agents=spec.n_agents, state_dim=spec.state_dim)
-    return _component(ALGORITHMS, config.algorithm, policy=policy, mixer=mixer, spec=spec)
+    kind = policy_class(config.algorithm["name"])
+    policy = build_policy(config.agent, spec, kind)
+    mixer = _component(
+        MIXERS,
+        config.mixer,
+        n_agents=spec.n_agents,
+        state_dim=spec.state_dim,
+        obs_dim=spec.obs_dim,
+        n_actions=spec.n_actions,
+    )
+    return _component(
+        ALGORITHMS,
+        config.algorithm,
+        policy=policy,
+        make_policy=partial(build_policy, config.agent, spec, kind),
+        mixer=mixer,
+        spec=spec,
+    )
 
 
 def _trainer(section: Mapping[str, Any], **ours: Any) -> Trainer:
@@ -187,7 +210,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
     data = ReplayDataModule(
         env=env,
         make_eval_env=lambda episodes: make_eval_env(min(rollout.num_eval_envs, episodes)),
-        policy_of=partial(lambda m: cast(Learner, m.learner).policy, module),
+        policy_of=partial(lambda m: m.learner.policy, module),
         replay=EpisodeReplay(spec, config.replay.capacity // ranks),
         batch_size=config.replay.batch_size,
         schedule=UpdateSchedule(every=rollout.update_every, unit=rollout.update_unit, updates=rollout.updates),

@@ -115,6 +115,8 @@ class EvalConfig:
 class _Key:
     hint: Any
     required: bool
+    bundle: str | None = None
+    """The dataclass argument that this key is a field of."""
 
 
 def _describe(hint: Any) -> str:
@@ -204,15 +206,32 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, _Key], path: str) 
 
 
 def _from_mapping(cls: type, given: Mapping[str, Any], path: str) -> Any:
+    return cls(**_check_keys(given, _field_keys(cls), path))
+
+
+def _bundle_of(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """The dataclass that a required keyword is annotated with, ``None`` if it is something else."""
+    annotation = parameter.annotation
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is not inspect.Parameter.empty:
+        return None
+    if isinstance(annotation, str):
+        function = factory.__init__ if inspect.isclass(factory) else factory
+        annotation = getattr(inspect.unwrap(function), "__globals__", {}).get(annotation)
+    return annotation if inspect.isclass(annotation) and is_dataclass(annotation) else None
+
+
+def _field_keys(cls: Any, bundle: str | None = None) -> dict[str, _Key]:
     hints = typing.get_type_hints(cls)
-    known = {
-        f.name: _Key(hints[f.name], f.default is MISSING and f.default_factory is MISSING) for f in fields(cls)
+    return {
+        f.name: _Key(hints[f.name], f.default is MISSING and f.default_factory is MISSING, bundle) for f in fields(cls)
     }  # fmt: skip
-    return cls(**_check_keys(given, known, path))
 
 
 def _signature_keys(factory: Callable[..., Any], provided: Iterable[str]) -> tuple[dict[str, _Key], bool]:
-    """The keyword arguments that are left to configuration, and whether any other is taken too."""
+    """The keyword arguments that are left to configuration, and whether any other is taken too.
+
+    An argument that is a dataclass stands for its fields: components share settings without repeating them.
+    """
     names = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any, "list": list, "dict": dict}
     names |= {"Mapping": Mapping, "Sequence": Sequence}
     keys: dict[str, _Key] = {}
@@ -222,6 +241,9 @@ def _signature_keys(factory: Callable[..., Any], provided: Iterable[str]) -> tup
             open_ended = True
         elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL and name not in provided:
             hint: Any = parameter.annotation
+            if (bundle := _bundle_of(factory, parameter)) is not None:
+                keys |= _field_keys(bundle, name)
+                continue
             if isinstance(hint, str):
                 try:
                     hint = eval(hint, {"__builtins__": {}, "Literal": Literal}, names)
@@ -253,7 +275,12 @@ def check_settings(
     known, open_ended = _signature_keys(factory, set(provided))
     if open_ended:
         known |= {str(name): _Key(Any, False) for name in given if name not in known}
-    return _check_keys(given, known, section)
+    settings = _check_keys(given, known, section)
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if name not in provided and (bundle := _bundle_of(factory, parameter)) is not None:
+            own = [key for key in settings if key in known and known[key].bundle == name]
+            settings[name] = bundle(**{key: settings.pop(key) for key in own})
+    return settings
 
 
 def validate(given: Mapping[str, Any]) -> RunConfig:

@@ -66,7 +66,7 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
     """
     import torch
 
-    from qmix_lightning.build import build_policy, env_maker
+    from qmix_lightning.build import build_policy, env_maker, policy_class
     from qmix_lightning.checkpoint import read_checkpoint
     from qmix_lightning.config import validate
     from qmix_lightning.metrics import MeanWithInterval
@@ -81,7 +81,7 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
     try:
         spec = environment.spec
         _check_spec(payload["spec"], spec.to_dict(), ckpt_path)
-        policy = build_policy(config.agent, spec)
+        policy = build_policy(config.agent, spec, policy_class(config.algorithm["name"]))
         prefix = "learner.policy."
         weights = {k.removeprefix(prefix): v for k, v in payload["state_dict"].items() if k.startswith(prefix)}
         try:

@@ -37,9 +37,10 @@ class TeamModule(LightningModule):
         episode_metrics: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        if not isinstance(learner, nn.Module):
-            raise TypeError(f"a learner must be a torch module, got {type(learner).__name__}")
+        if not isinstance(learner, Learner):
+            raise TypeError(f"a learner must extend {Learner.__module__}.Learner, got {type(learner).__name__}")
         self.learner = learner
+        learner.all_reduce = all_reduce_sum
         self._make_optimizer = optimizer
         self.episode_metrics = episode_metrics
         self.eval_metrics = nn.ModuleDict({n: MeanWithInterval() for n in ("return", "length", *episode_metrics)})
@@ -49,12 +50,13 @@ class TeamModule(LightningModule):
 
     def forward(self, obs: Tensor, last_action: Tensor, state: tuple[Tensor, ...]) -> Any:
         """The acting network: see :class:`qmix_lightning.agents.policy.Policy`."""
-        return cast(Learner, self.learner).policy(obs, last_action, state)
+        return self.learner.policy(obs, last_action, state)
 
     # -- training ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
-        terms = cast(Learner, self.learner).loss(batch.trajectories)
+        self.learner.observe(batch.trajectories)
+        terms = self.learner.loss(batch.trajectories)
         # Ranks hold different numbers of filled steps. DDP averages gradients over ranks, so dividing by the global
         # count and multiplying by the ranks makes the average the gradient of the joined batch.
         count = all_reduce_sum(terms.count.to(terms.total.dtype))
@@ -65,10 +67,10 @@ class TeamModule(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         episodes, updates = self._counters
-        cast(Learner, self.learner).after_update(episodes=episodes, updates=updates)
+        self.learner.after_update(episodes=episodes, updates=updates)
 
     def configure_optimizers(self) -> Optimizer:
-        return self._make_optimizer(cast(Learner, self.learner).parameter_groups())
+        return self._make_optimizer(self.learner.parameter_groups())
 
     def configure_gradient_clipping(
         self,

@@ -22,7 +22,6 @@ from qmix_lightning.agents.base import AgentState, forget_dead
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import RunError
-from qmix_lightning.exploration import epsilon_greedy, greedy_actions
 from qmix_lightning.keys import Purpose
 from qmix_lightning.replay import Episode
 from qmix_lightning.types import EnvSpec, Observation, Transition
@@ -76,8 +75,10 @@ class Actor:
 
     @torch.no_grad()
     def publish(self, policy: Policy) -> None:
-        """Take over the parameters of ``policy``."""
+        """Take over the parameters of ``policy``, and its statistics."""
         for mine, theirs in zip(self.policy.parameters(), policy.parameters(), strict=True):
+            mine.copy_(theirs)
+        for mine, theirs in zip(self.policy.buffers(), policy.buffers(), strict=True):
             mine.copy_(theirs)
 
     @torch.inference_mode()
@@ -94,10 +95,7 @@ class Actor:
         """Legal actions ``[E, N]``; ``draws [E, N, 2]`` is needed only to explore."""
         q, state = self.policy(observation.obs, self.last_action, self.state)
         self.state = forget_dead(state, observation.agent_mask)
-        if draws is None:
-            self.last_action = greedy_actions(q, observation.avail_actions)
-        else:
-            self.last_action = epsilon_greedy(q, observation.avail_actions, epsilon, draws)
+        self.last_action = self.policy.select(q, observation.avail_actions, epsilon, draws)
         return self.last_action
 
 

@@ -8,12 +8,32 @@ from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.algorithms.q_learning import QLearning
+from qmix_lightning.algorithms.value_learner import ValueSettings
 from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.mixers.qmix import QMixer
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.types import TrajectoryBatch
 
 N, A, OBS, S = 3, 4, 5, 6
+PLAIN_INPUTS = {"use_obs": True, "use_last_action": True, "use_agent_id": True, "normalize_obs": False}
+PLAIN_AGENT = {"layer_norm": False, "dueling": False, "orthogonal_init": False}
+VALUES = {
+    "gamma": 0.9,
+    "double_q": True,
+    "returns": "one_step",
+    "n_steps": 3,
+    "td_lambda": 0.6,
+    "normalize_rewards": "none",
+    "normalize_values": False,
+    "target_update_mode": "hard",
+    "target_update_every": 200,
+    "target_update_unit": "episodes",
+    "target_update_tau": 0.01,
+}
+
+
+def value_settings(**changed) -> ValueSettings:
+    return ValueSettings(**{**VALUES, **changed})
 
 
 def random_batch(seed: int, lengths: list[int]) -> TrajectoryBatch:
@@ -42,9 +62,14 @@ def random_batch(seed: int, lengths: list[int]) -> TrajectoryBatch:
 
 def small_policy(seed: int = 0, hidden: int = 8) -> Policy:
     torch.manual_seed(seed)
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, use_obs=True, use_last_action=True, use_agent_id=True)
+    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
     agent = RecurrentAgent(
-        input_dim=inputs.output_dim, n_actions=A, group_of_agent=[0] * N, hidden_dim=hidden, share_parameters=True
+        input_dim=inputs.output_dim,
+        n_actions=A,
+        group_of_agent=[0] * N,
+        hidden_dim=hidden,
+        share_parameters=True,
+        **PLAIN_AGENT,
     )
     return Policy(inputs=inputs, agent=agent)
 
@@ -57,12 +82,7 @@ def small_learner(mixer: str, seed: int = 0) -> QLearning:
     learner = QLearning(
         policy=policy,
         mixer={"qmix": qmix, "vdn": VDNMixer(), "none": NoMixer()}[mixer],
-        gamma=0.9,
-        double_q=True,
-        target_update_mode="hard",
-        target_update_every=100,
-        target_update_unit="updates",
-        target_update_tau=0.01,
+        settings=value_settings(target_update_every=100, target_update_unit="updates"),
     )
     with torch.no_grad():
         for p in [*learner.target_policy.parameters(), *learner.target_mixer.parameters()]:

@@ -1,7 +1,7 @@
 """Real learners of every kind, small, with targets that differ from their online networks."""
 
 import torch
-from batches import OBS, A, N, S
+from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, value_settings
 
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.inputs import InputBuilder
@@ -18,9 +18,14 @@ MIXERS = ("none", "vdn", "qmix")
 
 def make_learner(mixer="qmix", agent="recurrent", *, share=True, dtype=torch.float64, **settings) -> QLearning:
     torch.manual_seed(0)
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, use_obs=True, use_last_action=True, use_agent_id=True)
+    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
     network = AGENTS[agent](
-        input_dim=inputs.output_dim, n_actions=A, group_of_agent=[0, 1, 0], hidden_dim=8, share_parameters=share
+        input_dim=inputs.output_dim,
+        n_actions=A,
+        group_of_agent=[0, 1, 0],
+        hidden_dim=8,
+        share_parameters=share,
+        **PLAIN_AGENT,
     )
     mixers = {
         "none": NoMixer,
@@ -32,15 +37,7 @@ def make_learner(mixer="qmix", agent="recurrent", *, share=True, dtype=torch.flo
     learner = QLearning(
         policy=Policy(inputs=inputs, agent=network),
         mixer=mixers[mixer](),
-        **{
-            "gamma": 0.9,
-            "double_q": True,
-            "target_update_mode": "hard",
-            "target_update_every": 200,
-            "target_update_unit": "episodes",
-            "target_update_tau": 0.01,
-            **settings,
-        },
+        settings=value_settings(**settings),
     ).to(dtype)
     with torch.no_grad():
         for p in [*learner.target_policy.parameters(), *learner.target_mixer.parameters()]:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from batches import PLAIN_AGENT, PLAIN_INPUTS
 from torch import nn
 
 from qmix_lightning.agents.base import Agent, AgentLinear, forget_dead, parameter_sets
@@ -19,12 +20,13 @@ CLASSES = [RecurrentAgent, FeedForwardAgent]
 def make(cls, share=True, seed=0, **changes):
     torch.manual_seed(seed)
     settings = {"input_dim": I, "n_actions": A, "group_of_agent": GROUPS, "hidden_dim": H, "share_parameters": share}
-    return cls(**{**settings, **changes})
+    return cls(**{**settings, **PLAIN_AGENT, **changes})
 
 
 def stepwise(agent, inputs, alive, state):
     """The definition of a sequence: one step after the other."""
-    return Agent.unroll(agent, inputs, state, alive)
+    features, state = Agent.unroll_body(agent, inputs, state, alive)
+    return agent.head(features), state
 
 
 @pytest.mark.parametrize("share", SHARING)
@@ -85,7 +87,7 @@ def test_recurrent_cell_is_torchs_gru_cell():
     for t in range(6):
         encoded = torch.relu(inputs[:, t].reshape(5 * N, I) @ agent.encode.weight[0].T + agent.encode.bias[0])
         hidden = cell(encoded, hidden)
-        expected = hidden @ agent.decode.weight[0].T + agent.decode.bias[0]
+        expected = hidden @ agent.head.weight[0].T + agent.head.bias[0]
         torch.testing.assert_close(q[:, t].reshape(5 * N, A), expected)
     torch.testing.assert_close(last.reshape(5 * N, H), hidden)
 
@@ -97,7 +99,7 @@ def test_feedforward_is_three_linear_layers():
     hidden = torch.relu(x @ agent.encode.weight[0].T + agent.encode.bias[0])
     hidden = torch.relu(hidden @ agent.hidden.weight[0].T + agent.hidden.bias[0])
     q, state = agent(x, ())
-    torch.testing.assert_close(q, hidden @ agent.decode.weight[0].T + agent.decode.bias[0])
+    torch.testing.assert_close(q, hidden @ agent.head.weight[0].T + agent.head.bias[0])
     assert state == ()
     assert agent.initial_state(3) == ()
 
@@ -227,7 +229,7 @@ def test_forget_dead_clears_infinities_too():
 
 def policy(cls=RecurrentAgent, **changes):
     torch.manual_seed(0)
-    switches = {"use_obs": True, "use_last_action": True, "use_agent_id": True, **changes}
+    switches = {"use_obs": True, "use_last_action": True, "use_agent_id": True, "normalize_obs": False, **changes}
     inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=5, **switches)
     return Policy(inputs=inputs, agent=make(cls, input_dim=inputs.output_dim))
 
@@ -265,10 +267,10 @@ def test_the_actor_begins_masked_environments_only():
 def test_the_actor_has_its_own_parameters_until_published():
     mine = policy()
     actor = Actor(mine, 1, torch.device("cpu"))
-    start = mine.agent.decode.weight.clone()
+    start = mine.agent.head.weight.clone()
     with torch.no_grad():
-        mine.agent.decode.weight += 1.0
-    torch.testing.assert_close(actor.policy.agent.decode.weight, start)
+        mine.agent.head.weight += 1.0
+    torch.testing.assert_close(actor.policy.agent.head.weight, start)
     actor.publish(mine)
     for a, b in zip(actor.policy.parameters(), mine.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -311,7 +313,7 @@ def builder(**switches):
         n_agents=2,
         n_actions=3,
         obs_dim=2,
-        **{**dict.fromkeys(("use_obs", "use_last_action", "use_agent_id"), False), **switches},
+        **{**dict.fromkeys(("use_obs", "use_last_action", "use_agent_id", "normalize_obs"), False), **switches},
     )
 
 
@@ -335,7 +337,7 @@ def test_input_layout(switches):
 
 
 def test_inputs_along_time_and_in_other_dtypes():
-    built = builder(use_obs=True, use_last_action=True, use_agent_id=True)
+    built = builder(**PLAIN_INPUTS)
     obs, last = OBS[None].expand(4, 3, 2, 2).double(), LAST[None].expand(4, 3, 2)
     x = built(obs, last)
     assert x.shape == (4, 3, 2, 7)

@@ -91,7 +91,7 @@ def test_the_maths_imports_torch_only(folder: str):
     roots = {name.split(".")[0] for path in files_of(folder) for name in imported(path)}
     assert roots - set(sys.stdlib_module_names) - {"qmix_lightning"} == {"torch"}
     ours = {name for path in files_of(folder) for name in names_in(path)}
-    assert ours <= {*MATHS, "registry", "types", "errors"}
+    assert ours <= {*MATHS, "exploration", "registry", "types", "errors"}
 
 
 def test_environments_are_reached_through_the_registry_only():

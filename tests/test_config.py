@@ -161,14 +161,25 @@ def test_qmix_is_the_published_network_with_the_training_defaults_of_pymarl():
         "use_obs": True,
         "use_last_action": True,
         "use_agent_id": True,
+        "normalize_obs": False,
+        "layer_norm": False,
+        "dueling": False,
+        "orthogonal_init": False,
     }
     mixer = {"name": "qmix", "embed_dim": 32, "hypernet_layers": 1, "hypernet_dim": 64, "positivity": "abs"}
     assert config.mixer == mixer
     assert run_config("mixer=qmix_pymarl").mixer == mixer | {"hypernet_layers": 2}
     optimizer = {"lr": 5e-4, "alpha": 0.99, "eps": 1e-5, "weight_decay": 0.0, "max_grad_norm": 10.0}
     assert config.optimizer == {"name": "rmsprop", **optimizer}
-    rule = {key: config.algorithm[key] for key in ("name", "gamma", "double_q", "target_update_mode")}
-    assert rule == {"name": "qmix", "gamma": 0.99, "double_q": True, "target_update_mode": "hard"}
+    rule = {key: config.algorithm[key] for key in ("name", "gamma", "double_q", "target_update_mode", "returns")}
+    assert rule == {
+        "name": "qmix",
+        "gamma": 0.99,
+        "double_q": True,
+        "target_update_mode": "hard",
+        "returns": "one_step",
+    }
+    assert (config.algorithm["normalize_rewards"], config.algorithm["normalize_values"]) == ("none", False)
     assert (config.algorithm["target_update_every"], config.algorithm["target_update_unit"]) == (200, "episodes")
     assert (config.replay.batch_size, config.replay.capacity) == (32, 5000)
     epsilon = config.exploration

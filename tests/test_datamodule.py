@@ -165,10 +165,10 @@ def test_the_policy_is_published_before_each_batch():
     data = make()
     redeem(data)
     with torch.no_grad():
-        data.policy.agent.decode.bias += 1.0
-    assert not torch.equal(data.collector.actor.policy.agent.decode.bias, data.policy.agent.decode.bias)
+        data.policy.agent.head.bias += 1.0
+    assert not torch.equal(data.collector.actor.policy.agent.head.bias, data.policy.agent.head.bias)
     redeem(data)
-    assert torch.equal(data.collector.actor.policy.agent.decode.bias, data.policy.agent.decode.bias)
+    assert torch.equal(data.collector.actor.policy.agent.head.bias, data.policy.agent.head.bias)
 
 
 # The budget and the end of an epoch -----------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_evaluation_is_repeatable_and_follows_the_policy():
     assert first.returns == loaded.returns
     assert len(first) == 6
     with torch.no_grad():
-        data.policy.agent.decode.weight.neg_()
+        data.policy.agent.head.weight.neg_()
     assert data.evaluate().returns != first.returns
 
 

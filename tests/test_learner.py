@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import A, N, random_batch
+from batches import A, N, random_batch, value_settings
 from learners import AGENTS, MIXERS, make_learner
 from torch import nn
 
@@ -65,13 +65,13 @@ def plain_loss(learner, batch, lengths, mixed):
                 living = bool(batch.agent_mask[b, t, i])
                 taken.append(float(online[t][i, batch.actions[b, t, i]]) if living else 0.0)
                 best, value = -math.inf, 0.0
-                selector = online if learner.double_q else target
+                selector = online if learner.settings.double_q else target
                 if batch.agent_mask[b, t + 1, i]:
                     for a in range(A):
                         if batch.avail_actions[b, t + 1, i, a] and float(selector[t + 1][i, a]) > best:
                             best, value = float(selector[t + 1][i, a]), float(target[t + 1][i, a])
                 successor.append(value)
-            goes_on = 0.0 if batch.terminated[b, t] else learner.gamma
+            goes_on = 0.0 if batch.terminated[b, t] else learner.settings.gamma
             reward = float(batch.reward[b, t])
             if mixed:
                 q_tot, v_tot = (
@@ -204,12 +204,7 @@ def test_targets_start_as_copies_of_their_own():
     learner = QLearning(
         policy=source.policy,
         mixer=source.mixer,
-        gamma=0.9,
-        double_q=True,
-        target_update_mode="hard",
-        target_update_every=1,
-        target_update_unit="updates",
-        target_update_tau=0.1,
+        settings=value_settings(target_update_every=1, target_update_unit="updates", target_update_tau=0.1),
     )
     assert same(target(learner), online(learner))
     drift(learner)
@@ -274,10 +269,10 @@ def test_gradient_is_that_of_a_fixed_target():
 def test_parameter_groups():
     learner = make_learner("qmix")
     groups = learner.parameter_groups()
-    assert [g["name"] for g in groups] == ["agent", "mixer"]
+    assert [g["name"] for g in groups] == ["policy", "mixer"]
     listed = [id(p) for g in groups for p in g["params"]]
     assert listed == [id(p) for p in (*learner.policy.parameters(), *learner.mixer.parameters())]
-    assert [g["name"] for g in make_learner("vdn").parameter_groups()] == ["agent"]
+    assert [g["name"] for g in make_learner("vdn").parameter_groups()] == ["policy"]
     assert trainable_groups({"nothing": nn.ReLU()}) == []
 
 

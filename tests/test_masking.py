@@ -173,13 +173,13 @@ def test_an_action_that_is_never_legal(mixer, agent, garbage):
     clean.actions[clean.actions == A - 1] = 0
     terms, gradients = outcome(learner, clean)
     with torch.no_grad():
-        learner.policy.agent.decode.bias[:, A - 1] = garbage
-        learner.target_policy.agent.decode.bias[:, A - 1] = garbage
+        learner.policy.agent.head.bias[:, A - 1] = garbage
+        learner.target_policy.agent.head.bias[:, A - 1] = garbage
     other, other_gradients = outcome(learner, clean)
     assert other.total.item() == terms.total.item()
     for name, gradient in gradients.items():
         assert torch.equal(other_gradients[name], gradient), name
-    assert gradients["policy.agent.decode.bias"][:, A - 1].abs().max() == 0
+    assert gradients["policy.agent.head.bias"][:, A - 1].abs().max() == 0
 
 
 def test_cleaning_leaves_what_counts_as_it_is():

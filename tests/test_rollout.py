@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from batches import PLAIN_AGENT, PLAIN_INPUTS
 from fakes import VaryingLength
 from torch import nn
 
@@ -36,16 +37,17 @@ MAKERS = {"varying": varying, "two_step": two_step}
 def make_policy(spec, seed=0):
     torch.manual_seed(seed)
     sizes = {"n_agents": spec.n_agents, "n_actions": spec.n_actions, "obs_dim": spec.obs_dim}
-    inputs = InputBuilder(**sizes, use_obs=True, use_last_action=True, use_agent_id=True)
+    inputs = InputBuilder(**sizes, **PLAIN_INPUTS)
     agent = RecurrentAgent(
         input_dim=inputs.output_dim,
         n_actions=spec.n_actions,
         group_of_agent=spec.group_of_agent,
         hidden_dim=8,
         share_parameters=True,
+        **PLAIN_AGENT,
     )
     with torch.no_grad():
-        agent.decode.weight *= 10  # values that differ enough for the order of sums not to matter
+        agent.head.weight *= 10  # values that differ enough for the order of sums not to matter
     return Policy(inputs=inputs, agent=agent)
 
 

@@ -5,6 +5,7 @@ Most cases share one tiny episode; its networks are stubs that return the tensor
 
 import pytest
 import torch
+from batches import value_settings
 from torch import nn
 
 from qmix_lightning.algorithms.base import masked_sum
@@ -40,12 +41,7 @@ def learner(online, target, mixer=None, *, gamma=0.5, double_q=True):
     made = QLearning(
         policy=GivenValues(online),
         mixer=VDNMixer() if mixer is None else mixer,
-        gamma=gamma,
-        double_q=double_q,
-        target_update_mode="hard",
-        target_update_every=1,
-        target_update_unit="episodes",
-        target_update_tau=1.0,
+        settings=value_settings(gamma=gamma, double_q=double_q, target_update_every=1, target_update_tau=1.0),
     )
     with torch.no_grad():
         made.target_policy.q.copy_(torch.tensor(target, dtype=torch.float64))
@@ -266,5 +262,5 @@ def test_chosen_values_and_masked_sum():
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"one shape, got \(2, 3\), \(2, 3\), \(2, 4\)"):
         greedy_values(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"expected reward and terminated \(2, 3\), got \(2, 4\) and \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"expected reward, terminated and continues \(2, 3\), got \(2, 4\)"):
         one_step_targets(torch.zeros(2, 4), torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 3), 0.9)

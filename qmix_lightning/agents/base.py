@@ -9,38 +9,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Agent", "AgentLinear", "AgentState", "parameter_sets"]
+__all__ = ["Agent", "AgentLayerNorm", "AgentLinear", "AgentState", "forget_dead", "orthogonal_", "parameter_sets"]
 
 AgentState = tuple[Tensor, ...]
 """A recurrent agent's memory: a tuple of ``[B, N, H]``; empty for one without memory."""
 
 
 class Agent(nn.Module):
-    """Base class of agent networks.
+    """Base class of agent networks: a ``body`` that makes features, and a ``head`` that makes values of them.
 
-    A subclass defines ``forward(inputs [B, N, I], state) -> (q [B, N, A], state)`` and ``initial_state``; one that can
-    compute a whole sequence faster than step by step overrides ``unroll``.
+    A subclass defines ``body``, ``head`` (a module), ``feature_dim`` and ``initial_state``; one that can compute a
+    whole sequence faster than step by step overrides ``unroll_body``. Joint critics read the features (QTRAN).
+
+    Attributes:
+        feature_dim: ``F``, size of an agent's features.
+        head: ``features [..., N, F]`` to ``q [..., N, A]``.
     """
+
+    feature_dim: int
+    head: nn.Module
 
     def initial_state(self, batch_size: int) -> AgentState:
         """The state before the first step, on the parameters' device."""
         raise NotImplementedError
 
-    def forward(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        """One step: ``inputs [B, N, I]`` to ``q [B, N, A]`` and the next state."""
+    def body(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
+        """One step: ``inputs [B, N, I]`` to ``features [B, N, F]`` and the next state."""
         raise NotImplementedError
 
-    def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
-        """A sequence: ``inputs [B, T, N, I]``, ``alive [B, T, N]`` bool to ``q [B, T, N, A]`` and the last state.
+    def forward(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
+        """One step: ``inputs [B, N, I]`` to ``q [B, N, A]`` and the next state."""
+        features, state = self.body(inputs, state)
+        return self.head(features), state
+
+    def unroll_body(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
+        """A sequence: ``inputs [B, T, N, I]``, ``alive [B, T, N]`` bool to ``[B, T, N, F]`` and the last state.
 
         The memory of an agent that is not alive is cleared, so that it starts anew if it lives again.
         """
         outputs: list[Tensor] = []
         for t in range(inputs.shape[1]):
-            q, state = self(inputs[:, t], state)
+            features, state = self.body(inputs[:, t], state)
             state = forget_dead(state, alive[:, t])
-            outputs.append(q)
-        return torch.stack(outputs, dim=1), state  # [B, T, N, A]
+            outputs.append(features)
+        return torch.stack(outputs, dim=1), state  # [B, T, N, F]
+
+    def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
+        """As ``unroll_body``, to ``q [B, T, N, A]``."""
+        features, state = self.unroll_body(inputs, state, alive)
+        return self.head(features), state
 
 
 def forget_dead(state: AgentState, alive: Tensor) -> AgentState:
@@ -88,6 +105,19 @@ class AgentLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(self.n_sets, out_features, in_features).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(self.n_sets, out_features).uniform_(-bound, bound))
 
+    @torch.no_grad()
+    def orthogonal_(self, gain: float = 1.0, blocks: int = 1) -> None:
+        """Orthogonal weights and zero biases (Saxe et al. 2014), for each parameter set and block of outputs by itself.
+
+        Args:
+            gain: the size of the singular values; sqrt(2) before a ReLU.
+            blocks: parts along the outputs that are matrices of their own, as a GRU's three gates are.
+        """
+        for weight in self.weight:
+            for block in weight.chunk(blocks):
+                nn.init.orthogonal_(block, gain)
+        self.bias.zero_()
+
     def forward(self, x: Tensor) -> Tensor:
         if self.n_sets == 1:
             return F.linear(x, self.weight[0], self.bias[0])
@@ -95,3 +125,38 @@ class AgentLinear(nn.Module):
         weight = self.weight[self.sets].transpose(1, 2)  # [N, in, out]
         out = torch.matmul(flat, weight) + self.bias[self.sets][:, None]  # [N, M, out]
         return out.transpose(0, 1).reshape(*x.shape[:-1], -1)  # [..., N, out]
+
+
+def orthogonal_(agent: Agent, **gates: int) -> None:
+    """Initialise every :class:`AgentLinear` of ``agent`` orthogonally: gain sqrt(2) before a ReLU, 1 in the head.
+
+    Args:
+        agent: changed in place.
+        gates: for layers that feed gates instead of a ReLU, by name: how many; their gain is 1.
+    """
+    for name, module in agent.named_modules():
+        if isinstance(module, AgentLinear):
+            plain = name in gates or name.startswith("head")
+            module.orthogonal_(1.0 if plain else math.sqrt(2.0), gates.get(name, 1))
+
+
+class AgentLayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016) of ``[..., N, F]`` with one scale and shift for each parameter set.
+
+    Args:
+        sets: the parameter set of each agent, from :func:`parameter_sets`.
+        features: last axis.
+    """
+
+    sets: Tensor
+
+    def __init__(self, sets: Sequence[int], features: int) -> None:
+        super().__init__()
+        self.register_buffer("sets", torch.tensor(sets), persistent=False)
+        self.weight = nn.Parameter(torch.ones(max(sets) + 1, features))
+        self.bias = nn.Parameter(torch.zeros(max(sets) + 1, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.shape[0] == 1:
+            return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0])
+        return F.layer_norm(x, x.shape[-1:]) * self.weight[self.sets] + self.bias[self.sets]

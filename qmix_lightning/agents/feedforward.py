@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from qmix_lightning.agents.base import Agent, AgentLinear, AgentState, parameter_sets
+from qmix_lightning.agents.base import Agent, AgentLayerNorm, AgentLinear, AgentState, orthogonal_, parameter_sets
+from qmix_lightning.agents.heads import make_head
 
 __all__ = ["FeedForwardAgent"]
 
 
 class FeedForwardAgent(Agent):
-    """Linear, ReLU, linear, ReLU, linear; no memory, so a sequence is one product.
+    """Linear, ReLU, linear, ReLU, head; no memory, so a sequence is one product.
 
     Args:
         input_dim: ``I``, from the input builder.
@@ -22,6 +23,9 @@ class FeedForwardAgent(Agent):
         group_of_agent: ``[N]`` unit type of each agent.
         hidden_dim: width of both hidden layers.
         share_parameters: true, false (one network for each agent), or ``"group"``.
+        layer_norm: normalise both hidden layers before the ReLU (Ba et al. 2016).
+        dueling: values as a state value and advantages (Wang et al. 2016).
+        orthogonal_init: orthogonal weights, zero biases (Saxe et al. 2014).
     """
 
     def __init__(
@@ -32,19 +36,27 @@ class FeedForwardAgent(Agent):
         group_of_agent: Sequence[int],
         hidden_dim: int,
         share_parameters: Literal[True, False, "group"],
+        layer_norm: bool,
+        dueling: bool,
+        orthogonal_init: bool,
     ) -> None:
         super().__init__()
         sets = parameter_sets(share_parameters, group_of_agent)
+        self.feature_dim = hidden_dim
         self.encode = AgentLinear(sets, input_dim, hidden_dim)
+        self.encode_norm = AgentLayerNorm(sets, hidden_dim) if layer_norm else nn.Identity()
         self.hidden = AgentLinear(sets, hidden_dim, hidden_dim)
-        self.decode = AgentLinear(sets, hidden_dim, n_actions)
+        self.hidden_norm = AgentLayerNorm(sets, hidden_dim) if layer_norm else nn.Identity()
+        self.head = make_head(sets, hidden_dim, n_actions, dueling=dueling)
+        if orthogonal_init:
+            orthogonal_(self)
 
     def initial_state(self, batch_size: int) -> AgentState:
         return ()
 
-    def forward(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        hidden = torch.relu(self.hidden(torch.relu(self.encode(inputs))))
-        return self.decode(hidden), state
+    def body(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
+        encoded = torch.relu(self.encode_norm(self.encode(inputs)))
+        return torch.relu(self.hidden_norm(self.hidden(encoded))), state
 
-    def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
-        return self(inputs, state)
+    def unroll_body(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
+        return self.body(inputs, state)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+from qmix_lightning.agents.moments import RunningMoments
+from qmix_lightning.types import TrajectoryBatch
 
 __all__ = ["InputBuilder"]
 
@@ -18,12 +23,22 @@ class InputBuilder(nn.Module):
         use_obs: include the observation.
         use_last_action: include the action before, zeros where there was none.
         use_agent_id: include which agent it is.
+        normalize_obs: subtract each feature's running mean and divide by its deviation, over living agents; the result
+            is clipped to [-10, 10].
     """
 
     identity: Tensor
 
     def __init__(
-        self, *, n_agents: int, n_actions: int, obs_dim: int, use_obs: bool, use_last_action: bool, use_agent_id: bool
+        self,
+        *,
+        n_agents: int,
+        n_actions: int,
+        obs_dim: int,
+        use_obs: bool,
+        use_last_action: bool,
+        use_agent_id: bool,
+        normalize_obs: bool,
     ) -> None:
         super().__init__()
         if not (use_obs or use_last_action or use_agent_id):
@@ -34,12 +49,18 @@ class InputBuilder(nn.Module):
         self.use_obs = use_obs
         self.use_last_action = use_last_action
         self.use_agent_id = use_agent_id
+        self.moments = RunningMoments(obs_dim) if normalize_obs and use_obs else None
         self.register_buffer("identity", torch.eye(n_agents), persistent=False)
 
     @property
     def output_dim(self) -> int:
         """Size of the joined input."""
         return self.use_obs * self.obs_dim + self.use_last_action * self.n_actions + self.use_agent_id * self.n_agents
+
+    def observe(self, batch: TrajectoryBatch, all_reduce: Callable[[Tensor], Tensor]) -> None:
+        """Take the batch's observations into the running statistics, if there are any."""
+        if self.moments is not None:
+            self.moments.update(batch.obs, batch.agent_mask & batch.row_valid()[..., None], all_reduce)
 
     def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
         """``obs [..., N, O]`` and ``last_action [..., N]`` int64 (``-1``: none) to ``[..., N, I]``."""
@@ -49,7 +70,7 @@ class InputBuilder(nn.Module):
             raise ValueError(f"last_action must be {tuple(obs.shape[:-1])}, got {tuple(last_action.shape)}")
         parts: list[Tensor] = []
         if self.use_obs:
-            parts.append(obs)
+            parts.append(obs if self.moments is None else self.moments.normalize(obs).clamp(-10.0, 10.0))
         if self.use_last_action:
             one_hot = obs.new_zeros((*last_action.shape, self.n_actions + 1))
             one_hot.scatter_(-1, (last_action + 1)[..., None], 1.0)

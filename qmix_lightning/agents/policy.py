@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from qmix_lightning.agents.base import Agent, AgentState
 from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.exploration import epsilon_greedy, greedy_actions
 from qmix_lightning.types import TrajectoryBatch
 
 __all__ = ["Policy"]
@@ -32,8 +33,24 @@ class Policy(nn.Module):
         """One joint step: ``obs [B, N, O]``, ``last_action [B, N]`` to ``q [B, N, A]`` and the next state."""
         return self.agent(self.inputs(obs, last_action), state)
 
+    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tensor | None) -> Tensor:
+        """Legal actions ``[B, N]`` from what ``forward`` gave; greedy without ``draws [B, N, 2]``."""
+        if draws is None:
+            return greedy_actions(q, avail_actions)
+        return epsilon_greedy(q, avail_actions, epsilon, draws)
+
     def unroll(self, batch: TrajectoryBatch) -> Tensor:
         """Every row of ``batch``, the last observation included: ``q [B, T+1, N, A]`` in float32 or wider."""
+        return self.values(self.unroll_features(batch))
+
+    def unroll_features(self, batch: TrajectoryBatch) -> Tensor:
+        """What the agents' heads are given in every row of ``batch``: ``[B, T+1, N, F]``."""
         state = batch.initial_state or self.initial_state(batch.batch_size)
-        q, _ = self.agent.unroll(self.inputs(batch.obs, batch.last_actions()), state, batch.agent_mask)
+        inputs = self.inputs(batch.obs, batch.last_actions())
+        features, _ = self.agent.unroll_body(inputs, state, batch.agent_mask)
+        return features
+
+    def values(self, features: Tensor) -> Tensor:
+        """``features [..., N, F]`` to ``q [..., N, A]`` in float32 or wider."""
+        q = self.agent.head(features)
         return q if q.dtype.itemsize >= 4 else q.float()

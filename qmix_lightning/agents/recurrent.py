@@ -6,15 +6,24 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from qmix_lightning.agents.base import Agent, AgentLinear, AgentState, forget_dead, parameter_sets
+from qmix_lightning.agents.base import (
+    Agent,
+    AgentLayerNorm,
+    AgentLinear,
+    AgentState,
+    forget_dead,
+    orthogonal_,
+    parameter_sets,
+)
+from qmix_lightning.agents.heads import make_head
 
 __all__ = ["RecurrentAgent"]
 
 
 class RecurrentAgent(Agent):
-    """Linear, ReLU, GRU cell, linear (Rashid et al. 2018, appendix; PyMARL's ``rnn`` agent).
+    """Linear, ReLU, GRU cell, head (Rashid et al. 2018, appendix; PyMARL's ``rnn`` agent).
 
     Args:
         input_dim: ``I``, from the input builder.
@@ -22,6 +31,9 @@ class RecurrentAgent(Agent):
         group_of_agent: ``[N]`` unit type of each agent.
         hidden_dim: width of the first layer and of the memory, ``H``.
         share_parameters: true, false (one network for each agent), or ``"group"``.
+        layer_norm: normalise the first layer before its ReLU and the memory before the head (Ba et al. 2016).
+        dueling: values as a state value and advantages (Wang et al. 2016).
+        orthogonal_init: orthogonal weights, zero biases (Saxe et al. 2014).
     """
 
     def __init__(
@@ -32,19 +44,26 @@ class RecurrentAgent(Agent):
         group_of_agent: Sequence[int],
         hidden_dim: int,
         share_parameters: Literal[True, False, "group"],
+        layer_norm: bool,
+        dueling: bool,
+        orthogonal_init: bool,
     ) -> None:
         super().__init__()
         sets = parameter_sets(share_parameters, group_of_agent)
         self.n_agents = len(sets)
-        self.hidden_dim = hidden_dim
+        self.feature_dim = hidden_dim
         self.encode = AgentLinear(sets, input_dim, hidden_dim)
+        self.encode_norm = AgentLayerNorm(sets, hidden_dim) if layer_norm else nn.Identity()
         # torch.nn.GRUCell's parametrisation: gates in the order reset, update, new; both biases kept.
         self.input_gates = AgentLinear(sets, hidden_dim, 3 * hidden_dim)
         self.state_gates = AgentLinear(sets, hidden_dim, 3 * hidden_dim)
-        self.decode = AgentLinear(sets, hidden_dim, n_actions)
+        self.memory_norm = AgentLayerNorm(sets, hidden_dim) if layer_norm else nn.Identity()
+        self.head = make_head(sets, hidden_dim, n_actions, dueling=dueling)
+        if orthogonal_init:
+            orthogonal_(self, input_gates=3, state_gates=3)
 
     def initial_state(self, batch_size: int) -> AgentState:
-        return (self.encode.weight.new_zeros(batch_size, self.n_agents, self.hidden_dim),)
+        return (self.encode.weight.new_zeros(batch_size, self.n_agents, self.feature_dim),)
 
     def _cell(self, from_input: Tensor, hidden: Tensor) -> Tensor:
         input_r, input_z, input_n = from_input.chunk(3, dim=-1)
@@ -54,13 +73,16 @@ class RecurrentAgent(Agent):
         new = torch.tanh(input_n + reset * state_n)
         return new + update * (hidden - new)
 
-    def forward(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        hidden = self._cell(self.input_gates(torch.relu(self.encode(inputs))), state[0])
-        return self.decode(hidden), (hidden,)
+    def _from_input(self, inputs: Tensor) -> Tensor:
+        return self.input_gates(torch.relu(self.encode_norm(self.encode(inputs))))
 
-    def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
+    def body(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
+        hidden = self._cell(self._from_input(inputs), state[0])
+        return self.memory_norm(hidden), (hidden,)
+
+    def unroll_body(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
         # Everything that does not depend on the memory is one product over all steps.
-        from_input = self.input_gates(torch.relu(self.encode(inputs)))  # [B, T, N, 3H]
+        from_input = self._from_input(inputs)  # [B, T, N, 3H]
         hidden = state[0].to(from_input.dtype)
         # Forgetting matters only to an agent that lives again; asking costs a synchronisation on a GPU.
         revives = alive.device.type != "cpu" or bool((alive[:, 1:] & ~alive[:, :-1]).any())
@@ -71,4 +93,4 @@ class RecurrentAgent(Agent):
             if revives:
                 (hidden,) = forget_dead((hidden,), alive[:, t])
         # The next segment may revive who died in this one.
-        return self.decode(torch.stack(memories, dim=1)), forget_dead((hidden,), alive[:, -1])  # [B, T, N, A]
+        return self.memory_norm(torch.stack(memories, dim=1)), forget_dead((hidden,), alive[:, -1])  # [B, T, N, H]

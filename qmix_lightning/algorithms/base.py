@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.types import TrajectoryBatch
 
-__all__ = ["Learner", "LossTerms", "masked_sum"]
+__all__ = ["Learner", "LossTerms", "masked_sum", "trainable_groups"]
 
 
 @dataclass
@@ -21,30 +22,49 @@ class LossTerms:
         total: sum of the loss over what counts, a scalar with a graph.
         count: how many items were summed, a scalar.
         sums: what to log, each a detached sum over the same items.
+        row_errors: ``[B]``, how wrong each row's values were, for prioritised replay; ``None`` if it means nothing.
     """
 
     total: Tensor
     count: Tensor
     sums: dict[str, Tensor] = field(default_factory=dict)
+    row_errors: Tensor | None = None
 
 
-@runtime_checkable
-class Learner(Protocol):
-    """Networks and learning rule of one algorithm, as one module."""
+class Learner(nn.Module):
+    """Networks and learning rule of one algorithm, as one module.
 
+    The constructor is given by keyword what it asks for of ``policy``, ``mixer``, ``spec`` (``EnvSpec``) and
+    ``make_policy`` (a function that makes another policy like the acting one, with weights of its own); its other
+    keyword arguments are the keys of ``conf/algorithm/NAME.yaml``. A dataclass among them stands for its fields.
+
+    Attributes:
+        policy_class: what kind of acting network it trains: by epsilon-greedy values, or a stochastic policy.
+        policy: what acts; the only part that the collector and an evaluation see.
+        all_reduce: sums a tensor over the ranks, in place; set by the LightningModule.
+    """
+
+    policy_class: ClassVar[type[Policy]] = Policy
     policy: Policy
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """The loss of a batch whose padding may hold anything."""
-        ...
+        raise NotImplementedError
+
+    def observe(self, batch: TrajectoryBatch) -> None:
+        """Update running statistics, before the loss of the same batch."""
+        self.policy.inputs.observe(batch, self.all_reduce)
 
     def after_update(self, *, episodes: int, updates: int) -> None:
         """Called after every optimiser step with the global counters."""
-        ...
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """What the optimiser trains, as torch parameter groups."""
-        ...
+        """What the optimiser trains, as torch parameter groups: here one for each child module that trains."""
+        return trainable_groups(dict(self.named_children()))
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
@@ -53,7 +73,9 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def trainable_groups(modules: dict[str, nn.Module]) -> list[dict[str, object]]:
-    """One parameter group for each named module that has parameters."""
+    """One parameter group for each named module with parameters that require a gradient."""
     return [
-        {"name": name, "params": params} for name, module in modules.items() if (params := list(module.parameters()))
+        {"name": name, "params": params}
+        for name, module in modules.items()
+        if (params := [p for p in module.parameters() if p.requires_grad])
     ]

@@ -2,6 +2,14 @@
 
 Index convention: ``[:, t]`` of a value named ``*_t`` belongs to the observation before step ``t``, of one named
 ``*_tp1`` to the true observation after it. ``reward`` and ``terminated`` at ``t`` are outcomes of step ``t``.
+
+Every target is an instance of one recursion (Sutton & Barto 2018, eq. 12.18), with ``c_t = 1`` while the row goes on
+after step ``t`` and 0 at its last step, whatever ended it::
+
+    G_t = r_t + gamma * (1 - terminated_t) * ((1 - lambda c_t) V(s_{t+1}) + lambda c_t G_{t+1})
+
+so a terminated step is worth its reward, and a truncated one bootstraps. Lambda 0 is the one-step target, lambda 1 the
+discounted sum of rewards, with the bootstrap of a row that was cut.
 """
 
 from __future__ import annotations
@@ -9,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["greedy_values", "one_step_targets"]
+__all__ = ["goes_on", "greedy_values", "lambda_returns", "n_step_returns", "one_step_targets"]
 
 
 def greedy_values(q_select: Tensor, q_evaluate: Tensor, avail_actions: Tensor) -> Tensor:
@@ -49,12 +57,88 @@ def one_step_targets(reward: Tensor, terminated: Tensor, value_tp1: Tensor, gamm
     Returns:
         The shape of ``value_tp1``.
     """
-    if reward.shape != value_tp1.shape[:2] or terminated.shape != reward.shape:
-        raise ValueError(
-            f"expected reward and terminated {tuple(value_tp1.shape[:2])}, "
-            f"got {tuple(reward.shape)} and {tuple(terminated.shape)}"
-        )
-    extra = (1,) * (value_tp1.dim() - 2)
-    reward = reward.reshape(*reward.shape, *extra)
-    terminated = terminated.reshape(*terminated.shape, *extra)
+    reward, terminated = _aligned(value_tp1, reward, terminated)
     return reward + gamma * torch.where(terminated, torch.zeros_like(value_tp1), value_tp1)
+
+
+def goes_on(filled: Tensor, terminated: Tensor, truncated: Tensor) -> Tensor:
+    """``[B, T]`` bool: step ``t + 1`` of the row exists and belongs to the same stretch (``c_t`` of the module).
+
+    Args:
+        filled: ``[B, T]`` bool.
+        terminated: ``[B, T]`` bool.
+        truncated: ``[B, T]`` bool.
+    """
+    following = torch.cat([filled[:, 1:], torch.zeros_like(filled[:, :1])], dim=1)
+    return filled & following & ~terminated & ~truncated
+
+
+def n_step_returns(
+    reward: Tensor, terminated: Tensor, continues: Tensor, value_tp1: Tensor, gamma: float, n: int
+) -> Tensor:
+    """``sum_{k<n} gamma^k r_{t+k} + gamma^n V(s_{t+n})`` (Sutton & Barto 2018, eq. 7.1), shorter at a row's end.
+
+    Args:
+        reward: ``[B, T]``.
+        terminated: ``[B, T]`` bool.
+        continues: ``[B, T]`` bool, from :func:`goes_on`.
+        value_tp1: ``[B, T]`` or ``[B, T, N]``.
+        gamma: discount.
+        n: steps, at least 1.
+
+    Returns:
+        The shape of ``value_tp1``.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
+    one_step = one_step_targets(reward, terminated, value_tp1, gamma)
+    reward, continues = _aligned(value_tp1, reward, continues)
+    target = one_step
+    for _ in range(n - 1):
+        target_tp1 = torch.cat([target[:, 1:], torch.zeros_like(target[:, :1])], dim=1)
+        target = torch.where(continues, reward + gamma * target_tp1, one_step)
+    return target
+
+
+def lambda_returns(
+    reward: Tensor, terminated: Tensor, continues: Tensor, value_tp1: Tensor, gamma: float, lambda_: float
+) -> Tensor:
+    """The lambda return: the recursion at the top of this module.
+
+    With ``V`` the value of the greedy actions it is Peng's Q(lambda) (Peng & Williams 1996), what Hu et al. 2021 tune
+    QMIX with; with ``V`` the value of the actions that were taken it is TD(lambda) of the policy that took them
+    (Sarsa(lambda) in Sutton & Barto 2018, section 12.7).
+
+    Args:
+        reward: ``[B, T]``.
+        terminated: ``[B, T]`` bool.
+        continues: ``[B, T]`` bool, from :func:`goes_on`.
+        value_tp1: ``[B, T]`` or ``[B, T, N]``.
+        gamma: discount.
+        lambda_: in [0, 1].
+
+    Returns:
+        The shape of ``value_tp1``.
+    """
+    one_step = one_step_targets(reward, terminated, value_tp1, gamma)
+    reward, continues = _aligned(value_tp1, reward, continues)
+    # What the step's own row says apart from what follows: r + gamma (1 - lambda c) V, or the one-step target.
+    own = torch.where(continues, reward + gamma * (1.0 - lambda_) * value_tp1, one_step)  # [B, T] or [B, T, N]
+    decay = torch.where(continues, gamma * lambda_, torch.zeros_like(own))
+    target = torch.zeros_like(own[:, 0])
+    targets = []
+    for own_t, decay_t in zip(reversed(own.unbind(1)), reversed(decay.unbind(1)), strict=True):
+        target = torch.addcmul(own_t, decay_t, target)
+        targets.append(target)
+    return torch.stack(targets[::-1], dim=1)
+
+
+def _aligned(value_tp1: Tensor, *per_step: Tensor) -> list[Tensor]:
+    """``[B, T]`` tensors with as many trailing axes as ``value_tp1`` has."""
+    for tensor in per_step:
+        if tensor.shape != value_tp1.shape[:2]:
+            raise ValueError(
+                f"expected reward, terminated and continues {tuple(value_tp1.shape[:2])}, got {tuple(tensor.shape)}"
+            )
+    extra = (1,) * (value_tp1.dim() - 2)
+    return [tensor.reshape(*tensor.shape, *extra) for tensor in per_step]

@@ -1,0 +1,197 @@
+"""What every learner with target networks and bootstrapped values shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from qmix_lightning.agents.moments import RunningMoments
+from qmix_lightning.algorithms.base import Learner
+from qmix_lightning.algorithms.returns import goes_on, lambda_returns, n_step_returns, one_step_targets
+from qmix_lightning.types import TrajectoryBatch
+
+__all__ = ["ValueLearner", "ValueSettings", "chosen_values", "row_errors"]
+
+_VALUE_HORIZON = 1000
+"""Updates over which the statistics of values are remembered: values grow while learning."""
+
+
+@dataclass(frozen=True)
+class ValueSettings:
+    """How values are bootstrapped and followed.
+
+    Attributes:
+        gamma: discount.
+        double_q: select the successor's action with the online network.
+        returns: ``one_step``; ``n_step``; ``peng_lambda``: the lambda return over greedy values (PyMARL2's and Hu et
+            al.'s "TD(lambda)"); ``td_lambda``: the lambda return over the values of the actions taken.
+        n_steps: for ``n_step``.
+        td_lambda: for the lambda returns, in [0, 1].
+        normalize_rewards: ``none``; ``scale``: divide by the running deviation; ``standardize``: subtract the running
+            mean too, which changes what is best where episodes may end early.
+        normalize_values: learn values with running mean 0 and deviation 1.
+        target_update_mode: ``hard``: a copy every so often; ``soft``: ``target <- target + tau * (online - target)``
+            after every update (Lillicrap et al. 2016).
+        target_update_every: hard: how many units between copies (PyMARL: 200 episodes).
+        target_update_unit: hard: ``episodes`` or ``updates``.
+        target_update_tau: soft.
+    """
+
+    gamma: float
+    double_q: bool
+    returns: Literal["one_step", "n_step", "peng_lambda", "td_lambda"]
+    n_steps: int
+    td_lambda: float
+    normalize_rewards: Literal["none", "scale", "standardize"]
+    normalize_values: bool
+    target_update_mode: Literal["hard", "soft"]
+    target_update_every: int
+    target_update_unit: Literal["episodes", "updates"]
+    target_update_tau: float
+
+    def __post_init__(self) -> None:
+        options = {
+            "returns": ("one_step", "n_step", "peng_lambda", "td_lambda"),
+            "normalize_rewards": ("none", "scale", "standardize"),
+            "target_update_mode": ("hard", "soft"),
+            "target_update_unit": ("episodes", "updates"),
+        }
+        for name, allowed in options.items():
+            if getattr(self, name) not in allowed:
+                *first, last = map(repr, allowed)
+                raise ValueError(f"{name} must be {', '.join(first)} or {last}, not {getattr(self, name)!r}")
+        for name in ("gamma", "td_lambda"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        for name in ("n_steps", "target_update_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0.0 < self.target_update_tau <= 1.0:
+            raise ValueError(f"target_update_tau must be in (0, 1], not {self.target_update_tau}")
+
+
+class ValueLearner(Learner):
+    """Base of the learners with target networks: their following, their returns and their normalisation.
+
+    A subclass names its networks in :meth:`target_pairs` and calls :meth:`returns` with values of successors.
+    """
+
+    def __init__(self, settings: ValueSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.last_copy = 0
+        self.reward_moments = None if settings.normalize_rewards == "none" else RunningMoments()
+        self.value_moments = RunningMoments(horizon=_VALUE_HORIZON) if settings.normalize_values else None
+
+    def target_pairs(self) -> Iterable[tuple[nn.Module, nn.Module]]:
+        """Each online network with its target."""
+        raise NotImplementedError
+
+    # -- returns -------------------------------------------------------------------------------------------------
+
+    def returns(self, batch: TrajectoryBatch, greedy_tp1: Tensor, taken_tp1: Tensor | None = None) -> Tensor:
+        """Targets for a sanitised batch, in the scale that the networks learn.
+
+        Args:
+            batch: ``[B, T]`` steps.
+            greedy_tp1: value of the successor's greedy actions as the target networks give it, ``[B, T]`` or
+                ``[B, T, N]``.
+            taken_tp1: value of the actions taken there, the same shape; only for ``td_lambda``. Where no action was
+                taken, at a row's end, the greedy one counts.
+        """
+        settings = self.settings
+        reward = self._rewards(batch)
+        continues = goes_on(batch.filled, batch.terminated, batch.truncated)
+        value_tp1 = greedy_tp1
+        if settings.returns == "td_lambda":
+            if taken_tp1 is None:
+                raise ValueError("td_lambda needs the values of the actions taken")
+            here = continues.reshape(*continues.shape, *(1,) * (greedy_tp1.dim() - 2))
+            value_tp1 = torch.where(here, taken_tp1, greedy_tp1)
+        if self.value_moments is not None:
+            value_tp1 = self.value_moments.restore(value_tp1)
+        if settings.returns == "one_step":
+            targets = one_step_targets(reward, batch.terminated, value_tp1, settings.gamma)
+        elif settings.returns == "n_step":
+            targets = n_step_returns(reward, batch.terminated, continues, value_tp1, settings.gamma, settings.n_steps)
+        else:
+            targets = lambda_returns(reward, batch.terminated, continues, value_tp1, settings.gamma, settings.td_lambda)
+        if self.value_moments is None:
+            return targets
+        if self.training:
+            mask = batch.filled.reshape(*batch.filled.shape, *(1,) * (targets.dim() - 2)).expand_as(targets)
+            self.value_moments.update(targets, mask, self.all_reduce)
+        return self.value_moments.normalize(targets)
+
+    @property
+    def needs_taken_values(self) -> bool:
+        """Whether :meth:`returns` wants the values of the actions taken."""
+        return self.settings.returns == "td_lambda"
+
+    def _rewards(self, batch: TrajectoryBatch) -> Tensor:
+        moments = self.reward_moments
+        if moments is None:
+            return batch.reward
+        standardize = self.settings.normalize_rewards == "standardize"
+        scaled = moments.normalize(batch.reward) if standardize else batch.reward / moments.deviation(batch.reward)
+        return scaled.where(batch.filled, scaled.new_zeros(()))
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """Values in the scale of returns, for logs."""
+        return values if self.value_moments is None else self.value_moments.restore(values)
+
+    # -- hooks ---------------------------------------------------------------------------------------------------
+
+    def observe(self, batch: TrajectoryBatch) -> None:
+        super().observe(batch)
+        if self.reward_moments is not None:
+            self.reward_moments.update(batch.reward, batch.filled, self.all_reduce)
+
+    @torch.no_grad()
+    def after_update(self, *, episodes: int, updates: int) -> None:
+        settings = self.settings
+        # Statistics are one for both networks: a target that normalised otherwise would see other inputs.
+        for online, target in self.target_pairs():
+            for source, copied in zip(online.buffers(), target.buffers(), strict=True):
+                copied.copy_(source)
+        if settings.target_update_mode == "soft":
+            self._follow(settings.target_update_tau)
+            return
+        now = episodes if settings.target_update_unit == "episodes" else updates
+        if now - self.last_copy >= settings.target_update_every:
+            self._follow(1.0)
+            self.last_copy = now
+
+    def _follow(self, tau: float) -> None:
+        for online, target in self.target_pairs():
+            for source, copied in zip(online.parameters(), target.parameters(), strict=True):
+                copied.copy_(source) if tau == 1.0 else copied.lerp_(source, tau)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"last_copy": self.last_copy}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.last_copy = int(state["last_copy"])
+
+
+def chosen_values(q: Tensor, actions: Tensor) -> Tensor:
+    """``q [..., A]`` and ``actions [...]`` int64 to the value of each action taken, ``[...]``."""
+    return q.gather(-1, actions[..., None]).squeeze(-1)
+
+
+@torch.no_grad()
+def row_errors(error: Tensor, mask: Tensor, eta: float = 0.9) -> Tensor:
+    """``[B]``: ``eta max_t |delta| + (1 - eta) mean_t |delta|`` over what counts (Kapturowski et al. 2019, sec. 2.3).
+
+    Args:
+        error: temporal-difference errors, ``[B, T]`` or ``[B, T, N]``.
+        mask: the same shape, bool.
+        eta: weight of the largest error.
+    """
+    size = error.abs().where(mask, error.new_zeros(())).flatten(1)
+    mean = size.sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+    return eta * size.amax(1) + (1.0 - eta) * mean
