@@ -182,7 +182,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
     trainer = _trainer(
         config.trainer,
         logger=[rows, *_instances(loggers, "logger")],
-        callbacks=[log, RunControl(), *bar, *_instances(config.callbacks, "callbacks"), checkpoint],
+        callbacks=[RunControl(), log, *bar, *_instances(config.callbacks, "callbacks"), checkpoint],
         plugins=[RunCheckpointIO()],
         default_root_dir=str(run_dir),
     )
@@ -225,5 +225,6 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         eval_episodes=config.eval_episodes,
         stop=stop,
         on_resume=rollout.on_resume,
+        pipelined=rollout.pipelined,
     )
     return Run(trainer, module, data, spec, log, checkpoint)

@@ -50,6 +50,7 @@ class RolloutConfig:
     update_every: int
     update_unit: Literal["episodes", "env_steps"]
     updates: int
+    pipelined: bool
     on_resume: Literal["replay", "restart"]
     backend: Literal["sync", "process"]
     num_workers: int

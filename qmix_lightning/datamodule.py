@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 
 from qmix_lightning import keys
 from qmix_lightning.distributed import all_gather_objects, rank, sum_numbers, world_size
@@ -21,6 +22,7 @@ from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.exploration import EpsilonSchedule
 from qmix_lightning.keys import Purpose
+from qmix_lightning.pipeline import RoundAhead
 from qmix_lightning.replay import EpisodeReplay
 from qmix_lightning.rollout import Actor, Collected, Collector, EpisodeStats, evaluate_episodes
 from qmix_lightning.schedule import UpdateSchedule
@@ -80,6 +82,7 @@ class Counters:
         evaluation_pending: the epoch's last update is done and its evaluation is not.
         evaluated_at: environment steps at the last evaluation.
         round_start: environment steps when the present round of collecting began; epsilon is held for a round.
+        round_open: the present round was interrupted; its rest is played by the policy that began it.
         faults: faults of environments, by kind.
         window: sums over training episodes since they were last logged.
     """
@@ -92,6 +95,7 @@ class Counters:
     evaluation_pending: bool = False
     evaluated_at: int = 0
     round_start: int = 0
+    round_open: bool = False
     faults: dict[str, int] = field(default_factory=dict)
     window: dict[str, float] = field(default_factory=dict)
 
@@ -113,6 +117,7 @@ class ReplayDataModule(LightningDataModule):
         eval_episodes: greedy episodes of an evaluation, over all ranks.
         stop: set by a signal.
         on_resume: ``replay`` plays episodes in flight again, ``restart`` begins new ones.
+        pipelined: collect the next round while an update runs; see :mod:`qmix_lightning.pipeline`.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class ReplayDataModule(LightningDataModule):
         eval_episodes: int,
         stop: StopFlag,
         on_resume: str,
+        pipelined: bool = False,
     ) -> None:
         super().__init__()
         self._env = env
@@ -146,12 +152,17 @@ class ReplayDataModule(LightningDataModule):
         self.eval_episodes = eval_episodes
         self.stop = stop
         self.on_resume = on_resume
+        self.pipelined = pipelined
+        self._ahead = RoundAhead()
+        self._fault: EnvironmentFault | None = None
+        self._agreed_stop = 0
         self.counters = Counters()
         self.store: ReplayStore | None = None
         self.collector: Collector | None = None
         self._eval_env: VectorEnv | None = None
         self._eval_actor: Actor | None = None
         self._resume_from: dict[str, Any] | None = None
+        self._resume_acting: dict[str, Tensor] | None = None
         self._faults_seen: dict[str, dict[str, int]] = {}
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------
@@ -172,6 +183,7 @@ class ReplayDataModule(LightningDataModule):
         return batch.to(device, dtype)
 
     def teardown(self, stage: str) -> None:
+        self._ahead.close()
         self._env.close()
         if self._eval_env is not None:
             self._eval_env.close()
@@ -184,8 +196,17 @@ class ReplayDataModule(LightningDataModule):
             "collector": self.collector.state_dict() if self.collector else self._resume_from,
             "replay": self.store.save(self.replay) if self.store else [],
             "next_id": self.replay.next_id,
+            "acting": self._acting_weights(),
         }
         return {"counters": asdict(self.counters), "ranks": all_gather_objects(mine)}
+
+    def _acting_weights(self) -> dict[str, Tensor] | None:
+        """What the rest of an open round is played with, when that is not the policy as it is now."""
+        if not (self.pipelined and self.counters.round_open):
+            return None
+        if self.collector is None:
+            return self._resume_acting
+        return {name: v.to("cpu", copy=True) for name, v in self.collector.actor.policy.state_dict().items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counters = Counters(**state_dict["counters"])
@@ -194,7 +215,7 @@ class ReplayDataModule(LightningDataModule):
             self.store.load(self.replay, mine["replay"])
         if self.replay.next_id != mine["next_id"]:
             raise RunError(f"the replay came back with {self.replay.next_id} episodes, not {mine['next_id']}")
-        self._resume_from = mine["collector"]
+        self._resume_from, self._resume_acting = mine["collector"], mine["acting"]
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -206,7 +227,9 @@ class ReplayDataModule(LightningDataModule):
                     self.collector.restart(self._resume_from)
                 else:
                     self.collector.load_state_dict(self._resume_from)
-                self._resume_from = None
+                if self._resume_acting is not None:
+                    self.collector.actor.policy.load_state_dict(self._resume_acting)
+                self._resume_from = self._resume_acting = None
         return self.collector
 
     @property
@@ -216,12 +239,13 @@ class ReplayDataModule(LightningDataModule):
     def _redeem(self) -> TrainBatch:
         """Collect until an update is due, then sample its batch."""
         counters, collector = self.counters, self._collector()
-        policy = self._policy_of()
-        collector.actor.publish(policy)
         # The counter moves with the optimiser: a ticket is redeemed only after the update before it.
-        # Ranks that are interrupted at different moments could not go on as one run, so theirs is a whole round.
-        interrupted = self.stop.is_set if world_size() == 1 else lambda: False
-        while counters.owed == 0:
+        if not counters.round_open:
+            collector.actor.publish(self._policy_of())
+        while True:
+            self._raise_if_over()
+            if counters.owed > 0:
+                break
             # A round that was begun within the budget goes on to its update, a little past it.
             if counters.env_steps >= self.total_env_steps and counters.updates == 0:
                 raise RunError(
@@ -229,29 +253,60 @@ class ReplayDataModule(LightningDataModule):
                     f", before a batch of {self.batch_size} could be drawn: raise total_env_steps or lower "
                     "replay.batch_size"
                 )
-            steps = self.schedule.steps_to_next(counters.env_steps) if self._ready(len(self.replay)) else None
-            per_rank = None if steps is None else max(1, steps // world_size())
+            steps, _ = self._to_next_update() if self._ready(len(self.replay)) else (None, None)
             fault: EnvironmentFault | None = None
             try:
                 collected = collector.collect(
-                    self.epsilon(counters.round_start), max_steps=per_rank, interrupted=interrupted
+                    self.epsilon(counters.round_start), max_steps=steps, interrupted=self._interrupted
                 )
             except EnvironmentFault as error:
                 # Not raised yet: the other ranks wait for this one's counters, and all save together.
-                collected, fault = Collected(0, [], EpisodeStats()), error
+                collected, fault = Collected(0, [], EpisodeStats(), cut=True), error
             self._account(collected, fault)
-        self._raise_if_stopped(agreed=0)
         counters.owed -= 1
         counters.updates += 1
         self._mark_end_of_epoch()
         share = self.batch_size // world_size()
         key = int(keys.mix(self.seed, rank(), Purpose.SAMPLE, counters.updates)[0])
-        return TrainBatch(
+        batch = TrainBatch(
             trajectories=self.replay.sample(share, key),
             env_steps=counters.env_steps,
             episodes=counters.episodes,
             epsilon=self.epsilon(counters.env_steps),
         )
+        if self.pipelined and counters.owed == 0 and counters.env_steps < self.total_env_steps:
+            self._begin_round_ahead(collector)
+        return batch
+
+    def _to_next_update(self) -> tuple[int | None, int | None]:
+        """This rank's share of the steps, or of the episodes, until an update is due."""
+        counters = self.counters
+        steps = self.schedule.steps_to_next(counters.env_steps)
+        if steps is not None:
+            return max(1, steps // world_size()), None
+        return None, max(1, self.schedule.episodes_to_next(counters.episodes) // world_size())
+
+    def _interrupted(self) -> bool:
+        # Ranks that are interrupted at different moments could not go on as one run, so theirs is a whole round.
+        return world_size() == 1 and self.stop.is_set()
+
+    def _begin_round_ahead(self, collector: Collector) -> None:
+        steps, episodes = self._to_next_update()
+        epsilon = self.epsilon(self.counters.round_start)
+        collector.actor.publish(self._policy_of())
+        self._ahead.begin(
+            lambda left: collector.collect(epsilon, max_steps=left, interrupted=self._interrupted),
+            steps=steps,
+            episodes=episodes,
+        )
+
+    def take_round_ahead(self) -> None:
+        """Take in the round that was collected during an update; called after every update, on every rank.
+
+        Raises nothing: a fault or a signal ends the run when the next batch is asked for.
+        """
+        if (result := self._ahead.result()) is not None:
+            self._account(*result)
 
     def _ready(self, held: int) -> bool:
         return held >= self.batch_size // world_size()
@@ -280,16 +335,17 @@ class ReplayDataModule(LightningDataModule):
         steps, episodes, unready, short, stop, fatal, *sums = sum_numbers([float(x) for x in mine], self._device)
         self._count_faults(sums[: len(FAULT_KINDS)])
         del sums[: len(FAULT_KINDS)]
+        self._agreed_stop = int(stop)
         if fatal:
-            raise fault or EnvironmentFault("the environments of another rank failed for good")
+            self._fault = fault or EnvironmentFault("the environments of another rank failed for good")
         episodes_before = counters.episodes
         counters.env_steps += int(steps)
         counters.episodes += int(episodes)
         window = counters.window
         for name, value in zip(["episodes", "return", "length", *names], [episodes, *sums], strict=True):
             window[name] = window.get(name, 0.0) + value
-        if collected.cut:  # nothing is due, and epsilon stays, until its rest is played
-            self._raise_if_stopped(agreed=int(stop))
+        counters.round_open = collected.cut or self._fault is not None
+        if counters.round_open:  # nothing is due, and policy and epsilon stay, until its rest is played
             return
         counters.round_start = counters.env_steps
         by_episode = self.schedule.unit == "episodes"
@@ -303,7 +359,6 @@ class ReplayDataModule(LightningDataModule):
             # Steps of a dropped episode are taken back, so the counter may fall; nothing is bought twice.
             counters.owed += self.schedule.owed(before, max(before, now))
             counters.accounted = max(before, now)
-        self._raise_if_stopped(agreed=int(stop))
 
     def _new_faults(self, which: str, env: VectorEnv | None) -> list[int]:
         """Faults of this rank's environments by kind, since the last call; the batched ones have none."""
@@ -315,6 +370,13 @@ class ReplayDataModule(LightningDataModule):
         for kind, number in zip(FAULT_KINDS, numbers, strict=True):
             if number:
                 self.counters.faults[kind] = self.counters.faults.get(kind, 0) + int(number)
+
+    def _raise_if_over(self) -> None:
+        """End here if the environments failed for good, or if a signal came."""
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
+        self._raise_if_stopped(self._agreed_stop)
 
     def _raise_if_stopped(self, agreed: int) -> None:
         """End here if a signal came: ranks agree on it with the counters, one process sees it at once."""

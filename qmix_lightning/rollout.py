@@ -45,6 +45,13 @@ class EpisodeStats:
         for name, value in metrics.items():
             self.metrics.setdefault(name, []).append(value)
 
+    def extend(self, other: EpisodeStats) -> None:
+        """Add the episodes of ``other`` behind these."""
+        self.returns += other.returns
+        self.lengths += other.lengths
+        for name, values in other.metrics.items():
+            self.metrics.setdefault(name, []).extend(values)
+
     def __len__(self) -> int:
         return len(self.returns)
 

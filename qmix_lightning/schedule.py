@@ -33,3 +33,7 @@ class UpdateSchedule:
     def steps_to_next(self, env_steps: int) -> int | None:
         """Environment steps until something is due, ``None`` when episodes are counted."""
         return self.every - env_steps % self.every if self.unit == "env_steps" else None
+
+    def episodes_to_next(self, episodes: int) -> int:
+        """Episodes until something is due; only where episodes are counted."""
+        return self.every - episodes % self.every
