@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from qmix_lightning.environment import check_arguments
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
+from qmix_lightning.parallel_adapter import MASK_KEY
 from qmix_lightning.registry import load_target
 
 __all__ = ["TupleEnv", "make"]
@@ -78,24 +79,26 @@ class TupleEnv:
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         """Observations, rewards, terminations, truncations and infos by agent."""
-        joint = tuple(decode(actions[a]) for a, decode in zip(self.possible_agents, self._decode, strict=True))
+        agents = self.possible_agents
+        joint = tuple([decode(actions[agent]) for agent, decode in zip(agents, self._decode, strict=True)])
         observations, rewards, done, cut, _ = self.env.step(joint)
         self.steps += 1
-        terminated, truncated = bool(np.all(done)), bool(np.any(cut))
+        # One flag for all, or one for each agent; numpy's own functions cost more than a step of a small simulator.
+        terminated = done if isinstance(done, bool) else bool(np.all(done))
+        truncated = cut if isinstance(cut, bool) else bool(np.any(cut))
         if terminated and self.timed_out():
             terminated, truncated = False, True
         infos = self._infos()
         if terminated or truncated:
             self.agents = []
-            infos[self.possible_agents[0]].update(self.metrics())
-        n = len(self.possible_agents)
-        if not isinstance(rewards, Sequence | np.ndarray) or np.ndim(rewards) == 0:
-            rewards = [float(rewards) / n] * n
+            infos[agents[0]].update(self.metrics())
+        if not isinstance(rewards, (list, tuple)) and np.ndim(rewards) == 0:
+            rewards = [float(rewards) / len(agents)] * len(agents)
         return (
             self._by_agent(observations),
             self._by_agent(rewards),
-            dict.fromkeys(self.possible_agents, terminated),
-            dict.fromkeys(self.possible_agents, truncated),
+            dict.fromkeys(agents, terminated),
+            dict.fromkeys(agents, truncated),
             infos,
         )
 
@@ -127,7 +130,7 @@ class TupleEnv:
         masks = self.masks()
         if masks is None:
             return {agent: {} for agent in self.possible_agents}
-        return {agent: {"action_mask": mask} for agent, mask in zip(self.possible_agents, masks, strict=True)}
+        return {agent: {MASK_KEY: mask} for agent, mask in zip(self.possible_agents, masks, strict=True)}
 
 
 def make(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.parallel_adapter import unit_groups
-from qmix_lightning.types import NO_OP, EnvSpec
+from qmix_lightning.types import NO_OP, EntityBlock, EnvSpec
 
 __all__ = ["JaxProgram", "JaxmarlRules", "Rules", "Slots", "shared_program"]
 
@@ -49,6 +49,7 @@ class Rules(Protocol):
         group_of_agent: unit type of each agent; ``None``: told by names and sizes.
         state_scale: what the simulator's state is multiplied by, ``[S]``; ``None``: nothing.
         metric_names: keys of what :meth:`metrics` returns.
+        obs_entities: which parts of an observation are sets of entities.
     """
 
     @property
@@ -57,6 +58,8 @@ class Rules(Protocol):
     def state_scale(self) -> list[float] | None: ...
     @property
     def metric_names(self) -> tuple[str, ...]: ...
+    @property
+    def obs_entities(self) -> tuple[EntityBlock, ...]: ...
 
     def task_over(self, before: Any, after: Any, key: jax.Array, actions: Mapping[str, jax.Array], dones: Any) -> Any:
         """Whether the task ended in this step, for another reason than a time limit."""
@@ -82,6 +85,7 @@ class JaxmarlRules:
     group_of_agent: tuple[int, ...] | None = None
     state_scale: list[float] | None = None
     metric_names: tuple[str, ...] = ()
+    obs_entities: tuple[EntityBlock, ...] = ()
 
     def __init__(self, simulator: Any) -> None:
         self._agents = list(simulator.agents)
@@ -152,6 +156,7 @@ class JaxProgram:
             episode_limit=limit,
             episode_metrics=family.metric_names,
             natively_batched=True,
+            obs_entities=family.obs_entities,
         )
         # Where each thing begins in Slots.numbers and Slots.flags.
         self.number_sizes = (n * spec.obs_dim, spec.state_dim, n, 1 + len(spec.episode_metrics))

@@ -31,12 +31,32 @@ class Foraging(TupleEnv):
 
     episode_metrics = ("food_collected",)
 
+    def __init__(self, env: Any, *, time_limit: int | None = None) -> None:
+        super().__init__(env, time_limit=time_limit)
+        from lbforaging.foraging.environment import Action
+
+        self._actions = sorted(Action, key=lambda action: action.value)
+        self.metadata["obs_entities"] = self._entities()
+
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
         # It places one player after the other where nobody stands, and those not placed yet still stand where the last
         # episode left them: a seed would start differently after another past.
         for player in self.game.players:
             player.position = None
         return super().reset(seed, options)
+
+    def _entities(self) -> list[dict[str, Any]]:
+        """Food, then the other players; the player itself stands between them, always the first of the players."""
+        if self.game._grid_observation:
+            return []
+        food, others = self.game.max_num_food, len(self.game.players) - 1
+        size = 3 if self.game._observe_agent_levels else 2
+        blocks = [{"name": "food", "start": 0, "count": food, "size": 3, "absent": (-1, -1, 0)}] if food else []
+        if others:
+            absent = (-1, -1, 0)[:size]
+            start = 3 * food + size
+            blocks.append({"name": "players", "start": start, "count": others, "size": size, "absent": absent})
+        return blocks
 
     def own_limit(self) -> int | None:
         return self.game._max_episode_steps
@@ -45,10 +65,8 @@ class Foraging(TupleEnv):
         return bool(self.game.field.any())
 
     def masks(self) -> Sequence[Any]:
-        masks = np.zeros((len(self.possible_agents), 6), np.bool_)
-        for i, player in enumerate(self.game.players):
-            masks[i, [action.value for action in self.game._valid_actions[player]]] = True
-        return list(masks)
+        order, legal = self._actions, self.game._valid_actions
+        return list(np.array([[action in legal[player] for action in order] for player in self.game.players]))
 
     def metrics(self) -> dict[str, float]:
         spawned = float(self.game._food_spawned)
@@ -72,6 +90,8 @@ def make(task: str = "8x8-2p-3f", kwargs: Mapping[str, Any] | None = None) -> Fo
     require("lbforaging", "lbf", "lbf")
     from lbforaging.foraging import ForagingEnv
 
+    from qmix_lightning.envs.lbf_game import Game
+
     rows, columns = int(parsed["rows"]), int(parsed["columns"])
     # The values under which the package registers its tasks.
     settings: dict[str, Any] = {
@@ -92,4 +112,4 @@ def make(task: str = "8x8-2p-3f", kwargs: Mapping[str, Any] | None = None) -> Fo
     check_arguments(ForagingEnv, settings, f"LBF task '{task}'")
     if not isinstance(settings["field_size"], tuple):
         settings["field_size"] = tuple(settings["field_size"])  # a list in YAML
-    return Foraging(ForagingEnv(**settings))
+    return Foraging(Game(**settings))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from qmix_lightning.envs.jaxmarl import import_jaxmarl
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.registry import did_you_mean
+from qmix_lightning.types import EntityBlock
 
 __all__ = ["SmaxRules", "make"]
 
@@ -37,6 +38,7 @@ class SmaxRules:
         # Without a scenario all are marines; where they are drawn anew for every episode there is no fixed type.
         kinds = [0] * self._allies if types is None else [int(kind) for kind in types[: self._allies]]
         self.group_of_agent = tuple(sorted(set(kinds), key=kinds.index).index(kind) for kind in kinds)
+        self.obs_entities = _entities(simulator)
 
     def _living(self, sim: Any) -> tuple[Any, Any]:
         alive = sim.state.unit_alive
@@ -57,6 +59,16 @@ class SmaxRules:
             "dead_allies": (~allies).sum(),
             "dead_enemies": (~enemies).sum(),
         }
+
+
+def _entities(simulator: Any) -> tuple[EntityBlock, ...]:
+    """The other units in an observation: allies, then enemies; zeros where one is out of sight or dead."""
+    if simulator.observation_type != "unit_list":
+        return ()
+    size, allies, enemies = len(simulator.unit_features), int(simulator.num_allies) - 1, int(simulator.num_enemies)
+    attack = int(simulator.num_movement_actions)
+    own = (EntityBlock("allies", 0, allies, size),) if allies else ()
+    return *own, EntityBlock("enemies", allies * size, enemies, size, first_action=attack)
 
 
 def make(

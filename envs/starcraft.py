@@ -22,6 +22,9 @@ __all__ = ["StarCraft"]
 LAST_GAME_LOOP = 2**19
 """The game ends here, whatever is played, and its memory grows all the way."""
 
+_WITH_MEDIVACS = ("MMM", "terran_gen")
+"""Here some units' targets are allies, under the action numbers that mean enemies to the others."""
+
 _DEFAULT_STEP_MUL = 8
 _BACK_OFF_S = 1.0
 
@@ -113,6 +116,7 @@ class StarCraft:
             "episode_metrics": ("won", "dead_allies", "dead_enemies"),
             "rebuild_after_steps": self.rebuild_after_steps,
             "versions": self.versions(),
+            "obs_entities": self._entities(),
         }
         self._launched = False
         self._finished = 0  # episodes that this game has played to their end
@@ -225,6 +229,23 @@ class StarCraft:
         except Exception as error:  # not installed, perhaps: told when it is launched
             _log.debug("%s: the game's build is unknown: %s", self._name, one_line(error))
         return found
+
+    def _entities(self) -> list[dict[str, Any]]:
+        """Enemies and allies in an observation, as the package itself tells their sizes; zeros out of sight."""
+        core = self.core(self._game)
+        try:
+            sizes = {name: getattr(core, f"get_obs_{name}_feats_size")() for name in ("enemy", "ally")}
+            start = int(core.get_obs_move_feats_size())
+        except AttributeError:  # a version that does not tell
+            return []
+        blocks: list[dict[str, Any]] = []
+        for name, (count, size) in sizes.items():
+            if count:
+                blocks.append({"name": name, "start": start, "count": int(count), "size": int(size)})
+            start += int(count) * int(size)
+        if blocks and core.map_type not in _WITH_MEDIVACS:
+            blocks[0]["first_action"] = int(core.n_actions_no_attack)
+        return blocks
 
     # What SMACv2 does otherwise ---------------------------------------------------------------------------------
 

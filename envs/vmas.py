@@ -253,6 +253,7 @@ class VmasVectorEnv:
             group_of_agent=unit_groups(agents, obs_dims, counts),
             episode_limit=int(first.vmas.max_steps),
             natively_batched=True,
+            state_is_joined_obs=True,
         )
         legal = torch.arange(spec.n_actions) < torch.tensor(counts)[:, None]  # [N, A]
         self._avail = legal.expand(num_envs, -1, -1).contiguous()  # [E, N, A]

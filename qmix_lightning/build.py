@@ -22,7 +22,7 @@ from qmix_lightning.algorithms import ALGORITHMS
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.callbacks import MetricsLog, RunCheckpoint, RunControl
 from qmix_lightning.checkpoint import RunCheckpointIO
-from qmix_lightning.config import RunConfig, check_settings, settings_of
+from qmix_lightning.config import ReplayConfig, RunConfig, check_settings, settings_of
 from qmix_lightning.datamodule import ReplayDataModule
 from qmix_lightning.env_section import parse_env_section
 from qmix_lightning.environment import VectorEnv
@@ -31,10 +31,13 @@ from qmix_lightning.exploration import EpsilonSchedule
 from qmix_lightning.loggers import RunCSVLogger
 from qmix_lightning.mixers import MIXERS
 from qmix_lightning.module import TeamModule
+from qmix_lightning.on_policy import RoundStore
 from qmix_lightning.optimizers import OPTIMIZERS
+from qmix_lightning.prioritized import PrioritizedReplay
 from qmix_lightning.progress import EnvStepsBar
 from qmix_lightning.registry import Registry
 from qmix_lightning.replay import EpisodeReplay
+from qmix_lightning.replay_size import ReplaySize, predict_size
 from qmix_lightning.schedule import UpdateSchedule
 from qmix_lightning.signals import StopFlag
 from qmix_lightning.summary import versions
@@ -42,7 +45,7 @@ from qmix_lightning.supervised import FaultLimit
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector import Backend, make_vector_env
 
-__all__ = ["Run", "build_policy", "build_run", "env_maker", "policy_class"]
+__all__ = ["Run", "build_learner", "build_policy", "build_run", "env_maker", "make_store", "policy_class"]
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Run:
     spec: EnvSpec
     log: MetricsLog
     checkpoint: RunCheckpoint
+    replay_size: ReplaySize
 
 
 def _component(registry: Registry, section: Mapping[str, Any], **provided: Any) -> Any:
@@ -96,7 +100,13 @@ def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] =
     except ValueError as error:
         raise ConfigurationError(f"agent: {error}") from error
     agent = _component(
-        AGENTS, own, input_dim=inputs.output_dim, n_actions=spec.n_actions, group_of_agent=spec.group_of_agent
+        AGENTS,
+        own,
+        input_dim=inputs.output_dim,
+        n_actions=spec.n_actions,
+        group_of_agent=spec.group_of_agent,
+        obs_entities=spec.obs_entities,
+        inputs=inputs,
     )
     return kind(inputs=inputs, agent=agent)
 
@@ -109,8 +119,15 @@ def policy_class(algorithm: str) -> type[Policy]:
     return learner.policy_class
 
 
-def _learner(config: RunConfig, spec: EnvSpec) -> Learner:
+def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
+    """Networks and learning rule for an environment."""
     kind = policy_class(config.algorithm["name"])
+    agent = config.agent["name"]
+    if not spec.obs_entities and "obs_entities" in inspect.signature(AGENTS.load(agent)).parameters:
+        raise ConfigurationError(
+            f"agent '{agent}' needs observations that are sets of entities, and environment '{config.env['name']}' "
+            "declares none (lbf, smax, smac and mpe's simple_spread do): use agent=recurrent or agent=feedforward"
+        )
     policy = build_policy(config.agent, spec, kind)
     mixer = _component(
         MIXERS,
@@ -128,6 +145,28 @@ def _learner(config: RunConfig, spec: EnvSpec) -> Learner:
         mixer=mixer,
         spec=spec,
     )
+
+
+def make_store(config: ReplayConfig, spec: EnvSpec, ranks: int, run_dir: Path) -> EpisodeReplay:
+    """Where a rank's episodes go."""
+    capacity, folder = config.capacity // ranks, memmap_folder(config, run_dir)
+    if config.kind == "prioritized":
+        return PrioritizedReplay(
+            spec,
+            capacity,
+            alpha=config.priority_alpha,
+            beta=config.priority_beta,
+            beta_anneal_steps=config.priority_beta_anneal_steps,
+            dtype=config.dtype,
+            folder=folder,
+        )
+    kinds = {"uniform": EpisodeReplay, "on_policy": RoundStore}
+    return kinds[config.kind](spec, capacity, dtype=config.dtype, folder=folder)
+
+
+def memmap_folder(config: ReplayConfig, run_dir: Path) -> Path | None:
+    """Where the replay is kept on disk, ``None`` if it is in memory."""
+    return Path(config.memmap_dir or run_dir) if config.storage == "memmap" else None
 
 
 def _trainer(section: Mapping[str, Any], **ours: Any) -> Trainer:
@@ -193,8 +232,20 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
 
     env = make_env(rollout.num_envs)
     spec = env.spec
+    size = predict_size(
+        spec,
+        capacity=config.replay.capacity,
+        dtype=config.replay.dtype,
+        prioritized=config.replay.kind == "prioritized",
+        total_env_steps=config.total_env_steps,
+        folder=memmap_folder(config.replay, run_dir),
+        machines=trainer.num_nodes,
+    )
+    size.check()
     torch.manual_seed(int(keys.bounded(keys.mix(config.seed, keys.Purpose.INIT))[0]))
-    learner = _learner(config, spec)
+    learner = build_learner(config, spec)
+    if learner.on_policy and config.replay.kind != "on_policy":
+        raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
     module = TeamModule(
         learner=learner,
         optimizer=_component(OPTIMIZERS, config.optimizer),
@@ -211,7 +262,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         env=env,
         make_eval_env=lambda episodes: make_eval_env(min(rollout.num_eval_envs, episodes)),
         policy_of=partial(lambda m: m.learner.policy, module),
-        replay=EpisodeReplay(spec, config.replay.capacity // ranks),
+        replay=make_store(config.replay, spec, ranks, run_dir),
         batch_size=config.replay.batch_size,
         schedule=UpdateSchedule(every=rollout.update_every, unit=rollout.update_unit, updates=rollout.updates),
         epsilon=EpsilonSchedule(
@@ -227,4 +278,4 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         on_resume=rollout.on_resume,
         pipelined=rollout.pipelined,
     )
-    return Run(trainer, module, data, spec, log, checkpoint)
+    return Run(trainer, module, data, spec, log, checkpoint, size)

@@ -35,11 +35,14 @@ _FREE_FORM = {
 
 
 def _register_plugin_names() -> None:
-    """Make ``env=<name>`` of every entry point known to Hydra, without importing any of them."""
+    """Make plugins' configuration and ``env=<name>`` of every entry point known to Hydra, importing none of them."""
     from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
 
     from qmix_lightning import environment
+    from qmix_lightning.conf_folders import PluginFolders
 
+    Plugins.instance().register(PluginFolders)
     folder = resources.files("qmix_lightning.conf").joinpath("env")
     shipped = {path.name.removesuffix(".yaml") for path in folder.iterdir()}
     for name in environment.names():
@@ -127,6 +130,28 @@ def explicit_overrides() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
     return list(HydraConfig.get().overrides.task)
+
+
+def _with_typed_algorithms_mixer(tree: dict[str, Any], typed: list[str]) -> dict[str, Any]:
+    """``experiment=... algorithm=vdn`` trains VDN: a recipe's mixer belongs to the recipe's own algorithm.
+
+    Hydra lets the recipe's choice of mixer win over the one that a typed algorithm brings; a typed mixer stays.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    names = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in typed}
+    if "algorithm" not in names or "mixer" in names:
+        return tree
+    choices = HydraConfig.get().runtime.choices
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    alone = hydra.config_loader.load_configuration("train", [f"algorithm={choices['algorithm']}"], RunMode.RUN)
+    if alone.hydra.runtime.choices["mixer"] == choices["mixer"]:
+        return tree
+    return {**tree, "mixer": OmegaConf.to_container(alone.mixer)}
 
 
 def _explain_hydra(error: BaseException, config_name: str) -> str:
@@ -260,6 +285,8 @@ def _run(config_name: str, task: Task) -> None:
                 config.run_dir = _shown(folder)
             tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             assert isinstance(tree, dict)
+            if config_name == "train":
+                tree = _with_typed_algorithms_mixer({str(k): v for k, v in tree.items()}, explicit_overrides())
             task({str(k): v for k, v in tree.items()}, folder, explicit_overrides())
         except Exception as error:
             if not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher"):

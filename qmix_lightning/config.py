@@ -35,10 +35,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """The episode store. ``batch_size`` and ``capacity`` are episodes over all ranks."""
+    """Where batches come from. ``batch_size`` and ``capacity`` are episodes over all ranks."""
 
+    kind: Literal["uniform", "prioritized", "on_policy"]
     batch_size: int
     capacity: int
+    dtype: Literal["float32", "float16", "bfloat16"]
+    storage: Literal["memory", "memmap"]
+    memmap_dir: str | None
+    priority_alpha: float
+    priority_beta: float
+    priority_beta_anneal_steps: int | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class RunConfig:
     checkpoint_interval: int
     run_dir: str | None
     ckpt_path: str | None
-    num_threads: int
+    num_threads: int | None
     env: dict[str, Any]
     mixer: dict[str, Any]
     agent: dict[str, Any]
@@ -345,7 +352,7 @@ def _check_values(config: RunConfig) -> None:
         "eval_interval": (config.eval_interval, 1),
         "eval_episodes": (config.eval_episodes, 1),
         "checkpoint_interval": (config.checkpoint_interval, 1),
-        "num_threads": (config.num_threads, 1),
+        "num_threads": (1 if config.num_threads is None else config.num_threads, 1),
         "replay.batch_size": (config.replay.batch_size, 1),
         "replay.capacity": (config.replay.capacity, 1),
         "rollout.num_envs": (config.rollout.num_envs, 1),
@@ -355,6 +362,7 @@ def _check_values(config: RunConfig) -> None:
         "rollout.num_workers": (config.rollout.num_workers, 1),
         "rollout.max_faults": (config.rollout.max_faults, 0),
         "exploration.epsilon_anneal_steps": (config.exploration.epsilon_anneal_steps, 0),
+        "replay.priority_beta_anneal_steps": (config.replay.priority_beta_anneal_steps or 0, 0),
         "seed": (config.seed, 0),
     }
     _check_bounds(at_least)
@@ -365,10 +373,16 @@ def _check_values(config: RunConfig) -> None:
     for name in ("step_timeout_s", "fault_window_s"):
         if not getattr(config.rollout, name) > 0:
             raise ConfigurationError(f"rollout.{name} must be more than 0, not {getattr(config.rollout, name)}")
+    for name in ("priority_alpha", "priority_beta"):
+        value = getattr(config.replay, name)
+        if not 0.0 <= value <= 1.0:
+            raise ConfigurationError(f"replay.{name} must be between 0 and 1, not {value}")
     if config.replay.batch_size > config.replay.capacity:
         raise ConfigurationError(
             f"replay.batch_size ({config.replay.batch_size}) is larger than replay.capacity ({config.replay.capacity})"
         )
+    if config.replay.kind == "on_policy":
+        _check_rounds(config)
     _check_kwargs(config.env)
     for name, instead in _OURS.items():
         if name in config.trainer:
@@ -387,6 +401,31 @@ def _check_values(config: RunConfig) -> None:
         )
 
 
+def _check_rounds(config: RunConfig) -> None:
+    """A round is what is collected between updates, is drawn without rest, and gives every environment an episode."""
+    replay, rollout = config.replay, config.rollout
+    if rollout.update_unit != "episodes" or rollout.update_every != replay.capacity:
+        raise ConfigurationError(
+            "replay=on_policy learns from whole rounds: rollout.update_unit must be episodes and rollout.update_every "
+            f"equal to replay.capacity ({replay.capacity}), not {rollout.update_every} {rollout.update_unit}; "
+            "rollout.update_every='${replay.capacity}' keeps them equal"
+        )
+    if replay.capacity % replay.batch_size:
+        raise ConfigurationError(
+            f"replay.capacity ({replay.capacity}) must be a multiple of replay.batch_size ({replay.batch_size}): every "
+            "episode of a round is learned from equally often"
+        )
+    if rollout.num_envs > replay.capacity:
+        raise ConfigurationError(
+            f"a round of {replay.capacity} episodes (replay.capacity) leaves some of {rollout.num_envs} environments "
+            "(rollout.num_envs) without one"
+        )
+    if rollout.pipelined:
+        raise ConfigurationError(
+            "replay=on_policy learns from what the present policy did: rollout.pipelined must be false"
+        )
+
+
 # -- resuming -----------------------------------------------------------------------------------------------------
 
 _MAY_CHANGE = (
@@ -398,6 +437,8 @@ _MAY_CHANGE = (
     "ckpt_path",
     "logger",
     "callbacks",
+    "replay.storage",
+    "replay.memmap_dir",
     "rollout.num_eval_envs",
     "rollout.on_resume",
     "rollout.backend",

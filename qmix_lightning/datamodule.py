@@ -17,18 +17,20 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from qmix_lightning import keys
-from qmix_lightning.distributed import all_gather_objects, rank, sum_numbers, world_size
+from qmix_lightning.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.exploration import EpsilonSchedule
 from qmix_lightning.keys import Purpose
+from qmix_lightning.on_policy import RoundStore
 from qmix_lightning.pipeline import RoundAhead
+from qmix_lightning.prioritized import PrioritizedReplay, importance_weights
 from qmix_lightning.replay import EpisodeReplay
 from qmix_lightning.rollout import Actor, Collected, Collector, EpisodeStats, evaluate_episodes
 from qmix_lightning.schedule import UpdateSchedule
 from qmix_lightning.signals import StopFlag
 from qmix_lightning.supervised import FAULT_KINDS
-from qmix_lightning.types import TrainBatch
+from qmix_lightning.types import TrainBatch, TrajectoryBatch
 
 __all__ = ["Counters", "ReplayDataModule", "ReplayStore", "Tickets"]
 
@@ -81,7 +83,8 @@ class Counters:
         accounted: the schedule's counter up to which updates have been counted as owed.
         evaluation_pending: the epoch's last update is done and its evaluation is not.
         evaluated_at: environment steps at the last evaluation.
-        round_start: environment steps when the present round of collecting began; epsilon is held for a round.
+        round_start: environment steps when the present round of collecting began; epsilon is held for a round. On-policy,
+            a round ends with the last update on its episodes.
         round_open: the present round was interrupted; its rest is played by the policy that began it.
         faults: faults of environments, by kind.
         window: sums over training episodes since they were last logged.
@@ -101,7 +104,9 @@ class Counters:
 
 
 class ReplayDataModule(LightningDataModule):
-    """Off-policy data: episodes collected by this rank go to its replay shard, batches come from it.
+    """Episodes collected by this rank go to its replay shard, batches come from it.
+
+    With a :class:`RoundStore` the data is on-policy: what is collected between updates is a round, dealt beforehand.
 
     Args:
         env: the training environments of this rank; closed with this object.
@@ -143,6 +148,8 @@ class ReplayDataModule(LightningDataModule):
         self.make_eval_env = make_eval_env
         self._policy_of = policy_of
         self.replay = replay
+        self.rounds = replay if isinstance(replay, RoundStore) else None
+        self.prioritized = replay if isinstance(replay, PrioritizedReplay) else None
         self.batch_size = batch_size
         self.schedule = schedule
         self.epsilon = epsilon
@@ -197,6 +204,7 @@ class ReplayDataModule(LightningDataModule):
             "replay": self.store.save(self.replay) if self.store else [],
             "next_id": self.replay.next_id,
             "acting": self._acting_weights(),
+            "priorities": None if self.prioritized is None else self.prioritized.state_dict(),
         }
         return {"counters": asdict(self.counters), "ranks": all_gather_objects(mine)}
 
@@ -215,13 +223,16 @@ class ReplayDataModule(LightningDataModule):
             self.store.load(self.replay, mine["replay"])
         if self.replay.next_id != mine["next_id"]:
             raise RunError(f"the replay came back with {self.replay.next_id} episodes, not {mine['next_id']}")
+        if self.prioritized is not None:
+            self.prioritized.load_state_dict(mine["priorities"])
         self._resume_from, self._resume_acting = mine["collector"], mine["acting"]
 
     # -- training ------------------------------------------------------------------------------------------------
 
     def _collector(self) -> Collector:
         if self.collector is None:
-            self.collector = Collector(self._env, self._policy_of(), seed=self.seed, rank=rank())
+            dealt = None if self.rounds is None else self.rounds.capacity
+            self.collector = Collector(self._env, self._policy_of(), seed=self.seed, rank=rank(), round_episodes=dealt)
             if self._resume_from is not None:
                 if self.on_resume == "restart":
                     self.collector.restart(self._resume_from)
@@ -247,7 +258,7 @@ class ReplayDataModule(LightningDataModule):
             if counters.owed > 0:
                 break
             # A round that was begun within the budget goes on to its update, a little past it.
-            if counters.env_steps >= self.total_env_steps and counters.updates == 0:
+            if counters.env_steps >= self.total_env_steps and counters.updates == 0 and self.rounds is None:
                 raise RunError(
                     f"the budget of {self.total_env_steps} environment steps ended after {counters.episodes} episodes"
                     f", before a batch of {self.batch_size} could be drawn: raise total_env_steps or lower "
@@ -266,17 +277,43 @@ class ReplayDataModule(LightningDataModule):
         counters.owed -= 1
         counters.updates += 1
         self._mark_end_of_epoch()
-        share = self.batch_size // world_size()
-        key = int(keys.mix(self.seed, rank(), Purpose.SAMPLE, counters.updates)[0])
+        trajectories, ids = self._sample()
         batch = TrainBatch(
-            trajectories=self.replay.sample(share, key),
+            trajectories=trajectories,
             env_steps=counters.env_steps,
             episodes=counters.episodes,
             epsilon=self.epsilon(counters.env_steps),
+            episode_ids=ids,
         )
         if self.pipelined and counters.owed == 0 and counters.env_steps < self.total_env_steps:
             self._begin_round_ahead(collector)
         return batch
+
+    def _sample(self) -> tuple[TrajectoryBatch, Tensor | None]:
+        """This rank's share of the batch for the present update, and whose errors are wanted back."""
+        counters, share = self.counters, self.batch_size // world_size()
+        pin = self._device.type == "cuda"
+        if self.rounds is None:
+            key = int(keys.mix(self.seed, rank(), Purpose.SAMPLE, counters.updates)[0])
+            ids, probabilities = self.replay.draw(share, key)
+            batch = self.replay.gather(ids, pin=pin)
+            if self.prioritized is None or probabilities is None:
+                return batch, None
+            least = least_number(float(probabilities.min()), self._device)
+            beta = self.prioritized.beta(counters.env_steps)
+            batch.extras["weight"] = importance_weights(probabilities, least, beta)
+            return batch, torch.from_numpy(ids)
+        update = self.schedule.updates - counters.owed - 1
+        batch = self.rounds.minibatch(share, update, seed=self.seed, rank=rank(), pin=pin)
+        batch.extras["epsilon"] = torch.full((share,), self.epsilon(counters.round_start))
+        if counters.owed == 0:
+            counters.round_start = counters.env_steps
+        return batch, None
+
+    def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
+        """How wrong the values of the episodes ``episode_ids [B]`` were, ``errors [B]``, after the update on them."""
+        if self.prioritized is not None:
+            self.prioritized.update_priorities(episode_ids.numpy(), errors.double().numpy(force=True))
 
     def _to_next_update(self) -> tuple[int | None, int | None]:
         """This rank's share of the steps, or of the episodes, until an update is due."""
@@ -347,7 +384,8 @@ class ReplayDataModule(LightningDataModule):
         counters.round_open = collected.cut or self._fault is not None
         if counters.round_open:  # nothing is due, and policy and epsilon stay, until its rest is played
             return
-        counters.round_start = counters.env_steps
+        if self.rounds is None:
+            counters.round_start = counters.env_steps
         by_episode = self.schedule.unit == "episodes"
         now = counters.episodes if by_episode else counters.env_steps
         if unready:
@@ -359,6 +397,8 @@ class ReplayDataModule(LightningDataModule):
             # Steps of a dropped episode are taken back, so the counter may fall; nothing is bought twice.
             counters.owed += self.schedule.owed(before, max(before, now))
             counters.accounted = max(before, now)
+        if self.rounds is not None and counters.owed and self.collector is not None:
+            self.collector.begin_round()
 
     def _new_faults(self, which: str, env: VectorEnv | None) -> list[int]:
         """Faults of this rank's environments by kind, since the last call; the batched ones have none."""

@@ -41,6 +41,16 @@ def sum_numbers(numbers: list[float], device: torch.device) -> list[float]:
     return all_reduce_sum(torch.tensor(numbers, dtype=dtype, device=device)).tolist()
 
 
+def least_number(number: float, device: torch.device) -> float:
+    """The smallest of all ranks' numbers, in double precision where the device has it."""
+    if world_size() == 1:
+        return number
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    value = torch.tensor(number, dtype=dtype, device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MIN)
+    return float(value)
+
+
 def all_gather_objects(value: Any) -> list[Any]:
     """``value`` of every rank, in rank order."""
     if world_size() == 1:

@@ -75,7 +75,7 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
 
     payload = read_checkpoint(ckpt_path)
     config = validate(payload["config"])
-    torch.set_num_threads(config.num_threads)
+    torch.set_num_threads(config.num_threads or 1)
     section = _env_section(config.env, env, ckpt_path)
     environment = env_maker(section, evaluation=True)(min(num_envs, episodes))
     try:

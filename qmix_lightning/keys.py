@@ -10,10 +10,12 @@ vectorised over numpy ``uint64``.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Purpose", "bounded", "fold", "mix", "uniform"]
+__all__ = ["Purpose", "StepDraws", "bounded", "fold", "mix", "uniform"]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -32,6 +34,8 @@ class Purpose:
     EXPLORE = 3
     SAMPLE = 4
     INIT = 5
+    ROUND = 6
+    LAST_ACTION = 7
 
 
 def _finalise(z: Keys) -> Keys:
@@ -63,3 +67,36 @@ def uniform(keys: Keys, n: int) -> NDArray[np.float32]:
 def bounded(keys: Keys) -> NDArray[np.int64]:
     """One integer in [0, 2**31) for each key: the range that every environment's ``seed`` accepts."""
     return (_finalise(keys + _GOLDEN) >> np.uint64(33)).astype(np.int64)
+
+
+class StepDraws:
+    """Uniform numbers of every step of episodes that go on side by side, computed for many steps ahead.
+
+    ``draws(keys, t)`` is ``uniform(fold(keys, t), n)`` in another shape; as numpy's cost is in the calls, a block of
+    steps costs little more than one.
+
+    Args:
+        num: episodes side by side, ``E``.
+        shape: of the numbers of one step; ``n`` is their count.
+        block: steps computed at once, a power of two.
+    """
+
+    def __init__(self, num: int, *shape: int, block: int = 16) -> None:
+        self._steps = np.arange(block, dtype=np.uint64)
+        self._index = np.arange(num)
+        # What the block of each episode holds: the numbers of these keys from these steps on.
+        self._keys = np.zeros(num, np.uint64)
+        self._first = np.full(num, -1)
+        self._block = np.zeros((num, block, *shape), np.float32)
+
+    def __call__(self, keys: Keys, t: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``[E, *shape]`` for the steps ``t [E]`` of the episodes ``keys [E]``."""
+        first = t & -len(self._steps)
+        stale = (self._first != first) | (self._keys != keys)
+        if stale.any():
+            self._first[stale], self._keys[stale] = first[stale], keys[stale]
+            steps = first[stale].astype(np.uint64)[:, None] + self._steps  # [K, block]
+            shape = self._block.shape[2:]
+            numbers = uniform(fold(keys[stale][:, None], steps), math.prod(shape))
+            self._block[stale] = numbers.reshape(*steps.shape, *shape)
+        return self._block[self._index, t - first]

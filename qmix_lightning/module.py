@@ -13,7 +13,9 @@ from torchmetrics import Metric
 
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.distributed import all_reduce_sum
+from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.metrics import MeanWithInterval
+from qmix_lightning.optimizers import set_learning_rates
 from qmix_lightning.rollout import EpisodeStats
 from qmix_lightning.types import TrainBatch
 
@@ -47,6 +49,7 @@ class TeamModule(LightningModule):
         self.extra_checkpoint: dict[str, Any] = {}
         self.last_sums: dict[str, Tensor] = {}
         self._counters = (0, 0)
+        self._errors: tuple[Tensor, Tensor] | None = None
 
     def forward(self, obs: Tensor, last_action: Tensor, state: tuple[Tensor, ...]) -> Any:
         """The acting network: see :class:`qmix_lightning.agents.policy.Policy`."""
@@ -55,12 +58,17 @@ class TeamModule(LightningModule):
     # -- training ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
+        set_learning_rates(self.trainer.optimizers[0], batch.env_steps)  # the step is taken after this returns
         self.learner.observe(batch.trajectories)
         terms = self.learner.loss(batch.trajectories)
         # Ranks hold different numbers of filled steps. DDP averages gradients over ranks, so dividing by the global
         # count and multiplying by the ranks makes the average the gradient of the joined batch.
         count = all_reduce_sum(terms.count.to(terms.total.dtype))
         self._counters = (batch.episodes, self.trainer.global_step + 1)
+        if batch.episode_ids is not None:
+            if terms.row_errors is None:
+                raise ConfigurationError("this algorithm tells no errors of episodes: use replay=uniform")
+            self._errors = (batch.episode_ids, terms.row_errors)
         self.last_sums = {"loss": terms.total.detach(), **terms.sums, "count": terms.count.detach()}
         return terms.total * (self.trainer.world_size / count.clamp(min=1))
 
@@ -68,6 +76,9 @@ class TeamModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         episodes, updates = self._counters
         self.learner.after_update(episodes=episodes, updates=updates)
+        if self._errors is not None:
+            self.trainer.datamodule.update_priorities(*self._errors)  # pyright: ignore[reportAttributeAccessIssue]
+            self._errors = None
 
     def configure_optimizers(self) -> Optimizer:
         return self._make_optimizer(self.learner.parameter_groups())
@@ -101,6 +112,7 @@ class TeamModule(LightningModule):
         values = dict(zip(local, summed.tolist(), strict=True))
         count = max(1.0, values.pop("count"))
         means = {name: value / count for name, value in values.items()}
+        means["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         return means if norm is None else means | {"grad_norm": float(norm)}
 
     # -- evaluation ----------------------------------------------------------------------------------------------

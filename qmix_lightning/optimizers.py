@@ -1,20 +1,68 @@
-"""Optimisers by name; an entry's keyword arguments are the settings of its YAML."""
+"""Optimisers by name; an entry's keyword arguments are the settings of its YAML. Their learning rates by schedule."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
 
 from qmix_lightning.registry import Registry
 
-__all__ = ["OPTIMIZERS", "adam", "rmsprop"]
+__all__ = ["OPTIMIZERS", "LearningRate", "adam", "lr_factor", "rmsprop", "set_learning_rates"]
 
 OPTIMIZERS = Registry("optimizer", "qmix_lightning.optimizers")
 
 Groups = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate over environment steps.
+
+    Attributes:
+        lr: at the beginning; a parameter group with an ``lr`` of its own begins there and falls by the same factor.
+        lr_schedule: ``constant``, ``linear``, or ``cosine`` (Loshchilov & Hutter 2017, eq. 5, without restarts).
+        lr_anneal_steps: environment steps, over all ranks, after which it is ``lr_final``.
+        lr_final: where it stays then; unused by ``constant``.
+    """
+
+    lr: float
+    lr_schedule: Literal["constant", "linear", "cosine"]
+    lr_anneal_steps: int
+    lr_final: float
+
+    def __post_init__(self) -> None:
+        _check(None, lr=self.lr)
+        if self.lr_schedule not in ("constant", "linear", "cosine"):
+            raise ValueError(f"lr_schedule must be 'constant', 'linear' or 'cosine', not {self.lr_schedule!r}")
+        if self.lr_anneal_steps < 1:
+            raise ValueError(f"lr_anneal_steps must be at least 1, not {self.lr_anneal_steps}")
+        if self.lr_final < 0:
+            raise ValueError(f"lr_final must be at least 0, not {self.lr_final}")
+
+
+def lr_factor(schedule: str, env_steps: int, anneal_steps: int, final: float) -> float:
+    """What a learning rate is multiplied by after ``env_steps``: from 1 to ``final`` over ``anneal_steps``."""
+    if schedule == "constant":
+        return 1.0
+    done = min(1.0, max(0.0, env_steps / anneal_steps))
+    left = 1.0 - done if schedule == "linear" else (1.0 + math.cos(math.pi * done)) / 2.0
+    return final + (1.0 - final) * left
+
+
+def set_learning_rates(optimizer: Optimizer, env_steps: int) -> None:
+    """Give every parameter group the learning rate of this moment.
+
+    It depends on ``env_steps`` alone, so that a resumed run has the same without anything being saved for it.
+    """
+    for group in optimizer.param_groups:
+        if group.get("lr_schedule", "constant") != "constant":
+            factor = lr_factor(group["lr_schedule"], env_steps, group["lr_anneal_steps"], group["lr_final_share"])
+            group["lr"] = group["initial_lr"] * factor
 
 
 def _check(max_grad_norm: float | None, **positive: float) -> None:
@@ -31,34 +79,39 @@ def _check_fraction(**fractions: float) -> None:
             raise ValueError(f"{name} must be at least 0 and below 1, not {value}")
 
 
-def _with_clipping(groups: Groups, max_grad_norm: float | None) -> Groups:
-    return [{"max_grad_norm": max_grad_norm, **group} for group in groups]
+def _complete(groups: Groups, rate: LearningRate, max_grad_norm: float | None) -> Groups:
+    """The groups with their clipping and schedule; what a group says itself stays."""
+    common: dict[str, Any] = {"lr": rate.lr, "max_grad_norm": max_grad_norm}
+    if rate.lr_schedule != "constant":
+        common |= {"lr_schedule": rate.lr_schedule, "lr_anneal_steps": rate.lr_anneal_steps}
+        common["lr_final_share"] = rate.lr_final / rate.lr
+        groups = [{"initial_lr": group.get("lr", rate.lr), **group} for group in groups]
+    return [{**common, **group} for group in groups]
 
 
 def rmsprop(
-    *, lr: float, alpha: float, eps: float, weight_decay: float, max_grad_norm: float | None
+    *, rate: LearningRate, alpha: float, eps: float, weight_decay: float, max_grad_norm: float | None
 ) -> Callable[[Groups], Optimizer]:
     """RMSprop; PyMARL trains with lr 5e-4, alpha 0.99, eps 1e-5 and clips at norm 10."""
-    _check(max_grad_norm, lr=lr, eps=eps)
+    _check(max_grad_norm, eps=eps)
     _check_fraction(alpha=alpha)
     if weight_decay < 0:
         raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")
     return lambda groups: torch.optim.RMSprop(
-        _with_clipping(groups, max_grad_norm), lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, foreach=True
+        _complete(groups, rate, max_grad_norm), alpha=alpha, eps=eps, weight_decay=weight_decay, foreach=True
     )
 
 
 def adam(
-    *, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, max_grad_norm: float | None
+    *, rate: LearningRate, beta1: float, beta2: float, eps: float, weight_decay: float, max_grad_norm: float | None
 ) -> Callable[[Groups], Optimizer]:
     """Adam (Kingma & Ba 2015)."""
-    _check(max_grad_norm, lr=lr, eps=eps)
+    _check(max_grad_norm, eps=eps)
     _check_fraction(beta1=beta1, beta2=beta2)
     if weight_decay < 0:
         raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")
     return lambda groups: torch.optim.Adam(
-        _with_clipping(groups, max_grad_norm),
-        lr=lr,
+        _complete(groups, rate, max_grad_norm),
         betas=(beta1, beta2),
         eps=eps,
         weight_decay=weight_decay,

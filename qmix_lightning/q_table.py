@@ -6,40 +6,61 @@ import copy
 import itertools
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from qmix_lightning.agents.moments import RunningMoments
 from qmix_lightning.agents.policy import Policy
+from qmix_lightning.algorithms.q_learning import MixerCall
 from qmix_lightning.environment import TabularGame, VectorEnv
 from qmix_lightning.rollout import Actor, evaluate_episodes
 from qmix_lightning.summary import write_json
+from qmix_lightning.types import Observation, TrajectoryBatch
 
 __all__ = ["QTableReport", "learned_tables"]
 
 _log = logging.getLogger(__name__)
 
 
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
+
+
 @torch.no_grad()
-def learned_tables(policy: Policy, mixer: nn.Module, env: VectorEnv, histories: dict[str, Any]) -> dict[str, Any]:
+def learned_tables(
+    policy: Policy,
+    mixer: nn.Module,
+    env: VectorEnv,
+    histories: dict[str, Any],
+    scaled: Callable[[Tensor], Tensor] = _as_it_is,
+) -> dict[str, Any] | None:
     """``Q_tot`` of every joint action in every state of a game.
 
     A recurrent agent's values depend on how the state was reached, so they are averaged over the given histories.
 
     Args:
         policy: the agents.
-        mixer: ``(agent_qs [B, T, N], state [B, T, S]) -> [B, T]``.
+        mixer: given what it asks for, see :class:`MixerCall`.
         env: one environment of the game.
         histories: state label to the joint-action sequences that lead there.
+        scaled: from what the networks learn to the scale of returns.
 
     Returns:
-        State label to nested lists, one level for each agent's action.
+        State label to nested lists, one level for each agent's action; ``None`` if the mixer leaves every agent a value
+        of its own.
     """
     one = torch.ones(1, dtype=torch.bool)
+    mix = MixerCall(mixer)
     counts = env.spec.action_counts
+    joint = torch.tensor(list(itertools.product(*map(range, counts))))  # [J, N]
     tables: dict[str, Any] = {}
     for label, sequences in histories.items():
         values: list[Tensor] = []
@@ -52,12 +73,34 @@ def learned_tables(policy: Policy, mixer: nn.Module, env: VectorEnv, histories: 
                 last = torch.tensor([joint_action])
                 observation = env.step(last, one).next
             q, _ = policy(observation.obs, last, memory)  # [1, N, A]
-            joint = torch.tensor(list(itertools.product(*map(range, counts))))  # [J, N]
-            taken = q[0].gather(1, joint.T).T  # [J, N]
-            state = observation.state.expand(len(joint), -1)
-            values.append(mixer(taken[None], state[None])[0].reshape(counts))
+            rows = _as_rows(observation, joint)
+            value = mix(mixer, q[:, None].expand(len(joint), -1, -1, -1), rows.actions, rows, slice(0, -1))  # [J, 1]
+            if value.dim() != 2:
+                return None
+            values.append(scaled(value).reshape(counts))
         tables[label] = torch.stack(values).mean(0).tolist()
     return tables
+
+
+def _as_rows(observation: Observation, joint: Tensor) -> TrajectoryBatch:
+    """One observation as rows of one step each: row ``j`` takes the joint action ``joint[j]``."""
+    count = len(joint)
+
+    def repeated(value: Tensor) -> Tensor:
+        return value[:, None].expand(count, 2, *value.shape[1:])  # [J, T+1, ...]
+
+    step = torch.ones(count, 1, dtype=torch.bool)
+    return TrajectoryBatch(
+        obs=repeated(observation.obs),
+        state=repeated(observation.state),
+        avail_actions=repeated(observation.avail_actions),
+        agent_mask=repeated(observation.agent_mask),
+        actions=joint[:, None],
+        reward=torch.zeros(count, 1),
+        terminated=step,
+        truncated=~step,
+        filled=step,
+    )
 
 
 class QTableReport(Callback):
@@ -80,15 +123,16 @@ class QTableReport(Callback):
         env = data.make_eval_env(1)
         learner = cast(Any, pl_module).learner
         policy = Actor(learner.policy, 1, env.device).policy
-        dtype = next(learner.parameters()).dtype
-        state = torch.zeros(1, 1, env.spec.state_dim, device=pl_module.device, dtype=dtype)
-        agent_qs = torch.zeros(1, 1, env.spec.n_agents, device=pl_module.device, dtype=dtype)
-        if not isinstance(env, TabularGame) or learner.mixer(agent_qs, state).dim() != 2:
+        mixer = getattr(learner, "mixer", None)  # not every algorithm has one
+        game = env if isinstance(env, TabularGame) and isinstance(mixer, nn.Module) else None
+        moments = getattr(learner, "value_moments", None)
+        scaled = _on_cpu(moments).restore if isinstance(moments, RunningMoments) else _as_it_is
+        tables = learned_tables(policy, _on_cpu(mixer), env, game.histories(), scaled) if game else None
+        if game is None or tables is None:
             _log.info("no Q table: it needs a game that knows its exact values, and a mixer")
             return
-        tables = learned_tables(policy, _on_cpu(learner.mixer), env, env.histories())
         greedy = evaluate_episodes(env, Actor(policy, 1, env.device), [0], seed=0).returns[0]
-        self.report = {"learned": tables, "exact": env.exact_q_values(self.gamma), "greedy_return": greedy}
+        self.report = {"learned": tables, "exact": game.exact_q_values(self.gamma), "greedy_return": greedy}
         write_json(self.report, self.path)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -97,8 +141,8 @@ class QTableReport(Callback):
             self.report = None
 
 
-def _on_cpu(mixer: nn.Module) -> nn.Module:
-    return copy.deepcopy(mixer).to("cpu").float()
+def _on_cpu(module: _Module) -> _Module:
+    return copy.deepcopy(module).to("cpu").float()
 
 
 def _as_text(report: dict[str, Any]) -> str:

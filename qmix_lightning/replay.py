@@ -1,15 +1,25 @@
-"""The episode store: whole episodes without padding, in one ring of steps."""
+"""The episode store: whole episodes without padding, in as few bytes as they need.
+
+An episode of ``L`` steps takes ``L + 1`` rows: one of packed bytes (reward, actions, masks as bits), one of the state,
+and one of the observation for every agent that is alive there: what a dead agent sees is zero by contract. States that
+are the joined observations are rebuilt when they are read. There are no one-hot vectors.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from qmix_lightning.errors import CheckpointError
+from qmix_lightning.replay_layout import DTYPES, JoinedState, StepLayout, Steps, narrow, widen
+from qmix_lightning.replay_storage import BLANK, RowQueue
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 
 __all__ = ["Episode", "EpisodeReplay"]
@@ -37,21 +47,28 @@ class Episode:
         return self.reward.shape[0]
 
 
+# A record's columns: where its rows begin in each queue, its steps, its observations, and how it ended.
+_STEP, _OBS, _STATE, _LENGTH, _LIVING, _TERMINATED, _TRUNCATED = range(7)
+_REBUILT = -1
+"""In place of where its states begin: they are the joined observations."""
+
+_UNKNOWN_LIMIT = 100
+
+
 @dataclass
-class _Record:
-    start: int
-    length: int
+class _Packed:
+    """An episode as it is stored: ``steps [L+1, W]``, ``obs [living, O]``, ``state [L+1, S]`` or none of it."""
+
+    steps: NDArray[np.uint8]
+    obs: NDArray
+    state: NDArray
+    rebuilt: bool
     terminated: bool
     truncated: bool
 
 
-_STEP_FIELDS = ("actions", "reward")
-_ROW_FIELDS = tuple(f.name for f in fields(Episode) if f.type == "Tensor" and f.name not in _STEP_FIELDS)
-_INITIAL_ROWS = 1024
-
-
 class EpisodeReplay:
-    """The last ``capacity`` episodes, each in consecutive rows of one ring.
+    """The last ``capacity`` episodes.
 
     Which episodes are held depends on how many were added and on nothing else, so a resumed store, laid out differently
     in memory, samples the same batches. Episodes have ever-growing ids.
@@ -59,158 +76,257 @@ class EpisodeReplay:
     Args:
         spec: sizes of the environment.
         capacity: episodes to hold; the oldest leaves first.
+        dtype: of observations and states: ``float32``, ``float16`` or ``bfloat16``. What is read is float32 again.
+        folder: hold them in files there, which the system moves between disk and memory; ``None``: in memory.
     """
 
-    def __init__(self, spec: EnvSpec, capacity: int) -> None:
+    def __init__(self, spec: EnvSpec, capacity: int, *, dtype: str = "float32", folder: Path | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"the replay capacity must be at least 1 episode, not {capacity}")
         self.spec = spec
         self.capacity = capacity
+        self.dtype = DTYPES[dtype]
         self.next_id = 0
-        self._records: deque[_Record] = deque()
-        self._rows = _INITIAL_ROWS
-        self._write = 0
-        self._store = self._allocate(self._rows)
+        self._layout = StepLayout(spec.n_agents, spec.n_actions)
+        self._joined = JoinedState(spec)
+        stored = np.dtype(np.float32 if dtype == "float32" else np.int16)
+        rows = capacity * ((spec.episode_limit or _UNKNOWN_LIMIT) + 1)
+        self._records = RowQueue(7, np.dtype(np.int64), expected_rows=capacity)
+        self._steps = RowQueue(
+            self._layout.width, np.dtype(np.uint8), expected_rows=rows, folder=folder, blank=self._layout.blank()
+        )
+        self._obs = RowQueue(spec.obs_dim, stored, expected_rows=rows * spec.n_agents, folder=folder)
+        self._state = RowQueue(spec.state_dim, stored, expected_rows=rows, folder=folder)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._records.end - self._records.first
 
     @property
     def first_id(self) -> int:
         """The id of the oldest episode held."""
-        return self.next_id - len(self._records)
+        return self.next_id - len(self)
 
-    def _allocate(self, rows: int) -> dict[str, Tensor]:
-        n, a, s = self.spec.n_agents, self.spec.n_actions, self.spec
-        action_dtype = torch.uint8 if a <= 256 else torch.int32
-        return {
-            "obs": torch.empty(rows, n, s.obs_dim),
-            "state": torch.empty(rows, s.state_dim),
-            "avail_actions": torch.empty(rows, n, a, dtype=torch.bool),
-            "agent_mask": torch.empty(rows, n, dtype=torch.bool),
-            "actions": torch.zeros(rows, n, dtype=action_dtype),
-            "reward": torch.zeros(rows),
-        }
+    def nbytes(self) -> int:
+        """Bytes in use."""
+        return sum(queue.nbytes for queue in (self._records, self._steps, self._obs, self._state))
+
+    # -- adding --------------------------------------------------------------------------------------------------
 
     def add(self, episode: Episode) -> int:
         """Copy an episode in, dropping the oldest one when full; returns its id."""
         if episode.length < 1:
             raise ValueError("an episode needs at least one step")
-        if len(self._records) == self.capacity:
-            self._records.popleft()
-        need = episode.length + 1
-        start = self._place(need)
-        while start is None:
-            self._grow(need)
-            start = self._place(need)
-        for name, store in self._store.items():
-            value: Tensor = getattr(episode, name)
-            store[start : start + value.shape[0]].copy_(value)
-            store[start + value.shape[0] : start + need] = 0  # step fields are a row shorter; an old episode was there
-        self._write = start + need
-        self._records.append(_Record(start, episode.length, episode.terminated, episode.truncated))
+        return self._append(self._pack(episode))
+
+    def _pack(self, episode: Episode) -> _Packed:
+        rows = episode.length + 1
+        alive = episode.agent_mask.numpy(force=True)
+        reward, actions = np.zeros(rows, np.float32), np.zeros((rows, self.spec.n_agents), np.int64)
+        reward[:-1], actions[:-1] = episode.reward.numpy(force=True), episode.actions.numpy(force=True)
+        steps = self._layout.pack(Steps(reward, actions, alive, episode.avail_actions.numpy(force=True)))
+        obs = episode.obs.float().numpy(force=True)
+        seen = obs if alive.all() else np.where(alive[..., None], obs, np.float32(0))
+        state = episode.state.float().numpy(force=True)
+        rebuilt = self._joined.equals(state, seen)
+        return _Packed(
+            steps=steps,
+            obs=narrow(obs[alive], self.dtype),
+            state=narrow(state[:0] if rebuilt else state, self.dtype),
+            rebuilt=rebuilt,
+            terminated=episode.terminated,
+            truncated=episode.truncated,
+        )
+
+    def _append(self, packed: _Packed) -> int:
+        if len(self) == self.capacity:
+            self._drop_oldest()
+        record = np.zeros((1, 7), np.int64)
+        record[0, _STEP] = self._steps.append(packed.steps)
+        record[0, _OBS] = self._obs.append(packed.obs)
+        begin = self._state.append(packed.state)
+        record[0, _STATE] = _REBUILT if packed.rebuilt else begin
+        record[0, _LENGTH] = len(packed.steps) - 1
+        record[0, _LIVING] = len(packed.obs)
+        record[0, _TERMINATED] = packed.terminated
+        record[0, _TRUNCATED] = packed.truncated
+        self._records.append(record)
         self.next_id += 1
+        self._added(self.next_id - 1)
         return self.next_id - 1
 
-    def _place(self, need: int) -> int | None:
-        """Where ``need`` consecutive free rows begin, or ``None``; live rows run from the oldest to the write."""
-        if not self._records:
-            return 0 if need <= self._rows else None
-        oldest = self._records[0].start
-        if self._write > oldest:  # live rows do not wrap: free are the tail and the head before the oldest
-            if self._write + need <= self._rows:
-                return self._write
-            return 0 if need <= oldest else None
-        return self._write if self._write + need <= oldest else None
+    def _added(self, episode_id: int) -> None:
+        """Called when an episode is held under its id."""
 
-    def _grow(self, need: int) -> None:
-        old, old_records = self._store, list(self._records)
-        self._rows = max(2 * self._rows, need)
-        self._store = self._allocate(self._rows)
-        self._records.clear()
-        self._write = 0
-        for record in old_records:
-            end = self._write + record.length + 1
-            for name, store in self._store.items():
-                store[self._write : end].copy_(old[name][record.start : record.start + record.length + 1])
-            self._records.append(_Record(self._write, record.length, record.terminated, record.truncated))
-            self._write = end
+    def clear(self) -> None:
+        """Drop every episode; ids go on growing."""
+        for queue in (self._records, self._steps, self._obs, self._state):
+            queue.release(queue.end)
 
-    def get(self, episode_id: int) -> Episode:
-        """The episode of that id, as views into the store."""
-        record = self._records[episode_id - self.first_id]
-        rows = slice(record.start, record.start + record.length + 1)
-        steps = slice(record.start, record.start + record.length)
-        values = {n: s[steps if n in _STEP_FIELDS else rows] for n, s in self._store.items()}
-        return Episode(terminated=record.terminated, truncated=record.truncated, **values)
+    def _drop_oldest(self) -> None:
+        oldest = self._records.first
+        record = self._records.take(np.array([oldest]))[0].tolist()
+        rows = record[_LENGTH] + 1
+        self._steps.release(record[_STEP] + rows)
+        self._obs.release(record[_OBS] + record[_LIVING])
+        if record[_STATE] != _REBUILT:
+            self._state.release(record[_STATE] + rows)
+        self._records.release(oldest + 1)
 
-    def sample(self, batch_size: int, key: int) -> TrajectoryBatch:
-        """``batch_size`` different episodes, uniformly, as a pure function of ``key`` and of what is held.
+    # -- reading -------------------------------------------------------------------------------------------------
 
-        Rows are as long as the longest episode drawn.
+    def draw(self, batch_size: int, key: int) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+        """Ids of ``batch_size`` different episodes, uniformly, as a pure function of ``key`` and of what is held.
+
+        Returns:
+            The ids ``[B]``, and the probability with which each was drawn where that is not the same for all.
         """
         if batch_size > len(self):
             raise ValueError(f"cannot draw {batch_size} different episodes from {len(self)}")
         rng = np.random.Generator(np.random.Philox(key=key))
-        drawn = [self._records[i] for i in rng.choice(len(self), batch_size, replace=False)]
-        return self._gather(drawn)
+        return self.first_id + rng.choice(len(self), batch_size, replace=False), None
 
-    def _gather(self, drawn: list[_Record]) -> TrajectoryBatch:
-        starts = torch.tensor([r.start for r in drawn])
-        lengths = torch.tensor([r.length for r in drawn])
-        size, horizon = len(drawn), int(lengths.max())
-        # Rows past the end repeat the last one: they are padding, and never another episode's data.
-        offsets = torch.minimum(torch.arange(horizon + 1), lengths[:, None])
-        index = (starts[:, None] + offsets).flatten()  # [B * (T+1)]
-        rows = {n: s.index_select(0, index).unflatten(0, (size, horizon + 1)) for n, s in self._store.items()}
-        time = torch.arange(horizon)
-        last = time == lengths[:, None] - 1  # [B, T]
-        return TrajectoryBatch(
-            obs=rows["obs"],
-            state=rows["state"],
-            avail_actions=rows["avail_actions"],
-            agent_mask=rows["agent_mask"],
-            actions=rows["actions"][:, :-1].long(),
-            reward=rows["reward"][:, :-1],
-            terminated=last & torch.tensor([r.terminated for r in drawn])[:, None],
-            truncated=last & torch.tensor([r.truncated for r in drawn])[:, None],
-            filled=time < lengths[:, None],
+    def sample(self, batch_size: int, key: int) -> TrajectoryBatch:
+        """The episodes of :meth:`draw`."""
+        return self.gather(self.draw(batch_size, key)[0])
+
+    def gather(self, ids: NDArray[np.int64], *, pin: bool = False) -> TrajectoryBatch:
+        """The episodes of ``ids [B]`` as a batch, as long as the longest; padding is blank.
+
+        Args:
+            ids: of episodes that are held.
+            pin: in page-locked memory, from which a GPU copies while the CPU goes on.
+        """
+        records = self._records.take(self._records.first + (ids - self.first_id))  # [B, 7]
+        packed, within = self._read_steps(records)  # [B, T+1, W], [B, T+1]
+        size, rows = within.shape
+        steps = self._layout.unpack(packed.reshape(size * rows, -1))
+        alive = steps.agent_mask.reshape(size, -1)  # [B, (T+1)*N]
+        place = records[:, _OBS, None] + np.cumsum(alive, axis=1) - 1
+        n = self.spec.n_agents
+        obs = self._read_floats(self._obs, np.where(alive, place, BLANK), pin).view(size, rows, n, -1)
+        lengths = records[:, _LENGTH, None]  # [B, 1]
+        last = np.arange(rows - 1) == lengths - 1  # [B, T]
+        batch = TrajectoryBatch(
+            obs=obs,
+            state=self._read_states(records, within, obs, pin),
+            avail_actions=torch.from_numpy(steps.avail_actions).view(size, rows, n, -1),
+            agent_mask=torch.from_numpy(steps.agent_mask).view(size, rows, n),
+            actions=torch.from_numpy(steps.actions).view(size, rows, n)[:, :-1],
+            reward=torch.from_numpy(steps.reward).view(size, rows)[:, :-1],
+            terminated=torch.from_numpy(last & (records[:, _TERMINATED, None] == 1)),
+            truncated=torch.from_numpy(last & (records[:, _TRUNCATED, None] == 1)),
+            filled=torch.from_numpy(within[:, 1:].copy()),
+        )
+        return batch.map(lambda t: t if t.is_pinned() else t.pin_memory()) if pin else batch
+
+    def _read_steps(self, records: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Packed steps ``[B, T+1, W]`` and which of them are the episode's, ``[B, T+1]``."""
+        time = np.arange(int(records[:, _LENGTH].max()) + 1)
+        within = time <= records[:, _LENGTH, None]
+        return self._steps.take(np.where(within, records[:, _STEP, None] + time, BLANK)), within
+
+    def _read_floats(self, queue: RowQueue, index: NDArray[np.int64], pin: bool) -> Tensor:
+        """Rows of ``queue`` as float32, ``[index.size, width]``."""
+        out = torch.empty(index.size, queue.width, pin_memory=pin)
+        if self.dtype == torch.float32:
+            queue.take(index.reshape(-1), out=out.numpy())
+        else:
+            widen(queue.take(index.reshape(-1)), self.dtype, out)
+        return out
+
+    def _read_states(self, records: NDArray[np.int64], within: NDArray[np.bool_], obs: Tensor, pin: bool) -> Tensor:
+        rebuilt = records[:, _STATE] == _REBUILT  # [B]
+        if rebuilt.all():
+            return self._joined.of(obs)
+        size, rows = within.shape
+        index = np.where(within & ~rebuilt[:, None], records[:, _STATE, None] + np.arange(rows), BLANK)
+        state = self._read_floats(self._state, index, pin).view(size, rows, -1)
+        if rebuilt.any():
+            which = torch.from_numpy(np.flatnonzero(rebuilt))
+            state[which] = self._joined.of(obs[which])
+        return state
+
+    def get(self, episode_id: int) -> Episode:
+        """A copy of the episode of that id."""
+        batch = self.gather(np.array([episode_id]))
+        return Episode(
+            obs=batch.obs[0],
+            state=batch.state[0],
+            avail_actions=batch.avail_actions[0],
+            agent_mask=batch.agent_mask[0],
+            actions=batch.actions[0],
+            reward=batch.reward[0],
+            terminated=bool(batch.terminated[0, -1]),
+            truncated=bool(batch.truncated[0, -1]),
+        )
+
+    # -- between processes ---------------------------------------------------------------------------------------
+
+    def _packed(self, episode_id: int) -> _Packed:
+        record = self._records.take(np.array([self._records.first + episode_id - self.first_id]))[0].tolist()
+        rows, rebuilt = record[_LENGTH] + 1, record[_STATE] == _REBUILT
+        return _Packed(
+            steps=self._steps.take(record[_STEP] + np.arange(rows)),
+            obs=self._obs.take(record[_OBS] + np.arange(record[_LIVING])),
+            state=self._state.take(record[_STATE] + np.arange(0 if rebuilt else rows)),
+            rebuilt=rebuilt,
+            terminated=bool(record[_TERMINATED]),
+            truncated=bool(record[_TRUNCATED]),
         )
 
     def export(self, first_id: int, last_id: int) -> dict[str, Tensor]:
-        """Episodes ``first_id`` to ``last_id`` (excluded), joined along time, for a segment file."""
-        episodes = [self.get(i) for i in range(first_id, last_id)]
-        joined = {n: torch.cat([getattr(e, n) for e in episodes]) for n in self._store}
-        joined["lengths"] = torch.tensor([e.length for e in episodes])
-        joined["terminated"] = torch.tensor([e.terminated for e in episodes])
-        joined["truncated"] = torch.tensor([e.truncated for e in episodes])
-        return joined
+        """Episodes ``first_id`` to ``last_id`` (excluded) as they are stored, joined, for a segment file."""
+        episodes = [self._packed(i) for i in range(first_id, last_id)]
+
+        def joined(parts: Sequence[NDArray]) -> Tensor:
+            return torch.from_numpy(np.concatenate(parts))
+
+        return {
+            "steps": joined([e.steps for e in episodes]),
+            "obs": joined([e.obs for e in episodes]),
+            "state": joined([e.state for e in episodes]),
+            "lengths": torch.tensor([len(e.steps) - 1 for e in episodes]),
+            "living": torch.tensor([len(e.obs) for e in episodes]),
+            "rebuilt": torch.tensor([e.rebuilt for e in episodes]),
+            "terminated": torch.tensor([e.terminated for e in episodes]),
+            "truncated": torch.tensor([e.truncated for e in episodes]),
+        }
 
     def restore(self, first_id: int, segment: dict[str, Tensor], oldest_id: int) -> None:
-        """Add a segment's episodes from ``oldest_id`` on; ``first_id`` is the id of the segment's first."""
-        row = step = 0
-        for i, length in enumerate(segment["lengths"].tolist()):
+        """Add a segment's episodes from ``oldest_id`` on; ``first_id`` is the id of the segment's first.
+
+        Raises:
+            CheckpointError: the segment is of another store.
+        """
+        for name, queue in (("steps", self._steps), ("obs", self._obs), ("state", self._state)):
+            found = segment.get(name)
+            if found is None or found.shape[1:] != (queue.width,) or found.numpy().dtype != queue.dtype:
+                raise CheckpointError(f"the '{name}' of a replay segment do not have this run's layout")
+        step = obs = state = 0
+        columns = ("lengths", "living", "rebuilt", "terminated", "truncated")
+        for i, (length, living, rebuilt, *ended) in enumerate(
+            zip(*(segment[c].tolist() for c in columns), strict=True)
+        ):
+            states = 0 if rebuilt else length + 1
             if first_id + i >= max(oldest_id, self.next_id):
-                values = {
-                    n: segment[n][step : step + length] if n in _STEP_FIELDS else segment[n][row : row + length + 1]
-                    for n in self._store
-                }
-                terminated, truncated = bool(segment["terminated"][i]), bool(segment["truncated"][i])
                 self.next_id = first_id + i
-                self.add(Episode(**values, terminated=terminated, truncated=truncated))
-            row += length + 1
-            step += length
+                self._append(
+                    _Packed(
+                        segment["steps"][step : step + length + 1].numpy(),
+                        segment["obs"][obs : obs + living].numpy(),
+                        segment["state"][state : state + states].numpy(),
+                        rebuilt,
+                        *ended,
+                    )
+                )
+            step, obs, state = step + length + 1, obs + living, state + states
 
     def content_hash(self) -> str:
         """SHA-256 over ids and contents in order; equal for equal stores whatever their layout."""
         digest = hashlib.sha256(f"{self.first_id}:{self.next_id}".encode())
         for i in range(self.first_id, self.next_id):
-            episode = self.get(i)
-            digest.update(f"{episode.length},{episode.terminated},{episode.truncated};".encode())
-            for name in self._store:
-                digest.update(getattr(episode, name).contiguous().numpy().tobytes())
+            packed = self._packed(i)
+            digest.update(f"{len(packed.steps)},{packed.rebuilt},{packed.terminated},{packed.truncated};".encode())
+            for part in (packed.steps, packed.obs, packed.state):
+                digest.update(part.tobytes())
         return digest.hexdigest()
-
-    def nbytes(self) -> int:
-        """Bytes allocated for steps."""
-        return sum(t.nbytes for t in self._store.values())

@@ -7,8 +7,7 @@ actions so far; on resume it is played again.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,16 +18,16 @@ from torch import Tensor
 
 from qmix_lightning import keys
 from qmix_lightning.agents.base import AgentState, forget_dead
+from qmix_lightning.agents.inference import ready_to_act
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import RunError
 from qmix_lightning.keys import Purpose
+from qmix_lightning.recorder import EpisodeRecorder
 from qmix_lightning.replay import Episode
-from qmix_lightning.types import EnvSpec, Observation, Transition
+from qmix_lightning.types import NO_OP, Observation
 
 __all__ = ["Actor", "Collected", "Collector", "EpisodeStats", "evaluate_episodes"]
-
-_UNKNOWN_LIMIT_STEPS = 64
 
 
 @dataclass
@@ -77,6 +76,7 @@ class Actor:
 
     def __init__(self, policy: Policy, num_envs: int, device: torch.device) -> None:
         self.policy = deepcopy(policy).to(device).float().requires_grad_(False).eval()
+        self._forward = ready_to_act(self.policy)
         self.state: AgentState = self.policy.initial_state(num_envs)
         self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
 
@@ -87,6 +87,12 @@ class Actor:
             mine.copy_(theirs)
         for mine, theirs in zip(self.policy.buffers(), policy.buffers(), strict=True):
             mine.copy_(theirs)
+        self._forward = ready_to_act(self.policy)
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a ``state_dict`` of :attr:`policy`."""
+        self.policy.load_state_dict(weights)
+        self._forward = ready_to_act(self.policy)
 
     @torch.inference_mode()
     def begin(self, mask: Tensor) -> None:
@@ -98,88 +104,21 @@ class Actor:
         self.last_action = torch.where(mask[:, None], -1, self.last_action)
 
     @torch.inference_mode()
-    def act(self, observation: Observation, epsilon: float, draws: Tensor | None) -> Tensor:
-        """Legal actions ``[E, N]``; ``draws [E, N, 2]`` is needed only to explore."""
-        q, state = self.policy(observation.obs, self.last_action, self.state)
-        self.state = forget_dead(state, observation.agent_mask)
+    def act(
+        self, observation: Observation, epsilon: float, draws: Tensor | None, waiting: Tensor | None = None
+    ) -> Tensor:
+        """Legal actions ``[E, N]``; ``draws [E, N, 2]`` is needed only to explore.
+
+        Where an environment is ``waiting [E]`` what it shows means nothing, and the no-op is taken.
+        """
+        q, self.state = self._forward(observation.obs, self.last_action, self.state)
+        # Elsewhere than on a CPU the question costs a synchronisation, more than the answer saves.
+        if observation.agent_mask.device.type != "cpu" or not observation.agent_mask.all():
+            self.state = forget_dead(self.state, observation.agent_mask)
         self.last_action = self.policy.select(q, observation.avail_actions, epsilon, draws)
+        if waiting is not None:
+            self.last_action = torch.where(waiting[:, None], NO_OP, self.last_action)
         return self.last_action
-
-
-class _Recorder:
-    """The episodes in flight: one row of buffers for each environment."""
-
-    def __init__(self, spec: EnvSpec, num_envs: int, device: torch.device) -> None:
-        self.spec = spec
-        self.num_envs = num_envs
-        self.device = device
-        self.capacity = spec.episode_limit or _UNKNOWN_LIMIT_STEPS
-        self._buffers = self._allocate(self.capacity)
-        self.t = np.zeros(num_envs, np.int64)
-        self.returns = np.zeros(num_envs)
-        self._envs = torch.arange(num_envs, device=device)
-
-    def _allocate(self, steps: int) -> dict[str, Tensor]:
-        e, n, s = self.num_envs, self.spec.n_agents, self.spec
-        made = {
-            "obs": torch.zeros(e, steps + 1, n, s.obs_dim),
-            "state": torch.zeros(e, steps + 1, s.state_dim),
-            "avail_actions": torch.zeros(e, steps + 1, n, s.n_actions, dtype=torch.bool),
-            "agent_mask": torch.zeros(e, steps + 1, n, dtype=torch.bool),
-            "actions": torch.zeros(e, steps, n, dtype=torch.int64),
-            "reward": torch.zeros(e, steps),
-        }
-        return {name: t.to(self.device) for name, t in made.items()}
-
-    def begin(self, mask: np.ndarray, first: Observation) -> None:
-        self.t[mask] = 0
-        self.returns[mask] = 0.0
-        self._write_rows(first, torch.from_numpy(mask).to(self.device))
-
-    def _write_rows(self, observation: Observation, where: Tensor | None) -> None:
-        at = torch.from_numpy(self.t).to(self.device)
-        envs = self._envs
-        rows = {n: getattr(observation, n) for n in ("obs", "state", "avail_actions", "agent_mask")}
-        if where is not None:
-            envs, at, rows = envs[where], at[where], {n: r[where] for n, r in rows.items()}
-        for name, row in rows.items():
-            self._buffers[name][envs, at] = row
-
-    def step(self, actions: Tensor, outcome: Transition, reward: np.ndarray, active: np.ndarray) -> None:
-        """Record a joint step of the active environments."""
-        if int(self.t.max()) >= self.capacity:
-            self._double()
-        where = None if active.all() else torch.from_numpy(active).to(self.device)
-        at = torch.from_numpy(self.t).to(self.device)
-        envs, acts, rewards = self._envs, actions, outcome.reward
-        if where is not None:
-            envs, at, acts, rewards = envs[where], at[where], acts[where], rewards[where]
-        self._buffers["actions"][envs, at] = acts
-        self._buffers["reward"][envs, at] = rewards
-        self.t[active] += 1
-        self.returns[active] += reward[active]
-        self._write_rows(outcome.next, where)
-
-    def _double(self) -> None:
-        old, self.capacity = self._buffers, 2 * self.capacity
-        self._buffers = self._allocate(self.capacity)
-        for name, buffer in old.items():
-            self._buffers[name][:, : buffer.shape[1]] = buffer
-
-    def episode(self, e: int, terminated: bool, truncated: bool) -> Episode:
-        length = int(self.t[e])
-        steps = {n: self._buffers[n][e, :length] for n in ("actions", "reward")}
-        rows = {n: b[e, : length + 1] for n, b in self._buffers.items() if n not in steps}
-        return Episode(terminated=terminated, truncated=truncated, **steps, **rows)
-
-    def actions_so_far(self, e: int) -> Tensor:
-        return self._buffers["actions"][e, : int(self.t[e])].to("cpu", copy=True)
-
-    def checksum(self, e: int) -> int:
-        """CRC-32 of what was seen and earned so far, to notice an episode that plays differently."""
-        t = int(self.t[e])
-        crc = zlib.crc32(self._buffers["reward"][e, :t].numpy(force=True).tobytes())
-        return zlib.crc32(self._buffers["obs"][e, : t + 1].numpy(force=True).tobytes(), crc)
 
 
 class Collector:
@@ -190,37 +129,49 @@ class Collector:
         policy: what acts; copied.
         seed: the run's seed.
         rank: this process's rank: ranks see different episodes.
+        round_episodes: deal so many episodes to the slots beforehand, at the start and at each :meth:`begin_round`; a
+            slot that has played its share waits (taking whichever finish first would favour short episodes). ``None``:
+            every slot plays on.
     """
 
-    def __init__(self, env: VectorEnv, policy: Policy, *, seed: int, rank: int) -> None:
+    def __init__(
+        self, env: VectorEnv, policy: Policy, *, seed: int, rank: int, round_episodes: int | None = None
+    ) -> None:
         self.env = env
         self.actor = Actor(policy, env.num_envs, env.device)
         self._slots = np.arange(env.num_envs)
-        self._reset_keys = keys.mix(seed, rank, Purpose.TRAIN_RESET, self._slots)
-        self._explore_keys = keys.mix(seed, rank, Purpose.EXPLORE, self._slots)
-        self._recorder = _Recorder(env.spec, env.num_envs, env.device)
+        purposes = Purpose.TRAIN_RESET, Purpose.EXPLORE
+        self._slot_keys = np.stack([keys.mix(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
+        self._recorder = EpisodeRecorder(env.spec, env.num_envs, env.device)
         self._episode = np.full(env.num_envs, -1)  # number of each slot's current episode
         self._ended = np.ones(env.num_envs, bool)
         self._observation: Observation | None = None
-        self._episode_keys = self._explore_keys
+        self._episode_keys = self._slot_keys[1]
+        self._step_draws = keys.StepDraws(env.num_envs, env.spec.n_agents, 2)
+        self._round_episodes = round_episodes
+        self._quota: np.ndarray | None = None  # episodes of the round that each slot still has to finish
+        self.begin_round()
+
+    def begin_round(self) -> None:
+        """Deal the episodes of the next round, if there are rounds."""
+        if self._round_episodes is not None:
+            each, rest = divmod(self._round_episodes, self.env.num_envs)
+            self._quota = each + (self._slots < rest).astype(np.int64)
 
     def _begin(self, mask: np.ndarray) -> None:
         episode = self._episode + mask
-        numbers = episode.astype(np.uint64)
-        seeds = torch.from_numpy(keys.bounded(keys.fold(self._reset_keys, numbers)))
+        reset_keys, episode_keys = keys.fold(self._slot_keys, episode.astype(np.uint64))
         torch_mask = torch.from_numpy(mask)
-        self._observation = self.env.reset(torch_mask, seeds)
+        self._observation = self.env.reset(torch_mask, torch.from_numpy(keys.bounded(reset_keys)))
         # Only now: a reset that fails for good leaves everything as it was, to be saved.
         self._episode = episode
-        self._episode_keys = keys.fold(self._explore_keys, numbers)
+        self._episode_keys = episode_keys
         self.actor.begin(torch_mask.to(self.env.device))
         self._recorder.begin(mask, self._observation)
         self._ended[mask] = False
 
     def _draws(self) -> Tensor:
-        n = self.env.spec.n_agents
-        step_keys = keys.fold(self._episode_keys, self._recorder.t.astype(np.uint64))
-        draws = keys.uniform(step_keys, 2 * n).reshape(-1, n, 2)
+        draws = self._step_draws(self._episode_keys, self._recorder.t)  # [E, N, 2]
         return torch.from_numpy(draws).to(self.env.device)
 
     def collect(
@@ -228,17 +179,23 @@ class Collector:
     ) -> Collected:
         """Step until an episode ends, ``max_steps`` joint steps were taken, or ``interrupted()``.
 
-        All episodes that end in the same joint step are returned together.
+        All episodes that end in the same joint step are returned together; none where the share of a round is played.
         """
         taken = 0
-        everyone = np.ones(self.env.num_envs, bool)
+        exploring = epsilon > 0.0 or self.actor.policy.stochastic
         while True:
-            if self._ended.any():
-                self._begin(self._ended.copy())
+            begin = self._ended if self._quota is None else self._ended & (self._quota > 0)
+            if begin.any():
+                self._begin(begin.copy())
+            active = ~self._ended
+            playing = int(active.sum())
+            if playing == 0:
+                return Collected(taken, [], EpisodeStats())
             assert self._observation is not None
-            actions = self.actor.act(self._observation, epsilon, self._draws() if epsilon > 0.0 else None)
-            finished, stats, dropped = self._advance(actions, everyone)
-            taken += self.env.num_envs - dropped
+            waiting = torch.from_numpy(self._ended).to(self.env.device) if playing < self.env.num_envs else None
+            actions = self.actor.act(self._observation, epsilon, self._draws() if exploring else None, waiting)
+            finished, stats, dropped = self._advance(actions, active)
+            taken += playing - dropped
             over = bool(finished) or (max_steps is not None and taken >= max_steps)
             if over or interrupted():
                 return Collected(taken, finished, stats, cut=not over)
@@ -258,25 +215,33 @@ class Collector:
             ended &= ~failed
             self._ended |= failed
         finished, stats = [], EpisodeStats()
-        for e in np.flatnonzero(ended).tolist():
+        for e in ended.nonzero()[0].tolist():
             finished.append(self._recorder.episode(e, bool(terminated[e]), bool(truncated[e])))
             metrics = {name: float(values[e]) for name, values in outcome.metrics.items()}
             stats.add(float(self._recorder.returns[e]), int(self._recorder.t[e]), metrics)
         self._ended |= ended
+        if self._quota is not None:
+            self._quota[ended] -= 1
         return finished, stats, dropped
 
     def state_dict(self) -> dict[str, Any]:
-        """Episode numbers, the actions of every episode in flight, and the agents' memories."""
+        """Episode numbers, the actions of every episode in flight, the agents' memories, and the rest of a round."""
         in_flight = [
             torch.zeros(0) if self._ended[e] else self._recorder.actions_so_far(e) for e in range(self.env.num_envs)
         ]
+        # What a slot that waits still computes depends on what it last saw, and means nothing.
+        playing = torch.from_numpy(~self._ended).to(self.env.device)
+        memory = [s.where(playing[:, None, None], s.new_zeros(())) for s in self.actor.state]
+        last_action = self.actor.last_action.where(playing[:, None], -1)
+        quota = {} if self._quota is None else {"quota": torch.from_numpy(self._quota.copy())}
         return {
             "episode": torch.from_numpy(self._episode.copy()),
             "ended": torch.from_numpy(self._ended.copy()),
             "actions": in_flight,
-            "memory": [s.to("cpu", copy=True) for s in self.actor.state],
-            "last_action": self.actor.last_action.to("cpu", copy=True),
+            "memory": [s.to("cpu", copy=True) for s in memory],
+            "last_action": last_action.to("cpu", copy=True),
             "checksums": [0 if self._ended[e] else self._recorder.checksum(e) for e in range(self.env.num_envs)],
+            **quota,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -312,6 +277,7 @@ class Collector:
             none = torch.zeros(self.env.num_envs, dtype=torch.bool)
             self._observation = self.env.reset(none, torch.zeros(self.env.num_envs, dtype=torch.int64))
         self._ended = fresh.copy()
+        self._load_quota(state)
         self.actor.state = tuple(m.to(self.env.device) for m in state["memory"])
         self.actor.last_action = state["last_action"].to(self.env.device)
 
@@ -319,6 +285,11 @@ class Collector:
         """Drop the episodes in flight and begin new ones; for environments that cannot repeat an episode."""
         self._episode = state["episode"].numpy().copy()
         self._ended[:] = True
+        self._load_quota(state)
+
+    def _load_quota(self, state: dict[str, Any]) -> None:
+        if self._quota is not None:
+            self._quota = state["quota"].numpy().copy()
 
     def close(self) -> None:
         self.env.close()

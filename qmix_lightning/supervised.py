@@ -1,4 +1,4 @@
-"""One environment that survives its simulator: what fails is dropped, closed, made anew, and counted.
+"""Environments that survive their simulators: what fails is dropped, closed, made anew, and counted.
 
 Used in the training process and in workers alike; imports no torch.
 """
@@ -9,14 +9,14 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qmix_lightning.buffers import Row
+from qmix_lightning.buffers import Buffers, Row
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, EnvironmentFault, InvalidEpisodeError
 from qmix_lightning.parallel_adapter import Outcome, ParallelAdapter
 
-__all__ = ["FAULT_KINDS", "FaultLimit", "Faults", "SupervisedEnv"]
+__all__ = ["FAULT_KINDS", "EnvBlock", "FaultLimit", "Faults", "SupervisedEnv"]
 
 FAULT_KINDS: tuple[str, ...] = ("raised", "invalid", "killed", "hung")
 """An exception; NaN, a wrong shape, a bad mask or a meaningless episode; a worker that died; one past its timeout."""
@@ -109,7 +109,8 @@ class SupervisedEnv:
             try:
                 adapter = self._adapter if self._adapter is not None and not self._is_old() else self._rebuilt()
                 adapter.reset(seed, row)
-                _require_finite(row, 0.0)
+                if not _is_finite(row, 0.0):
+                    raise _not_finite()
                 return
             except EnvironmentFault:
                 raise
@@ -120,16 +121,18 @@ class SupervisedEnv:
                 self._faults.back_off()
 
     def step(self, actions: Sequence[int], row: Row) -> Outcome | None:
-        """A joint step; ``None``: it failed, and the episode with it."""
+        """A joint step; ``None``: it failed, and the episode with it. Whether its values are finite, others ask."""
         assert self._adapter is not None
         self._steps += 1
         try:
-            outcome = self._adapter.step(actions, row)
-            _require_finite(row, outcome.reward)
+            return self._adapter.step(actions, row)
         except Exception as error:
             self._fail(error)
             return None
-        return outcome
+
+    def reject(self) -> None:
+        """The values of the last step are not finite: it failed."""
+        self._fail(_not_finite())
 
     def _is_old(self) -> bool:
         assert self._adapter is not None
@@ -160,7 +163,65 @@ class SupervisedEnv:
                 _log.debug("%s failed to close: %s", self._who, one_line(error))
 
 
-def _require_finite(row: Row, reward: float) -> None:
-    # A sum is finite only if every term is (unless terms overflow, which no observation should).
-    if not math.isfinite(float(row.obs.sum()) + float(row.state.sum()) + reward):
-        raise InvalidEpisodeError("an observation, the state or the reward is not finite")
+class EnvBlock:
+    """Environments of one process, stepped one after the other into neighbouring rows of common memory.
+
+    Args:
+        envs: by the row they write; rows without a gap. Supervised ones fail where a value is not finite.
+        buffers: the memory.
+    """
+
+    def __init__(self, envs: Mapping[int, ParallelAdapter | SupervisedEnv], buffers: Buffers) -> None:
+        self._envs = [(e, env, buffers.row(env.spec, e)) for e, env in sorted(envs.items())]
+        self._buffers = buffers
+        block = slice(self._envs[0][0], self._envs[-1][0] + 1)
+        self._obs, self._state = buffers.obs[block], buffers.state[block]
+        self._checked = any(isinstance(env, SupervisedEnv) for env in envs.values())
+
+    def reset(self, seeds: Sequence[int], wanted: Sequence[bool]) -> None:
+        """Start the episodes of ``seeds [E]`` where ``wanted [E]``."""
+        for e, env, row in self._envs:
+            if wanted[e]:
+                env.reset(seeds[e], row)
+
+    def step(self, actions: Sequence[Sequence[int]], wanted: Sequence[bool]) -> list[int]:
+        """A joint step with ``actions [E][N]`` where ``wanted [E]``; the rows that failed, which earn nothing."""
+        buffers = self._buffers
+        failed: list[int] = []
+        total = 0.0
+        for e, env, row in self._envs:
+            if not wanted[e]:
+                continue
+            outcome = env.step(actions[e], row)
+            if outcome is None:
+                failed.append(e)
+                continue
+            reward, buffers.terminated[e], buffers.truncated[e], metrics = outcome
+            buffers.reward[e] = reward
+            total += reward
+            if metrics:
+                buffers.metrics[:, e] = metrics
+        # Asked once for all: a sum is finite only if every term is, and a sum of much costs as much as one of little.
+        if self._checked and not math.isfinite(total + float(self._obs.sum()) + float(self._state.sum())):
+            failed += self._reject(wanted, failed)
+        for e in failed:
+            buffers.reward[e], buffers.terminated[e], buffers.truncated[e] = 0.0, False, False
+        return failed
+
+    def _reject(self, wanted: Sequence[bool], failed: Sequence[int]) -> list[int]:
+        """Have those fail that took a step with a value that is not finite."""
+        rejected = []
+        for e, env, row in self._envs:
+            stepped = wanted[e] and e not in failed
+            if stepped and isinstance(env, SupervisedEnv) and not _is_finite(row, float(self._buffers.reward[e])):
+                env.reject()
+                rejected.append(e)
+        return rejected
+
+
+def _is_finite(row: Row, reward: float) -> bool:
+    return math.isfinite(float(row.obs.sum()) + float(row.state.sum()) + reward)
+
+
+def _not_finite() -> InvalidEpisodeError:
+    return InvalidEpisodeError("an observation, the state or the reward is not finite")

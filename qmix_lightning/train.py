@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qmix_lightning.cli import RANK_CONFIG, _shown, run_command
 from qmix_lightning.config import RunConfig, check_resumable, flatten, validate
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunInterrupted
+from qmix_lightning.threads import available_cores, choose_threads
 
 if TYPE_CHECKING:
     from qmix_lightning.build import Run
@@ -163,13 +164,16 @@ def _run(
     from qmix_lightning.build import build_run
     from qmix_lightning.checkpoint import remove_leftovers
 
-    torch.set_num_threads(config.num_threads)
     _quieten_lightning()
     run = build_run(config, run_dir, source, saved["env_steps"] if saved else 0)
     try:
+        threads = _threads(run, config, saved)
+        torch.set_num_threads(threads)
         if saved is not None and resume_from is not None:
             _check_same_shape(run, saved, resume_from)
         first = run.trainer.global_rank == 0
+        if first:
+            print(run.replay_size, flush=True)
         fresh = not run_dir.exists() or not any(run_dir.iterdir())
         if first:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -180,6 +184,25 @@ def _run(
     finally:
         run.data.teardown("fit")
         _leave_process_group()
+
+
+def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
+    """Intra-op threads; those that a run was begun with stay, since sums depend on them."""
+    cores = available_cores()
+    workers = config.rollout.num_workers if config.rollout.backend == "process" else 0
+    pipelined = config.rollout.pipelined
+    if config.num_threads is not None:
+        threads, reason = config.num_threads, "num_threads"
+    elif saved is not None:
+        threads, reason = saved["num_threads"], "as the run began"
+    else:
+        threads = choose_threads(cores, ranks=run.trainer.num_devices, workers=workers, pipelined=pipelined)
+        busy = [f"{workers} worker processes"] * bool(workers) + ["collecting meanwhile"] * pipelined
+        reason = ", ".join([f"{cores} cores", *busy])
+    run.module.extra_checkpoint["num_threads"] = threads
+    if run.trainer.global_rank == 0:
+        print(f"threads: {threads} ({reason})", flush=True)
+    return threads
 
 
 def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, fresh: bool) -> dict[str, Any]:
@@ -245,6 +268,7 @@ def _write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> d
         "peak_rss_mb": peak_rss_mb(),
         "eval": eval_summary(run.log.last_eval),
         "faults": counters.faults,
+        "num_threads": run.module.extra_checkpoint["num_threads"],
         "versions": run.module.extra_checkpoint["versions"],
     }
     write_json(summary, run_dir / "summary.json")

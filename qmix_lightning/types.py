@@ -25,17 +25,51 @@ Masks:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["NO_OP", "EnvSpec", "Observation", "TrainBatch", "TrajectoryBatch", "Transition"]
+__all__ = ["NO_OP", "EntityBlock", "EnvSpec", "Observation", "TrainBatch", "TrajectoryBatch", "Transition"]
 
 NO_OP = 0
 """The action of a dead, absent or padded agent."""
+
+
+@dataclass(frozen=True)
+class EntityBlock:
+    """A set of entities of one type within every agent's flattened observation.
+
+    Attributes:
+        name: the type, e.g. ``enemies``.
+        start: where the first entity's numbers stand.
+        count: entities, one behind the other.
+        size: numbers of each.
+        absent: what stands where there is none, or none in sight; empty: zeros.
+        first_action: the action directed at the first entity; that at the next is the next; ``None``: there are none.
+    """
+
+    name: str
+    start: int
+    count: int
+    size: int
+    absent: tuple[float, ...] = ()
+    first_action: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "absent", tuple(float(value) for value in self.absent))
+        if self.start < 0 or self.count < 1 or self.size < 1:
+            raise ValueError(f"entities '{self.name}': start {self.start}, count {self.count}, size {self.size}")
+        if self.absent and len(self.absent) != self.size:
+            raise ValueError(f"entities '{self.name}': absent has {len(self.absent)} numbers, an entity {self.size}")
+
+    @property
+    def end(self) -> int:
+        """Where the observation goes on behind the last one."""
+        return self.start + self.count * self.size
 
 
 @dataclass(frozen=True)
@@ -55,6 +89,9 @@ class EnvSpec:
         episode_metrics: names of the values reported when an episode ends (``won`` is the win rate).
         natively_batched: the simulator steps many environments in one call.
         gives_state: the environment can give and take its simulator state.
+        state_is_joined_obs: the state is the agents' observations, one after the other without padding.
+        obs_entities: which parts of an observation are sets of entities, where that is known; all that is in none of
+            them are the agent's own features.
     """
 
     n_agents: int
@@ -69,22 +106,37 @@ class EnvSpec:
     episode_metrics: tuple[str, ...] = ()
     natively_batched: bool = False
     gives_state: bool = False
+    state_is_joined_obs: bool = False
+    obs_entities: tuple[EntityBlock, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("obs_dims", "action_counts", "agent_names", "group_of_agent"):
             if len(getattr(self, name)) != self.n_agents:
                 raise ValueError(f"EnvSpec.{name} has {len(getattr(self, name))} entries for {self.n_agents} agents")
+        used = 0
+        for block in sorted(self.obs_entities, key=lambda block: block.start):
+            if block.start < used or block.end > min(self.obs_dims):
+                raise ValueError(
+                    f"entities '{block.name}' are at {block.start} to {block.end} of {min(self.obs_dims)} numbers, "
+                    f"{used} of which belong to others"
+                )
+            used = block.end
+            if block.first_action is not None and not 0 < block.first_action <= self.n_actions - block.count:
+                raise ValueError(
+                    f"actions at entities '{block.name}' are {block.first_action} to "
+                    f"{block.first_action + block.count - 1}, but there are {self.n_actions}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers only, so that a checkpoint can hold it."""
-        return {
-            f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v
-            for f in fields(self)
-        }  # fmt: skip
+        plain = {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
+        plain["obs_entities"] = [asdict(block) | {"absent": list(block.absent)} for block in self.obs_entities]
+        return plain
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        plain["obs_entities"] = tuple(EntityBlock(**block) for block in plain.get("obs_entities", ()))
         return cls(**plain)
 
 
@@ -145,6 +197,8 @@ class TrajectoryBatch:
     initial_state: tuple[Tensor, ...] | None = None
     initial_action: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What several readers of this batch need and one of them has computed; a changed copy starts with none."""
 
     @property
     def batch_size(self) -> int:
@@ -158,6 +212,8 @@ class TrajectoryBatch:
         """The same batch with ``fn`` applied to every tensor."""
         values: dict[str, Any] = {}
         for f in fields(self):
+            if not f.init:
+                continue
             value = getattr(self, f.name)
             if isinstance(value, tuple):
                 values[f.name] = tuple(fn(v) for v in value)
@@ -188,12 +244,16 @@ class TrajectoryBatch:
             first = torch.full_like(self.actions[:, 0], -1)
         return torch.cat([first[:, None], self.actions], dim=1)  # [B, T+1, N]
 
-    def sanitized(self) -> TrajectoryBatch:
+    def sanitized(self, *, leave: Collection[str] = ()) -> TrajectoryBatch:
         """The batch with everything that has no meaning replaced by a finite constant.
 
         Padded steps and dead agents may hold anything, infinities and NaN included. Masking the loss
         afterwards would be too late: the gradient of ``where`` multiplies what it drops by zero,
         and zero times NaN is NaN. So the inputs are cleaned, once, here.
+
+        Args:
+            leave: ``obs`` or ``state``, if the caller reads them only where they have a meaning: they are the
+                largest fields, and cleaning them is a copy.
         """
         import torch
 
@@ -205,8 +265,8 @@ class TrajectoryBatch:
         zero = self.obs.new_zeros(())
         return replace(
             self,
-            obs=torch.where(alive[..., None], self.obs, zero),
-            state=torch.where(valid[..., None], self.state, zero),
+            obs=self.obs if "obs" in leave else torch.where(alive[..., None], self.obs, zero),
+            state=self.state if "state" in leave else torch.where(valid[..., None], self.state, zero),
             avail_actions=torch.where(alive[..., None], self.avail_actions, no_op),
             agent_mask=alive,
             actions=torch.where(acting, self.actions, NO_OP),
@@ -219,12 +279,16 @@ class TrajectoryBatch:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """What ``training_step`` receives: the trajectories and the run's global counters when they were sampled."""
+    """What ``training_step`` receives: the trajectories and the run's global counters when they were sampled.
+
+    ``episode_ids [B]`` int64 on the CPU: whose errors the data source wants back; ``None``: it does not.
+    """
 
     trajectories: TrajectoryBatch
     env_steps: int
     episodes: int
     epsilon: float
+    episode_ids: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TrainBatch:
         return replace(self, trajectories=self.trajectories.to(device, dtype))

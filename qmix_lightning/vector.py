@@ -15,7 +15,7 @@ from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.opening import AdapterMaker, call_factory
 from qmix_lightning.parallel_adapter import ParallelAdapter
 from qmix_lightning.process_env import ProcessVectorEnv
-from qmix_lightning.supervised import FaultLimit, Faults, SupervisedEnv, versions_of
+from qmix_lightning.supervised import EnvBlock, FaultLimit, Faults, SupervisedEnv, versions_of
 from qmix_lightning.types import Observation, Transition
 
 __all__ = ["Backend", "SyncVectorEnv", "make_vector_env"]
@@ -58,7 +58,7 @@ class SyncVectorEnv:
             if adapter.spec != self.spec:
                 raise EnvironmentContractError(_difference(self.spec.to_dict(), adapter.spec.to_dict(), index))
         self._buffers = buffers = Buffers.zeros(self.spec, self.num_envs)
-        self._rows = [buffers.row(self.spec, index) for index in range(self.num_envs)]
+        self._block = EnvBlock(dict(enumerate(adapters)), buffers)
         self._observation = Observation(
             obs=torch.from_numpy(buffers.obs),
             state=torch.from_numpy(buffers.state),
@@ -79,28 +79,16 @@ class SyncVectorEnv:
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
-        for e, (wanted, seed) in enumerate(zip(mask.tolist(), seeds.tolist(), strict=True)):
-            if wanted:
-                self._adapters[e].reset(seed, self._rows[e])
+        self._block.reset(seeds.tolist(), mask.tolist())
         return self._observation
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
         """One joint step with ``actions [E, N]`` where ``active [E]``."""
-        buffers = self._buffers
-        chosen = actions.tolist()
-        failed: list[int] = []
-        for e, is_active in enumerate(active.tolist()):
-            if not is_active:
-                buffers.reward[e], buffers.terminated[e], buffers.truncated[e] = 0.0, False, False
-                continue
-            outcome = self._adapters[e].step(chosen[e], self._rows[e])
-            if outcome is None:
-                buffers.reward[e], buffers.terminated[e], buffers.truncated[e] = 0.0, False, False
-                failed.append(e)
-                continue
-            buffers.reward[e], buffers.terminated[e], buffers.truncated[e], metrics = outcome
-            if metrics:
-                buffers.metrics[:, e] = metrics
+        wanted = active.tolist()
+        if not all(wanted):
+            buffers, idle = self._buffers, ~active.numpy()
+            buffers.reward[idle], buffers.terminated[idle], buffers.truncated[idle] = 0.0, False, False
+        failed = self._block.step(actions.tolist(), wanted)
         self._transition.failed = self._none
         if failed:
             self._transition.failed = self._none.clone()

@@ -22,7 +22,7 @@ import numpy as np
 from qmix_lightning.buffers import Buffers
 from qmix_lightning.errors import QMixLightningError
 from qmix_lightning.parallel_adapter import ParallelAdapter
-from qmix_lightning.supervised import FAULT_KINDS, FaultLimit, Faults, SupervisedEnv, one_line
+from qmix_lightning.supervised import FAULT_KINDS, EnvBlock, FaultLimit, Faults, SupervisedEnv, one_line
 from qmix_lightning.types import EnvSpec
 
 __all__ = ["SharedBuffers", "receive", "send", "work"]
@@ -146,7 +146,7 @@ def work(
         with mmap.mmap(descriptors[0], size) as memory:
             os.close(descriptors[0])
             try:
-                _serve(connection, SharedBuffers(spec, num_envs, memory), spec, envs, faults)
+                _serve(connection, SharedBuffers(spec, num_envs, memory), envs, faults)
             except BufferError:
                 return
     except (EOFError, OSError, SystemExit):
@@ -159,29 +159,20 @@ def work(
             os.killpg(os.getpgrp(), signal.SIGKILL)  # nobody else is there to end what did not close
 
 
-def _serve(
-    connection: socket.socket, shared: SharedBuffers, spec: EnvSpec, envs: dict[int, SupervisedEnv], faults: Faults
-) -> None:
-    buffers = shared.buffers
-    rows = {slot: buffers.row(spec, slot) for slot in envs}
+def _serve(connection: socket.socket, shared: SharedBuffers, envs: dict[int, SupervisedEnv], faults: Faults) -> None:
+    block = EnvBlock(envs, shared.buffers)
     while True:
         command = connection.recv(1)
         if command in (QUIT, b""):
             return
         before = dict(faults.counts)
         try:
-            for slot, env in envs.items():
-                if not shared.wanted[slot]:
-                    continue
-                if command == RESET:
-                    env.reset(int(shared.seeds[slot]), rows[slot])
-                    continue
-                outcome = env.step(shared.actions[slot].tolist(), rows[slot])
-                shared.failed[slot] = outcome is None
-                if outcome is not None:
-                    buffers.reward[slot], buffers.terminated[slot], buffers.truncated[slot], metrics = outcome
-                    if metrics:
-                        buffers.metrics[:, slot] = metrics
+            wanted = shared.wanted.tolist()
+            if command == RESET:
+                block.reset(shared.seeds.tolist(), wanted)
+            else:
+                for slot in block.step(shared.actions.tolist(), wanted):
+                    shared.failed[slot] = True
         except Exception as error:
             connection.sendall(FATAL)
             send(connection, one_line(error) if not isinstance(error, QMixLightningError) else str(error))

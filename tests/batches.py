@@ -78,7 +78,7 @@ def small_learner(mixer: str, seed: int = 0) -> QLearning:
     """A recurrent learner whose targets differ from its online networks."""
     policy = small_policy(seed)
     torch.manual_seed(seed + 1)
-    qmix = QMixer(n_agents=N, state_dim=S, embed_dim=8, hypernet_layers=1, hypernet_dim=8, positivity="abs")
+    qmix = QMixer(n_agents=N, state_dim=S, embed_dim=8, hypernet_layers=1, hypernet_dim=8, positivity="abs", init_scale=1.0)
     learner = QLearning(
         policy=policy,
         mixer={"qmix": qmix, "vdn": VDNMixer(), "none": NoMixer()}[mixer],

@@ -69,8 +69,13 @@ SERVER = Server()
 _MAPS: dict[str, tuple[int, int, int, str, str, int, str]] = {
     "3m": (3, 3, 60, "T", "T", 0, "marines"),
     "8m": (8, 8, 120, "T", "T", 0, "marines"),
+    "8m_vs_9m": (8, 9, 120, "T", "T", 0, "marines"),
     "2s3z": (5, 5, 120, "P", "P", 2, "stalkers_and_zealots"),
     "3s5z": (8, 8, 150, "P", "P", 2, "stalkers_and_zealots"),
+    "1c3s5z": (9, 9, 180, "P", "P", 3, "colossi_stalkers_zealots"),
+    "3s_vs_5z": (3, 5, 250, "P", "P", 0, "stalkers"),
+    "6h_vs_8z": (6, 8, 150, "Z", "P", 0, "hydralisks"),
+    "corridor": (6, 24, 400, "P", "Z", 0, "zealots"),
     "5m_vs_6m": (5, 6, 70, "T", "T", 0, "marines"),
     "3s5z_vs_3s6z": (8, 9, 170, "P", "P", 2, "stalkers_and_zealots"),
     "MMM": (10, 10, 150, "T", "T", 3, "MMM"),
@@ -246,6 +251,15 @@ class _StarCraft2:
         move = 4 + (8 if s.obs_pathing_grid else 0) + (9 if s.obs_terrain_height else 0)
         own = self._types + 1 + self._shields[0]
         return move, enemy * self.n_enemies, ally * (self.n_agents - 1), own
+
+    def get_obs_move_feats_size(self) -> int:
+        return self._obs_parts()[0]
+
+    def get_obs_enemy_feats_size(self) -> tuple[int, int]:
+        return self.n_enemies, self._obs_parts()[1] // self.n_enemies
+
+    def get_obs_ally_feats_size(self) -> tuple[int, int]:
+        return self.n_agents - 1, self._obs_parts()[2] // (self.n_agents - 1)
 
     def get_obs_size(self) -> int:
         return sum(self._obs_parts()) + int(self.settings.obs_timestep_number)

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 from qmix_lightning.distributed import rank
 from qmix_lightning.module import TeamModule
-from qmix_lightning.optimizers import rmsprop
+from qmix_lightning.optimizers import LearningRate, rmsprop
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
 
 
@@ -55,7 +55,10 @@ def join(a: TrajectoryBatch, b: TrajectoryBatch) -> TrajectoryBatch:
 def main(devices: int, path: str, mixer: str) -> None:
     torch.set_num_threads(1)
     module = TeamModule(
-        learner=small_learner(mixer), optimizer=rmsprop(lr=1e-3, alpha=0.99, eps=1e-5, weight_decay=0, max_grad_norm=10)
+        learner=small_learner(mixer),
+        optimizer=rmsprop(
+            rate=LearningRate(1e-3, "constant", 1, 0.0), alpha=0.99, eps=1e-5, weight_decay=0, max_grad_norm=10
+        ),
     )
     trainer = Trainer(
         accelerator="cpu",

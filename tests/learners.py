@@ -2,18 +2,16 @@
 
 import torch
 from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, value_settings
+from small_mixers import small_mixer
 
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.algorithms.q_learning import QLearning
-from qmix_lightning.mixers.none import NoMixer
-from qmix_lightning.mixers.qmix import QMixer
-from qmix_lightning.mixers.vdn import VDNMixer
 
 AGENTS = {"recurrent": RecurrentAgent, "feedforward": FeedForwardAgent}
-MIXERS = ("none", "vdn", "qmix")
+MIXERS = ("none", "vdn", "qmix", "qplex", "qatten")
 
 
 def make_learner(mixer="qmix", agent="recurrent", *, share=True, dtype=torch.float64, **settings) -> QLearning:
@@ -27,16 +25,9 @@ def make_learner(mixer="qmix", agent="recurrent", *, share=True, dtype=torch.flo
         share_parameters=share,
         **PLAIN_AGENT,
     )
-    mixers = {
-        "none": NoMixer,
-        "vdn": VDNMixer,
-        "qmix": lambda: QMixer(
-            n_agents=N, state_dim=S, embed_dim=6, hypernet_layers=2, hypernet_dim=7, positivity="abs"
-        ),
-    }
     learner = QLearning(
         policy=Policy(inputs=inputs, agent=network),
-        mixer=mixers[mixer](),
+        mixer=small_mixer(mixer, n=N, a=A, obs=OBS, state=S),
         settings=value_settings(**settings),
     ).to(dtype)
     with torch.no_grad():

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback
 
+from qmix_lightning.build import make_store
 from qmix_lightning.checkpoint import SegmentStore, read_checkpoint
-from qmix_lightning.replay import EpisodeReplay
+from qmix_lightning.config import ReplayConfig
 from qmix_lightning.types import EnvSpec
 
 TESTS = Path(__file__).parent
@@ -146,10 +147,10 @@ def replay_hashes(checkpoint: Path) -> list[str]:
     payload = read_checkpoint(checkpoint)
     spec = EnvSpec.from_dict(payload["spec"])
     ranks = payload["ReplayDataModule"]["ranks"]
-    capacity = payload["config"]["replay"]["capacity"] // len(ranks)
+    config = ReplayConfig(**payload["config"]["replay"])
     hashes = []
     for rank, state in enumerate(ranks):
-        replay = EpisodeReplay(spec, capacity)
+        replay = make_store(config, spec, len(ranks), checkpoint.parent.parent)
         SegmentStore(checkpoint.parent, rank).load(replay, state["replay"])
         hashes.append(replay.content_hash())
     return hashes
@@ -175,11 +176,12 @@ def assert_same_run(left: Path, right: Path) -> None:
             assert same, f"{part}{key} differs"
     assert a["ReplayDataModule"]["counters"] == b["ReplayDataModule"]["counters"]
     for one, other in zip(a["ReplayDataModule"]["ranks"], b["ReplayDataModule"]["ranks"], strict=True):
-        x, y = flat(one["collector"]), flat(other["collector"])
-        assert x.keys() == y.keys()
-        for key in x:
-            same = torch.equal(x[key], y[key]) if isinstance(x[key], torch.Tensor) else x[key] == y[key]
-            assert same, f"collector{key} differs"
+        for part in ("collector", "priorities"):
+            x, y = flat(one[part]), flat(other[part])
+            assert x.keys() == y.keys()
+            for key in x:
+                same = torch.equal(x[key], y[key]) if isinstance(x[key], torch.Tensor) else x[key] == y[key]
+                assert same, f"{part}{key} differs"
     assert replay_hashes(left / "checkpoints" / "last.ckpt") == replay_hashes(right / "checkpoints" / "last.ckpt")
     assert rows(left) == rows(right)
 

@@ -107,7 +107,7 @@ TYPED = [
     ("optimizer.lrr=1", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
     ("+optimizer.lrr=1", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
     ("++optimizer.lrr=1", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
-    ("optimizer.learning_rate=1", "known in optimizer: alpha, eps, lr, max_grad_norm"),
+    ("optimizer.learning_rate=1", "known in optimizer: alpha, eps, lr, lr_anneal_steps"),
     ("optimizer=adam optimizer.alpha=1", "known in optimizer: beta1, beta2, eps, lr"),
     ("env=mpe env.scenari=simple_tag", "Did you mean 'env.scenario'?"),
     ("gamma=0.9", "Did you mean 'algorithm.gamma'?"),

@@ -83,9 +83,9 @@ def settings(factory: Callable[..., Any], provided: tuple[str, ...]) -> set[str]
 def test_a_group_with_a_component(group: str, choice: str):
     """The section's keys are the component's own keyword arguments, every one of them."""
     registry, provided = {
-        "agent": (AGENTS, ("input_dim", "n_actions", "group_of_agent")),
-        "mixer": (MIXERS, ("n_agents", "state_dim")),
-        "algorithm": (ALGORITHMS, ("policy", "mixer", "spec")),
+        "agent": (AGENTS, ("input_dim", "n_actions", "group_of_agent", "obs_entities", "inputs")),
+        "mixer": (MIXERS, ("n_agents", "state_dim", "obs_dim", "n_actions")),
+        "algorithm": (ALGORITHMS, ("policy", "make_policy", "mixer", "spec")),
         "optimizer": (OPTIMIZERS, ()),
     }[group]
     section = composed(f"{group}={choice}")[group]
@@ -167,10 +167,12 @@ def test_qmix_is_the_published_network_with_the_training_defaults_of_pymarl():
         "orthogonal_init": False,
     }
     mixer = {"name": "qmix", "embed_dim": 32, "hypernet_layers": 1, "hypernet_dim": 64, "positivity": "abs"}
+    mixer |= {"init_scale": 1.0}
     assert config.mixer == mixer
     assert run_config("mixer=qmix_pymarl").mixer == mixer | {"hypernet_layers": 2}
     optimizer = {"lr": 5e-4, "alpha": 0.99, "eps": 1e-5, "weight_decay": 0.0, "max_grad_norm": 10.0}
-    assert config.optimizer == {"name": "rmsprop", **optimizer}
+    schedule = {"lr_schedule": "constant", "lr_anneal_steps": 1000000, "lr_final": 0.0}
+    assert config.optimizer == {"name": "rmsprop", **optimizer, **schedule}
     rule = {key: config.algorithm[key] for key in ("name", "gamma", "double_q", "target_update_mode", "returns")}
     assert rule == {
         "name": "qmix",
@@ -225,7 +227,7 @@ def test_numbers_as_people_write_them():
     checked = check_settings(
         "optimizer", {k: v for k, v in config.optimizer.items() if k != "name"}, OPTIMIZERS.load("rmsprop")
     )
-    assert (checked["lr"], type(checked["lr"])) == (1.0, float)
+    assert (checked["rate"].lr, type(checked["rate"].lr)) == (1.0, float)
 
 
 def component(
@@ -310,6 +312,7 @@ def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
     free = ("total_env_steps", "eval_", "checkpoint_interval", "run_dir", "ckpt_path", "logger", "callbacks", "trainer")
     free += ("rollout.num_eval_envs", "rollout.on_resume", "rollout.backend", "rollout.num_workers")
     free += ("rollout.step_timeout_s", "rollout.max_faults", "rollout.fault_window_s")
+    free += ("replay.storage", "replay.memmap_dir")
     keys = [key for key in flatten(saved) if not key.startswith(free)]
     assert len(keys) > 30
     for key in [*keys, "trainer.precision", "trainer.gradient_clip_val", "env.new"]:

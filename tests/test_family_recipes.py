@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import fake_smac
 import pytest
@@ -19,6 +20,8 @@ SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "mixe
 SMALL += ["rollout.num_eval_envs=1", "trainer.accelerator=cpu", "logger=none", "checkpoint_interval=100000"]
 SMALL += ["algorithm.target_update_every=2"]
 
+EXPERIMENTS = Path(__file__).parents[1] / "conf" / "experiment"
+
 RECIPES = {
     "lbf_8x8_2p_3f": ["total_env_steps=800", "+env.kwargs.max_episode_steps=10"],
     "rware_tiny_2ag": ["total_env_steps=320", "+env.kwargs.max_steps=20"],
@@ -27,15 +30,20 @@ RECIPES = {
 }
 
 
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration as the commands see it."""
+    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+        tree = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+    assert isinstance(tree, dict)
+    tree.pop("hydra", None)
+    return {str(k): v for k, v in tree.items()}
+
+
 def train(tmp_path: Path, recipe: str, overrides: list[str]):
     """The run of a recipe, trained to its end."""
     budget = overrides[0].partition("=")[2]
     settings = [f"experiment={recipe}", *SMALL, f"eval_interval={budget}", f"run_dir={tmp_path}", *overrides]
-    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        tree = OmegaConf.to_container(compose("train", settings), resolve=True)
-    assert isinstance(tree, dict)
-    tree.pop("hydra", None)
-    config = validate({str(k): v for k, v in tree.items()})
+    config = validate(composed(*settings))
     _quieten_lightning()
     run = build_run(config, tmp_path, None, 0)
     try:
@@ -76,6 +84,35 @@ def test_a_starcraft_recipe_trains_through_a_relaunch(recipe, package, tmp_path,
     assert len(episodes) > 3
     assert not Counter(e.length for e in episodes) - Counter(SERVER.ended)
     assert all(e.terminated and not e.truncated for e in episodes)  # timeout_is_terminal
+
+
+TUNED = {name.stem.removeprefix("smac_").removesuffix("_tuned") for name in EXPERIMENTS.glob("smac_*_tuned.yaml")}
+IN_CI = ("6h_vs_8z", "3s5z_vs_3s6z")
+
+
+def test_the_tuned_recipes_are_those_of_the_published_table():
+    table = "2s3z 3s5z 1c3s5z 8m_vs_9m 3s_vs_5z 2c_vs_64zg corridor MMM2 27m_vs_30m 5m_vs_6m 3s5z_vs_3s6z 6h_vs_8z"
+    assert {*table.split(), "3m", "MMM"} == TUNED
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in IN_CI else pytest.mark.slow) for name in sorted(TUNED)]
+)
+def test_the_tuned_recipe_of_a_map_trains(name, tmp_path, monkeypatch):
+    fake_smac.install(monkeypatch, "smac")
+    small = ["total_env_steps=600", "rollout.num_envs=2", "rollout.backend=sync", "rollout.update_every=2"]
+    run = train(tmp_path, f"smac_{name}_tuned", small)
+    assert run.data.counters.updates > 1
+    # What the sizes of this test hide.
+    published = composed(f"experiment=smac_{name}_tuned")
+    assert published["env"]["map_name"] == name
+    assert (published["optimizer"]["name"], published["optimizer"]["lr"]) == ("adam", 0.001)
+    assert (published["replay"]["batch_size"], published["rollout"]["num_envs"]) == (128, 8)
+    assert published["algorithm"]["returns"] == "peng_lambda"
+    hard = name == "6h_vs_8z"
+    assert published["algorithm"]["td_lambda"] == (0.3 if hard else 0.6)
+    assert published["exploration"]["epsilon_anneal_steps"] == (500_000 if hard else 100_000)
+    assert published["agent"]["hidden_dim"] == (256 if name == "3s5z_vs_3s6z" else 64)
 
 
 @pytest.mark.parametrize("name", ["MMM", "3s5z", "MMM2", "5m_vs_6m", "2c_vs_64zg", "3s5z_vs_3s6z"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_mixers import Seen, qmix
 from torch import nn
 
 from qmix_lightning.mixers.none import NoMixer
@@ -16,7 +17,7 @@ S = 5
 BOTH = [(p, d) for p in POSITIVITY for d in (1, 2, 3)]
 
 
-def make(positivity="abs", layers=1, *, n=3, seed=0, embed=8, hidden=12, state_dim=S):
+def make(positivity="abs", layers=1, *, n=3, seed=0, embed=8, hidden=12, state_dim=S, init_scale=1.0):
     torch.manual_seed(seed)
     return QMixer(
         n_agents=n,
@@ -25,6 +26,7 @@ def make(positivity="abs", layers=1, *, n=3, seed=0, embed=8, hidden=12, state_d
         hypernet_layers=layers,
         hypernet_dim=hidden,
         positivity=positivity,
+        init_scale=init_scale,
     )
 
 
@@ -120,29 +122,6 @@ def test_each_agents_best_action_is_the_teams(positivity, layers, train):
     assert (gap <= 1e-5 * table.abs().amax(1).clamp(min=1)).all()
 
 
-def linear(layer, x):
-    rows, bias = layer.weight.detach().tolist(), layer.bias.detach().tolist()
-    return [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(rows, bias, strict=True)]
-
-
-def network(module, x):
-    for layer in module:
-        x = linear(layer, x) if isinstance(layer, nn.Linear) else [max(0.0, v) for v in x]
-    return x
-
-
-def elu(x):
-    return x if x > 0 else math.exp(x) - 1
-
-
-PLAIN = {
-    "abs": abs,
-    "softplus": lambda x: math.log1p(math.exp(x)),
-    "square": lambda x: x * x,
-    "exp": math.exp,
-}
-
-
 @pytest.mark.parametrize(("positivity", "layers"), BOTH)
 def test_equals_the_published_formula(positivity, layers):
     """Q_tot = |W2(s)|^T elu(|W1(s)|^T q + b1(s)) + b2(s), by loops over the mixer's own weights."""
@@ -151,15 +130,9 @@ def test_equals_the_published_formula(positivity, layers):
     qs, state = 2 * torch.randn(2, 2, n, dtype=torch.float64), torch.randn(2, 2, S, dtype=torch.float64)
     got = mixer(qs, state).detach()
     assert got.shape == (2, 2)
-    positive = PLAIN[positivity]
     for b, t in itertools.product(range(2), range(2)):
-        q, s = qs[b, t].tolist(), state[b, t].tolist()
-        w1, b1 = network(mixer.weight_1, s), linear(mixer.bias_1, s)
-        w2, (b2,) = network(mixer.weight_2, s), network(mixer.bias_2, s)
-        assert (len(w1), len(b1), len(w2)) == (n * m, m, m)
-        hidden = [elu(sum(q[i] * positive(w1[i * m + k]) for i in range(n)) + b1[k]) for k in range(m)]
-        expected = sum(hidden[k] * positive(w2[k]) for k in range(m)) + b2
-        assert float(got[b, t]) == pytest.approx(expected, rel=1e-9)
+        seen = Seen(qs[b, t].tolist(), state[b, t].tolist(), [], [], [])
+        assert float(got[b, t]) == pytest.approx(qmix(mixer, seen, positivity), rel=1e-9)
 
 
 def layout(module):
@@ -195,6 +168,25 @@ def test_weights_depend_on_the_state():
     assert values[0] != values[1]
 
 
+def test_pairs_of_agents_only_strengthen_each_other():
+    """ELU is convex and the weights are not negative: what two agents gain together is at least the sum of their gains.
+
+    So of the monotonic tables, the network holds those in which good actions complement each other, and not, say,
+    ``[[0, 1], [1, 1]]``, where one agent's good action makes the other's needless.
+    """
+    mixer = trained(make()).double()
+    g = torch.Generator().manual_seed(4)
+    qs, rises = (3 * torch.randn(500, 1, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    state = torch.randn(500, 1, S, generator=g, dtype=torch.float64)
+    rises = rises.abs()
+    for i, j in itertools.combinations(range(3), 2):
+        only_i, only_j = (rises * torch.eye(3, dtype=torch.float64)[k] for k in (i, j))
+        low, one, other, both = (mixer(qs + rise, state) for rise in (0.0, only_i, only_j, only_i + only_j))
+        gain = both - one - other + low
+        assert (gain >= -1e-9).all()
+        assert (gain > 0.1).any()
+
+
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_vdn_is_the_sum(n):
     qs = torch.randn(4, 3, n)
@@ -223,3 +215,13 @@ def test_wrong_shapes_are_named(qs, state):
     message = f"expected agent_qs [..., 3] and state [..., {S}], got {qs} and {state}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()(torch.zeros(qs), torch.zeros(state))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_small_start_scales_what_the_hypernetworks_end_in(layers):
+    plain, small = make(layers=layers), make(layers=layers, init_scale=0.1)
+    state = torch.randn(4, 2, S)
+    for name in ("weight_1", "bias_1", "weight_2", "bias_2"):
+        torch.testing.assert_close(getattr(small, name)(state), 0.1 * getattr(plain, name)(state))
+    with pytest.raises(ValueError, match=r"init_scale must be above 0, not 0\.0"):
+        make(init_scale=0.0)

@@ -1,11 +1,13 @@
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qmix_lightning.errors import CheckpointError, RunError
 from qmix_lightning.replay import Episode, EpisodeReplay
 from qmix_lightning.types import EnvSpec
 
@@ -27,12 +29,15 @@ def spec(n_actions=A):
 
 
 def episode(number, length, n_actions=A):
+    """A random one; the dead see nothing, and nobody is dead in the first row."""
     g = torch.Generator().manual_seed(number)
+    alive = torch.rand(length + 1, N, generator=g) > 0.2
+    alive[0] = True
     return Episode(
-        obs=torch.randn(length + 1, N, OBS, generator=g),
+        obs=torch.where(alive[..., None], torch.randn(length + 1, N, OBS, generator=g), 0.0),
         state=torch.randn(length + 1, S, generator=g),
         avail_actions=torch.rand(length + 1, N, n_actions, generator=g) > 0.5,
-        agent_mask=torch.rand(length + 1, N, generator=g) > 0.2,
+        agent_mask=alive,
         actions=torch.randint(n_actions, (length, N), generator=g),
         reward=torch.randn(length, generator=g),
         terminated=number % 3 == 0,
@@ -69,7 +74,6 @@ def filled(capacity, lengths):
 @settings(max_examples=60, deadline=None)
 @given(capacity=st.integers(1, 7), lengths=st.lists(st.integers(1, 400), max_size=40))
 def test_equals_a_list(capacity, lengths):
-    """Lengths up to 400 rows in a ring that starts with 1024: it wraps and grows, and both at once."""
     replay = EpisodeReplay(spec(), capacity)
     model = []
     for i, length in enumerate(lengths):
@@ -97,51 +101,18 @@ def test_an_episode_longer_than_everything():
     assert_holds(replay, model)
 
 
-@pytest.mark.parametrize("length", [98, 99, 100, 101])
-def test_a_gap_is_used_up_to_its_last_row(length):
-    """The head of the ring has 100 free rows before the oldest episode."""
-    replay, model = filled(3, [99, 799, 99])
-    start = replay.nbytes()
-    model.append(episode(3, length))
-    replay.add(model[-1])
-    assert_holds(replay, model)
-    assert replay.nbytes() == (start if length + 1 <= 100 else 2 * start)
-
-
-@pytest.mark.parametrize("length", [848, 849, 850, 851])
-def test_a_gap_in_the_middle_is_used_up_to_its_last_row(length):
-    """Live rows wrap around: from the write at 50 to the oldest episode at 900 there are 850."""
-    replay, model = filled(3, [99, 799, 99, 49])
-    start = replay.nbytes()
-    model.append(episode(4, length))
-    replay.add(model[-1])
-    assert_holds(replay, model)
-    assert replay.nbytes() == (start if length + 1 <= 850 else 2 * start)
-
-
-def test_grows_by_need():
-    replay = EpisodeReplay(spec(), 10)
-    start = replay.nbytes()
-    row = N * OBS * 4 + S * 4 + N * A + N + N + 4  # obs, state, avail, alive, actions, reward
-    assert start == 1024 * row
-    for i in range(5):
-        replay.add(episode(i, 203))  # 5 * 204 rows fit into 1024
-    assert replay.nbytes() == start
-    replay.add(episode(5, 203))
-    assert replay.nbytes() == 2 * start
-
-
 @pytest.mark.parametrize(("capacity", "length"), [(10, 9), (128, 7), (100, 25), (37, 80), (5, 1023)])
-def test_steady_state_allocates_nothing(capacity, length):
+def test_memory_is_that_of_what_is_held(capacity, length):
+    """And less than two chunks more, however many episodes have come and gone."""
     replay = EpisodeReplay(spec(), capacity)
     one = episode(0, length)
-    for _ in range(capacity):
+    rows = {replay._records: 1, replay._steps: length + 1, replay._state: length + 1}
+    rows[replay._obs] = int(one.agent_mask.sum())
+    for _ in range(5 * capacity):
         replay.add(one)
-    held, memory = replay.nbytes(), [t.data_ptr() for t in replay._store.values()]
-    for _ in range(3 * capacity):
-        replay.add(one)
-        assert replay.nbytes() == held
-    assert [t.data_ptr() for t in replay._store.values()] == memory
+        for queue, each in rows.items():
+            assert queue.nbytes < (each * len(replay) + 2 * queue.chunk_rows) * queue.row_bytes
+    assert replay.nbytes() == sum(queue.nbytes for queue in rows)
 
 
 def test_eviction_is_by_number_of_episodes():
@@ -180,9 +151,8 @@ def identities(batch, model):
 
 
 def test_sample_is_padded_whole_episodes():
-    # The long ones are gone when the replay is read, but their steps are still in the ring.
+    # The long ones are gone when the replay is read, but their steps are still in memory.
     replay, model = filled(12, [80] * 12 + [3, 11, 1, 7, 2, 40, 5, 6, 9, 2, 8, 1, 4, 10])
-    assert replay.nbytes() == EpisodeReplay(spec(), 1).nbytes()
     for key in range(30):
         batch = replay.sample(5, key)
         drawn = [model[i] for i in identities(batch, model)]
@@ -205,8 +175,11 @@ def test_sample_is_padded_whole_episodes():
             for name in TENSORS:
                 wanted = getattr(e, name)
                 assert torch.equal(getattr(batch, name)[b, : len(wanted)], wanted), name
-            # Padding repeats the last row of this episode; it is never another's.
-            assert torch.equal(batch.obs[b, length + 1 :], e.obs[length].expand(horizon - length, N, OBS))
+            # Padding is blank: never another's.
+            assert (batch.obs[b, length + 1 :] == 0).all()
+            assert (batch.state[b, length + 1 :] == 0).all()
+            assert not batch.agent_mask[b, length + 1 :].any()
+            assert (batch.avail_actions[b, length + 1 :] == torch.tensor([True, False, False])).all()
             assert (batch.actions[b, length:] == 0).all()
             assert (batch.reward[b, length:] == 0).all()
 
@@ -236,7 +209,7 @@ def test_sample_does_not_depend_on_the_layout():
     fresh.next_id = 6
     for one in model[-4:]:
         fresh.add(one)
-    assert [r.start for r in fresh._records] != [r.start for r in wrapped._records]
+    assert fresh._steps.first != wrapped._steps.first
     assert fresh.content_hash() == wrapped.content_hash()
     for key in range(10):
         a, b = wrapped.sample(3, key), fresh.sample(3, key)
@@ -251,6 +224,164 @@ def test_sample_is_uniform():
             counts[i] += 1
     # 600 each; by drawing 3 of 10 the variance is 2000 * 0.3 * 0.7 = 420
     assert (counts - 600).abs().max() < 4.5 * 420**0.5
+
+
+# What is stored -------------------------------------------------------------------------------------------------------
+
+PADDED = 4  # bytes of a number in the padded float32 store that others keep
+
+
+def padded_bytes(s):
+    """PyMARL's: an episode at full length, in float32 with one-hot actions, int64 actions and int32 legal actions."""
+    n, a = s.n_agents, s.n_actions
+    row = PADDED * (n * s.obs_dim + s.state_dim + 2 * n * a + 1) + 8 * n + 8 + 1  # and reward, filled, terminated
+    return row * (s.episode_limit + 1)
+
+
+def battle(n, obs, state, actions, limit):
+    """SMAC's shapes: 3s5z and MMM."""
+    names = tuple(f"unit_{i}" for i in range(n))
+    sizes = {"obs_dims": (obs,) * n, "action_counts": (actions,) * n, "group_of_agent": (0,) * n}
+    return EnvSpec(
+        n_agents=n,
+        n_actions=actions,
+        obs_dim=obs,
+        state_dim=state,
+        agent_names=names,
+        episode_limit=limit,
+        **sizes,
+    )
+
+
+@pytest.mark.parametrize("s", [battle(8, 128, 216, 14, 150), battle(10, 160, 290, 16, 150)], ids=["3s5z", "MMM"])
+def test_bytes_against_a_padded_store(s):
+    """Episodes that fill half of their limit."""
+    length, share = s.episode_limit // 2, {}
+    alive = torch.ones(length + 1, s.n_agents, dtype=torch.bool)
+    dying = torch.arange(length + 1)[:, None] < torch.linspace(0.3, 1.2, s.n_agents) * length
+    for name, dtype, mask in [
+        ("float32", "float32", alive), ("float16", "float16", alive), ("deaths", "float16", dying)
+    ]:  # fmt: skip
+        replay = EpisodeReplay(s, 24, dtype=dtype)
+        for _ in range(60):
+            replay.add(
+                Episode(
+                    obs=torch.zeros(length + 1, s.n_agents, s.obs_dim),
+                    state=torch.zeros(length + 1, s.state_dim),
+                    avail_actions=torch.ones(length + 1, s.n_agents, s.n_actions, dtype=torch.bool),
+                    agent_mask=mask,
+                    actions=torch.zeros(length, s.n_agents, dtype=torch.int64),
+                    reward=torch.zeros(length),
+                    terminated=True,
+                    truncated=False,
+                )
+            )
+        share[name] = replay.nbytes() / (24 * padded_bytes(s))
+    assert share["float32"] <= 0.43
+    assert share["float16"] <= 0.22
+    assert share["deaths"] < 0.8 * share["float16"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_training_sees_the_rounded_numbers(dtype):
+    """Observations and states are those of the dtype; rewards, actions and masks are exact."""
+    replay, kind = EpisodeReplay(spec(), 5, dtype=dtype), getattr(torch, dtype)
+    model = [episode(i, 3 + i) for i in range(5)]
+    for one in model:
+        one.obs, one.state = one.obs * 100, one.state * 100
+        replay.add(one)
+        one.obs, one.state = one.obs.to(kind).float(), one.state.to(kind).float()
+    assert_holds(replay, model)
+    batch = replay.sample(3, 1)
+    assert (batch.obs.dtype, batch.state.dtype) == (torch.float32, torch.float32)
+    drawn = [model[i] for i in identities(batch, model)]
+    assert all(torch.equal(batch.state[b, : e.length + 1], e.state) for b, e in enumerate(drawn))
+    restored = EpisodeReplay(spec(), 5, dtype=dtype)
+    restored.restore(0, replay.export(0, 5), 0)
+    assert restored.content_hash() == replay.content_hash()
+    assert torch.equal(restored.sample(3, 1).obs, batch.obs)
+
+
+def test_a_number_too_large_for_float16_is_told():
+    one = episode(0, 3)
+    one.state[1, 2] = -70000.0
+    message = (
+        "an observation or a state holds -70000, too large for float16 (65504): set replay.dtype=bfloat16 or float32"
+    )
+    with pytest.raises(RunError, match=re.escape(message)):
+        EpisodeReplay(spec(), 2, dtype="float16").add(one)
+    one.state[1, 2] = torch.inf  # the environment's own: not for the replay to judge
+    EpisodeReplay(spec(), 2, dtype="float16").add(one)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dims", [(2, 2), (2, 1)], ids=["even", "ragged"])
+def test_states_that_are_the_joined_observations_are_not_stored(dims, dtype):
+    ragged = replace(spec(), obs_dims=dims, state_dim=sum(dims))
+    replay, kind = EpisodeReplay(ragged, 6, dtype=dtype), getattr(torch, dtype)
+    model = [episode(i, 2 + i) for i in range(6)]
+    for i, one in enumerate(model):
+        one.obs[..., 1, dims[1] :] = 0
+        one.state = torch.cat([one.obs[:, k, :size] for k, size in enumerate(dims)], dim=1)
+        if i == 4:  # not quite: this one has to be kept
+            one.state[-1, 0] += 1.0
+        replay.add(one)
+        one.obs, one.state = one.obs.to(kind).float(), one.state.to(kind).float()
+    assert replay._state.end == 7  # rows of number 4 alone
+    assert_holds(replay, model)
+    for drawn in ([0, 1, 2], [4, 0, 5], [4, 4]):  # all rebuilt, some, none
+        batch = replay.gather(np.array(drawn))
+        for b, i in enumerate(drawn):
+            assert torch.equal(batch.state[b, : 3 + i], model[i].state)
+            assert (batch.state[b, 3 + i :] == 0).all()
+    restored = EpisodeReplay(ragged, 6, dtype=dtype)
+    restored.restore(0, replay.export(0, 6), 0)
+    assert restored.content_hash() == replay.content_hash()
+    assert_holds(restored, model)
+
+
+def test_what_the_dead_see_is_not_stored():
+    one, seen = episode(0, 30), episode(0, 30)
+    one.obs[~one.agent_mask] = torch.nan  # meaningless by contract
+    replay = EpisodeReplay(spec(), 2)
+    replay.add(one)
+    assert replay._obs.end == int(one.agent_mask.sum()) < 31 * N
+    assert_same(replay.get(0), seen)
+
+
+def test_everybody_may_be_dead_and_everything_empty():
+    one = episode(0, 3)
+    one.agent_mask[:] = False
+    one.obs[:] = 0
+    replay = EpisodeReplay(replace(spec(), state_dim=0), 2)
+    one.state = one.state[:, :0]
+    replay.add(one)
+    assert_same(replay.get(0), one)
+
+
+def test_clear_keeps_the_ids():
+    replay, _ = filled(3, [2, 3, 4, 5])
+    replay.clear()
+    assert (len(replay), replay.first_id, replay.next_id) == (0, 4, 4)
+    assert replay.add(episode(9, 6)) == 4
+    assert_same(replay.get(4), episode(9, 6))
+
+
+# On disk --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_in_a_file_is_the_same_store(tmp_path):
+    lengths = [5, 300, 2, 800, 9, 4, 30, 2, 700, 8]
+    replay, _ = filled(4, lengths)
+    folder = tmp_path / "not" / "yet" / "there"
+    on_disk = EpisodeReplay(spec(), 4, folder=folder)
+    assert not folder.exists()  # before anything is written
+    for i, length in enumerate(lengths):
+        on_disk.add(episode(i, length))
+    assert on_disk.content_hash() == replay.content_hash()
+    assert torch.equal(on_disk.sample(3, 1).obs, replay.sample(3, 1).obs)
+    assert on_disk.nbytes() == replay.nbytes()
+    assert list(folder.iterdir()) == []  # files without a name
 
 
 # Between processes ----------------------------------------------------------------------------------------------------
@@ -293,11 +424,27 @@ def test_an_export_is_plain_and_its_own_memory():
     assert segment["lengths"].tolist() == [3, 4, 5]
     assert segment["terminated"].tolist() == [e.terminated for e in model[1:]]
     assert segment["truncated"].tolist() == [e.truncated for e in model[1:]]
-    assert segment["obs"].shape == (3 + 1 + 4 + 1 + 5 + 1, N, OBS)
-    assert segment["reward"].shape == (12,)
-    before = segment["obs"].clone()
-    replay.get(1).obs.fill_(9.0)
-    assert torch.equal(segment["obs"], before)
+    assert segment["steps"].shape[0] == 3 + 1 + 4 + 1 + 5 + 1
+    assert segment["living"].tolist() == [int(e.agent_mask.sum()) for e in model[1:]]
+    assert torch.equal(segment["obs"], torch.cat([e.obs[e.agent_mask] for e in model[1:]]))
+    assert torch.equal(segment["state"], torch.cat([e.state for e in model[1:]]))
+    before = {name: value.clone() for name, value in segment.items()}
+    for i in range(5):
+        replay.add(episode(10 + i, 6))
+    assert all(torch.equal(segment[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("changed", ["steps", "obs", "state"])
+def test_a_segment_of_another_store_is_refused(changed):
+    segment = filled(3, [2, 3])[0].export(0, 2)
+    others = [
+        {name: value for name, value in segment.items() if name != changed},
+        {**segment, changed: segment[changed][:, :-1]},
+        {**segment, changed: segment[changed].double()},
+    ]
+    for other in others:
+        with pytest.raises(CheckpointError, match=f"the '{changed}' of a replay segment do not have this run's layout"):
+            EpisodeReplay(spec(), 3).restore(0, other, 0)
 
 
 def test_restoring_twice_adds_nothing():
@@ -310,10 +457,12 @@ def test_restoring_twice_adds_nothing():
 
 @pytest.mark.parametrize("changed", [f.name for f in fields(Episode)])
 def test_the_hash_sees_every_change(changed):
-    replay, _ = filled(3, [2, 3])
-    other = EpisodeReplay(spec(), 3)
-    other.add(episode(0, 2))
+    replay, other = EpisodeReplay(spec(), 3), EpisodeReplay(spec(), 3)
     one = episode(1, 3)
+    one.agent_mask[-1, -1] = True
+    for store in (replay, other):
+        store.add(episode(0, 2))
+    replay.add(one)
     value = getattr(one, changed)
     if isinstance(value, bool):
         setattr(one, changed, not value)

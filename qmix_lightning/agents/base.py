@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Agent", "AgentLayerNorm", "AgentLinear", "AgentState", "forget_dead", "orthogonal_", "parameter_sets"]
+from qmix_lightning.agents.packing import Packing
+
+__all__ = [
+    "Agent",
+    "AgentLayerNorm",
+    "AgentLinear",
+    "AgentState",
+    "forget_dead",
+    "orthogonal_",
+    "packing_columns",
+    "parameter_sets",
+]
 
 AgentState = tuple[Tensor, ...]
 """A recurrent agent's memory: a tuple of ``[B, N, H]``; empty for one without memory."""
@@ -24,10 +35,13 @@ class Agent(nn.Module):
     Attributes:
         feature_dim: ``F``, size of an agent's features.
         head: ``features [..., N, F]`` to ``q [..., N, A]``.
+        columns: of the packing that ``unroll_packed`` takes, see :class:`~qmix_lightning.agents.packing.Packing`: 1 if
+            all agents share one network, ``N`` if not; 0 if the agent has no such way and takes whole batches.
     """
 
     feature_dim: int
     head: nn.Module
+    columns: int = 0
 
     def initial_state(self, batch_size: int) -> AgentState:
         """The state before the first step, on the parameters' device."""
@@ -53,6 +67,15 @@ class Agent(nn.Module):
             state = forget_dead(state, alive[:, t])
             outputs.append(features)
         return torch.stack(outputs, dim=1), state  # [B, T, N, F]
+
+    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        """The living agents' steps and no others: ``inputs [P, C, I]`` to features ``[P, C, F]``.
+
+        Equal to ``unroll_body`` wherever an agent lives. ``state`` is that before the first step, ``[B, N, H]`` each.
+        Everything that is defined on ``[..., N, F]`` works on ``[..., C, F]`` too: with one column there is one set of
+        parameters, which asks for no agent's number.
+        """
+        raise NotImplementedError
 
     def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
         """As ``unroll_body``, to ``q [B, T, N, A]``."""
@@ -80,6 +103,11 @@ def parameter_sets(share_parameters: bool | str, group_of_agent: Sequence[int]) 
     if share_parameters is False:
         return list(range(len(group_of_agent)))
     raise ValueError(f"share_parameters must be true, false or 'group', not {share_parameters!r}")
+
+
+def packing_columns(sets: Sequence[int]) -> int:
+    """How agents with these sets of parameters are packed: in one column if they share a single one, else in ``N``."""
+    return 1 if len(set(sets)) == 1 else len(sets)
 
 
 class AgentLinear(nn.Module):

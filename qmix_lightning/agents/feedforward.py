@@ -8,8 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.agents.base import Agent, AgentLayerNorm, AgentLinear, AgentState, orthogonal_, parameter_sets
+from qmix_lightning.agents.base import (
+    Agent,
+    AgentLayerNorm,
+    AgentLinear,
+    AgentState,
+    orthogonal_,
+    packing_columns,
+    parameter_sets,
+)
 from qmix_lightning.agents.heads import make_head
+from qmix_lightning.agents.packing import Packing
 
 __all__ = ["FeedForwardAgent"]
 
@@ -43,6 +52,7 @@ class FeedForwardAgent(Agent):
         super().__init__()
         sets = parameter_sets(share_parameters, group_of_agent)
         self.feature_dim = hidden_dim
+        self.columns = packing_columns(sets)
         self.encode = AgentLinear(sets, input_dim, hidden_dim)
         self.encode_norm = AgentLayerNorm(sets, hidden_dim) if layer_norm else nn.Identity()
         self.hidden = AgentLinear(sets, hidden_dim, hidden_dim)
@@ -55,8 +65,11 @@ class FeedForwardAgent(Agent):
         return ()
 
     def body(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        encoded = torch.relu(self.encode_norm(self.encode(inputs)))
-        return torch.relu(self.hidden_norm(self.hidden(encoded))), state
+        encoded = torch.relu_(self.encode_norm(self.encode(inputs)))
+        return torch.relu_(self.hidden_norm(self.hidden(encoded))), state
 
     def unroll_body(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
         return self.body(inputs, state)
+
+    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        return self.body(inputs, state)[0]

@@ -42,18 +42,21 @@ class RunningMoments(nn.Module):
     @torch.no_grad()
     def update(self, items: Tensor, mask: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> None:
         """Take in ``items [..., *shape]`` where ``mask [...]`` is true, joined over all ranks."""
-        flat = items[mask].to(torch.float64)  # [M, *shape]
+        # Sums are taken around the mean so far, the same on all ranks: squares of large numbers would drown a small
+        # deviation.
+        flat = items[mask].to(torch.float64) - self.mean  # [M, *shape]
         sums = torch.cat([flat.new_tensor([len(flat)]), flat.sum(0).flatten(), flat.square().sum(0).flatten()])
         count, total, squares = all_reduce(sums).split([1, self.mean.numel(), self.mean.numel()])
-        mean = (total / count.clamp(min=1.0)).view_as(self.mean)
-        deviations = (squares / count).view_as(self.mean).sub(mean.square()).clamp_(min=0.0) * count
+        count = count.squeeze(0)
+        seen = count.clamp(min=1.0)  # a batch may have nothing that counts
+        difference = (total / seen).view_as(self.mean)
+        deviations = (squares / seen).view_as(self.mean).sub(difference.square()).clamp_(min=0.0) * count
         if self.horizon is not None:
             kept = 1.0 - 1.0 / self.horizon
             self.count.mul_(kept)
             self.squares.mul_(kept)
-        joined = self.count + count.squeeze(0)
-        share = count.squeeze(0) / joined.clamp(min=1e-12)  # nothing seen yet, and nothing now: stays as it is
-        difference = mean - self.mean
+        joined = self.count + count
+        share = count / joined.clamp(min=1e-12)  # nothing seen yet, and nothing now: stays as it is
         self.squares += deviations + difference.square() * self.count * share
         self.mean += difference * share
         self.count.copy_(joined)

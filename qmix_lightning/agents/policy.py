@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from qmix_lightning.agents.base import Agent, AgentState
 from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.packing import Packing
 from qmix_lightning.exploration import epsilon_greedy, greedy_actions
 from qmix_lightning.types import TrajectoryBatch
 
@@ -18,7 +21,12 @@ class Policy(nn.Module):
     Args:
         inputs: builds each agent's input.
         agent: the agent network.
+
+    Attributes:
+        stochastic: it needs draws to act in training even where nothing is explored.
     """
+
+    stochastic: ClassVar[bool] = False
 
     def __init__(self, *, inputs: InputBuilder, agent: Agent) -> None:
         super().__init__()
@@ -40,15 +48,38 @@ class Policy(nn.Module):
         return epsilon_greedy(q, avail_actions, epsilon, draws)
 
     def unroll(self, batch: TrajectoryBatch) -> Tensor:
-        """Every row of ``batch``, the last observation included: ``q [B, T+1, N, A]`` in float32 or wider."""
+        """Every row of ``batch``, the last observation included: ``q [B, T+1, N, A]`` in float32 or wider.
+
+        Only values of living agents mean anything.
+        """
+        if self.reads_living_only:
+            cells, packing = self._unroll_packed(batch)
+            return packing.scatter(self.values(cells))
         return self.values(self.unroll_features(batch))
 
     def unroll_features(self, batch: TrajectoryBatch) -> Tensor:
-        """What the agents' heads are given in every row of ``batch``: ``[B, T+1, N, F]``."""
+        """What the agents' heads are given in every row of ``batch``: ``[B, T+1, N, F]``, as for ``unroll``."""
+        if self.reads_living_only:
+            cells, packing = self._unroll_packed(batch)
+            return packing.scatter(cells)
         state = batch.initial_state or self.initial_state(batch.batch_size)
         inputs = self.inputs(batch.obs, batch.last_actions())
         features, _ = self.agent.unroll_body(inputs, state, batch.agent_mask)
         return features
+
+    @property
+    def reads_living_only(self) -> bool:
+        """Whether unrolling looks at no observation but those of living agents, so that others need not be cleaned."""
+        return self.agent.columns > 0
+
+    def _unroll_packed(self, batch: TrajectoryBatch) -> tuple[Tensor, Packing]:
+        """Features ``[P, C, F]`` of the steps that living agents took, and where they belong."""
+        columns = self.agent.columns
+        if ("packing", columns) not in batch.memo:
+            batch.memo["packing", columns] = Packing.of(batch.agent_mask, columns)
+        packing: Packing = batch.memo["packing", columns]
+        state = batch.initial_state or self.initial_state(batch.batch_size)
+        return self.agent.unroll_packed(self.inputs.packed(batch, packing), state, packing), packing
 
     def values(self, features: Tensor) -> Tensor:
         """``features [..., N, F]`` to ``q [..., N, A]`` in float32 or wider."""

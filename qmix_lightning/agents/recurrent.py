@@ -15,9 +15,12 @@ from qmix_lightning.agents.base import (
     AgentState,
     forget_dead,
     orthogonal_,
+    packing_columns,
     parameter_sets,
 )
+from qmix_lightning.agents.gru import packed_gru
 from qmix_lightning.agents.heads import make_head
+from qmix_lightning.agents.packing import Packing
 
 __all__ = ["RecurrentAgent"]
 
@@ -52,6 +55,7 @@ class RecurrentAgent(Agent):
         sets = parameter_sets(share_parameters, group_of_agent)
         self.n_agents = len(sets)
         self.feature_dim = hidden_dim
+        self.columns = packing_columns(sets)
         self.encode = AgentLinear(sets, input_dim, hidden_dim)
         self.encode_norm = AgentLayerNorm(sets, hidden_dim) if layer_norm else nn.Identity()
         # torch.nn.GRUCell's parametrisation: gates in the order reset, update, new; both biases kept.
@@ -74,7 +78,7 @@ class RecurrentAgent(Agent):
         return new + update * (hidden - new)
 
     def _from_input(self, inputs: Tensor) -> Tensor:
-        return self.input_gates(torch.relu(self.encode_norm(self.encode(inputs))))
+        return self.input_gates(torch.relu_(self.encode_norm(self.encode(inputs))))
 
     def body(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
         hidden = self._cell(self._from_input(inputs), state[0])
@@ -94,3 +98,17 @@ class RecurrentAgent(Agent):
                 (hidden,) = forget_dead((hidden,), alive[:, t])
         # The next segment may revive who died in this one.
         return self.memory_norm(torch.stack(memories, dim=1)), forget_dead((hidden,), alive[:, -1])  # [B, T, N, H]
+
+    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        encoded = torch.relu_(self.encode_norm(self.encode(inputs)))  # [P, C, H]
+        initial = packing.initial(state[0])
+        layers = (self.input_gates, self.state_gates)
+        parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
+        if packing.columns == 1:
+            weights = [p[0] for p in parameters]
+            memory = packed_gru(encoded[:, 0], initial[:, 0], *weights, counts=packing.counts)[:, None]
+        else:
+            weights = [p[self.input_gates.sets] for p in parameters]  # one for each agent
+            memory = packed_gru(encoded.transpose(0, 1), initial.transpose(0, 1), *weights, counts=packing.counts)
+            memory = memory.transpose(0, 1)
+        return self.memory_norm(memory)  # [P, C, H]

@@ -40,11 +40,14 @@ class Learner(nn.Module):
 
     Attributes:
         policy_class: what kind of acting network it trains: by epsilon-greedy values, or a stochastic policy.
+        on_policy: it learns only from what the present policy did; batches then have ``extras["epsilon"] [B]``, the
+            policy's epsilon, and ``extras["draws"] [B, N]`` in [0, 1), for the actions after the last step.
         policy: what acts; the only part that the collector and an evaluation see.
         all_reduce: sums a tensor over the ranks, in place; set by the LightningModule.
     """
 
     policy_class: ClassVar[type[Policy]] = Policy
+    on_policy: ClassVar[bool] = False
     policy: Policy
 
     def __init__(self) -> None:

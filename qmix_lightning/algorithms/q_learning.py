@@ -37,16 +37,34 @@ class MixerCall:
         self.wants = tuple(name for name in self.OPTIONAL if name in names)
 
     def __call__(self, mixer: nn.Module, q: Tensor, actions: Tensor, batch: TrajectoryBatch, rows: slice) -> Tensor:
-        """``q [B, T, N, A]`` and ``actions [B, T, N]`` of the observation rows ``rows`` of ``batch`` to ``[B, T]``."""
+        """``q [B, T, N, A]`` and ``actions [B, T, N]`` of the observation rows ``rows`` of ``batch`` to ``[B, T]``.
+
+        Zero at steps that did not happen.
+        """
         alive = batch.agent_mask[:, rows]
         zero = q.new_zeros(())
-        extra: dict[str, Tensor] = {}
+        given = {"actions": actions, "agent_mask": alive}
         if "greedy_qs" in self.wants:
-            extra["greedy_qs"] = greedy_values(q, q, batch.avail_actions[:, rows]).where(alive, zero)
-        given = {"actions": actions, "obs": batch.obs[:, rows], "agent_mask": alive}
-        extra |= {name: value for name, value in given.items() if name in self.wants}
-        taken = chosen_values(q, actions).where(alive, zero)  # [B, T, N]
-        return mixer(taken, batch.state[:, rows], **extra).to(q.dtype)
+            given["greedy_qs"] = greedy_values(q, q, batch.avail_actions[:, rows]).where(alive, zero)
+        if "obs" in self.wants:
+            given["obs"] = batch.obs[:, rows]
+        given["agent_qs"] = chosen_values(q, actions).where(alive, zero)  # [B, T, N]
+        # Mixing knows no time: the steps that happened are given as the steps of one long row.
+        steps = _filled_steps(batch)  # [F]
+        observed = steps + steps.div(batch.length, rounding_mode="floor") + (rows.start or 0)  # rows of [B, T+1]
+        names = ("agent_qs", *self.wants)
+        packed = {name: given[name].flatten(0, 1).index_select(0, steps)[None] for name in names}  # [1, F, N, ...]
+        state = batch.state.flatten(0, 1).index_select(0, observed)[None]  # [1, F, S]
+        mixed = mixer(packed.pop("agent_qs"), state, **packed).to(q.dtype)[0]  # [F] or [F, N]
+        b, t = batch.filled.shape
+        return mixed.new_zeros(b * t, *mixed.shape[1:]).index_copy(0, steps, mixed).unflatten(0, (b, t))
+
+
+def _filled_steps(batch: TrajectoryBatch) -> Tensor:
+    """``[F]``: the steps that happened, as positions in the flattened ``[B, T]``."""
+    if "filled_steps" not in batch.memo:
+        batch.memo["filled_steps"] = batch.filled.flatten().nonzero().squeeze(1)
+    return batch.memo["filled_steps"]
 
 
 class QLearning(ValueLearner):
@@ -64,6 +82,8 @@ class QLearning(ValueLearner):
         self.policy = policy
         self.mixer = mixer
         self.mix = MixerCall(mixer)
+        obs_too = policy.reads_living_only and "obs" not in self.mix.wants
+        self._read_where_meaningful = ("state", "obs") if obs_too else ("state",)
         self.target_policy = copy.deepcopy(policy).requires_grad_(False)
         self.target_mixer = copy.deepcopy(mixer).requires_grad_(False)
 
@@ -90,7 +110,7 @@ class QLearning(ValueLearner):
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """Squared TD error over filled steps (and, without a mixer, living agents)."""
-        batch = batch.sanitized()
+        batch = batch.sanitized(leave=self._read_where_meaningful)
         q = self.policy.unroll(batch)  # [B, T+1, N, A]
         before = slice(0, -1)
         q_mixed = self.mix(self.mixer, q[:, before], batch.actions, batch, before)  # [B, T] or [B, T, N]

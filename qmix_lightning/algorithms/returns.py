@@ -124,11 +124,11 @@ def lambda_returns(
     reward, continues = _aligned(value_tp1, reward, continues)
     # What the step's own row says apart from what follows: r + gamma (1 - lambda c) V, or the one-step target.
     own = torch.where(continues, reward + gamma * (1.0 - lambda_) * value_tp1, one_step)  # [B, T] or [B, T, N]
-    decay = torch.where(continues, gamma * lambda_, torch.zeros_like(own))
-    target = torch.zeros_like(own[:, 0])
-    targets = []
-    for own_t, decay_t in zip(reversed(own.unbind(1)), reversed(decay.unbind(1)), strict=True):
-        target = torch.addcmul(own_t, decay_t, target)
+    target = own[:, -1]
+    targets = [target]
+    for own_t, continues_t in zip(reversed(own[:, :-1].unbind(1)), reversed(continues[:, :-1].unbind(1)), strict=True):
+        # A choice and not a product with 0: behind a row's end stands padding.
+        target = torch.where(continues_t, torch.add(own_t, target, alpha=gamma * lambda_), own_t)
         targets.append(target)
     return torch.stack(targets[::-1], dim=1)
 

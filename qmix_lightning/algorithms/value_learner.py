@@ -123,7 +123,8 @@ class ValueLearner(Learner):
         if self.value_moments is None:
             return targets
         if self.training:
-            mask = batch.filled.reshape(*batch.filled.shape, *(1,) * (targets.dim() - 2)).expand_as(targets)
+            # A value of its own is a living agent's; what stands for a dead one's would drag the statistics along.
+            mask = batch.filled if targets.dim() == 2 else batch.filled[..., None] & batch.agent_mask[:, :-1]
             self.value_moments.update(targets, mask, self.all_reduce)
         return self.value_moments.normalize(targets)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,21 @@ def hypernetwork(in_features: int, out_features: int, layers: int, hidden_dim: i
     return nn.Sequential(*modules[:-1])
 
 
+def side_by_side(networks: Sequence[nn.Module], inputs: Tensor) -> list[Tensor]:
+    """What each of ``networks`` (linear layers, or sequences that begin with one) makes of the same ``inputs``.
+
+    Their first layers are one product: four narrow ones, all reading the state, cost more than a wide one.
+    """
+    layers = [list(net) if isinstance(net, nn.Sequential) else [net] for net in networks]
+    firsts = [cast(nn.Linear, net[0]) for net in layers]
+    joined = F.linear(inputs, torch.cat([f.weight for f in firsts]), torch.cat([f.bias for f in firsts]))
+    outputs = list(joined.split([f.out_features for f in firsts], dim=-1))
+    for i, net in enumerate(layers):
+        for layer in net[1:]:
+            outputs[i] = layer(outputs[i])
+    return outputs
+
+
 class QMixer(nn.Module):
     """``Q_tot = |W2(s)|^T elu(|W1(s)|^T q + b1(s)) + b2(s)`` (Rashid et al. 2018, section 4).
 
@@ -47,6 +62,9 @@ class QMixer(nn.Module):
         hypernet_layers: depth of the weights' hypernetworks: 1 in the paper, 2 in PyMARL's configuration.
         hypernet_dim: hidden width of a hypernetwork deeper than one layer.
         positivity: ``abs`` (the paper's), ``softplus``, ``square`` or ``exp``.
+        init_scale: what the initial weights and biases of the hypernetworks' last layers are multiplied by: 1 leaves
+            them as torch makes them. With states of large numbers the team's value then begins far from any return,
+            and its bootstraps may keep it there; 0.1 begins near zero.
     """
 
     def __init__(
@@ -58,8 +76,11 @@ class QMixer(nn.Module):
         hypernet_layers: int,
         hypernet_dim: int,
         positivity: Literal["abs", "softplus", "square", "exp"],
+        init_scale: float,
     ) -> None:
         super().__init__()
+        if not init_scale > 0.0:
+            raise ValueError(f"init_scale must be above 0, not {init_scale}")
         if positivity not in POSITIVITY:
             raise ValueError(f"positivity must be one of {', '.join(POSITIVITY)}, not '{positivity}'")
         if embed_dim < 1:
@@ -72,6 +93,11 @@ class QMixer(nn.Module):
         self.bias_1 = nn.Linear(state_dim, embed_dim)
         self.weight_2 = hypernetwork(state_dim, embed_dim, hypernet_layers, hypernet_dim)
         self.bias_2 = hypernetwork(state_dim, 1, 2, embed_dim)
+        with torch.no_grad():
+            for network in (self.weight_1, self.bias_1, self.weight_2, self.bias_2):
+                last = cast(nn.Linear, network[-1] if isinstance(network, nn.Sequential) else network)
+                last.weight.mul_(init_scale)
+                last.bias.mul_(init_scale)
 
     def forward(self, agent_qs: Tensor, state: Tensor) -> Tensor:
         """``agent_qs [B, T, N]`` and ``state [B, T, S]`` to ``q_tot [B, T]``."""
@@ -81,8 +107,11 @@ class QMixer(nn.Module):
                 f"got {tuple(agent_qs.shape)} and {tuple(state.shape)}"
             )
         positive = POSITIVITY[self.positivity]
-        weight_1 = positive(self.weight_1(state)).unflatten(-1, (self.n_agents, self.embed_dim))  # [B, T, N, M]
-        mixed = torch.einsum("...n,...nm->...m", agent_qs.to(weight_1.dtype), weight_1)  # [B, T, M]
-        hidden = F.elu(mixed + self.bias_1(state))
-        weight_2 = positive(self.weight_2(state))  # [B, T, M]
-        return (hidden * weight_2).sum(dim=-1) + self.bias_2(state).squeeze(-1)  # [B, T]
+        weight_1, bias_1, weight_2, bias_2 = side_by_side(
+            [self.weight_1, self.bias_1, self.weight_2, self.bias_2], state
+        )
+        weight_1 = positive(weight_1).unflatten(-1, (self.n_agents, self.embed_dim))  # [B, T, N, M]
+        # A product of one row with a small matrix, for each step: cheaper as a sum than as so many matrix products.
+        mixed = (agent_qs.to(weight_1.dtype)[..., None] * weight_1).sum(dim=-2)  # [B, T, M]
+        hidden = F.elu(mixed + bias_1)
+        return (hidden * positive(weight_2)).sum(dim=-1) + bias_2.squeeze(-1)  # [B, T]

@@ -1,0 +1,119 @@
+"""The table of what each algorithm reaches on each task, from real runs at equal environment steps.
+
+    python benchmarks/results.py --folder outputs/results [--tasks two_step lbf] [--algorithms vdn qmix] [--seeds 1 2 3]
+
+Runs ``qmix-train`` for every task, algorithm and seed, some side by side, and prints a table in Markdown: the mean of
+the last evaluation's greedy return over the seeds, with half of its 95 % interval (Student's t). What is finished
+already is not run again, so the command can be interrupted and repeated. One setting for each task, the same for all
+algorithms apart from what on-policy ones need; nothing is tuned for each algorithm by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+COMMON = [
+    "optimizer=adam",
+    "logger=none",
+    "num_threads=1",
+    "trainer.enable_progress_bar=false",
+    "checkpoint_interval=1000000000",
+]
+GAME = [
+    *("agent=feedforward", "optimizer.lr=1e-3", "rollout.num_envs=8", "eval_episodes=1"),
+    *("exploration.epsilon_start=1", "exploration.epsilon_finish=1", "algorithm.target_update_every=100"),
+]
+TASKS: dict[str, tuple[int, list[str]]] = {
+    "two_step": (12_000, ["env=two_step", *GAME, "agent=recurrent"]),
+    "qtran_game": (8_000, ["env=matrix", "env.preset=qtran", *GAME]),
+    "climbing": (8_000, ["env=matrix", "env.preset=climbing", *GAME]),
+    "penalty": (8_000, ["env=matrix", "env.preset=penalty", *GAME]),
+    "simple_spread": (
+        200_000,
+        [
+            *("env=mpe", "env.scenario=simple_spread", "agent=feedforward", "rollout.num_envs=8"),
+            *("rollout.update_every=2", "eval_episodes=100", "algorithm.normalize_rewards=standardize"),
+        ],
+    ),
+    "lbf_8x8_2p_3f": (200_000, ["experiment=lbf_8x8_2p_3f", "eval_episodes=100"]),
+    "smax_3m": (200_000, ["experiment=smax_3m", "eval_episodes=128"]),
+}
+ON_POLICY = ["replay=on_policy"]
+ALGORITHMS: dict[str, list[str]] = {
+    **{
+        name: []
+        for name in ("iql", "vdn", "qmix", "qmix_ns", "qmix_lin", "vdn_s", "qtran_base", "qtran_alt", "cw_qmix")
+    },
+    **{name: [] for name in ("ow_qmix", "qplex", "qatten")},
+    "coma": ON_POLICY,
+}
+
+
+def command(task: str, algorithm: str, seed: int, folder: Path) -> list[str]:
+    """The run of one cell's seed."""
+    steps, settings = TASKS[task]
+    return [
+        *(sys.executable, "-W", "ignore", "-m", "qmix_lightning.train", *COMMON, *settings, f"algorithm={algorithm}"),
+        *(f"total_env_steps={steps}", f"eval_interval={steps}", f"seed={seed}", f"run_dir={folder}"),
+        *ALGORITHMS[algorithm],
+    ]
+
+
+def run(task: str, algorithm: str, seed: int, root: Path) -> dict[str, float] | None:
+    """The last evaluation of a run, made if it is not there yet; ``None`` if it failed."""
+    folder = root / task / algorithm / f"seed{seed}"
+    summary = folder / "summary.json"
+    if not summary.exists() or json.loads(summary.read_text())["status"] != "completed":
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+        done = subprocess.run(command(task, algorithm, seed, folder), capture_output=True, text=True)
+        if done.returncode:
+            print(f"{task} {algorithm} seed {seed}: {done.stdout}{done.stderr}".strip(), file=sys.stderr, flush=True)
+            return None
+    found = json.loads(summary.read_text())
+    print(f"{task} {algorithm} seed {seed}: {found['eval']['return_mean']:.3g} ({found['wall_s']:.0f} s)", flush=True)
+    return found["eval"]
+
+
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Student's t for a two-sided 95 % interval, by number of values."""
+
+
+def cell(values: list[float]) -> str:
+    """Mean and half of the interval, as text."""
+    if len(values) < 2:
+        return f"{values[0]:.3g} (1 seed)" if values else "failed"
+    half = T95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.3g} ± {half:.2g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/results"))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
+    options = parser.parse_args()
+    jobs = [(t, a, s) for t in options.tasks for s in options.seeds for a in options.algorithms]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        results = dict(zip(jobs, pool.map(lambda job: run(*job, options.folder), jobs), strict=True))
+    metric = {task: "win_rate" if task.startswith("smax") else "return_mean" for task in options.tasks}
+    print(f"\n| algorithm | {' | '.join(f'{t} ({TASKS[t][0]:,} steps)' for t in options.tasks)} |")
+    print(f"|---{'|---' * len(options.tasks)}|")
+    for algorithm in options.algorithms:
+        cells = []
+        for task in options.tasks:
+            found = [results[task, algorithm, seed] for seed in options.seeds]
+            cells.append(cell([result[metric[task]] for result in found if result is not None]))
+        print(f"| {algorithm} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

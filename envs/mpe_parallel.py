@@ -1,0 +1,83 @@
+"""MPE's games stepped as the simultaneous games they are.
+
+Imports nothing of the package: it is handed its environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["ParticleEnv"]
+
+
+class ParticleEnv:
+    """A game of ``mpe2`` as a PettingZoo ``ParallelEnv``, without its turns.
+
+    The package plays in turns and moves the world after the last one; its own ``parallel_env`` takes those turns one by
+    one, each with an observation that nobody reads, and a quarter of the time goes there. Here the world moves once all
+    actions are set. The results are the package's, which tests compare.
+
+    Args:
+        env: what the scenario's ``parallel_env`` returns.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+        self._game = game = env.unwrapped
+        self.possible_agents: list[str] = list(game.possible_agents)
+        self.agents: list[str] = []
+        self.metadata: dict[str, Any] = dict(env.metadata)
+        self.max_cycles = int(game.max_cycles)
+        self.state_space = game.state_space
+        self._observations: dict[str, np.ndarray] = {}
+
+    def observation_space(self, agent: str) -> Any:
+        return self._game.observation_space(agent)
+
+    def action_space(self, agent: str) -> Any:
+        return self._game.action_space(agent)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+        """Observations and infos by agent."""
+        self._game.reset(seed=seed, options=options)
+        self.agents = list(self.possible_agents)
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """Observations, rewards, terminations, truncations and infos by agent."""
+        game, agents = self._game, self.possible_agents
+        game.current_actions = [actions[agent] for agent in agents]
+        game._execute_world_step()
+        game.steps += 1
+        truncated = game.steps >= self.max_cycles
+        terminated = not truncated and bool(game.scenario.is_terminal(game.world))
+        if truncated or terminated:
+            self.agents = []
+        infos = {agent: game.infos[agent] for agent in agents}
+        ends = dict.fromkeys(agents, terminated), dict.fromkeys(agents, truncated)
+        return self._observe(), dict(game.rewards), *ends, infos
+
+    def state(self) -> np.ndarray:
+        """All observations joined, as the package defines it."""
+        return np.concatenate([self._observations[agent] for agent in self.possible_agents])
+
+    def render(self) -> Any:
+        return self._env.render()
+
+    def close(self) -> None:
+        self._env.close()
+
+    @property
+    def unwrapped(self) -> Any:
+        return self._game
+
+    @property
+    def render_mode(self) -> str | None:
+        return self._game.render_mode
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        self._observations = {agent: self._game.observe(agent) for agent in self.possible_agents}
+        return dict(self._observations)

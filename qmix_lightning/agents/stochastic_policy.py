@@ -1,0 +1,68 @@
+"""A team of stochastic policies: a softmax over legal actions with a floor under each of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.exploration import greedy_actions
+
+__all__ = ["StochasticPolicy", "floored_log_policy", "sample_actions"]
+
+
+def floored_log_policy(logits: Tensor, avail_actions: Tensor, epsilon: Tensor) -> Tensor:
+    """``log pi`` of ``pi = (1 - eps) softmax(logits over the legal actions) + eps / n_legal`` (Foerster et al. 2018,
+    appendix: bounding the policy from below keeps every action tried).
+
+    Computed in logarithms, so that neither a probability that underflows nor an illegal action gives a gradient that is
+    not finite.
+
+    Args:
+        logits: ``[..., A]``; those of illegal actions are never read.
+        avail_actions: ``[..., A]`` bool with at least one legal action.
+        epsilon: broadcasts to ``[...]``, in [0, 1].
+
+    Returns:
+        ``[..., A]``, ``-inf`` for illegal actions.
+    """
+    if avail_actions.shape != logits.shape:
+        raise ValueError(f"avail_actions must be {tuple(logits.shape)}, got {tuple(avail_actions.shape)}")
+    epsilon = epsilon.to(logits.dtype)[..., None]
+    soft = torch.log_softmax(torch.where(avail_actions, logits, float("-inf")), dim=-1)
+    # logaddexp of two infinities has a NaN for a gradient, which log_softmax would spread to the legal actions.
+    soft = torch.where(avail_actions, soft, torch.zeros_like(soft))
+    n_legal = avail_actions.sum(dim=-1, keepdim=True)
+    floored = torch.logaddexp(soft + torch.log1p(-epsilon), torch.log(epsilon / n_legal))
+    return torch.where(avail_actions, floored, float("-inf"))
+
+
+def sample_actions(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """One action for each draw, by the inverse of the cumulative distribution.
+
+    Args:
+        probabilities: ``[..., A]``, exactly zero for illegal actions; need not add up to one exactly.
+        draws: ``[...]`` in [0, 1).
+
+    Returns:
+        ``[...]`` int64, never an action of probability zero.
+    """
+    cumulative = probabilities.cumsum(dim=-1)
+    # Divided by itself the last entry is exactly 1, above any draw; multiplying the draw could round up to it.
+    return (cumulative / cumulative[..., -1:] > draws[..., None]).to(torch.uint8).argmax(dim=-1)
+
+
+class StochasticPolicy(Policy):
+    """An actor: the agents' outputs are logits, and actions are sampled; in evaluation the likeliest are taken."""
+
+    stochastic = True
+
+    def log_probabilities(self, logits: Tensor, avail_actions: Tensor, epsilon: Tensor) -> Tensor:
+        """``logits [..., N, A]`` to ``log pi [..., N, A]``; ``epsilon`` broadcasts to ``[..., N]``."""
+        return floored_log_policy(logits, avail_actions, epsilon)
+
+    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tensor | None) -> Tensor:
+        """Legal actions ``[B, N]``: sampled by ``draws[..., 1]``, the likeliest without ``draws [B, N, 2]``."""
+        if draws is None:
+            return greedy_actions(q, avail_actions)
+        return sample_actions(self.log_probabilities(q, avail_actions, q.new_tensor(epsilon)).exp(), draws[..., 1])

@@ -1,0 +1,128 @@
+"""How a step is packed into bytes, and floats into fewer of them: exact but for the chosen dtype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmix_lightning.errors import RunError
+from qmix_lightning.types import NO_OP, EnvSpec
+
+__all__ = ["DTYPES", "JoinedState", "StepLayout", "Steps", "narrow", "widen"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""What observations and states can be stored as."""
+
+
+@dataclass
+class Steps:
+    """``K`` steps unpacked.
+
+    Shapes: ``reward [K]``, ``actions [K, N]``, ``agent_mask [K, N]``, ``avail_actions [K, N, A]``.
+    """
+
+    reward: NDArray[np.float32]
+    actions: NDArray[np.int64]
+    agent_mask: NDArray[np.bool_]
+    avail_actions: NDArray[np.bool_]
+
+
+class StepLayout:
+    """A step as ``width`` bytes: the reward in float32, an action of each agent, and one bit for each mask.
+
+    Args:
+        n_agents: ``N``.
+        n_actions: ``A``.
+    """
+
+    def __init__(self, n_agents: int, n_actions: int) -> None:
+        self.n_agents = n_agents
+        self.n_actions = n_actions
+        self.action_dtype = np.dtype("u1" if n_actions <= 2**8 else "<u2" if n_actions <= 2**16 else "<i4")
+        self._bits = n_agents * (1 + n_actions)
+        self._actions = slice(4, 4 + n_agents * self.action_dtype.itemsize)
+        self.width = self._actions.stop + (self._bits + 7) // 8
+
+    def pack(self, steps: Steps) -> NDArray[np.uint8]:
+        """``[K, width]``."""
+        k = len(steps.reward)
+        packed = np.empty((k, self.width), np.uint8)
+        packed[:, :4] = steps.reward.astype("<f4")[:, None].view(np.uint8)
+        packed[:, self._actions] = np.ascontiguousarray(steps.actions.astype(self.action_dtype)).view(np.uint8)
+        bits = np.concatenate([steps.agent_mask, steps.avail_actions.reshape(k, -1)], axis=1)  # [K, N + N*A]
+        packed[:, self._actions.stop :] = np.packbits(bits, axis=1)
+        return packed
+
+    def unpack(self, packed: NDArray[np.uint8]) -> Steps:
+        """The steps of ``packed [K, width]``."""
+        k, n = len(packed), self.n_agents
+        bits = np.unpackbits(packed[:, self._actions.stop :], axis=1, count=self._bits).view(np.bool_)
+        return Steps(
+            reward=np.ascontiguousarray(packed[:, :4]).view("<f4")[:, 0].astype(np.float32),
+            actions=np.ascontiguousarray(packed[:, self._actions]).view(self.action_dtype).astype(np.int64),
+            agent_mask=np.ascontiguousarray(bits[:, :n]),
+            avail_actions=np.ascontiguousarray(bits[:, n:]).reshape(k, n, self.n_actions),
+        )
+
+    def blank(self) -> NDArray[np.uint8]:
+        """A step that never happened, ``[width]``: nobody is there, and only the no-op is legal."""
+        n = self.n_agents
+        legal = np.zeros((1, n, self.n_actions), np.bool_)
+        legal[..., NO_OP] = True
+        nobody = np.zeros((1, n), np.bool_)
+        return self.pack(Steps(np.zeros(1, np.float32), np.zeros((1, n), np.int64), nobody, legal))[0]
+
+
+class JoinedState:
+    """States that are the agents' observations, one after the other without padding (or empty): not to be stored.
+
+    Args:
+        spec: sizes of the environment.
+    """
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self._dims = spec.obs_dims
+        self._size = spec.state_dim
+        self._even = len(set(spec.obs_dims)) == 1 and spec.obs_dims[0] == spec.obs_dim
+        self._possible = spec.state_dim in (0, sum(spec.obs_dims))
+
+    def of(self, obs: Tensor) -> Tensor:
+        """``obs [..., N, O]`` to the state ``[..., S]``."""
+        if self._even:
+            return obs.flatten(-2)[..., : self._size]
+        return torch.cat([obs[..., i, :size] for i, size in enumerate(self._dims)], dim=-1)[..., : self._size]
+
+    def equals(self, state: NDArray[np.float32], obs: NDArray[np.float32]) -> bool:
+        """Whether ``state [K, S]`` is what :meth:`of` makes of ``obs [K, N, O]``, bit for bit."""
+        if not self._possible:
+            return False
+        joined = np.ascontiguousarray(self.of(torch.from_numpy(obs)).numpy())
+        return bool(np.array_equal(joined.view(np.int32), np.ascontiguousarray(state).view(np.int32)))
+
+
+def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray:
+    """``values`` rounded to ``dtype``; numpy has no bfloat16, so 16 bits are held as ``int16``.
+
+    Raises:
+        RunError: a number is too large for ``float16``.
+    """
+    values = np.ascontiguousarray(values)
+    if dtype == torch.float32:
+        return values
+    rounded = torch.from_numpy(values).to(dtype)
+    if dtype == torch.float16 and bool((rounded.isinf() & torch.from_numpy(values).isfinite()).any()):
+        finite = values[np.isfinite(values)]
+        raise RunError(
+            f"an observation or a state holds {finite[np.abs(finite).argmax()]:.6g}, too large for float16 (65504): "
+            "set replay.dtype=bfloat16 or float32"
+        )
+    return rounded.view(torch.int16).numpy()
+
+
+def widen(values: NDArray, dtype: torch.dtype, out: Tensor) -> None:
+    """Write what :func:`narrow` made into ``out``, float32 of the same shape."""
+    out.copy_(torch.from_numpy(values).view(dtype) if dtype != torch.float32 else torch.from_numpy(values))

@@ -1,0 +1,194 @@
+"""Rows of bytes, first in, first out, in memory that grows without being copied."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import weakref
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmix_lightning.errors import RunError
+
+__all__ = ["BLANK", "Memory", "RowQueue"]
+
+BLANK = -1
+"""The index of a row that is always there: what padding and dead agents show."""
+
+_LEAST_ROWS, _MOST_ROWS = 16, 1 << 16
+_CHUNKS = 2048
+_LEAST_GROWTH = 1 << 16
+
+
+class Memory:
+    """Bytes that start as zeros and can grow; nothing is resident before it is written.
+
+    Args:
+        folder: where a file holds them; ``None``: anonymous memory. The file has no name, so that nothing is left of it
+            when the process ends, in whatever way.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._file = -1
+        self._map: mmap.mmap | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._map is None else len(self._map)
+
+    def grow(self, size: int) -> NDArray[np.uint8]:
+        """All bytes, now at least ``size`` of them. No array that was returned before may be in use any more.
+
+        Raises:
+            RunError: the disk or the memory is full.
+        """
+        size = -(-max(size, len(self) + max(_LEAST_GROWTH, len(self) // 8)) // mmap.PAGESIZE) * mmap.PAGESIZE
+        try:
+            self._map = self._anonymous(size) if self._folder is None else self._of_file(self._folder, size)
+        except (OSError, MemoryError) as error:
+            where = "memory" if self._folder is None else f"disk at {self._folder}"
+            raise RunError(f"the replay needs {size:,} bytes, for which the {where} has no room: {error}") from error
+        return np.frombuffer(self._map, np.uint8)
+
+    def _anonymous(self, size: int) -> mmap.mmap:
+        if self._map is not None:
+            try:
+                self._map.resize(size)  # moves the pages' addresses, not the pages
+                return self._map
+            except SystemError:  # a system without mremap
+                pass
+        grown = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if self._map is not None:
+            grown[: len(self._map)] = self._map[:]
+            self._map.close()
+        return grown
+
+    def _of_file(self, folder: Path, size: int) -> mmap.mmap:
+        if self._file < 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                self._file = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._file)
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        if hasattr(os, "posix_fallocate"):
+            # A full disk is an error here; met while writing to the map it would be a SIGBUS.
+            os.posix_fallocate(self._file, 0, size)
+        else:
+            os.ftruncate(self._file, size)
+        return mmap.mmap(self._file, size)
+
+
+class RowQueue:
+    """A queue of rows of ``width`` items, which are appended at the end, read anywhere and released at the front.
+
+    A row's index is how many were appended before it. Rows lie in chunks; a chunk whose rows have all been released is
+    used again, so the memory is that of the rows held and less than two chunks. Nothing is ever moved.
+
+    Args:
+        width: items of a row.
+        dtype: of an item.
+        expected_rows: how many rows will be held; decides the size of a chunk and nothing else.
+        folder: see :class:`Memory`.
+        blank: the content of the row ``BLANK``; zeros if it is not given.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        dtype: np.dtype,
+        *,
+        expected_rows: int,
+        folder: Path | None = None,
+        blank: NDArray | None = None,
+    ) -> None:
+        self.width = width
+        self.dtype = np.dtype(dtype)
+        self.row_bytes = width * self.dtype.itemsize
+        wanted = min(max(expected_rows // _CHUNKS, _LEAST_ROWS), _MOST_ROWS)
+        self._shift = wanted.bit_length() - 1  # rows of a chunk: a power of two
+        self._memory = Memory(folder)
+        self._blank = blank
+        self._rows: NDArray = np.empty((0, width), self.dtype)
+        self._chunks = 0  # chunks that have ever been used
+        self._free: list[int] = []
+        self._place = np.zeros(8, np.int64)  # where chunk number c of the queue lies, at c modulo the size
+        self.first = 0
+        self.end = 0
+
+    @property
+    def chunk_rows(self) -> int:
+        return 1 << self._shift
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use: those of every chunk that was ever needed."""
+        return self._chunks * self.chunk_rows * self.row_bytes
+
+    def append(self, rows: NDArray) -> int:
+        """Add ``rows [K, width]``; returns the index of the first."""
+        start, self.end = self.end, self.end + len(rows)
+        self._provide((start + self.chunk_rows - 1) >> self._shift, (self.end + self.chunk_rows - 1) >> self._shift)
+        written, last = 0, len(rows)
+        while written < last:  # a piece for each chunk
+            at = start + written
+            size = min(last - written, self.chunk_rows - (at & (self.chunk_rows - 1)))
+            place = int(self._locate(np.array(at)))
+            self._rows[place : place + size] = rows[written : written + size]
+            written += size
+        return start
+
+    def release(self, first: int) -> None:
+        """Rows before ``first`` are not needed any more."""
+        begin, end = self.first >> self._shift, first >> self._shift
+        mask = len(self._place) - 1
+        self._free += [int(self._place[c & mask]) for c in range(begin, end)]
+        self.first = first
+
+    def take(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
+        """Copies of the rows of ``index [...]``: ``[..., width]``; ``BLANK`` is the blank row.
+
+        Args:
+            index: of rows that are held, or ``BLANK``.
+            out: where to write them.
+        """
+        place = np.where(index < 0, 0, self._locate(index))
+        if self._rows.shape[0] == 0:
+            self._grow(0)
+        # clip: indices are right, and checking them would need a copy
+        return np.take(self._rows, place, axis=0, out=out, mode="clip")
+
+    def _locate(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        chunk = self._place[(index >> self._shift) & (len(self._place) - 1)]
+        return 1 + (chunk << self._shift) + (index & (self.chunk_rows - 1))
+
+    def _provide(self, begin: int, end: int) -> None:
+        """Find room for the chunks ``begin`` to ``end`` (excluded) of the queue."""
+        oldest = self.first >> self._shift
+        if end - oldest > len(self._place):
+            numbers = np.arange(oldest, begin)
+            old = self._place
+            self._place = np.zeros(1 << (end - oldest - 1).bit_length(), np.int64)
+            self._place[numbers & (len(self._place) - 1)] = old[numbers & (len(old) - 1)]
+        for number in range(begin, end):
+            if not self._free:
+                self._free.append(self._chunks)
+                self._chunks += 1
+            self._place[number & (len(self._place) - 1)] = self._free.pop()
+        self._grow(self._chunks)
+
+    def _grow(self, chunks: int) -> None:
+        needed = (1 + chunks * self.chunk_rows) * self.row_bytes
+        if needed <= self._rows.nbytes:
+            return
+        empty = self._rows.nbytes == 0
+        self._rows = np.empty((0, self.width), self.dtype)  # nothing may point into memory that moves
+        found = self._memory.grow(needed)
+        whole = len(found) // self.row_bytes * self.row_bytes
+        self._rows = found[:whole].view(self.dtype).reshape(-1, self.width)
+        if empty and self._blank is not None:
+            self._rows[0] = self._blank

@@ -1,0 +1,412 @@
+"""COMA: the floored policy, the critic, the counterfactual advantage, targets and loss, each against its definition."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, random_batch
+from learners import AGENTS
+from test_learner import episode_values
+from test_masking import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
+
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.stochastic_policy import StochasticPolicy, floored_log_policy, sample_actions
+from qmix_lightning.algorithms.coma import COMA, followed_by
+from qmix_lightning.algorithms.critic import CounterfactualCritic, counterfactual_advantage, expected_values
+from qmix_lightning.types import EnvSpec, TrajectoryBatch
+
+SPEC = EnvSpec(
+    n_agents=N,
+    n_actions=A,
+    obs_dim=OBS,
+    state_dim=S,
+    obs_dims=(OBS,) * N,
+    action_counts=(A,) * N,
+    agent_names=tuple("abc"),
+    group_of_agent=(0, 1, 0),
+)
+SETTINGS = {
+    "gamma": 0.9,
+    "td_lambda": 0.7,
+    "normalize_rewards": "none",
+    "normalize_values": False,
+    "critic_hidden_dim": 10,
+    "critic_coef": 0.8,
+    "critic_lr": None,
+    "entropy_coef": 0.3,
+    "target_update_mode": "hard",
+    "target_update_every": 200,
+    "target_update_unit": "episodes",
+    "target_update_tau": 0.01,
+}
+LENGTHS = [9, 1, 4, 6, 3]
+
+
+def make_coma(agent: str = "recurrent", dtype: torch.dtype = torch.float64, **changed) -> COMA:
+    torch.manual_seed(0)
+    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
+    network = AGENTS[agent](
+        input_dim=inputs.output_dim,
+        n_actions=A,
+        group_of_agent=SPEC.group_of_agent,
+        hidden_dim=8,
+        share_parameters="group",
+        **PLAIN_AGENT,
+    )
+    policy = StochasticPolicy(inputs=inputs, agent=network)
+    learner = COMA(policy=policy, spec=SPEC, **{**SETTINGS, **changed}).to(dtype)
+    with torch.no_grad():
+        for p in learner.target_critic.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return learner
+
+
+def batch(seed: int = 0, lengths: list[int] = LENGTHS, epsilon: float = 0.3) -> TrajectoryBatch:
+    data = random_batch(seed, lengths).to(torch.device("cpu"), torch.float64)
+    draws = torch.rand(len(lengths), N, generator=torch.Generator().manual_seed(seed))
+    return replace(data, extras={"epsilon": torch.full((len(lengths),), epsilon), "draws": draws})
+
+
+# The policy -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.2, 1.0])
+def test_the_floored_softmax(epsilon: float):
+    g = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(50, N, A, generator=g, dtype=torch.float64)
+    legal = torch.rand(50, N, A, generator=g) > 0.4
+    legal[..., 0] = True
+    given = torch.where(legal, logits, NAN)
+    pi = floored_log_policy(given, legal, torch.tensor(epsilon)).exp()
+    for i, n in itertools.product(range(50), range(N)):
+        own = [a for a in range(A) if legal[i, n, a]]
+        total = sum(math.exp(logits[i, n, a]) for a in own)
+        for a in range(A):
+            soft = math.exp(logits[i, n, a]) / total
+            expected = (1 - epsilon) * soft + epsilon / len(own) if a in own else 0.0
+            assert pi[i, n, a].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-8, 0.5, 1.0])
+def test_gradients_stay_finite_where_probabilities_vanish(epsilon: float):
+    logits = torch.tensor([[1e4, -1e4, 0.0, NAN], [0.0, INF, 0.0, 0.0]], requires_grad=True)
+    legal = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    log_pi = floored_log_policy(logits, legal, torch.tensor(epsilon))
+    torch.where(legal, log_pi, 0.0)[0, 1].backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    if epsilon == 0.0:
+        assert logits.grad[0].tolist() == [-1.0, 1.0, 0.0, 0.0]
+    else:  # the floor is what is left of it: nothing to learn
+        assert logits.grad[0].tolist() == [0.0] * 4
+
+
+def test_samples_have_the_policys_frequencies():
+    """With evenly spaced draws the counts are exact, up to one at each edge."""
+    p = torch.tensor([[0.0, 0.25, 0.0, 0.75], [0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
+    k = 1000
+    draws = ((torch.arange(k) + 0.5) / k)[:, None].expand(k, 4)
+    counts = torch.nn.functional.one_hot(sample_actions(p.expand(k, 4, 4), draws), 4).sum(0)
+    assert ((counts - k * p).abs() <= 1).all()
+    assert (counts[p == 0] == 0).all()
+
+
+def test_the_largest_draw_takes_a_legal_action():
+    """Sums of float32 probabilities end a little off 1, and trailing actions may be illegal."""
+    g = torch.Generator().manual_seed(2)
+    p = torch.rand(20000, 7, generator=g) * (torch.rand(20000, 7, generator=g) > 0.5)
+    p = p / p.sum(-1, keepdim=True).clamp(min=1e-9) * (1 + 1e-6 * torch.randn(20000, 1, generator=g))
+    p = p[p.sum(-1) > 0.5]
+    for draw in (0.0, 1 - 2.0**-24):
+        chosen = sample_actions(p, torch.full((len(p),), draw))
+        assert (p.gather(-1, chosen[:, None]) > 0).all()
+
+
+def test_it_samples_in_training_and_is_greedy_in_evaluation():
+    policy = make_coma(dtype=torch.float32).policy
+    q = torch.tensor([[[0.0, 1.0, 5.0, 0.9]] * N])
+    legal = torch.tensor([[[True, True, False, True]] * N])
+    assert policy.select(q, legal, 1.0, None).tolist() == [[1] * N]
+    draws = torch.tensor([[[0.0, 0.1], [0.0, 0.5], [0.0, 0.9]]])
+    assert policy.select(q, legal, 1.0, draws).tolist() == [[0, 1, 3]]
+    assert policy.select(q, legal, 0.0, draws).tolist() == [[0, 1, 3]]  # softmax 0.16, 0.44, 0.40
+    assert policy.stochastic
+
+
+# Critic and advantage -------------------------------------------------------------------------------------------------
+
+
+def test_the_advantage_averages_to_zero_under_the_agents_policy():
+    g = torch.Generator().manual_seed(3)
+    q = torch.randn(40, N, A, generator=g, dtype=torch.float64)
+    legal = torch.rand(40, N, A, generator=g) > 0.4
+    legal[..., 0] = True
+    pi = floored_log_policy(torch.randn(40, N, A, generator=g, dtype=torch.float64), legal, torch.tensor(0.1)).exp()
+    every = torch.stack([counterfactual_advantage(q, pi, torch.full((40, N), a)) for a in range(A)], dim=-1)
+    assert expected_values(every, pi).abs().max() < 1e-12
+    assert every.abs().max() > 0.5
+
+
+def test_values_of_illegal_actions_are_not_read():
+    q, pi = torch.tensor([1.0, NAN, 3.0, INF]), torch.tensor([0.5, 0.0, 0.5, 0.0])
+    assert expected_values(q, pi).item() == 2.0
+
+
+def test_the_expected_gradient_is_that_of_the_return():
+    """With the true values, the mean over joint actions of the actor's gradient is the gradient of the mean return."""
+    payoff = torch.tensor([[11.0, -30, 0], [-30, 7, 6], [0, 0, 5]], dtype=torch.float64)
+    logits = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    legal, epsilon = torch.ones(2, 3, dtype=torch.bool), torch.tensor(0.2)
+    log_pi = floored_log_policy(logits, legal, epsilon)
+    pi = log_pi.exp()
+    (expected,) = torch.autograd.grad((pi[0, :, None] * pi[1] * payoff).sum(), logits, retain_graph=True)
+    surrogate = torch.zeros((), dtype=torch.float64)
+    for u in itertools.product(range(3), repeat=2):
+        q = torch.stack([payoff[:, u[1]], payoff[u[0]]])  # for each agent's own action, the other's staying
+        advantage = counterfactual_advantage(q, pi.detach(), torch.tensor(u))
+        chance = (pi[0, u[0]] * pi[1, u[1]]).detach()
+        surrogate = surrogate + chance * sum(log_pi[a, u[a]] * advantage[a] for a in range(2))
+    (got,) = torch.autograd.grad(surrogate, logits)
+    torch.testing.assert_close(got, expected)
+    assert expected.abs().max() > 0.1
+
+
+def test_an_agents_own_action_is_no_input_of_its_values():
+    torch.manual_seed(5)
+    critic = CounterfactualCritic(n_agents=N, n_actions=A, obs_dim=OBS, state_dim=S, hidden_dim=16).double()
+    state, obs = torch.randn(6, S, dtype=torch.float64), torch.randn(6, N, OBS, dtype=torch.float64)
+    actions, last = torch.randint(A, (6, N)), torch.randint(-1, A, (6, N))
+    before = critic(state, obs, actions, last)
+    for own in range(N):
+        other = actions.clone()
+        other[:, own] = (other[:, own] + 1) % A
+        after = critic(state, obs, other, last)
+        assert torch.equal(after[:, own], before[:, own])
+        others = [i for i in range(N) if i != own]
+        assert ((after - before)[:, others].abs().amax(-1) > 1e-6).all()
+        moved = last.clone()
+        moved[:, own] = (moved[:, own] + 2) % (A + 1) - 1
+        assert ((critic(state, obs, actions, moved) - before).abs().amax(-1) > 1e-6).all()
+
+
+# Targets and loss -----------------------------------------------------------------------------------------------------
+
+
+class Given(torch.nn.Module):
+    """A critic whose values are told: ``q [B, T, N, A]``."""
+
+    def __init__(self, q: torch.Tensor) -> None:
+        super().__init__()
+        self.q = q
+
+    def forward(self, *_) -> torch.Tensor:
+        return self.q
+
+
+def test_targets_worked_out_by_hand():
+    """gamma 0.5, lambda 0.5, three steps of reward 1, 2, 4; every agent's values are 8 (action 0) and 16 (action 1)."""
+    learner = make_coma(gamma=0.5, td_lambda=0.5)
+    learner.target_critic = Given(torch.tensor([8.0, 16.0, 0.0, 0.0], dtype=torch.float64).expand(3, 4, N, A))
+    data = batch(lengths=[3, 3, 2])
+    t = 4
+    data = data.map(lambda x: x[:, : t + (x.dim() > 1 and x.shape[1] == 10)] if x.dim() > 1 and x.shape[1] > N else x)
+    data.filled = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)
+    data.terminated = torch.zeros(3, t, dtype=torch.bool)
+    data.truncated = torch.zeros(3, t, dtype=torch.bool)
+    data.terminated[0, 2] = data.truncated[1, 2] = data.terminated[2, 1] = True
+    data.reward = torch.tensor([[1.0, 2, 4, NAN]], dtype=torch.float64).expand(3, t).clone()
+    data.avail_actions[:] = data.agent_mask[:] = True
+    data.actions = torch.tensor([0, 1, 0, 3])[None, :, None].expand(3, t, N).clone()  # values taken: -, 16, 8
+    pi = torch.tensor([0.25, 0.75, 0.0, 0.0], dtype=torch.float64).expand(3, t + 1, N, A)
+    clean = data.sanitized()
+    actions = followed_by(clean, pi, torch.full((3, N), 0.9))
+    assert (actions[1, 3] == 1).all()
+    y = learner.targets(clean, actions, pi)
+    # Terminated: 4; 2 + 0.5 (0.5 * 8 + 0.5 * 4) = 5; 1 + 0.5 (0.5 * 16 + 0.5 * 5) = 6.25.
+    # Truncated: the policy's mean 14 is bootstrapped: 4 + 7 = 11; 2 + 2 + 2.75 = 6.75; 1 + 4 + 1.6875 = 6.6875.
+    # Two steps: 2; 1 + 0.5 (0.5 * 16 + 0.5 * 2) = 5.5.
+    expected = [[6.25, 5.0, 4.0], [6.6875, 6.75, 11.0], [5.5, 2.0]]
+    for row, values in enumerate(expected):
+        for step, value in enumerate(values):
+            assert y[row, step].tolist() == pytest.approx([value] * N), (row, step)
+
+
+def critic_inputs(data: TrajectoryBatch, b: int, t: int, agent: int, actions: list[int]) -> torch.Tensor:
+    """What the critic is told of one agent, put together one number after the other."""
+    alive = bool(data.agent_mask[b, t, agent])
+    numbers = [float(x) for x in data.state[b, t]]
+    numbers += [float(x) if alive else 0.0 for x in data.obs[b, t, agent]]
+    for other in range(N):
+        numbers += [float(other != agent and a == actions[other]) for a in range(A)]
+    for other in range(N):
+        last = -1
+        if t > 0:
+            last = int(data.actions[b, t - 1, other]) if data.agent_mask[b, t - 1, other] else 0
+        numbers += [float(a == last) for a in range(A)]
+    return torch.tensor([*numbers, *(float(i == agent) for i in range(N))], dtype=torch.float64)
+
+
+@torch.no_grad()
+def plain_loss(learner: COMA, data: TrajectoryBatch, lengths: list[int]) -> tuple[float, int]:
+    """The loss and its count by loops over episodes, steps and agents."""
+    total, count = 0.0, 0
+    for b, length in enumerate(lengths):
+        epsilon = float(data.extras["epsilon"][b])
+        logits = episode_values(learner.policy, data, b, length)
+        pi, joint = [], []
+        for t in range(length + 1):
+            rows = []
+            for i in range(N):
+                own = [a for a in range(A) if data.avail_actions[b, t, i, a]] if data.agent_mask[b, t, i] else [0]
+                weights = {a: math.exp(float(logits[t][i, a])) for a in own}
+                mass = sum(weights.values())
+                rows.append([(1 - epsilon) * weights[a] / mass + epsilon / len(own) if a in own else 0.0
+                             for a in range(A)])  # fmt: skip
+            pi.append(rows)
+            if t < length:
+                joint.append([int(data.actions[b, t, i]) if data.agent_mask[b, t, i] else 0 for i in range(N)])
+            else:
+                joint.append([next(a for a in range(A) if sum(rows[i][: a + 1]) > float(data.extras["draws"][b, i]))
+                              for i in range(N)])  # fmt: skip
+        for i in range(N):
+            inputs = [critic_inputs(data, b, t, i, joint[t]) for t in range(length + 1)]
+            online = [learner.critic.layers(x).tolist() for x in inputs]
+            target = [learner.target_critic.layers(x).tolist() for x in inputs]
+            value = [target[t][joint[t][i]] for t in range(length)]
+            value.append(sum(p * q for p, q in zip(pi[length][i], target[length], strict=True)))
+            if data.terminated[b, length - 1]:
+                value[length] = 0.0
+            for t in range(length):
+                # (1 - lambda) sum_n lambda^(n-1) G^(n), all that is left of the weight on the last one.
+                y, weight, discounted, g = 0.0, 1.0, 0.0, SETTINGS["gamma"]
+                for n in range(1, length - t + 1):
+                    discounted += g ** (n - 1) * float(data.reward[b, t + n - 1])
+                    share = weight * (1 - SETTINGS["td_lambda"]) if t + n < length else weight
+                    y += share * (discounted + g**n * value[t + n])
+                    weight *= SETTINGS["td_lambda"]
+                taken, own = joint[t][i], pi[t][i]
+                baseline = sum(p * q for p, q in zip(own, online[t], strict=True))
+                entropy = -sum(p * math.log(p) for p in own if p > 0)
+                total += -math.log(own[taken]) * (online[t][taken] - baseline)
+                total += SETTINGS["critic_coef"] * (online[t][taken] - y) ** 2 - SETTINGS["entropy_coef"] * entropy
+                count += 1
+    return total, count
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_loss_equals_plain_loops(agent: str):
+    learner = make_coma(agent)
+    for seed, lengths in [(1, [9, 1, 5, 7]), (2, [2, 3])]:
+        data = batch(seed, lengths)
+        assert not data.agent_mask.all()
+        assert data.truncated.any()
+        terms = learner.loss(data)
+        total, count = plain_loss(learner, data, lengths)
+        assert terms.count.item() == count
+        assert terms.total.item() == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_padding_and_dead_agents_change_nothing(agent: str, garbage):
+    assert_unchanged(make_coma(agent), batch(), dirty_dead(dirty_padding(batch(), garbage), garbage))
+
+
+def test_a_dead_agents_policy_learns_nothing():
+    """Alone in its parameter set, an agent that is dead throughout gets no gradient from the actor's loss."""
+    learner, data = make_coma(), batch()
+    data.agent_mask[:, :, 1] = False  # the only agent of its group
+    learner.loss(data).total.backward()
+    head = learner.policy.agent.head.weight.grad
+    assert head[1].abs().max() == 0
+    assert head[0].abs().max() > 0
+
+
+def test_actors_and_critic_get_gradients_and_the_target_none():
+    learner = make_coma()
+    learner.loss(batch()).total.backward()
+    for name, p in learner.named_parameters():
+        if name.startswith("target_"):
+            assert p.grad is None
+        else:
+            assert p.grad is not None, name
+            assert p.grad.abs().max() > 0, name
+
+
+def test_nothing_of_the_actors_loss_reaches_the_critic():
+    with_actor, data = make_coma(entropy_coef=0.0), batch()
+    terms = with_actor.loss(data)
+    terms.total.backward()
+    alone = make_coma(entropy_coef=0.0)
+    clean = data.sanitized()
+    pi = alone.policy.log_probabilities(
+        alone.policy.unroll(clean), clean.avail_actions, clean.extras["epsilon"][:, None, None]
+    ).exp()
+    y = alone.targets(clean, followed_by(clean, pi, clean.extras["draws"]), pi)
+    q = alone.critic(clean.state[:, :-1], clean.obs[:, :-1], clean.actions, clean.last_actions()[:, :-1])
+    error = q.gather(-1, clean.actions[..., None])[..., 0] - y
+    (SETTINGS["critic_coef"] * error.square())[clean.filled].sum().backward()
+    for left, right in zip(with_actor.critic.parameters(), alone.critic.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad)
+
+
+def test_parameter_groups():
+    assert [g["name"] for g in make_coma().parameter_groups()] == ["policy", "critic"]
+    groups = make_coma(critic_lr=0.25).parameter_groups()
+    optimizer = torch.optim.Adam(groups, lr=0.5)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.25]
+
+
+def test_the_target_critic_follows():
+    learner = make_coma(target_update_every=10)
+    learner.after_update(episodes=9, updates=1)
+    same = [torch.equal(a, b) for a, b in zip(learner.critic.parameters(), learner.target_critic.parameters())]  # noqa: B905
+    assert not any(same)
+    learner.after_update(episodes=10, updates=2)
+    for a, b in zip(learner.critic.parameters(), learner.target_critic.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_it_asks_for_on_policy_data():
+    with pytest.raises(ValueError, match="use replay=on_policy"):
+        make_coma().loss(random_batch(0, LENGTHS))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"critic_coef": 0.0}, "critic_coef must be above 0, not 0.0"),
+        ({"critic_lr": -1.0}, "critic_lr must be above 0, not -1.0"),
+        ({"entropy_coef": -0.1}, "entropy_coef must not be negative, but is -0.1"),
+        ({"critic_hidden_dim": 0}, "critic_hidden_dim must be at least 1, not 0"),
+        ({"td_lambda": 1.2}, r"td_lambda must be in \[0, 1\], not 1.2"),
+    ],
+)
+def test_bad_settings(settings: dict, message: str):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make_coma(**settings)
+
+
+# Learning -------------------------------------------------------------------------------------------------------------
+
+
+def greedy_return(tmp_path: Path, seed: int) -> float:
+    runs.run(["experiment=two_step_coma", f"seed={seed}", f"run_dir={tmp_path}", "logger=none"])
+    return json.loads((tmp_path / "summary.json").read_text())["eval"]["return_mean"]
+
+
+def test_it_finds_the_better_branch_of_the_two_step_game(tmp_path: Path):
+    assert greedy_return(tmp_path, 1) == 8.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3, 4, 5, 6])
+def test_it_finds_the_better_branch_on_every_seed(tmp_path: Path, seed: int):
+    assert greedy_return(tmp_path, seed) == 8.0

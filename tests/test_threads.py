@@ -1,0 +1,28 @@
+import pytest
+
+from qmix_lightning.threads import available_cores, choose_threads
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "workers", "pipelined", "threads"),
+    [
+        (1, 1, 0, False, 1),
+        (2, 1, 0, False, 1),  # never all cores: others use the machine too
+        (2, 1, 2, True, 1),
+        (8, 1, 0, False, 4),
+        (8, 1, 2, True, 2),
+        (8, 2, 0, False, 2),
+        (64, 1, 8, True, 4),
+        (4, 8, 2, True, 1),
+    ],
+)
+def test_what_is_left_is_halved(cores, ranks, workers, pipelined, threads):
+    assert choose_threads(cores, ranks=ranks, workers=workers, pipelined=pipelined) == threads
+
+
+def test_a_quota_counts(tmp_path):
+    unlimited = available_cores(tmp_path / "missing")
+    assert unlimited >= 1
+    for text, cores in {"max 100000": unlimited, "50000 100000": 1, "100000 100000": 1, "junk": unlimited}.items():
+        (tmp_path / "cpu.max").write_text(text)
+        assert available_cores(tmp_path / "cpu.max") == cores
