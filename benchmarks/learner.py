@@ -18,14 +18,17 @@ learner pads to the longest episode of the batch, and ``full`` is our learner on
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import os
 import platform
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ from torch import nn
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.build import build_learner, build_run
 from qmix_lightning.config import RunConfig, validate
+from qmix_lightning.memory import keep_freed_memory
 from qmix_lightning.summary import versions
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 
@@ -179,8 +183,26 @@ class OurUpdate:
 
 
 def real_batch(name: str, train_steps: int) -> TrajectoryBatch:
-    """32 episodes of the replay after some training of the task's own recipe."""
-    raise NotImplementedError
+    """32 episodes from the replay of the task's own recipe after ``train_steps`` environment steps."""
+    silent = ("logger=none", "trainer.enable_progress_bar=false", "trainer.limit_val_batches=0")
+    steps = (f"total_env_steps={train_steps}", f"eval_interval={train_steps}", f"checkpoint_interval={train_steps}")
+    with tempfile.TemporaryDirectory() as folder:
+        run = build_run(
+            configuration(f"experiment={name}", *silent, *steps, f"run_dir={folder}"), Path(folder), None, 0
+        )
+        try:
+            run.trainer.fit(run.module, datamodule=run.data)
+            return run.data.replay.sample(32, key=1)
+        finally:
+            run.data.teardown("fit")
+
+
+def completed(batch: TrajectoryBatch) -> TrajectoryBatch:
+    """The same batch as if every episode were as long as the longest and nobody died."""
+    full = batch.map(torch.clone)
+    for mask in (full.filled, full.agent_mask):
+        mask.fill_(True)
+    return full
 
 
 def matrix_gflops(dtype: torch.dtype, seconds: float = 0.3) -> float:
@@ -194,8 +216,11 @@ def matrix_gflops(dtype: torch.dtype, seconds: float = 0.3) -> float:
     return 2 * 1024**3 / best / 1e9
 
 
-def take_turns(updates: dict[str, Callable[[], None]], turns: int, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of an update of each, measured in turns of about ``seconds``."""
+def take_turns(updates: dict[str, Callable[[], object]], turns: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of processor time of an update of each, measured in turns of about ``seconds``.
+
+    With one thread on an idle machine that is the time that passes; on a busy one it leaves out what others take.
+    """
     repeats = {}
     for name, update in updates.items():
         update()
@@ -210,3 +235,109 @@ def take_turns(updates: dict[str, Callable[[], None]], turns: int, seconds: floa
                 update()
             taken[name].append((time.process_time() - begun) / repeats[name] * 1e3)
     return taken
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratio(above: list[float], below: list[float]) -> dict[str, float]:
+    """Of the two timings of each turn."""
+    return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def measure(name: str, batch: TrajectoryBatch, turns: int, seconds: float) -> dict[str, Any]:
+    """Time one case; refuses to if the learners do not compute the same."""
+    shape = shape_of(batch)
+    ours = our_learner(shape)
+    plain, plain_batch = plain_learner(shape, ours), PlainBatch.of(batch)
+    updates = {precision: OurUpdate(copy.deepcopy(ours), batch, precision) for precision in ("float32", "bf16-mixed")}
+    everyone = replace(batch, agent_mask=batch.row_valid()[..., None].expand_as(batch.agent_mask))
+    check = OurUpdate(ours, everyone, "float32").loss().item()
+    expected = plain.loss(PlainBatch.of(everyone)).item()
+    if abs(check - expected) > 1e-4 * abs(expected):
+        raise RuntimeError(f"{name}: the loss is {check}, the plain one {expected}")
+    calls: dict[str, Callable[[], object]] = {"plain": partial(plain.update, plain_batch), **updates}
+    if name in REAL:
+        calls["full"] = OurUpdate(copy.deepcopy(ours), completed(batch), "float32")
+    taken = take_turns(calls, turns, seconds)
+    gflops = matrix_gflops(torch.float32)
+    alive = batch.agent_mask & batch.row_valid()[..., None]
+    result: dict[str, Any] = {
+        "case": name,
+        "shape": asdict(shape),
+        "episode_length": spread(batch.filled.sum(1).float().tolist()),
+        "filled": batch.filled.float().mean().item(),
+        "alive": alive.float().mean().item(),
+        "gflops_float32": gflops,
+        "gflops_bfloat16": matrix_gflops(torch.bfloat16),
+        "floor_ms": shape.gflop / gflops * 1e3,
+        "ms": {key: spread(values) for key, values in taken.items()},
+        "faster_than_plain": {key: ratio(taken["plain"], taken[key]) for key in updates},
+    }
+    if name in PEER_MS:
+        peer = PEER_MS[name] * PEER_GFLOPS / gflops
+        result["plain_to_pymarl_scaled"] = statistics.median(taken["plain"]) / peer
+    if name in REAL:
+        result["faster_than_full"] = ratio(taken["full"], taken["float32"])
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    ms, faster = result["ms"], result["faster_than_plain"]
+    print(
+        f"{result['case']:<24}{ms['plain']['median']:>9.1f}{ms['float32']['median']:>9.1f}"
+        f"{ms['bf16-mixed']['median']:>9.1f}{result['floor_ms']:>9.1f}",
+        *(f"{faster[p]['median']:>7.2f} [{faster[p]['min']:.2f}, {faster[p]['max']:.2f}]" for p in faster),
+        sep="",
+        flush=True,
+    )
+    if "plain_to_pymarl_scaled" in result:
+        print(f"    plain is {result['plain_to_pymarl_scaled']:.2f} of PyMARL's time, scaled by the matrix product")
+    if "faster_than_full" in result:
+        gain = result["faster_than_full"]
+        print(
+            f"    {result['filled']:.0%} of steps filled, {result['alive']:.0%} of agents' steps alive; float32 is "
+            f"{gain['median']:.2f} [{gain['min']:.2f}, {gain['max']:.2f}] times faster than with everything computed"
+        )
+
+
+def growth_cases() -> dict[str, Shape]:
+    """The small case with one size changed."""
+    small = SHAPES["small"]
+    agents = {f"agents_{n}": replace(small, agents=n) for n in (2, 4, 8, 16, 32, 64)}
+    return agents | {f"steps_{t}": replace(small, steps=t) for t in (25, 50, 100, 200, 400)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=[*SHAPES, *REAL], choices=[*SHAPES, *REAL])
+    parser.add_argument("--growth", action="store_true", help="the small case with other sizes, instead of the cases")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn of one learner")
+    parser.add_argument("--train-steps", type=int, default=50_000, help="environment steps before real episodes")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", default="learner.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    results: list[dict[str, Any]] = []
+    print(f"{'case':<24}{'plain ms':>9}{'ours ms':>9}{'bf16 ms':>9}{'floor ms':>9}{'faster [spread]':>20}{'bf16':>8}")
+    for name, shape in growth_cases().items() if options.growth else [(n, SHAPES.get(n)) for n in options.cases]:
+        torch.manual_seed(0)
+        batch = real_batch(name, options.train_steps) if shape is None else random_batch(shape)
+        results.append(measure(name, batch, options.turns, options.seconds))
+        show(results[-1])
+    machine = {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads": options.threads,
+        "load": os.getloadavg(),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "versions": versions(),
+    }
+    Path(options.output).write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

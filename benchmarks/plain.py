@@ -130,9 +130,9 @@ class PlainLearner:
         """``q [B, T+1, N, A]``, step by step."""
         b, steps, n, _ = batch.obs.shape
         hidden = batch.obs.new_zeros(b * n, self.hidden_dim)
+        identity = torch.eye(n).expand(b, -1, -1)
         values: list[Tensor] = []
         for t in range(steps):
-            identity = torch.eye(n).expand(b, -1, -1)
             inputs = torch.cat([batch.obs[:, t], batch.last_action[:, t], identity], dim=-1)
             q, hidden = agent(inputs.reshape(b * n, -1), hidden)
             values.append(q.view(b, n, -1))

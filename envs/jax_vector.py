@@ -42,16 +42,19 @@ class JaxVectorEnv:
         self.num_envs = num_envs
         self._jax_device, self.device = _devices(device)
         self._slots: Slots | None = None
+        # Where rewards of agents and of the team begin in Slots.numbers.
+        obs, state, agents, _ = program.number_sizes
+        self._rewards, self._earned = obs + state, obs + state + agents
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
-        rows = torch.nonzero(mask).flatten().numpy(force=True).astype(np.int32)
+        (rows,) = mask.numpy(force=True).nonzero()
         chosen = seeds.numpy(force=True).astype(np.uint32)
         slots, chunk = self._slots, min(RESET_AT_ONCE, self.num_envs)
         if slots is None:
             # Every environment is started the first time, so that there is something to show for all.
             slots = jax.device_put(self.program.empty(self.num_envs), self._jax_device)
-            rows = np.arange(self.num_envs, dtype=np.int32)
+            rows = np.arange(self.num_envs)
         for start in range(0, len(rows), chunk):
             some = rows[start : start + chunk]
             places = np.full(chunk, self.num_envs, np.int32)
@@ -60,25 +63,25 @@ class JaxVectorEnv:
         assert slots is not None
         self._slots = slots
         slots.t.block_until_ready()
-        return self._views(slots)[0]
+        numbers, flags = self._to_torch(slots.numbers), self._to_torch(slots.flags)
+        return self._observation(numbers, flags)
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
         """One joint step with ``actions [E, N]`` where ``active [E]``."""
         if self._slots is None:
             raise EnvironmentContractError("step was called before reset")
-        arguments = self._to_jax(actions.to(torch.int32)), self._to_jax(active)
-        self._slots = slots = self.program.step(self._slots, *arguments)
+        self._slots = slots = self.program.step(self._slots, self._to_jax(actions), self._to_jax(active))
         # JAX may run behind our back; what it reads belongs to the caller again when we return.
         slots.t.block_until_ready()
-        observation, agent_reward, values, ends = self._views(slots)
-        reward, *metrics = values.unbind(1)
-        terminated, truncated = ends.unbind(1)
+        numbers, flags = self._to_torch(slots.numbers), self._to_torch(slots.flags)
+        reward, *metrics = numbers[:, self._earned :].unbind(1)
+        terminated, truncated = flags[:, -2:].unbind(1)
         return Transition(
-            next=observation,
+            next=self._observation(numbers, flags),
             reward=reward,
             terminated=terminated,
             truncated=truncated,
-            agent_reward=agent_reward,
+            agent_reward=numbers[:, self._rewards : self._earned],
             metrics=dict(zip(self.spec.episode_metrics, metrics, strict=True)),
         )
 
@@ -89,24 +92,22 @@ class JaxVectorEnv:
     def _to_jax(self, tensor: Tensor) -> Any:
         if self.device.type == "cpu":
             return tensor.numpy(force=True)  # the same memory; JAX takes it ten times faster than by dlpack
+        tensor = tensor.to(torch.int32) if tensor.dtype == torch.int64 else tensor  # JAX's own integers
         return jax.dlpack.from_dlpack(tensor.to(self.device).contiguous())
 
     def _to_torch(self, array: jax.Array) -> Tensor:
         # On a GPU the streams have to be told of each other, which torch does when it is given the array itself.
         return dlpack.from_dlpack(array.__dlpack__() if self.device.type == "cpu" else array)
 
-    def _views(self, slots: Slots) -> tuple[Observation, Tensor, Tensor, Tensor]:
-        """What is shown, rewards of agents ``[E, N]``, team reward and metrics ``[E, 1 + M]``, ends ``[E, 2]``."""
-        e, n = self.num_envs, self.spec.n_agents
-        obs, state, agent_reward, values = self._to_torch(slots.numbers).split(self.program.number_sizes, 1)
-        avail, alive, ends = self._to_torch(slots.flags).split(self.program.flag_sizes, 1)
-        observation = Observation(
-            obs=obs.view(e, n, self.spec.obs_dim),
-            state=state,
-            avail_actions=avail.view(e, n, self.spec.n_actions),
-            agent_mask=alive,
+    def _observation(self, numbers: Tensor, flags: Tensor) -> Observation:
+        """What is shown of the rows of :class:`Slots`."""
+        e, n, o, a = self.num_envs, self.spec.n_agents, self.spec.obs_dim, self.spec.n_actions
+        return Observation(
+            obs=numbers[:, : n * o].view(e, n, o),
+            state=numbers[:, n * o : self._rewards],
+            avail_actions=flags[:, : n * a].view(e, n, a),
+            agent_mask=flags[:, n * a : -2],
         )
-        return observation, agent_reward, values, ends
 
 
 def start_jax() -> None:

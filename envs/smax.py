@@ -63,7 +63,7 @@ class SmaxRules:
 
 def _entities(simulator: Any) -> tuple[EntityBlock, ...]:
     """The other units in an observation: allies, then enemies; zeros where one is out of sight or dead."""
-    if simulator.observation_type != "unit_list":
+    if getattr(simulator, "observation_type", None) != "unit_list":  # others group what is seen in their own way
         return ()
     size, allies, enemies = len(simulator.unit_features), int(simulator.num_allies) - 1, int(simulator.num_enemies)
     attack = int(simulator.num_movement_actions)

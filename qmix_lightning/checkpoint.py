@@ -37,6 +37,10 @@ FORMAT = "qmix-lightning/1"
 _TEMPORARY = ".writing"
 _SEGMENT_NAME = re.compile(r"replay-rank\d+-\d+-\d+-[0-9a-f]{16}\.pt")
 _MERGE_AT = 32
+"""So many small segments are written again as few large ones."""
+
+_SEGMENT_BYTES = 1 << 26
+"""A segment is in memory as a whole when it is written or read, so it is no larger, unless one episode is."""
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -232,13 +236,20 @@ class SegmentStore:
     def save(self, replay: EpisodeReplay) -> list[dict[str, Any]]:
         """Write the episodes that no segment holds yet; returns the segments that hold what the replay holds."""
         live = [s for s in self._segments if s["last_id"] > replay.first_id]
+        large = len(live)
+        while large and self._is_small(live[large - 1]):
+            large -= 1
+        if len(live) - large >= _MERGE_AT:
+            live = live[:large]
         written_to = live[-1]["last_id"] if live else replay.first_id
-        if len(live) >= _MERGE_AT:
-            live, written_to = [], replay.first_id
-        if replay.next_id > written_to:
-            live = [*live, self._write(replay, written_to, replay.next_id)]
+        while replay.next_id > written_to:
+            live.append(self._write(replay, written_to, replay.last_within(written_to, _SEGMENT_BYTES)))
+            written_to = live[-1]["last_id"]
         self._segments = live
         return [dict(s, oldest_id=replay.first_id) for s in live]
+
+    def _is_small(self, segment: dict[str, Any]) -> bool:
+        return _segment_path(self.folder, segment["name"]).stat().st_size < _SEGMENT_BYTES // 2
 
     def _write(self, replay: EpisodeReplay, first_id: int, last_id: int) -> dict[str, Any]:
         temporary = self.folder / "replay" / f"rank{self.rank}-{first_id}-{last_id}.pt"

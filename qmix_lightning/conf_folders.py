@@ -1,7 +1,7 @@
 """Configuration that plugins bring: their folders behind this package's own on Hydra's search path.
 
-An entry point in the group ``qmix_lightning.conf`` names the folder by its package, ``my_team.conf``; its sub-folders are
-the groups (``algorithm``, ``mixer``, ``agent``, ``env``, ``experiment``, ...). Nothing of the plugin is imported.
+An entry point in the group ``qmix_lightning.conf`` names the folder by its package, ``my_team.conf``; its sub-folders
+are the groups (``algorithm``, ``mixer``, ``agent``, ``env``, ``experiment``, ...). Nothing of the plugin is imported.
 """
 
 from __future__ import annotations

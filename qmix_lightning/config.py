@@ -87,6 +87,7 @@ class RunConfig:
     run_dir: str | None
     ckpt_path: str | None
     num_threads: int | None
+    matmul_precision: Literal["highest", "high", "medium"]
     env: dict[str, Any]
     mixer: dict[str, Any]
     agent: dict[str, Any]

@@ -83,8 +83,8 @@ class Counters:
         accounted: the schedule's counter up to which updates have been counted as owed.
         evaluation_pending: the epoch's last update is done and its evaluation is not.
         evaluated_at: environment steps at the last evaluation.
-        round_start: environment steps when the present round of collecting began; epsilon is held for a round. On-policy,
-            a round ends with the last update on its episodes.
+        round_start: environment steps when the present round of collecting began; epsilon is held for a round.
+            On-policy, a round ends with the last update on its episodes.
         round_open: the present round was interrupted; its rest is played by the policy that began it.
         faults: faults of environments, by kind.
         window: sums over training episodes since they were last logged.
@@ -239,7 +239,7 @@ class ReplayDataModule(LightningDataModule):
                 else:
                     self.collector.load_state_dict(self._resume_from)
                 if self._resume_acting is not None:
-                    self.collector.actor.policy.load_state_dict(self._resume_acting)
+                    self.collector.actor.restore(self._resume_acting)
                 self._resume_from = self._resume_acting = None
         return self.collector
 

@@ -28,7 +28,7 @@ class RoundStore(EpisodeReplay):
     def minibatch(self, size: int, update: int, *, seed: int, rank: int, pin: bool = False) -> TrajectoryBatch:
         """``size`` episodes for the round's update number ``update``, counted from 0; ``pin`` as for :meth:`gather`.
 
-        The round is gone through in epochs, each in an order of its own that depends on (seed, rank, round, epoch) only.
+        The round is gone through in epochs, each in an order of its own, keyed by (seed, rank, round, epoch).
 
         Returns:
             The episodes; ``extras["draws"] [size, N]`` is one number in [0, 1) for each agent, the same in every epoch:

@@ -89,6 +89,12 @@ def _complete(groups: Groups, rate: LearningRate, max_grad_norm: float | None) -
     return [{**common, **group} for group in groups]
 
 
+def _kernels(groups: Groups) -> dict[str, bool]:
+    """One kernel for all parameters on a GPU, a few for all of them elsewhere; they differ in rounding."""
+    on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
+    return {"fused": True} if on_gpu else {"foreach": True}
+
+
 def rmsprop(
     *, rate: LearningRate, alpha: float, eps: float, weight_decay: float, max_grad_norm: float | None
 ) -> Callable[[Groups], Optimizer]:
@@ -115,5 +121,5 @@ def adam(
         betas=(beta1, beta2),
         eps=eps,
         weight_decay=weight_decay,
-        foreach=True,
+        **_kernels(groups),
     )

@@ -33,8 +33,7 @@ class _Worker:
     def __init__(
         self, context: Any, make: Callable[[], ParallelAdapter], name: str, slots: list[int], limit: FaultLimit
     ):
-        self.slots = slots
-        self.mask = np.array(slots)
+        self.rows = slice(slots[0], slots[-1] + 1)  # dealt in blocks
         self.connection, theirs = socket.socketpair()
         self.lifeline, their_lifeline = socket.socketpair()
         self.process = context.Process(
@@ -54,7 +53,7 @@ class _Worker:
             their_lifeline.close()
 
     def spec(self, timeout: float) -> EnvSpec:
-        """Sizes of the worker's environments, once it has made them."""
+        """Sizes of the worker's environments, once it has made them; ``timeout`` holds for all that it is asked."""
         self.connection.settimeout(timeout)
         answer: Any = receive(self.connection)
         if "error" in answer:
@@ -127,6 +126,11 @@ class ProcessVectorEnv:
             self._end_all()
             raise
         self._lost = np.zeros(num_envs, bool)  # episodes that went with their worker
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that run."""
+        return [worker.process.pid for worker in self._workers if worker is not None and worker.process.pid is not None]
 
     def _spec_of(self, worker: _Worker) -> EnvSpec:
         try:
@@ -201,26 +205,23 @@ class ProcessVectorEnv:
         lost = np.zeros(self.num_envs, bool)
         asked = []
         for index, worker in enumerate(self._workers):
-            if worker is not None and wanted[worker.mask].any():
+            if worker is not None and wanted[worker.rows].any():
                 try:
                     worker.connection.sendall(command)
                 except OSError:
                     lost |= self._drop(index, "killed", "its process is gone")
                     continue
                 asked.append(index)
-        deadline = time.monotonic() + self._timeout
         for index in asked:
             worker = self._workers[index]
             assert worker is not None
             try:
-                worker.connection.settimeout(max(0.001, deadline - time.monotonic()))
                 answer = worker.connection.recv(1)
                 if answer == DONE:
                     continue
                 if answer == b"":
                     lost |= self._drop(index, "killed", _end_of(worker))
                     continue
-                worker.connection.settimeout(self._timeout)
                 message: Any = receive(worker.connection)
                 if answer == FATAL:
                     raise EnvironmentFault(message)
@@ -243,7 +244,7 @@ class ProcessVectorEnv:
         self._workers[index] = None
         worker.kill()
         lost = np.zeros(self.num_envs, bool)
-        lost[worker.mask] = True
+        lost[worker.rows] = True
         self._faults.record(kind, f"worker {index}", cause)
         return lost
 

@@ -124,10 +124,12 @@ class QTableReport(Callback):
         learner = cast(Any, pl_module).learner
         policy = Actor(learner.policy, 1, env.device).policy
         mixer = getattr(learner, "mixer", None)  # not every algorithm has one
-        game = env if isinstance(env, TabularGame) and isinstance(mixer, nn.Module) else None
+        game = env if isinstance(env, TabularGame) else None
         moments = getattr(learner, "value_moments", None)
         scaled = _on_cpu(moments).restore if isinstance(moments, RunningMoments) else _as_it_is
-        tables = learned_tables(policy, _on_cpu(mixer), env, game.histories(), scaled) if game else None
+        tables = None
+        if game is not None and isinstance(mixer, nn.Module):
+            tables = learned_tables(policy, _on_cpu(mixer), env, game.histories(), scaled)
         if game is None or tables is None:
             _log.info("no Q table: it needs a game that knows its exact values, and a mixer")
             return

@@ -274,6 +274,15 @@ class EpisodeReplay:
             truncated=bool(record[_TRUNCATED]),
         )
 
+    def last_within(self, first_id: int, size: int) -> int:
+        """The id before which the episodes from ``first_id`` on take ``size`` bytes at most; one always fits."""
+        index = self._records.first + np.arange(first_id - self.first_id, len(self))
+        records = self._records.take(index)
+        rows, states = records[:, _LENGTH] + 1, records[:, _STATE] != _REBUILT
+        each = rows * (self._steps.row_bytes + states * self._state.row_bytes)
+        each += records[:, _LIVING] * self._obs.row_bytes
+        return first_id + max(1, int(np.searchsorted(np.cumsum(each), size, side="right")))
+
     def export(self, first_id: int, last_id: int) -> dict[str, Tensor]:
         """Episodes ``first_id`` to ``last_id`` (excluded) as they are stored, joined, for a segment file."""
         episodes = [self._packed(i) for i in range(first_id, last_id)]

@@ -17,6 +17,9 @@ __all__ = ["DTYPES", "JoinedState", "StepLayout", "Steps", "narrow", "widen"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """What observations and states can be stored as."""
 
+_TOO_LARGE = 65520.0
+"""The least number that float16 rounds to infinity."""
+
 
 @dataclass
 class Steps:
@@ -113,14 +116,14 @@ def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray:
     values = np.ascontiguousarray(values)
     if dtype == torch.float32:
         return values
-    rounded = torch.from_numpy(values).to(dtype)
-    if dtype == torch.float16 and bool((rounded.isinf() & torch.from_numpy(values).isfinite()).any()):
+    if dtype == torch.float16 and values.size and not (values.max() < _TOO_LARGE and values.min() > -_TOO_LARGE):
         finite = values[np.isfinite(values)]
-        raise RunError(
-            f"an observation or a state holds {finite[np.abs(finite).argmax()]:.6g}, too large for float16 (65504): "
-            "set replay.dtype=bfloat16 or float32"
-        )
-    return rounded.view(torch.int16).numpy()
+        if np.abs(finite).max(initial=0) >= _TOO_LARGE:
+            raise RunError(
+                f"an observation or a state holds {finite[np.abs(finite).argmax()]:.6g}, too large for float16 (65504): "
+                "set replay.dtype=bfloat16 or float32"
+            )
+    return torch.from_numpy(values).to(dtype).view(torch.int16).numpy()
 
 
 def widen(values: NDArray, dtype: torch.dtype, out: Tensor) -> None:

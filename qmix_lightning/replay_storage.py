@@ -18,7 +18,7 @@ __all__ = ["BLANK", "Memory", "RowQueue"]
 BLANK = -1
 """The index of a row that is always there: what padding and dead agents show."""
 
-_LEAST_ROWS, _MOST_ROWS = 16, 1 << 16
+_LEAST_ROWS, _MOST_ROWS = 32, 1 << 16
 _CHUNKS = 2048
 _LEAST_GROWTH = 1 << 16
 
@@ -133,20 +133,20 @@ class RowQueue:
         """Add ``rows [K, width]``; returns the index of the first."""
         start, self.end = self.end, self.end + len(rows)
         self._provide((start + self.chunk_rows - 1) >> self._shift, (self.end + self.chunk_rows - 1) >> self._shift)
-        written, last = 0, len(rows)
-        while written < last:  # a piece for each chunk
-            at = start + written
-            size = min(last - written, self.chunk_rows - (at & (self.chunk_rows - 1)))
-            place = int(self._locate(np.array(at)))
-            self._rows[place : place + size] = rows[written : written + size]
-            written += size
+        written, whole, mask = 0, self.chunk_rows, len(self._place) - 1
+        while written < len(rows):  # a piece for each chunk
+            chunk, within = divmod(start + written, whole)
+            piece = rows[written : written + whole - within]
+            place = 1 + (int(self._place[chunk & mask]) << self._shift) + within
+            self._rows[place : place + len(piece)] = piece
+            written += len(piece)
         return start
 
     def release(self, first: int) -> None:
         """Rows before ``first`` are not needed any more."""
-        begin, end = self.first >> self._shift, first >> self._shift
         mask = len(self._place) - 1
-        self._free += [int(self._place[c & mask]) for c in range(begin, end)]
+        for chunk in range(self.first >> self._shift, first >> self._shift):
+            self._free.append(int(self._place[chunk & mask]))
         self.first = first
 
     def take(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
@@ -178,8 +178,8 @@ class RowQueue:
             if not self._free:
                 self._free.append(self._chunks)
                 self._chunks += 1
+                self._grow(self._chunks)
             self._place[number & (len(self._place) - 1)] = self._free.pop()
-        self._grow(self._chunks)
 
     def _grow(self, chunks: int) -> None:
         needed = (1 + chunks * self.chunk_rows) * self.row_bytes

@@ -163,12 +163,15 @@ def _run(
 
     from qmix_lightning.build import build_run
     from qmix_lightning.checkpoint import remove_leftovers
+    from qmix_lightning.memory import keep_freed_memory
 
     _quieten_lightning()
+    keep_freed_memory()
     run = build_run(config, run_dir, source, saved["env_steps"] if saved else 0)
     try:
         threads = _threads(run, config, saved)
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(config.matmul_precision)
         if saved is not None and resume_from is not None:
             _check_same_shape(run, saved, resume_from)
         first = run.trainer.global_rank == 0

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import torch
+from small_mixers import small_mixer
 
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.algorithms.value_learner import ValueSettings
-from qmix_lightning.mixers.none import NoMixer
-from qmix_lightning.mixers.qmix import QMixer
-from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.types import TrajectoryBatch
 
 N, A, OBS, S = 3, 4, 5, 6
@@ -78,10 +76,9 @@ def small_learner(mixer: str, seed: int = 0) -> QLearning:
     """A recurrent learner whose targets differ from its online networks."""
     policy = small_policy(seed)
     torch.manual_seed(seed + 1)
-    qmix = QMixer(n_agents=N, state_dim=S, embed_dim=8, hypernet_layers=1, hypernet_dim=8, positivity="abs", init_scale=1.0)
     learner = QLearning(
         policy=policy,
-        mixer={"qmix": qmix, "vdn": VDNMixer(), "none": NoMixer()}[mixer],
+        mixer=small_mixer(mixer, n=N, a=A, obs=OBS, state=S),
         settings=value_settings(target_update_every=100, target_update_unit="updates"),
     )
     with torch.no_grad():

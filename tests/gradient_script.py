@@ -1,16 +1,21 @@
 """Run by test_ranks: one update on two ranks whose batches hold different numbers of filled steps, gradients saved.
 
-Arguments: number of devices, output file, mixer name. With one device the batch is the join of both ranks' batches.
+Arguments: number of devices, output file, name of a mixer or of an algorithm with a learner of its
+own. With one device the batch is the join of both ranks' batches.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from batches import random_batch, small_learner
+from joint_learners import LEARNERS as JOINT
+from joint_learners import make as make_joint
+from on_policy_learners import make_coma, make_pqn, with_round
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 from qmix_lightning.distributed import rank
@@ -29,7 +34,8 @@ class Fixed(LightningDataModule):
         return ["ticket"]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> TrainBatch:
-        parts = [random_batch(seed=1, lengths=[9, 2, 5, 7]), random_batch(seed=2, lengths=[1, 2, 1, 9])]
+        lengths = {1: [9, 2, 5, 7], 2: [1, 2, 1, 9]}
+        parts = [with_round(random_batch(seed, lengths[seed]), seed) for seed in lengths]
         part = parts[rank()] if self.devices == 2 else join(*parts)
         return TrainBatch(trajectories=part, env_steps=0, episodes=0, epsilon=0.0)
 
@@ -49,13 +55,15 @@ class SaveGradients(Callback):
 
 def join(a: TrajectoryBatch, b: TrajectoryBatch) -> TrajectoryBatch:
     names = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward", "terminated", "truncated", "filled")
-    return TrajectoryBatch(**{n: torch.cat([getattr(a, n), getattr(b, n)]) for n in names})
+    extras = {n: torch.cat([a.extras[n], b.extras[n]]) for n in a.extras}
+    return TrajectoryBatch(**{n: torch.cat([getattr(a, n), getattr(b, n)]) for n in names}, extras=extras)
 
 
-def main(devices: int, path: str, mixer: str) -> None:
+def main(devices: int, path: str, name: str) -> None:
     torch.set_num_threads(1)
+    others = {"coma": make_coma, "pqn": make_pqn} | {algorithm: partial(make_joint, algorithm) for algorithm in JOINT}
     module = TeamModule(
-        learner=small_learner(mixer),
+        learner=others[name](dtype=torch.float32) if name in others else small_learner(name),
         optimizer=rmsprop(
             rate=LearningRate(1e-3, "constant", 1, 0.0), alpha=0.99, eps=1e-5, weight_decay=0, max_grad_norm=10
         ),

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import torch
-from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, VALUES, A, N, S, value_settings
+from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, VALUES, A, N, S, random_batch, value_settings
 from learners import AGENTS
 from small_mixers import small_mixer
 
@@ -52,8 +52,16 @@ def make_policy(agent: str = "recurrent") -> Policy:
     return Policy(inputs=inputs, agent=network)
 
 
-def make(name: str, agent: str = "recurrent", *, seed: int = 0, mixer: str | None = None, **changed: Any) -> Any:
-    """A learner in float64 whose targets differ from its online networks."""
+def make(
+    name: str,
+    agent: str = "recurrent",
+    *,
+    seed: int = 0,
+    mixer: str | None = None,
+    dtype: torch.dtype = torch.float64,
+    **changed: Any,
+) -> Any:
+    """A learner whose targets differ from its online networks."""
     torch.manual_seed(seed)
     kind, own_mixer, settings = LEARNERS[name]
     values = {key: changed.pop(key) for key in list(changed) if key in VALUES}
@@ -61,7 +69,7 @@ def make(name: str, agent: str = "recurrent", *, seed: int = 0, mixer: str | Non
     if name.endswith("qmix"):
         given["make_policy"] = lambda: make_policy(agent)
     given["mixer"] = small_mixer(mixer or own_mixer, n=N, a=A, obs=OBS, state=S)
-    learner: ValueLearner = kind(**given, **(settings | changed)).double()
+    learner: ValueLearner = kind(**given, **(settings | changed)).to(dtype)
     with torch.no_grad():
         for _, target in learner.target_pairs():
             for p in target.parameters():
@@ -70,8 +78,6 @@ def make(name: str, agent: str = "recurrent", *, seed: int = 0, mixer: str | Non
 
 
 def data(seed: int = 0, lengths: list[int] = LENGTHS) -> TrajectoryBatch:
-    from batches import random_batch
-
     return random_batch(seed, lengths).to(torch.device("cpu"), torch.float64)
 
 
@@ -109,9 +115,7 @@ def plain_targets(
 
 def greedy_of(q: list[list[float]], legal: list[list[bool]], alive: list[bool]) -> list[int]:
     """Each agent's best legal action; the dead do nothing."""
-    return [
-        max((a for a in range(A) if legal[i][a]), key=lambda a, i=i: q[i][a]) if alive[i] else 0 for i in range(N)
-    ]
+    return [max((a for a in range(A) if legal[i][a]), key=lambda a, i=i: q[i][a]) if alive[i] else 0 for i in range(N)]
 
 
 def joint_actions() -> list[tuple[int, ...]]:

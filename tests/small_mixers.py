@@ -19,7 +19,6 @@ from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.mixers.vdn_s import StateBiasMixer
 
 QPLEX = {"hypernet_dim": 7, "attention_heads": 3, "attention_layers": 2, "attention_dim": 5}
-NEW = ("qmix_ns", "qmix_lin", "vdn_s", "qplex", "qatten")
 
 
 def small_mixer(name: str, *, n: int, a: int, obs: int, state: int, **changed: Any) -> nn.Module:
@@ -29,7 +28,10 @@ def small_mixer(name: str, *, n: int, a: int, obs: int, state: int, **changed: A
     factory, settings = {
         "none": (NoMixer, {}),
         "vdn": (VDNMixer, {}),
-        "qmix": (QMixer, {"n_agents": n, "state_dim": state, "embed_dim": 6, "init_scale": 1.0, **hypernetworks, **positivity}),
+        "qmix": (
+            QMixer,
+            {"n_agents": n, "state_dim": state, "embed_dim": 6, "init_scale": 1.0, **hypernetworks, **positivity},
+        ),
         "qmix_ns": (QMixerWithoutState, {"n_agents": n, "embed_dim": 6, **positivity}),
         "qmix_lin": (LinearMixer, {"n_agents": n, "state_dim": state, "bias_dim": 6, **hypernetworks, **positivity}),
         "vdn_s": (StateBiasMixer, {"n_agents": n, "state_dim": state, "bias_dim": 6}),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from test_replay import episode, spec
 
+from qmix_lightning import checkpoint
 from qmix_lightning.checkpoint import (
     FORMAT,
     RunCheckpointIO,
@@ -295,6 +296,12 @@ def folder(tmp_path):
     return tmp_path / "run" / "checkpoints"
 
 
+def replay_bytes(replay):
+    """What the episodes of a replay take as they are stored."""
+    parts = replay.export(replay.first_id, replay.next_id)
+    return b"".join(parts[name].numpy().tobytes() for name in ("steps", "obs", "state"))
+
+
 def grown(replay, count, length=3):
     for _ in range(count):
         replay.add(episode(replay.next_id, length))
@@ -354,6 +361,26 @@ def test_many_segments_are_merged(folder):
     assert len(store.save(grown(replay, 1))) == 2
     restored = EpisodeReplay(spec(), 1000)
     SegmentStore(folder, 0).load(restored, store.save(replay))
+    assert restored.content_hash() == replay.content_hash()
+
+
+def test_large_replays_are_written_in_parts(folder, monkeypatch):
+    """No segment is larger than it may be, and only small ones are merged."""
+    store, replay = SegmentStore(folder, 0), EpisodeReplay(spec(), 1000)
+    each = len(replay_bytes(grown(EpisodeReplay(spec(), 1), 1)))
+    monkeypatch.setattr(checkpoint, "_SEGMENT_BYTES", 10 * each)
+    monkeypatch.setattr(SegmentStore, "_is_small", lambda self, s: s["last_id"] - s["first_id"] < 5)
+    segments = store.save(grown(replay, 37))
+    sizes = [s["last_id"] - s["first_id"] for s in segments]
+    assert sum(sizes) == 37
+    assert 7 <= max(sizes[:-1]) <= 14  # some agents are dead, so episodes differ
+    large = [s["name"] for s in segments[:-1]]
+    for _ in range(2 * 32):
+        segments = store.save(grown(replay, 1))
+    assert len(segments) < 4 + 2 * 7 + 32
+    assert [s["name"] for s in segments][: len(large)] == large
+    restored = EpisodeReplay(spec(), 1000)
+    SegmentStore(folder, 0).load(restored, segments)
     assert restored.content_hash() == replay.content_hash()
 
 

@@ -5,73 +5,28 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import runs
 import torch
-from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, random_batch
+from batches import OBS, A, N, S, random_batch
 from learners import AGENTS
+from on_policy_learners import COMA_SETTINGS as SETTINGS
+from on_policy_learners import make_coma, with_round
 from test_learner import episode_values
 from test_masking import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
 
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.stochastic_policy import StochasticPolicy, floored_log_policy, sample_actions
+from qmix_lightning.agents.stochastic_policy import floored_log_policy, sample_actions
 from qmix_lightning.algorithms.coma import COMA, followed_by
 from qmix_lightning.algorithms.critic import CounterfactualCritic, counterfactual_advantage, expected_values
-from qmix_lightning.types import EnvSpec, TrajectoryBatch
+from qmix_lightning.types import TrajectoryBatch
 
-SPEC = EnvSpec(
-    n_agents=N,
-    n_actions=A,
-    obs_dim=OBS,
-    state_dim=S,
-    obs_dims=(OBS,) * N,
-    action_counts=(A,) * N,
-    agent_names=tuple("abc"),
-    group_of_agent=(0, 1, 0),
-)
-SETTINGS = {
-    "gamma": 0.9,
-    "td_lambda": 0.7,
-    "normalize_rewards": "none",
-    "normalize_values": False,
-    "critic_hidden_dim": 10,
-    "critic_coef": 0.8,
-    "critic_lr": None,
-    "entropy_coef": 0.3,
-    "target_update_mode": "hard",
-    "target_update_every": 200,
-    "target_update_unit": "episodes",
-    "target_update_tau": 0.01,
-}
 LENGTHS = [9, 1, 4, 6, 3]
 
 
-def make_coma(agent: str = "recurrent", dtype: torch.dtype = torch.float64, **changed) -> COMA:
-    torch.manual_seed(0)
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
-    network = AGENTS[agent](
-        input_dim=inputs.output_dim,
-        n_actions=A,
-        group_of_agent=SPEC.group_of_agent,
-        hidden_dim=8,
-        share_parameters="group",
-        **PLAIN_AGENT,
-    )
-    policy = StochasticPolicy(inputs=inputs, agent=network)
-    learner = COMA(policy=policy, spec=SPEC, **{**SETTINGS, **changed}).to(dtype)
-    with torch.no_grad():
-        for p in learner.target_critic.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return learner
-
-
-def batch(seed: int = 0, lengths: list[int] = LENGTHS, epsilon: float = 0.3) -> TrajectoryBatch:
-    data = random_batch(seed, lengths).to(torch.device("cpu"), torch.float64)
-    draws = torch.rand(len(lengths), N, generator=torch.Generator().manual_seed(seed))
-    return replace(data, extras={"epsilon": torch.full((len(lengths),), epsilon), "draws": draws})
+def batch(seed: int = 0, lengths: list[int] = LENGTHS) -> TrajectoryBatch:
+    return with_round(random_batch(seed, lengths).to(torch.device("cpu"), torch.float64), seed)
 
 
 # The policy -----------------------------------------------------------------------------------------------------------
@@ -346,9 +301,8 @@ def test_nothing_of_the_actors_loss_reaches_the_critic():
     terms.total.backward()
     alone = make_coma(entropy_coef=0.0)
     clean = data.sanitized()
-    pi = alone.policy.log_probabilities(
-        alone.policy.unroll(clean), clean.avail_actions, clean.extras["epsilon"][:, None, None]
-    ).exp()
+    epsilon = clean.extras["epsilon"][:, None, None]
+    pi = floored_log_policy(alone.policy.unroll(clean), clean.avail_actions, epsilon).exp()
     y = alone.targets(clean, followed_by(clean, pi, clean.extras["draws"]), pi)
     q = alone.critic(clean.state[:, :-1], clean.obs[:, :-1], clean.actions, clean.last_actions()[:, :-1])
     error = q.gather(-1, clean.actions[..., None])[..., 0] - y

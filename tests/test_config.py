@@ -146,8 +146,12 @@ GROUPS = ("env", "mixer", "agent", "algorithm", "replay", "rollout", "exploratio
 
 @pytest.mark.parametrize(("group", "choice"), every(*GROUPS, "callbacks", "experiment"))
 def test_every_choice_passes_validation(group: str, choice: str):
-    needed = {"pettingzoo": ["env.id=a:b"], "gymnasium": ["env.id=a"]}.get(choice, []) if group == "env" else []
-    config = run_config(f"{group}={choice}", *needed)
+    needed = {
+        ("env", "pettingzoo"): ["env.id=a:b"],
+        ("env", "gymnasium"): ["env.id=a"],
+        ("replay", "on_policy"): ["rollout.update_every=${replay.capacity}"],
+    }
+    config = run_config(f"{group}={choice}", *needed.get((group, choice), []))
     assert validate(config.to_dict()) == config
 
 
@@ -297,6 +301,8 @@ ALLOWED = {
     "trainer.enable_progress_bar": False,
     "trainer.log_every_n_steps": 1,
     "rollout.num_eval_envs": 3,
+    "replay.storage": "memmap",
+    "replay.memmap_dir": "/elsewhere",
 }
 
 

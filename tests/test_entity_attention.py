@@ -96,7 +96,7 @@ def test_the_attention_is_its_definition(share):
     _, agent = make(share=share)
     encoder = agent.encoder
     x = torch.cat([observations(1)[0], torch.rand(N, A + N, dtype=torch.float64)], -1)  # [N, I]
-    out, _, _ = encoder(x)
+    out = encoder(x).summary
 
     def layer(linear, i, vector):
         index = linear.sets[i] if linear.n_sets > 1 else 0

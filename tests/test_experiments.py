@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import inprocess
 import pytest
 import runs
 
@@ -49,6 +50,53 @@ def test_vdn_cannot_and_takes_seven(tmp_path: Path, seed: int):
     assert cells(report["learned"], "2A") == pytest.approx([7.0] * 4, abs=0.2)
     assert cells(report["learned"], "1")[:2] == pytest.approx([6.93] * 2, abs=0.3)
     assert report["greedy_return"] == 7.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["qmix_lin", "vdn_s"])
+def test_what_is_additive_within_a_state_takes_seven(tmp_path: Path, algorithm: str):
+    """A weight and a bias for each state add nothing to what a sum can fit inside 2B: the same table as VDN's."""
+    for seed in (1, 2, 3):
+        report = two_step(tmp_path, algorithm, seed)
+        assert cells(report["learned"], "2B") == pytest.approx([-1.5, 2.5, 2.5, 6.5], abs=0.7)
+        assert cells(report["learned"], "2A") == pytest.approx([7.0] * 4, abs=0.4)
+        first, second = report["learned"]["1"]
+        assert first == pytest.approx([6.93] * 2, abs=0.3)
+        assert max(second) < min(first) - 0.2  # on its way to 0.99 * 6.5
+        assert report["greedy_return"] == 7.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["qmix_ns", "qplex"])
+def test_what_holds_the_two_step_game_takes_eight(tmp_path: Path, algorithm: str):
+    for seed in (1, 2, 3):
+        check_qmix(two_step(tmp_path, algorithm, seed))
+
+
+def qtrans_game(tmp_path: Path, algorithm: str, seed: int) -> dict:
+    folder = tmp_path / str(seed)
+    arguments = [f"experiment=matrix_qtran_{algorithm}", f"seed={seed}", f"run_dir={folder}", "logger=none"]
+    inprocess.succeed([*arguments, "trainer.enable_progress_bar=false"])
+    return json.loads((folder / "q_table.json").read_text())
+
+
+def test_qplex_finds_eight_in_qtrans_game(tmp_path: Path):
+    report = qtrans_game(tmp_path, "qplex", 1)
+    assert report["greedy_return"] == 8.0
+    assert cells(report["learned"], "1") == pytest.approx([8, -12, -12, -12, 0, 0, -12, 0, 0], abs=2.0)
+
+
+@pytest.mark.slow
+def test_qplex_finds_eight_in_qtrans_game_on_four_seeds_of_five(tmp_path: Path):
+    returns = [qtrans_game(tmp_path, "qplex", seed)["greedy_return"] for seed in range(1, 6)]
+    assert returns.count(8.0) >= 4, returns
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["vdn", "qmix"])
+def test_a_monotonic_mixer_ends_at_zero_in_qtrans_game(tmp_path: Path, algorithm: str):
+    returns = [qtrans_game(tmp_path, algorithm, seed)["greedy_return"] for seed in range(1, 6)]
+    assert returns == [0.0] * 5
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ SMALL += ["algorithm.target_update_every=2"]
 EXPERIMENTS = Path(__file__).parents[1] / "conf" / "experiment"
 
 RECIPES = {
-    "lbf_8x8_2p_3f": ["total_env_steps=800", "+env.kwargs.max_episode_steps=10"],
+    "lbf_8x8_2p_3f": ["total_env_steps=800", "+env.kwargs.max_episode_steps=10", "rollout.update_every=32"],
     "rware_tiny_2ag": ["total_env_steps=320", "+env.kwargs.max_steps=20"],
     "overcooked_cramped_room": ["total_env_steps=320", "env.horizon=20"],
     "kaz": ["total_env_steps=320", "env.kwargs.max_cycles=20"],

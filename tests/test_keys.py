@@ -44,7 +44,8 @@ def test_golden_values():
 
 def test_purposes_keep_their_numbers():
     named = {k: v for k, v in vars(Purpose).items() if not k.startswith("_")}
-    assert named == {"TRAIN_RESET": 1, "EVAL_RESET": 2, "EXPLORE": 3, "SAMPLE": 4, "INIT": 5}
+    first = {"TRAIN_RESET": 1, "EVAL_RESET": 2, "EXPLORE": 3, "SAMPLE": 4, "INIT": 5}
+    assert named == first | {"ROUND": 6, "LAST_ACTION": 7}
 
 
 @pytest.mark.parametrize("parts", [(0,), (0, 0), (5, 1, 3), (2**63, 2**64 - 1), (-1, -2), (123456789, 0, 4, 17)])
@@ -143,3 +144,20 @@ def test_uniform_is_uniform(key):
 def test_largest_draw_stays_below_one():
     assert np.float32(2**24 - 1) * np.float32(2.0**-24) < 1.0
     assert keys.uniform(keys.mix(np.arange(200_000)), 8).max() < 1.0
+
+
+@pytest.mark.parametrize("block", [1, 4, 16])
+def test_draws_made_ahead_are_those_of_each_step(block):
+    """Episodes begin, wait, jump back and go on from anywhere: what was computed ahead never shows."""
+    rng = np.random.default_rng(block)
+    slots, draws = keys.mix(5, np.arange(6)), keys.StepDraws(6, 2, 3, block=block)
+    episode, t = np.zeros(6, np.int64), np.zeros(6, np.int64)
+    for _ in range(200):
+        t += rng.random(6) < 0.9
+        begins, jumps = rng.random(6) < 0.05, rng.random(6) < 0.02
+        episode[begins] += 1
+        t[begins] = 0
+        t[jumps] = rng.integers(0, 50, 6)[jumps]
+        key = keys.fold(slots, episode.astype(np.uint64))
+        expected = keys.uniform(keys.fold(key, t.astype(np.uint64)), 6).reshape(6, 2, 3)
+        np.testing.assert_array_equal(draws(key, t), expected)

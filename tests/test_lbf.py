@@ -1,5 +1,6 @@
 """Level-based foraging: the mask that the package keeps to itself, its limit, its names."""
 
+import copy
 import subprocess
 import sys
 
@@ -52,6 +53,46 @@ def test_it_plays_as_the_package_does():
         assert outcome.reward == pytest.approx(sum(rewards))
         assert player.row.agent_reward.tolist() == pytest.approx(rewards)
         assert done == (t == 50)
+
+
+@pytest.mark.parametrize(
+    ("task", "kwargs"),
+    [
+        ("8x8-2p-3f", {}),
+        ("2s-8x8-2p-2f-coop", {}),
+        ("1s-6x9-4p-5f-pen", {}),
+        ("2s-7x5-3p-3f", {"observe_agent_levels": False}),
+    ],
+)
+def test_what_the_game_computes_in_another_way_is_the_packages(task, kwargs):
+    """Observations and legal actions of whole episodes; loading is preferred, so that food disappears."""
+    from lbforaging.foraging import ForagingEnv
+
+    ours = lbf.make(task, kwargs).game
+    theirs = copy.deepcopy(ours)
+    theirs.__class__ = ForagingEnv
+    rng, eaten = np.random.default_rng(1), 0
+    for seed in range(6):
+        for game in (ours, theirs):
+            for player in game.players:
+                player.position = None
+        shown, done = (ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0]), False
+        while True:
+            for mine, other in zip(*shown, strict=True):
+                np.testing.assert_array_equal(mine, other)
+                assert mine.dtype == other.dtype
+            if done:
+                break
+            legal = [ours._valid_actions[player] for player in ours.players]
+            assert legal == [theirs._valid_actions[player] for player in theirs.players]
+            actions = [rng.choice([*of_player, of_player[-1], of_player[-1]]).value for of_player in legal]
+            before = ours.field.sum()
+            (*shown_ours, done, _, _), (*shown_theirs, also_done, _, _) = ours.step(actions), theirs.step(actions)
+            assert done == also_done
+            assert shown_ours[1] == shown_theirs[1]
+            shown = shown_ours[0], shown_theirs[0]
+            eaten += int(ours.field.sum() < before)
+    assert eaten > 0 or "coop" in task
 
 
 def test_the_mask_is_what_the_rules_allow_and_masked_play_is_never_illegal():

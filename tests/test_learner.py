@@ -1,6 +1,5 @@
 import copy
 import io
-import math
 from dataclasses import replace
 
 import pytest
@@ -126,8 +125,9 @@ def test_every_parameter_receives_a_gradient(mixer):
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
 
 
-def test_the_loss_of_a_batch_is_the_sum_over_its_episodes():
-    learner = make_learner()
+@pytest.mark.parametrize("mixer", ["qmix", "qplex", "qatten"])
+def test_the_loss_of_a_batch_is_the_sum_over_its_episodes(mixer):
+    learner = make_learner(mixer)
     batch = data(4, [9, 2, 5])
     whole = learner.loss(batch)
     parts = [learner.loss(batch.map(lambda x, b=b: x[b : b + 1])) for b in range(3)]

@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import playing
 import pytest
 from playing import Player
@@ -68,3 +69,24 @@ def test_success_is_an_end_where_the_scenario_has_it():
         agent.state.p_vel[:] = 0
     outcome = player.step(0, 0)
     assert (outcome.terminated, outcome.truncated) == (True, False)
+
+
+@pytest.mark.parametrize("scenario", sorted(mpe.scenarios()))
+def test_the_game_without_turns_is_the_packages(scenario):
+    theirs = importlib.import_module(f"mpe2.{mpe.scenarios()[scenario]}").parallel_env(
+        continuous_actions=False, max_cycles=6
+    )
+    ours, rng = mpe.make(scenario, {"max_cycles": 6}), np.random.default_rng(0)
+    assert ours.possible_agents == theirs.possible_agents
+    for seed in (3, 4):
+        shown = theirs.reset(seed=seed), ours.reset(seed=seed)
+        for step in range(7):
+            for of_theirs, of_ours in zip(*shown, strict=True):
+                np.testing.assert_equal(dict(of_ours), dict(of_theirs))
+            assert {value.dtype for value in shown[1][0].values()} == {np.dtype(np.float32)}
+            np.testing.assert_array_equal(ours.state(), theirs.state())
+            assert ours.state().dtype == theirs.state().dtype
+            assert ours.agents == theirs.agents
+            assert bool(ours.agents) == (step < 6)
+            actions = {agent: int(rng.integers(theirs.action_space(agent).n)) for agent in theirs.agents}
+            shown = (theirs.step(actions), ours.step(actions)) if actions else shown

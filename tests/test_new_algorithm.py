@@ -105,12 +105,12 @@ def test_its_loss_is_what_its_docstring_says(installed: Path):
     for b in range(3):
         for t in range(int(batch.filled[b].sum())):
             living = [n for n in range(3) if batch.agent_mask[b, t, n]]
-            values = [float(q[b, t, n, batch.actions[b, t, n]]) for n in living]
-            error = sum(values) / max(1, len(values)) - float(y[b, t])
+            values = [q[b, t, n, batch.actions[b, t, n]].item() for n in living]
+            error = sum(values) / max(1, len(values)) - y[b, t].item()
             total += (0.25 if error > 0 else 1.0) * error**2
             count += 1
-    assert float(terms.total) == pytest.approx(total)
-    assert int(terms.count) == count
+    assert terms.total.item() == pytest.approx(total)
+    assert terms.count.item() == count
     for name, parameter in learner.policy.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name

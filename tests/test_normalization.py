@@ -151,41 +151,65 @@ def test_rewards_in_the_target(kind):
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
+def discounted_returns(batches: list[TrajectoryBatch], gamma: float) -> torch.Tensor:
+    """Of every step that happened, to the end of its row; by loops."""
+    found = []
+    for batch in batches:
+        for b in range(batch.batch_size):
+            rewards = batch.reward[b, : int(batch.filled[b].sum())].tolist()
+            found += [sum(gamma**k * r for k, r in enumerate(rewards[t:])) for t in range(len(rewards))]
+    return torch.tensor(found, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("kind", ["one_step", "n_step", "peng_lambda", "td_lambda"])
 @pytest.mark.parametrize("mixer", ["none", "vdn", "qmix"])
-def test_targets_are_normalised_by_the_statistics_of_targets(kind, mixer):
-    """With zeros and ones in the statistics nothing changes; afterwards they are those of the targets themselves."""
+def test_targets_in_the_scale_of_what_was_played(kind, mixer):
+    """Successors' values are restored before the return, and the return is normalised after it."""
     plain, normed = (make_learner(mixer, returns=kind, normalize_values=on) for on in (False, True))
-    normed.load_state_dict({**normed.state_dict(), **plain.state_dict()})
-    batch = batch_of(2).sanitized()
+    batches = [batch_of(2)]
+    poisoned = replace(batches[0], reward=batches[0].reward.masked_fill(~batches[0].filled, math.nan))
+    normed.observe(poisoned)
+    played = discounted_returns(batches, gamma=0.9)
+    mean, deviation = played.mean(), played.std(correction=0)
+    assert normed.value_moments is not None
+    torch.testing.assert_close(normed.value_moments.mean, mean)
+    torch.testing.assert_close(normed.value_moments.deviation(mean), deviation)
+    batch = batches[0].sanitized()
+    shape = batch.reward.shape if mixer != "none" else (*batch.reward.shape, N)
+    greedy, taken = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    want = plain.returns(batch, greedy * deviation + mean, taken * deviation + mean)
+    got = normed.returns(batch, greedy, taken)
+    torch.testing.assert_close(got[batch.filled], ((want - mean) / deviation)[batch.filled])
+    torch.testing.assert_close(normed.unscaled(got)[batch.filled], want[batch.filled])
+
+
+def test_the_scale_does_not_feed_upon_itself():
+    """Networks whose first values are far outside of deviation 1 do not raise the scale: it is that of the data."""
+    made = make_learner("vdn", normalize_values=True, target_update_unit="updates", target_update_every=1)
     with torch.no_grad():
-        q = plain.policy.unroll(batch)
-    y, scaled = plain.targets(batch, q), normed.targets(batch, q)
-    mask = batch.filled if y.dim() == 2 else batch.filled[..., None] & batch.agent_mask[:, :-1]
-    mean, deviation = y[mask].mean(), y[mask].std(correction=0)
-    torch.testing.assert_close(scaled[mask], ((y - mean) / deviation)[mask])
-    torch.testing.assert_close(normed.unscaled(scaled)[mask], y[mask])
-    # From then on the networks' values are taken as normalised: their successors are restored before the return.
-    restored = (q.new_zeros(1) + mean + deviation * 0.5).expand_as(y)
-    again = normed.eval().returns(batch, torch.full_like(y, 0.5), torch.full_like(y, 0.5))
-    want = plain.returns(batch, restored, restored)
-    torch.testing.assert_close(normed.unscaled(again)[mask], want[mask])
-
-
-def test_evaluating_targets_leaves_the_statistics_alone():
-    made = make_learner("vdn", normalize_values=True).eval()
-    batch = batch_of(0).sanitized()
-    made.targets(batch, made.policy.unroll(batch).detach())
+        for policy_ in (made.policy, made.target_policy):
+            policy_.agent.head.bias += 30.0
+    batch = batch_of(5)
+    for update in range(20):
+        made.observe(batch)
+        terms = made.loss(batch)
+        made.after_update(episodes=update, updates=update + 1)
+    played = discounted_returns([batch], gamma=0.9)
     assert made.value_moments is not None
-    assert made.value_moments.count.item() == 0
+    torch.testing.assert_close(made.value_moments.deviation(played), played.std(correction=0))
+    assert (terms.sums["target"] / terms.count).abs() < 100 * played.std()
 
 
 def test_the_logs_show_the_scale_of_returns():
+    """A network that says 0 says the mean of the returns played."""
     made = make_learner("vdn", normalize_values=True)
     batch = batch_of(3)
+    made.observe(batch)
     with torch.no_grad():
-        want = make_learner("vdn").loss(batch).sums["target"]
-        torch.testing.assert_close(made.loss(batch).sums["target"], want)
+        for parameter in made.policy.parameters():
+            parameter.zero_()
+        terms = made.loss(batch)
+    torch.testing.assert_close(terms.sums["q_taken"] / terms.count, discounted_returns([batch], gamma=0.9).mean())
 
 
 def test_values_reach_their_true_scale():
@@ -206,6 +230,7 @@ def test_values_reach_their_true_scale():
     first = batch.actions[:, :, :1].expand_as(batch.actions)
     batch = replace(batch, actions=first, reward=100.0 + 4.0 * first[:, :, 0])
     for _ in range(150):
+        made.observe(batch)
         terms = made.loss(batch)
         optimizer.zero_grad()
         (terms.total / terms.count).backward()
@@ -222,7 +247,9 @@ def test_values_reach_their_true_scale():
 @pytest.mark.parametrize("share", SHARING)
 def test_everything_at_once_gets_gradients_and_goes_together(agent, share):
     made = learner(
-        QMixer(n_agents=N, state_dim=S, embed_dim=4, hypernet_layers=1, hypernet_dim=4, positivity="abs", init_scale=1.0),
+        QMixer(
+            n_agents=N, state_dim=S, embed_dim=4, hypernet_layers=1, hypernet_dim=4, positivity="abs", init_scale=1.0
+        ),
         agent=agent,
         share=share,
         extras=EXTRAS,

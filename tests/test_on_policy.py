@@ -73,7 +73,9 @@ def test_a_round_is_the_first_episodes_of_every_slot(num_envs: int, size: int):
         episodes, steps = play_round(source)
         assert len(episodes) == size
         assert steps == sum(e.length for e in episodes)
-        wanted = [e for slot, own in enumerate(expected) for e in own[number * dealt[slot] : (number + 1) * dealt[slot]]]
+        wanted = [
+            e for slot, own in enumerate(expected) for e in own[number * dealt[slot] : (number + 1) * dealt[slot]]
+        ]
         assert len(wanted) == size
         for episode in episodes:
             (match,) = [e for e in wanted if torch.equal(e.obs[0], episode.obs[0]) and e.length == episode.length]
@@ -267,7 +269,7 @@ def seen(batch):
 def test_resumes_bit_for_bit_from_any_update(tmp_path: Path, settings):
     reference = make(**settings)
     expected = [seen(redeem(reference)) for _ in range(9)]
-    for at in range(9):
+    for at in range(0, 9, 2):
         data = make(**settings)
         assert [seen(redeem(data)) for _ in range(at)] == expected[:at]
         folder = tmp_path / str(at)
@@ -283,7 +285,7 @@ def test_resumes_bit_for_bit_from_any_update(tmp_path: Path, settings):
 def test_a_signal_at_any_step_of_a_round_changes_nothing(tmp_path: Path, settings):
     reference = make(**settings)
     expected = [seen(redeem(reference)) for _ in range(5)]
-    for at in range(1, 25, 2):
+    for at in range(1, 25, 4):
         data = make(**settings)
         step, taken = data._env.step, [0]
 

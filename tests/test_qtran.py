@@ -1,4 +1,4 @@
-"""QTRAN: its losses by loops, what they teach and what not, the theorem at the end of learning, and what it can hold."""
+"""QTRAN: its losses by loops, what they teach, the theorem at the end of learning, what the joint value can hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from batches import A, N, S
 from joint_learners import LENGTHS, RETURNS, data, greedy_of, joint_actions, make, plain_targets
-from matrix_games import train_on
+from matrix_games import recipe_returns, train_on
 from small_mixers import network
 from test_masking import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
 
@@ -89,7 +89,10 @@ def plain_loss(learner, batch, lengths, alt):
         selecting = q if learner.settings.double_q else target_q
         alive = batch.agent_mask[b].tolist()
         living = [[i for i in range(N) if alive[t][i]] for t in range(length + 1)]
-        legal = [[[alive[t][i] and x for x in batch.avail_actions[b, t, i].tolist()] for i in range(N)] for t in range(length + 1)]
+        legal = [
+            [[alive[t][i] and x for x in batch.avail_actions[b, t, i].tolist()] for i in range(N)]
+            for t in range(length + 1)
+        ]
         states = batch.state[b].tolist()
         actions = [[batch.actions[b, t, i].item() if alive[t][i] else 0 for i in range(N)] for t in range(length)]
         actions.append([0] * N)
@@ -245,15 +248,23 @@ def test_the_least_is_over_legal_actions():
 def test_an_agents_preference_depends_on_the_others(name):
     """By enumeration with random weights: what no monotonic mixing of the agents' values can hold."""
     joint = make(name).joint
+    with torch.no_grad():
+        for p in joint.parameters():
+            p.mul_(3.0)
     g = torch.Generator().manual_seed(3)
     features = 2 * torch.randn(20, N, 8, generator=g, dtype=F64)
     state = torch.randn(20, S, generator=g, dtype=F64)
     alive = torch.ones(20, N, dtype=torch.bool)
-    table = torch.stack(
-        [joint.of(features, torch.tensor(u).expand(20, N), alive, state) for u in joint_actions()], -1
-    ).reshape(20, A, A * A)  # first agent's action, the others'
-    order = table.argsort(dim=1)
-    assert (order != order[..., :1]).any(1).any(1).float().mean() > 0.5
+    q = torch.randn(20, N, A, generator=g, dtype=F64)
+
+    def reorders(value):
+        """``[20]``: the first agent's actions rank otherwise where the others act otherwise."""
+        columns = [value(torch.tensor(u).expand(20, N)) for u in joint_actions()]
+        order = torch.stack(columns, -1).reshape(20, A, A * A).argsort(dim=1)
+        return (order != order[..., :1]).any(1).any(1)
+
+    assert reorders(lambda u: joint.of(features, u, alive, state)).sum() >= 3
+    assert not reorders(lambda u: summed_values(q, u, alive)).any()
 
 
 def test_the_counterfactual_values_do_not_see_the_own_action():
@@ -273,7 +284,11 @@ def test_the_counterfactual_values_do_not_see_the_own_action():
 def test_targets_follow(name):
     learner = make(name, target_update_every=3, target_update_unit="updates")
     learner.after_update(episodes=0, updates=2)
-    pairs = [(a, b) for online, target in learner.target_pairs() for a, b in zip(online.parameters(), target.parameters(), strict=True)]
+    pairs = [
+        (a, b)
+        for online, target in learner.target_pairs()
+        for a, b in zip(online.parameters(), target.parameters(), strict=True)
+    ]
     assert not all(torch.equal(a, b) for a, b in pairs)
     learner.after_update(episodes=0, updates=3)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -309,7 +324,7 @@ def check_theorem(game):
 
 
 def test_learns_qtrans_game_and_the_theorem_holds_there():
-    check_theorem(train_on("qtran", "qtran_alt", seed=1, updates=400))
+    check_theorem(train_on("qtran", "qtran_alt", seed=1, updates=250))
 
 
 @pytest.mark.slow
@@ -322,7 +337,5 @@ def test_the_theorem_holds_on_every_seed(name, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_recipe_finds_eight_on_four_of_five_seeds(name, tmp_path: Path):
-    from matrix_games import recipe_returns
-
     found = recipe_returns(name, tmp_path)
     assert found.count(8.0) >= 4, found

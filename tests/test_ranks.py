@@ -13,14 +13,18 @@ import torch
 
 from qmix_lightning.checkpoint import read_checkpoint
 
+SLOW = ("pqn", "qmix_ns", "qmix_lin", "vdn_s", "qplex", "qatten", "qtran_base", "qtran_alt", "cw_qmix", "ow_qmix")
 
-@pytest.mark.parametrize("mixer", ["qmix", "none"])
-def test_two_ranks_have_the_gradient_of_the_joined_batch(tmp_path: Path, mixer: str):
+
+@pytest.mark.parametrize(
+    "name", ["qmix", "none", "coma", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_two_ranks_have_the_gradient_of_the_joined_batch(tmp_path: Path, name: str):
     script = Path(__file__).parent / "gradient_script.py"
     for devices in (1, 2):
         target = str(tmp_path / f"{devices}.pt")
         done = subprocess.run(
-            [sys.executable, str(script), str(devices), target, mixer],
+            [sys.executable, str(script), str(devices), target, name],
             env=runs.environ(),
             capture_output=True,
             text=True,

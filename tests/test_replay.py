@@ -367,6 +367,37 @@ def test_clear_keeps_the_ids():
     assert_same(replay.get(4), episode(9, 6))
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_batch_for_a_gpu_is_pinned(monkeypatch, joined):
+    """Without a GPU memory cannot be pinned: here it is only noted."""
+    pinned, empty = set(), torch.empty
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda t: t.untyped_storage().data_ptr() in pinned)
+
+    def pin_memory(t):
+        copy = t.clone()
+        pinned.add(copy.untyped_storage().data_ptr())
+        return copy
+
+    def noted(*sizes, pin_memory=False):
+        made = empty(*sizes)
+        if pin_memory:
+            pinned.add(made.untyped_storage().data_ptr())
+        return made
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch, "empty", noted)
+    replay = EpisodeReplay(replace(spec(), state_dim=N * OBS) if joined else spec(), 3, dtype="float16")
+    for i in range(3):
+        one = episode(i, 3 + i)
+        one.state = one.obs.flatten(1) if joined else one.state
+        replay.add(one)
+    plain, batch = replay.gather(np.array([0, 2])), replay.gather(np.array([0, 2]), pin=True)
+    for name in (*TENSORS, "filled", "terminated", "truncated"):
+        assert getattr(batch, name).is_pinned(), name
+        assert torch.equal(getattr(batch, name), getattr(plain, name)), name
+        assert not getattr(plain, name).is_pinned()
+
+
 # On disk --------------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,16 @@ def test_a_queue_in_a_file_equals_a_list(moves, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     play(queue(folder=folder, blank=np.array([7, 8, 9])), moves)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems copy")
+def test_memory_grows_without_a_copy():
+    rows = queue()
+    rows.append(np.ones((1000, 3), np.int16))
+    first, size = rows._memory._map, len(rows._memory)
+    rows.append(np.ones((500_000, 3), np.int16))
+    assert rows._memory._map is first
+    assert size < 10**5 < len(rows._memory) < 1.2 * rows.nbytes
 
 
 def test_memory_that_cannot_be_extended_is_copied(monkeypatch: pytest.MonkeyPatch):

@@ -31,13 +31,19 @@ def reference(tmp_path_factory: pytest.TempPathFactory):
 
 
 def kill_and_resume(
-    tmp_path: Path, ranks: int, budget: int, kills: int, seed: int, extra: list[str] | None = None
+    tmp_path: Path,
+    ranks: int,
+    budget: int,
+    kills: int,
+    seed: int,
+    extra: list[str] | None = None,
+    base: list[str] | None = None,
 ) -> tuple[Path, int, int]:
     """A run killed ``kills`` times; returns its folder, the kills that hit, and the updates done in all."""
     rng = random.Random(seed)
     folder, count = tmp_path / "run", tmp_path / "count"
     arguments = [
-        *runs.BASE,
+        *(base or runs.BASE),
         *(extra or []),
         *(runs.TWO_RANKS if ranks == 2 else []),
         f"total_env_steps={budget}",

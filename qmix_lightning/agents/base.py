@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmix_lightning.agents.packing import Packing
+if TYPE_CHECKING:
+    from qmix_lightning.agents.first_layer import PackedInputs
+    from qmix_lightning.agents.packing import Packing
 
 __all__ = [
     "Agent",
@@ -68,8 +71,8 @@ class Agent(nn.Module):
             outputs.append(features)
         return torch.stack(outputs, dim=1), state  # [B, T, N, F]
 
-    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        """The living agents' steps and no others: ``inputs [P, C, I]`` to features ``[P, C, F]``.
+    def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
+        """The living agents' steps and no others: to features ``[P, C, F]``.
 
         Equal to ``unroll_body`` wherever an agent lives. ``state`` is that before the first step, ``[B, N, H]`` each.
         Everything that is defined on ``[..., N, F]`` works on ``[..., C, F]`` too: with one column there is one set of
@@ -155,11 +158,11 @@ class AgentLinear(nn.Module):
         return out.transpose(0, 1).reshape(*x.shape[:-1], -1)  # [..., N, out]
 
 
-def orthogonal_(agent: Agent, **gates: int) -> None:
+def orthogonal_(agent: nn.Module, **gates: int) -> None:
     """Initialise every :class:`AgentLinear` of ``agent`` orthogonally: gain sqrt(2) before a ReLU, 1 in the head.
 
     Args:
-        agent: changed in place.
+        agent: one, or a part of one; changed in place.
         gates: for layers that feed gates instead of a ReLU, by name: how many; their gain is 1.
     """
     for name, module in agent.named_modules():

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qmix_lightning.agents.base import AgentLinear
+from qmix_lightning.agents.first_layer import PackedInputs, first_layer
 from qmix_lightning.types import EntityBlock
 
-__all__ = ["EntityEncoder"]
+__all__ = ["DirectedHead", "EntityEncoder", "Seen"]
+
+
+class Seen(NamedTuple):
+    """What an agent makes of its observation.
+
+    Attributes:
+        summary: its own embedding and what it gathered from the entities, ``[..., C, 2D]``.
+        entities: the embeddings of each type, ``[..., K, C, D]``.
+        visible: which of them are there and in sight, ``[..., K, C]`` bool.
+    """
+
+    summary: Tensor
+    entities: list[Tensor]
+    visible: list[Tensor]
 
 
 class EntityEncoder(nn.Module):
@@ -25,8 +42,9 @@ class EntityEncoder(nn.Module):
 
     Args:
         sets: the parameter set of each agent, from :func:`~qmix_lightning.agents.base.parameter_sets`.
-        blocks: where entities stand in the input.
-        input_dim: ``I``; what is in no block is the agent's own.
+        blocks: where entities stand in the observation; what is in none of them is the agent's own.
+        obs_dim: ``O``.
+        input_dim: ``I``; behind the observation come the last action and the agent's identity.
         embed_dim: ``D``.
         heads: of the attention; they divide ``D`` between them.
     """
@@ -34,48 +52,60 @@ class EntityEncoder(nn.Module):
     own: Tensor
 
     def __init__(
-        self, sets: Sequence[int], *, blocks: Sequence[EntityBlock], input_dim: int, embed_dim: int, heads: int
+        self,
+        sets: Sequence[int],
+        *,
+        blocks: Sequence[EntityBlock],
+        obs_dim: int,
+        input_dim: int,
+        embed_dim: int,
+        heads: int,
     ) -> None:
         super().__init__()
         if heads < 1 or embed_dim % heads:
             raise ValueError(f"embed_dim ({embed_dim}) must divide by attention_heads ({heads})")
         self.blocks = tuple(blocks)
         self.heads = heads
+        self.obs_dim = obs_dim
         taken = {index for block in self.blocks for index in range(block.start, block.end)}
-        own = [index for index in range(input_dim) if index not in taken]
-        if not own:
+        own = [index for index in range(obs_dim) if index not in taken]
+        if not own and input_dim == obs_dim:
             raise ValueError("nothing is left for the agent's own features: switch on use_agent_id or use_last_action")
-        self.register_buffer("own", torch.tensor(own), persistent=False)
+        self.register_buffer("own", torch.tensor(own, dtype=torch.int64), persistent=False)
         for number, block in enumerate(self.blocks):
             absent = torch.tensor(block.absent or (0.0,) * block.size)
             self.register_buffer(f"absent_{number}", absent, persistent=False)
-        self.embed_own = AgentLinear(sets, len(own), embed_dim)
+        self.embed_own = AgentLinear(sets, len(own) + input_dim - obs_dim, embed_dim)
         self.embed = nn.ModuleList(AgentLinear(sets, block.size, embed_dim) for block in self.blocks)
         self.query = AgentLinear(sets, embed_dim, embed_dim)
         self.key = AgentLinear(sets, embed_dim, embed_dim)
         self.value = AgentLinear(sets, embed_dim, embed_dim)
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """One vector for each agent, and the entities by type.
+    def forward(self, inputs: Tensor) -> Seen:
+        """From ``inputs [..., N, I]``, the observation first."""
+        obs = inputs[..., : self.obs_dim]
+        own = torch.cat([obs.index_select(-1, self.own), inputs[..., self.obs_dim :]], dim=-1)
+        return self._encode(obs, self.embed_own(own))
 
-        Args:
-            inputs: ``[..., C, I]``.
+    def packed(self, inputs: PackedInputs) -> Seen:
+        """The same for the cells of a packing."""
+        own = replace(inputs, obs=inputs.obs.index_select(-1, self.own))
+        return self._encode(inputs.obs, first_layer(self.embed_own, own))
 
-        Returns:
-            ``[..., C, 2D]``: the agent's own embedding and what it gathered; for each type the embeddings
-            ``[..., K, C, D]``; for each type which are there and in sight, ``[..., K, C]`` bool.
-        """
-        own = torch.relu(self.embed_own(inputs.index_select(-1, self.own)))  # [..., C, D]
-        tokens, seen = [own[..., None, :, :]], [torch.ones_like(own[..., None, :, 0], dtype=torch.bool)]
+    def _encode(self, obs: Tensor, own: Tensor) -> Seen:
+        """``obs [..., C, O]`` and, before its ReLU, ``own [..., C, D]``."""
+        own = torch.relu(own)
+        tokens, seen = [], []
         for number, (block, embed) in enumerate(zip(self.blocks, self.embed, strict=True)):
-            features = inputs[..., block.start : block.end].unflatten(-1, (block.count, block.size))
+            features = obs[..., block.start : block.end].unflatten(-1, (block.count, block.size))
             features = features.transpose(-2, -3)  # [..., K, C, size]
             # All zero is what a dead agent observes: it sees nobody, whatever stands for absence.
             absent = (features == getattr(self, f"absent_{number}")).all(-1) | (features == 0).all(-1)
             tokens.append(torch.relu(embed(features)))
             seen.append(~absent)
-        gathered = self._attend(own, torch.cat(tokens, dim=-3), torch.cat(seen, dim=-2))
-        return torch.cat([own, gathered], dim=-1), tokens[1:], seen[1:]
+        itself = torch.ones_like(own[..., None, :, 0], dtype=torch.bool)
+        everyone = torch.cat([own[..., None, :, :], *tokens], dim=-3), torch.cat([itself, *seen], dim=-2)
+        return Seen(torch.cat([own, self._attend(own, *everyone)], dim=-1), tokens, seen)
 
     def _attend(self, own: Tensor, tokens: Tensor, seen: Tensor) -> Tensor:
         """``own [..., C, D]``, ``tokens [..., K, C, D]``, ``seen [..., K, C]`` to ``[..., C, D]``."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from qmix_lightning.agents.base import Agent, AgentLinear, AgentState, orthogonal_, parameter_sets
-from qmix_lightning.agents.entities import DirectedHead, EntityEncoder
+from qmix_lightning.agents.entities import DirectedHead, EntityEncoder, Seen
 from qmix_lightning.agents.feedforward import FeedForwardAgent
+from qmix_lightning.agents.first_layer import PackedInputs
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.packing import Packing
 from qmix_lightning.agents.recurrent import RecurrentAgent
@@ -86,7 +87,12 @@ class EntityAttentionAgent(Agent):
         if len(set(actions)) < len(actions):
             raise ValueError("an action is directed at entities of two types")
         self.encoder = EntityEncoder(
-            sets, blocks=obs_entities, input_dim=input_dim, embed_dim=embed_dim, heads=attention_heads
+            sets,
+            blocks=obs_entities,
+            obs_dim=inputs.obs_dim,
+            input_dim=input_dim,
+            embed_dim=embed_dim,
+            heads=attention_heads,
         )
         kind = RecurrentAgent if memory else FeedForwardAgent
         self.core = kind(
@@ -114,26 +120,27 @@ class EntityAttentionAgent(Agent):
         return self.core.initial_state(batch_size)
 
     def body(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        encoded, entities, seen = self.encoder(inputs)
-        hidden, state = self.core.body(encoded, state)
-        return self._with_targets(hidden, entities, seen), state
+        seen = self.encoder(inputs)
+        hidden, state = self.core.body(seen.summary, state)
+        return self._with_targets(hidden, seen), state
 
     def unroll_body(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
-        encoded, entities, seen = self.encoder(inputs)
-        hidden, state = self.core.unroll_body(encoded, state, alive)
-        return self._with_targets(hidden, entities, seen), state
+        seen = self.encoder(inputs)
+        hidden, state = self.core.unroll_body(seen.summary, state, alive)
+        return self._with_targets(hidden, seen), state
 
-    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        encoded, entities, seen = self.encoder(inputs)
-        return self._with_targets(self.core.unroll_packed(encoded, state, packing), entities, seen)
+    def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
+        seen = self.encoder.packed(inputs)
+        hidden = self.core.after_first_layer(self.core.encode(seen.summary), state, packing)
+        return self._with_targets(hidden, seen)
 
-    def _with_targets(self, hidden: Tensor, entities: list[Tensor], seen: list[Tensor]) -> Tensor:
+    def _with_targets(self, hidden: Tensor, seen: Seen) -> Tensor:
         """``hidden [..., C, H]`` and, behind it, how good it is to act on each entity: ``[..., C, H + M]``."""
         if self.aim is None:
             return hidden
         aim = self.aim(hidden)[..., None, :, :] / math.sqrt(self.aim.weight.shape[1])  # [..., 1, C, D]
         features = [hidden]
         for number in self._targets:
-            score = (aim * entities[number]).sum(-1)  # [..., K, C]
-            features.append(score.masked_fill(~seen[number], 0.0).transpose(-1, -2))
+            score = (aim * seen.entities[number]).sum(-1)  # [..., K, C]
+            features.append(score.masked_fill(~seen.visible[number], 0.0).transpose(-1, -2))
         return torch.cat(features, dim=-1)

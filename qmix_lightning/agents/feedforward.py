@@ -17,6 +17,7 @@ from qmix_lightning.agents.base import (
     packing_columns,
     parameter_sets,
 )
+from qmix_lightning.agents.first_layer import PackedInputs, first_layer
 from qmix_lightning.agents.heads import make_head
 from qmix_lightning.agents.packing import Packing
 
@@ -65,11 +66,18 @@ class FeedForwardAgent(Agent):
         return ()
 
     def body(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        encoded = torch.relu_(self.encode_norm(self.encode(inputs)))
-        return torch.relu_(self.hidden_norm(self.hidden(encoded))), state
+        return self._after_first(self.encode(inputs)), state
 
     def unroll_body(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
         return self.body(inputs, state)
 
-    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        return self.body(inputs, state)[0]
+    def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
+        return self._after_first(first_layer(self.encode, inputs))
+
+    def after_first_layer(self, first: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        """The rest of ``unroll_packed``, for an agent that makes ``first [P, C, H]`` in another way; overwrites it."""
+        return self._after_first(first)
+
+    def _after_first(self, encoded: Tensor) -> Tensor:
+        encoded = torch.relu_(self.encode_norm(encoded))
+        return torch.relu_(self.hidden_norm(self.hidden(encoded)))

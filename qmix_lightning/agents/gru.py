@@ -66,9 +66,32 @@ def packed_gru(
         raise ValueError(f"initial must be [..., {counts[0]}, {weight_hh.shape[-1]}], got {tuple(initial.shape)}")
     arguments = (inputs, initial.to(weight_hh.dtype), weight_ih, weight_hh, bias_ih, bias_hh)
     with torch.autocast(inputs.device.type, enabled=False):
+        if inputs.device.type == "cuda" and inputs.dim() == 2 and counts:
+            return _library_gru(*arguments, list(counts))
         if torch.is_grad_enabled() and any(t.requires_grad for t in arguments):
             return _PackedGRU.apply(*arguments, list(counts))  # pyright: ignore[reportReturnType]
         return _forward(*arguments, list(counts), keep=False)[0]
+
+
+def _library_gru(
+    inputs: Tensor,
+    initial: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor,
+    bias_hh: Tensor,
+    counts: list[int],
+) -> Tensor:
+    """The same by torch's own: on a GPU cuDNN's kernel for whole sequences, in the weights' precision or TF32.
+
+    cuDNN wants its parameters in one piece, or it would copy them and warn about it.
+    """
+    parameters = (weight_ih, weight_hh, bias_ih, bias_hh)
+    pieces = torch.cat([p.flatten() for p in parameters]).split([p.numel() for p in parameters])
+    views = [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
+    sizes = torch.tensor(counts)  # on the CPU, wherever the data are
+    memory, _ = torch.gru(inputs.to(weight_ih.dtype), sizes, initial[None], views, True, 1, 0.0, True, False)
+    return memory
 
 
 def _blocks(counts: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
@@ -165,19 +188,28 @@ def _forward(
 
 class _PackedGRU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        *tensors, counts = arguments
-        memory, gates, new = _forward(*tensors, counts, keep=True)
-        inputs, initial, weight_ih, weight_hh, _, _ = tensors
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        inputs: Tensor,
+        initial: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
+        counts: list[int],
+    ) -> Tensor:
+        memory, gates, new = _forward(inputs, initial, weight_ih, weight_hh, bias_ih, bias_hh, counts, keep=True)
         ctx.save_for_backward(inputs, initial, weight_ih, weight_hh, memory, gates, new)
         ctx.counts = counts
         return memory
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.autocast(gradients[0].device.type, enabled=False):
-            return (*_backward(gradients[0], *ctx.saved_tensors, ctx.counts), None)
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs, initial, weight_ih, weight_hh, memory, gates, new = ctx.saved_tensors
+        with torch.autocast(gradient.device.type, enabled=False):
+            grads = _backward(gradient, inputs, initial, weight_ih, weight_hh, memory, gates, new, ctx.counts)
+        return (*grads, None)
 
 
 def _backward(

@@ -7,15 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from qmix_lightning.agents.first_layer import PackedInputs
 from qmix_lightning.agents.moments import RunningMoments
 from qmix_lightning.agents.packing import Packing
-from qmix_lightning.agents.scratch import scratch
 from qmix_lightning.types import TrajectoryBatch
 
 __all__ = ["InputBuilder"]
-
-_BLOCK = 2048
-"""Rows gathered at a time."""
 
 
 class InputBuilder(nn.Module):
@@ -85,36 +82,28 @@ class InputBuilder(nn.Module):
         return torch.cat(parts, dim=-1)  # [..., N, I]
 
     @torch.no_grad()
-    def packed(self, batch: TrajectoryBatch, packing: Packing) -> Tensor:
-        """What ``forward`` makes of the whole batch, for the cells of ``packing`` only: ``[P, C, I]``.
-
-        Under autocast in its precision. Networks that build their inputs alike share them.
-        """
-        device = batch.obs.device
-        low = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else batch.obs.dtype
-        key = (type(self), self.use_obs, self.use_last_action, self.use_agent_id, packing.columns, low)
-        if self.moments is None and key in batch.memo:
-            return batch.memo[key]
-        cells = packing.source.shape[0]
-        rows = scratch((cells, self.output_dim), low, device)
-        start = 0
-        if self.use_obs:
-            start = self.obs_dim
-            obs = batch.obs.reshape(-1, self.obs_dim)
-            # Block by block, so that what is gathered is still in the cache when it is converted and copied.
-            for source, row in zip(packing.source.split(_BLOCK), rows.split(_BLOCK), strict=True):
-                row[:, :start] = self._normalized(obs.index_select(0, source))
-        rows[:, start:] = 0.0
-        if self.use_last_action:
-            last = batch.last_actions().reshape(-1, 1).index_select(0, packing.source)  # [cells, 1]
-            rows[:, start : start + self.n_actions].scatter_(1, last.clamp(min=0), (last >= 0).to(low))
-            start += self.n_actions
-        if self.use_agent_id:
-            rows[:, start:].scatter_(1, (packing.source % self.n_agents)[:, None], 1.0)
-        rows = rows.view(-1, packing.columns, self.output_dim)
-        if self.moments is None:
-            batch.memo[key] = rows
-        return rows
+    def packed(self, batch: TrajectoryBatch, packing: Packing) -> PackedInputs:
+        """What the input of the cells of ``packing`` is made of; under autocast to be multiplied in its precision."""
+        key = ("code", packing.columns)
+        if key not in batch.memo:
+            last = batch.last_actions().reshape(-1).index_select(0, packing.source)
+            batch.memo[key] = packing.source % self.n_agents * (1 + self.n_actions) + 1 + last
+        kind = batch.obs.device.type
+        obs = batch.obs.reshape(-1, self.obs_dim)
+        scaling = None
+        if self.moments is not None:
+            scaling = self.moments.mean.to(obs.dtype), self.moments.deviation(obs)
+        return PackedInputs(
+            obs=obs if self.use_obs else obs[:, :0],
+            source=packing.source,
+            columns=packing.columns,
+            code=batch.memo[key],
+            n_actions=self.n_actions,
+            use_last_action=self.use_last_action,
+            use_agent_id=self.use_agent_id,
+            low_precision=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,
+            scaling=scaling,
+        )
 
     def _normalized(self, obs: Tensor) -> Tensor:
         return obs if self.moments is None else self.moments.normalize(obs).clamp(-10.0, 10.0)

@@ -18,6 +18,7 @@ from qmix_lightning.agents.base import (
     packing_columns,
     parameter_sets,
 )
+from qmix_lightning.agents.first_layer import PackedInputs, first_layer
 from qmix_lightning.agents.gru import packed_gru
 from qmix_lightning.agents.heads import make_head
 from qmix_lightning.agents.packing import Packing
@@ -99,8 +100,12 @@ class RecurrentAgent(Agent):
         # The next segment may revive who died in this one.
         return self.memory_norm(torch.stack(memories, dim=1)), forget_dead((hidden,), alive[:, -1])  # [B, T, N, H]
 
-    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        encoded = torch.relu_(self.encode_norm(self.encode(inputs)))  # [P, C, H]
+    def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
+        return self.after_first_layer(first_layer(self.encode, inputs), state, packing)
+
+    def after_first_layer(self, first: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        """The rest of ``unroll_packed``, for an agent that makes ``first [P, C, H]`` in another way; overwrites it."""
+        encoded = torch.relu_(self.encode_norm(first))  # [P, C, H]
         initial = packing.initial(state[0])
         layers = (self.input_gates, self.state_gates)
         parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]

@@ -57,12 +57,8 @@ class StochasticPolicy(Policy):
 
     stochastic = True
 
-    def log_probabilities(self, logits: Tensor, avail_actions: Tensor, epsilon: Tensor) -> Tensor:
-        """``logits [..., N, A]`` to ``log pi [..., N, A]``; ``epsilon`` broadcasts to ``[..., N]``."""
-        return floored_log_policy(logits, avail_actions, epsilon)
-
     def select(self, q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tensor | None) -> Tensor:
         """Legal actions ``[B, N]``: sampled by ``draws[..., 1]``, the likeliest without ``draws [B, N, 2]``."""
         if draws is None:
             return greedy_actions(q, avail_actions)
-        return sample_actions(self.log_probabilities(q, avail_actions, q.new_tensor(epsilon)).exp(), draws[..., 1])
+        return sample_actions(floored_log_policy(q, avail_actions, q.new_tensor(epsilon)).exp(), draws[..., 1])

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.agents.stochastic_policy import StochasticPolicy, sample_actions
+from qmix_lightning.agents.stochastic_policy import StochasticPolicy, floored_log_policy, sample_actions
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
 from qmix_lightning.algorithms.critic import CounterfactualCritic, counterfactual_advantage, expected_values
 from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, chosen_values
@@ -52,7 +52,6 @@ class COMA(ValueLearner):
 
     policy_class = StochasticPolicy
     on_policy = True
-    policy: StochasticPolicy
 
     def __init__(
         self,
@@ -126,8 +125,8 @@ class COMA(ValueLearner):
             probabilities: ``[B, T+1, N, A]``, the policies.
         """
         after = slice(1, None)
-        last_actions = batch.last_actions()
-        q_tp1 = self.target_critic(batch.state[:, after], batch.obs[:, after], actions[:, after], last_actions[:, after])
+        last = batch.last_actions()[:, after]
+        q_tp1 = self.target_critic(batch.state[:, after], batch.obs[:, after], actions[:, after], last)  # [B, T, N, A]
         # Where nothing was taken the mean over the own action has no less to say than one sample of it.
         mean_tp1 = expected_values(q_tp1, probabilities[:, after])
         return self.returns(batch, mean_tp1, chosen_values(q_tp1, actions[:, after]))
@@ -143,8 +142,7 @@ class COMA(ValueLearner):
         batch = batch.sanitized()
         before = slice(0, -1)
         logits = self.policy.unroll(batch)  # [B, T+1, N, A]
-        epsilon = batch.extras["epsilon"][:, None, None]
-        log_pi = self.policy.log_probabilities(logits, batch.avail_actions, epsilon)  # [B, T+1, N, A]
+        log_pi = floored_log_policy(logits, batch.avail_actions, batch.extras["epsilon"][:, None, None])
         pi = log_pi.detach().exp()
         actions = followed_by(batch, pi, batch.extras["draws"])  # [B, T+1, N]
         q = self.critic(batch.state[:, before], batch.obs[:, before], batch.actions, batch.last_actions()[:, before])

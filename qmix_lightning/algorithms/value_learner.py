@@ -33,7 +33,8 @@ class ValueSettings:
         td_lambda: for the lambda returns, in [0, 1].
         normalize_rewards: ``none``; ``scale``: divide by the running deviation; ``standardize``: subtract the running
             mean too, which changes what is best where episodes may end early.
-        normalize_values: learn values with running mean 0 and deviation 1.
+        normalize_values: learn values from the running mean of the discounted returns played, in units of their
+            deviation (return-based scaling, Schaul et al. 2021).
         target_update_mode: ``hard``: a copy every so often; ``soft``: ``target <- target + tau * (online - target)``
             after every update (Lillicrap et al. 2016).
         target_update_every: hard: how many units between copies (PyMARL: 200 episodes).
@@ -120,13 +121,7 @@ class ValueLearner(Learner):
             targets = n_step_returns(reward, batch.terminated, continues, value_tp1, settings.gamma, settings.n_steps)
         else:
             targets = lambda_returns(reward, batch.terminated, continues, value_tp1, settings.gamma, settings.td_lambda)
-        if self.value_moments is None:
-            return targets
-        if self.training:
-            # A value of its own is a living agent's; what stands for a dead one's would drag the statistics along.
-            mask = batch.filled if targets.dim() == 2 else batch.filled[..., None] & batch.agent_mask[:, :-1]
-            self.value_moments.update(targets, mask, self.all_reduce)
-        return self.value_moments.normalize(targets)
+        return targets if self.value_moments is None else self.value_moments.normalize(targets)
 
     @property
     def needs_taken_values(self) -> bool:
@@ -151,6 +146,15 @@ class ValueLearner(Learner):
         super().observe(batch)
         if self.reward_moments is not None:
             self.reward_moments.update(batch.reward, batch.filled, self.all_reduce)
+        if self.value_moments is not None:
+            # Of what was played, never of targets: those are made in this scale, and would raise it without bound as
+            # long as the networks' first values are large.
+            nothing = torch.zeros_like(batch.reward)
+            continues = goes_on(batch.filled, batch.terminated, batch.truncated)
+            played = lambda_returns(
+                self._rewards(batch), batch.terminated, continues, nothing, self.settings.gamma, lambda_=1.0
+            )
+            self.value_moments.update(played, batch.filled, self.all_reduce)
 
     @torch.no_grad()
     def after_update(self, *, episodes: int, updates: int) -> None:

@@ -45,7 +45,7 @@ def central_weights(y: Tensor, q_star_greedy: Tensor, is_greedy: Tensor, alpha: 
     Returns:
         ``[...]``.
     """
-    return torch.where((y > q_star_greedy) | is_greedy, 1.0, alpha).to(y.dtype)
+    return torch.where((y > q_star_greedy) | is_greedy, torch.ones_like(y), alpha)
 
 
 def optimistic_weights(y: Tensor, q_tot: Tensor, alpha: float) -> Tensor:
@@ -59,7 +59,7 @@ def optimistic_weights(y: Tensor, q_tot: Tensor, alpha: float) -> Tensor:
     Returns:
         ``[...]``.
     """
-    return torch.where(q_tot < y, 1.0, alpha).to(y.dtype)
+    return torch.where(q_tot < y, torch.ones_like(y), alpha)
 
 
 class WeightedQMIX(ValueLearner):

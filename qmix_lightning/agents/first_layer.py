@@ -1,0 +1,131 @@
+"""The first layer on packed inputs, without one-hots and without a copy of the observations.
+
+``W [obs, one_hot(last action), one_hot(agent)] + b`` is ``W_obs obs`` plus one row of a table that has an entry for
+each agent and action before: what the one-hots pick from ``W``, and the bias. Observations are gathered block by block,
+and multiplied while they are in the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qmix_lightning.agents.base import AgentLinear
+
+__all__ = ["PackedInputs", "first_layer"]
+
+_BLOCK_CELLS = 2048
+
+
+@dataclass(frozen=True)
+class PackedInputs:
+    """What an agent's input is made of, for the ``P * C`` cells of a packing.
+
+    Attributes:
+        obs: ``[R, O]``, of which cells are rows; ``O`` is 0 where the agent does not see the observation.
+        source: ``[P * C]`` int64, the row of each cell.
+        columns: ``C``.
+        code: ``[P * C]`` int64, ``agent * (1 + A) + 1 + last action`` (no action yet: -1).
+        n_actions: ``A``.
+        use_last_action: the agent sees its last action.
+        use_agent_id: the agent sees who it is.
+        low_precision: what the observations are multiplied in, if not in the weights' precision.
+        scaling: mean and deviation ``[O]`` by which observations are normalised, if they are.
+    """
+
+    obs: Tensor
+    source: Tensor
+    columns: int
+    code: Tensor
+    n_actions: int
+    use_last_action: bool
+    use_agent_id: bool
+    low_precision: torch.dtype | None = None
+    scaling: tuple[Tensor, Tensor] | None = None
+
+    def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """Which cells, and their observations ``[C, rows, O]``; each is overwritten by the next."""
+        width, step = self.obs.shape[1], max(1, _BLOCK_CELLS // self.columns) * self.columns
+        # Rows that begin at a multiple of 16 numbers are multiplied faster.
+        aligned = -(-width // 16) * 16
+        buffer = self.obs.new_empty(step, aligned, dtype=dtype)[:, :width]
+        for start in range(0, len(self.source), step):
+            cells = slice(start, min(start + step, len(self.source)))
+            rows = self.obs.index_select(0, self.source[cells])
+            if self.scaling is not None:
+                rows = rows.sub_(self.scaling[0]).div_(self.scaling[1]).clamp_(-10.0, 10.0)
+            if width != aligned or rows.dtype != dtype:
+                rows = buffer[: len(rows)].copy_(rows)
+            yield cells, rows.unflatten(0, (-1, self.columns)).transpose(0, 1)
+
+
+def first_layer(layer: AgentLinear, inputs: PackedInputs) -> Tensor:
+    """``layer`` of the joined input: ``[P, C, H]``, in the precision that the observations are multiplied in."""
+    n, a = len(layer.sets), inputs.n_actions
+    sizes = [inputs.obs.shape[1], inputs.use_last_action * a, inputs.use_agent_id * n]
+    of_obs, of_action, of_agent = layer.weight.split(sizes, dim=-1)  # [sets, H, ...]
+    table = _for_each_agent(layer, layer.bias)[:, None].expand(-1, 1 + a, -1)  # [N, 1 + A, H]
+    if inputs.use_last_action:
+        columns = _for_each_agent(layer, of_action).mT  # [N, A, H]
+        table = table + torch.cat([torch.zeros_like(columns[:, :1]), columns], dim=1)
+    if inputs.use_agent_id:
+        everyone = torch.arange(n, device=inputs.code.device)
+        table = table + of_agent[layer.sets, :, everyone][:, None]  # [N, 1, H]
+    weight = of_obs if inputs.columns == 1 else of_obs[layer.sets]  # [C, H, O]
+    with torch.autocast(inputs.obs.device.type, enabled=False):
+        return _FirstLayer.apply(weight, table.flatten(0, 1), inputs)  # pyright: ignore[reportReturnType]
+
+
+def _for_each_agent(layer: AgentLinear, parameter: Tensor) -> Tensor:
+    """``[sets, ...]`` to ``[N, ...]``."""
+    if layer.n_sets == 1:
+        return parameter.expand(len(layer.sets), *parameter.shape[1:])
+    return parameter[layer.sets]
+
+
+class _FirstLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, table: Tensor, inputs: PackedInputs) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.inputs, ctx.rows, ctx.weight_dtype = inputs, table.shape[0], weight.dtype
+        ctx.dtype = dtype = inputs.low_precision or weight.dtype
+        size = table.shape[1]
+        out = table.new_empty(len(inputs.source) // inputs.columns, inputs.columns, size, dtype=dtype)
+        flat = out.view(-1, size)
+        factor = weight.to(dtype).mT.contiguous()  # [C, O, H]
+        for cells, rows in inputs.blocks(dtype):
+            block = flat[cells] if dtype == weight.dtype else table.new_empty(rows.shape[1] * rows.shape[0], size)
+            torch.index_select(table, 0, inputs.code[cells], out=block)
+            columns = block.unflatten(0, (-1, inputs.columns)).transpose(0, 1)  # [C, rows, H]
+            if dtype != weight.dtype:
+                columns += torch.matmul(rows, factor)
+                flat[cells] = block
+            elif inputs.columns == 1:
+                columns[0].addmm_(rows[0], factor[0])
+            else:
+                columns.baddbmm_(rows, factor)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs: PackedInputs = ctx.inputs
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        size, width = flat.shape[1], inputs.obs.shape[1]
+        of_weight = flat.new_zeros(inputs.columns, size, width, dtype=ctx.weight_dtype)
+        of_table = flat.new_zeros(ctx.rows, size, dtype=ctx.weight_dtype)
+        with torch.autocast(inputs.obs.device.type, enabled=False):
+            for cells, rows in inputs.blocks(ctx.dtype):
+                block = flat[cells]
+                columns = block.unflatten(0, (-1, inputs.columns)).permute(1, 2, 0)  # [C, H, rows]
+                if ctx.dtype != ctx.weight_dtype:
+                    of_weight += torch.matmul(columns, rows)
+                elif inputs.columns == 1:
+                    of_weight[0].addmm_(columns[0], rows[0])
+                else:
+                    of_weight.baddbmm_(columns, rows)
+                of_table.index_add_(0, inputs.code[cells], block.to(ctx.weight_dtype))
+        return of_weight, of_table, None

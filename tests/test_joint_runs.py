@@ -1,0 +1,106 @@
+"""QTRAN and weighted QMIX as runs: counters, resuming, batches that are joined, the settings of a value learner."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import inprocess
+import pytest
+import runs
+import torch
+from joint_learners import LEARNERS, data, make
+
+from qmix_lightning.types import TrajectoryBatch
+
+ONE_OF_EACH_FAMILY = [
+    pytest.param(name, marks=[] if name in ("qtran_alt", "cw_qmix") else pytest.mark.slow) for name in LEARNERS
+]
+
+
+def short_run(name: str, folder: Path, *extra: str) -> None:
+    sizes = ["mixer.embed_dim=4", "algorithm.central_hidden_dim=8"] if name.endswith("qmix") else []
+    arguments = [f"algorithm={name}", f"run_dir={folder}", "algorithm.target_update_every=7", *sizes]
+    inprocess.succeed([*inprocess.TINY, *arguments, *extra])
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_a_run_counts_exactly_and_resumes_exactly(name: str, tmp_path: Path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    short_run(name, whole)
+    summary = json.loads((whole / "summary.json").read_text())
+    assert (summary["algorithm"], summary["status"]) == (name, "completed")
+    # 30 episodes of two steps, an update after each from the fourth on.
+    assert (summary["env_steps"], summary["updates"]) == (60, 27)
+    short_run(name, broken, "total_env_steps=32")
+    assert json.loads((broken / "summary.json").read_text())["env_steps"] == 32
+    short_run(name, broken, "ckpt_path=last")
+    runs.assert_same_run(whole, broken)
+
+
+def rows_of(batch: TrajectoryBatch, rows: slice) -> TrajectoryBatch:
+    return batch.map(lambda x: x[rows])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_two_parts_of_a_batch_add_up_to_the_whole(name: str):
+    """Loss, count and gradients: so ranks that hold a part each train as one that holds all."""
+    learner, batch = make(name), data()
+    whole = learner.loss(batch)
+    whole.total.backward()
+    expected = [p.grad.clone() for p in learner.parameters() if p.requires_grad]
+    learner.zero_grad()
+    parts = [learner.loss(rows_of(batch, rows)) for rows in (slice(0, 2), slice(2, None))]
+    sum(part.total for part in parts).backward()
+    assert whole.count == sum(part.count for part in parts)
+    torch.testing.assert_close(whole.total, sum(part.total for part in parts))
+    for p, gradient in zip((p for p in learner.parameters() if p.requires_grad), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_importance_weights_multiply_each_rows_loss(name: str):
+    learner, batch = make(name), data()
+    alone = torch.stack([learner.loss(rows_of(batch, slice(b, b + 1))).total for b in range(5)])
+    weight = torch.tensor([0.5, 1.0, 0.0, 2.0, 0.25], dtype=torch.float64)
+    terms = learner.loss(replace(batch, extras={"weight": weight}))
+    torch.testing.assert_close(terms.total, (alone * weight).sum())
+    # How wrong a row is does not depend on how much it counts.
+    torch.testing.assert_close(terms.row_errors, learner.loss(batch).row_errors)
+    assert (terms.row_errors > 0).all()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_values_and_rewards_may_be_normalised(name: str):
+    """Rewards a thousand times as large: the same targets in the networks' scale, and logs in the rewards' own."""
+    small, large = (make(name, normalize_rewards="scale", normalize_values=True) for _ in range(2))
+    batch = data()
+    bigger = replace(batch, reward=1000 * batch.reward)
+    for _ in range(3):
+        for learner, seen in ((small, batch), (large, bigger)):
+            learner.observe(seen)
+            terms = learner.loss(seen)
+    torch.testing.assert_close(small.loss(batch).total, large.loss(bigger).total, rtol=1e-6, atol=1e-9)
+    assert terms.total.isfinite()
+    plain = make(name, normalize_values=True)
+    first, then = (plain.loss(bigger) for _ in range(2))
+    count = first.count.item()
+    assert abs(first.sums["target"].item() / count) < 1e3
+    assert then.total < 10 * count  # the networks' targets have deviation 1, the rewards 1000
+    assert not torch.isclose(first.total, then.total)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_state_is_whole(name: str, tmp_path: Path):
+    learner = make(name, normalize_values=True)
+    learner.loss(data())
+    learner.after_update(episodes=230, updates=7)
+    torch.save(learner.state_dict(), tmp_path / "state.pt")
+    other = make(name, seed=1, normalize_values=True)
+    assert other.loss(data(3)).total != learner.loss(data(3)).total
+    learner.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    one, two = learner.loss(data(3)), other.loss(data(3))
+    assert one.total.item() == two.total.item()
+    assert other.last_copy == 230
