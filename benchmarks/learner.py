@@ -1,7 +1,8 @@
 """How fast the learner is, beside a plain one in the same run.
 
     python benchmarks/learner.py [--cases small large ...] [--turns 15] [--output learner.json]
-    python benchmarks/learner.py --growth      # agents 2 to 64, episode length 25 to 400
+    python benchmarks/learner.py --growth          # agents 2 to 64, episode length 25 to 400
+    python benchmarks/learner.py --device cuda     # the same on a GPU
 
 An update of recurrent QMIX (hidden 64, mixer 32, hypernetworks of two layers of 64, double Q): loss, gradient, clipping
 and a step of RMSprop, on a batch of 32 episodes that is sampled already. ``plain`` is the textbook learner of
@@ -205,35 +206,46 @@ def completed(batch: TrajectoryBatch) -> TrajectoryBatch:
     return full
 
 
-def matrix_gflops(dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """The best rate of a product of two 1024 x 1024 matrices."""
-    a, b, c = (torch.rand(1024, 1024).to(dtype) for _ in range(3))
-    best, begun = float("inf"), time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        start = time.process_time()
+def matrix_gflops(dtype: torch.dtype, device: str) -> float:
+    """The best rate of a product of two square matrices."""
+    size = 1024 if device == "cpu" else 8192
+    a, b, c = (torch.rand(size, size).to(device, dtype) for _ in range(3))
+    best = float("inf")
+    for _ in range(10):
+        start = clock(device)
         torch.mm(a, b, out=c)
-        best = min(best, time.process_time() - start)
-    return 2 * 1024**3 / best / 1e9
+        best = min(best, clock(device) - start)
+    return 2 * size**3 / best / 1e9
 
 
-def take_turns(updates: dict[str, Callable[[], object]], turns: int, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of processor time of an update of each, measured in turns of about ``seconds``.
+def clock(device: str) -> float:
+    """Seconds: on a CPU this process's, which leaves out what others take on a busy machine; on a GPU those that pass.
 
-    With one thread on an idle machine that is the time that passes; on a busy one it leaves out what others take.
+    With one thread on an idle machine the two are the same.
     """
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def take_turns(
+    updates: dict[str, Callable[[], object]], turns: int, seconds: float, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Milliseconds of an update of each, measured in turns of about ``seconds``."""
     repeats = {}
     for name, update in updates.items():
         update()
-        begun = time.process_time()
+        begun = clock(device)
         update()
-        repeats[name] = max(1, round(seconds / (time.process_time() - begun)))
+        repeats[name] = max(1, round(seconds / (clock(device) - begun)))
     taken: dict[str, list[float]] = {name: [] for name in updates}
     for _ in range(turns):
         for name, update in updates.items():
-            begun = time.process_time()
+            begun = clock(device)
             for _ in range(repeats[name]):
                 update()
-            taken[name].append((time.process_time() - begun) / repeats[name] * 1e3)
+            taken[name].append((clock(device) - begun) / repeats[name] * 1e3)
     return taken
 
 
@@ -246,7 +258,7 @@ def ratio(above: list[float], below: list[float]) -> dict[str, float]:
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
-def measure(name: str, batch: TrajectoryBatch, turns: int, seconds: float) -> dict[str, Any]:
+def measure(name: str, batch: TrajectoryBatch, turns: int, seconds: float, device: str) -> dict[str, Any]:
     """Time one case; refuses to if the learners do not compute the same."""
     shape = shape_of(batch)
     ours = our_learner(shape)
@@ -260,8 +272,8 @@ def measure(name: str, batch: TrajectoryBatch, turns: int, seconds: float) -> di
     calls: dict[str, Callable[[], object]] = {"plain": partial(plain.update, plain_batch), **updates}
     if name in REAL:
         calls["full"] = OurUpdate(copy.deepcopy(ours), completed(batch), "float32")
-    taken = take_turns(calls, turns, seconds)
-    gflops = matrix_gflops(torch.float32)
+    taken = take_turns(calls, turns, seconds, device)
+    gflops = matrix_gflops(torch.float32, device)
     alive = batch.agent_mask & batch.row_valid()[..., None]
     result: dict[str, Any] = {
         "case": name,
@@ -270,12 +282,12 @@ def measure(name: str, batch: TrajectoryBatch, turns: int, seconds: float) -> di
         "filled": batch.filled.float().mean().item(),
         "alive": alive.float().mean().item(),
         "gflops_float32": gflops,
-        "gflops_bfloat16": matrix_gflops(torch.bfloat16),
+        "gflops_bfloat16": matrix_gflops(torch.bfloat16, device),
         "floor_ms": shape.gflop / gflops * 1e3,
         "ms": {key: spread(values) for key, values in taken.items()},
         "faster_than_plain": {key: ratio(taken["plain"], taken[key]) for key in updates},
     }
-    if name in PEER_MS:
+    if name in PEER_MS and device == "cpu":
         peer = PEER_MS[name] * PEER_GFLOPS / gflops
         result["plain_to_pymarl_scaled"] = statistics.median(taken["plain"]) / peer
     if name in REAL:
@@ -317,20 +329,27 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn of one learner")
     parser.add_argument("--train-steps", type=int, default=50_000, help="environment steps before real episodes")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--output", default="learner.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.set_default_device(options.device)
     keep_freed_memory()
     results: list[dict[str, Any]] = []
     print(f"{'case':<24}{'plain ms':>9}{'ours ms':>9}{'bf16 ms':>9}{'floor ms':>9}{'faster [spread]':>20}{'bf16':>8}")
     for name, shape in growth_cases().items() if options.growth else [(n, SHAPES.get(n)) for n in options.cases]:
         torch.manual_seed(0)
-        batch = real_batch(name, options.train_steps) if shape is None else random_batch(shape)
-        results.append(measure(name, batch, options.turns, options.seconds))
+        if shape is None:
+            with torch.device("cpu"):
+                batch = real_batch(name, options.train_steps).to(torch.device(options.device))
+        else:
+            batch = random_batch(shape)
+        results.append(measure(name, batch, options.turns, options.seconds, options.device))
         show(results[-1])
     machine = {
         "processor": platform.machine(),
         "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "torch_threads": options.threads,
         "load": os.getloadavg(),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

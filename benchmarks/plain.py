@@ -130,7 +130,7 @@ class PlainLearner:
         """``q [B, T+1, N, A]``, step by step."""
         b, steps, n, _ = batch.obs.shape
         hidden = batch.obs.new_zeros(b * n, self.hidden_dim)
-        identity = torch.eye(n).expand(b, -1, -1)
+        identity = torch.eye(n, device=batch.obs.device).expand(b, -1, -1)
         values: list[Tensor] = []
         for t in range(steps):
             inputs = torch.cat([batch.obs[:, t], batch.last_action[:, t], identity], dim=-1)

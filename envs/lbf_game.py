@@ -19,9 +19,9 @@ _MOVES = ((Action.NORTH, -1, 0), (Action.SOUTH, 1, 0), (Action.WEST, 0, -1), (Ac
 class Game(ForagingEnv):
     """The package's game, of which three quarters of a step go to looking for legal actions and to observations.
 
-    The rules are the package's. Only these two are replaced, and tests compare them with the package's own: legal actions
-    are looked up among the places of food instead of asked of the field one by one, and observations are written as they
-    are returned, without the copies in between and without checking each against its space.
+    The rules are the package's. Only these two are replaced, and tests compare them with the package's own: legal
+    actions are looked up among the places of food instead of asked of the field one by one, and observations are
+    written as they are returned, without the copies in between and without checking each against its space.
     """
 
     def _foods(self) -> list[tuple[int, int, int]]:
@@ -31,10 +31,11 @@ class Game(ForagingEnv):
         return list(zip(rows.tolist(), columns.tolist(), levels.tolist(), strict=True))
 
     def _gen_valid_moves(self) -> None:
-        height, width = self.field_size
+        height, width = self.field.shape
         taken = {(row, column) for row, column, _ in self._foods()}
+        players: list[Any] = self.players
         self._valid_actions: Any = {}
-        for player in self.players:
+        for player in players:
             row, column = map(int, player.position)
             legal, near_food = [Action.NONE], False
             for action, down, right in _MOVES:
@@ -50,11 +51,12 @@ class Game(ForagingEnv):
     def _make_gym_obs(self) -> Any:
         if self._grid_observation:
             return super()._make_gym_obs()
-        height, width, sight, foods = *self.field_size, self.sight, self._foods()
-        with_levels = self._observe_agent_levels
+        height, width = self.field.shape
+        players: list[Any] = self.players
+        sight, foods, with_levels = self.sight, self._foods(), self._observe_agent_levels
         unseen = (-1, -1, 0) if with_levels else (-1, -1)
         values: list[int] = []
-        for player in self.players:
+        for player in players:
             row, column = map(int, player.position)
             # Places are told from the corner of what is seen, which ends at the edge of the field.
             top, left = max(row - sight, 0), max(column - sight, 0)
@@ -65,11 +67,11 @@ class Game(ForagingEnv):
                     values += (y - top, x - left, level)
                     missing -= 1
             values += (-1, -1, 0) * missing
-            missing = len(self.players)
-            for other in (player, *(p for p in self.players if p is not player)):
+            missing = len(players)
+            for other in (player, *(p for p in players if p is not player)):
                 y, x = other.position[0] - top, other.position[1] - left
                 if 0 <= y <= 2 * sight and 0 <= x <= 2 * sight:
                     values += (y, x, other.level) if with_levels else (y, x)
                     missing -= 1
             values += unseen * missing
-        return tuple(np.array(values, np.float32).reshape(len(self.players), -1))
+        return tuple(np.array(values, np.float32).reshape(len(players), -1))

@@ -78,8 +78,7 @@ class RunControl(Callback):
         self._stop_at_budget(trainer)
 
     def _stop_at_budget(self, trainer: Trainer) -> None:
-        data = _data(trainer)
-        if data.counters.env_steps >= data.total_env_steps and data.counters.owed == 0:
+        if _data(trainer).finished:
             trainer.should_stop = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

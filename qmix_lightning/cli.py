@@ -135,7 +135,8 @@ def explicit_overrides() -> list[str]:
 def _with_typed_algorithms_mixer(tree: dict[str, Any], typed: list[str]) -> dict[str, Any]:
     """``experiment=... algorithm=vdn`` trains VDN: a recipe's mixer belongs to the recipe's own algorithm.
 
-    Hydra lets the recipe's choice of mixer win over the one that a typed algorithm brings; a typed mixer stays.
+    Hydra lets the recipe's choice of mixer win over the one that another algorithm, typed beside it, brings. A typed
+    mixer stays, and so does the recipe's if its own algorithm is typed.
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -148,10 +149,18 @@ def _with_typed_algorithms_mixer(tree: dict[str, Any], typed: list[str]) -> dict
     choices = HydraConfig.get().runtime.choices
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    alone = hydra.config_loader.load_configuration("train", [f"algorithm={choices['algorithm']}"], RunMode.RUN)
-    if alone.hydra.runtime.choices["mixer"] == choices["mixer"]:
+
+    def alone(group: str) -> Any:
+        return hydra.config_loader.load_configuration("train", [f"{group}={choices[group]}"], RunMode.RUN)
+
+    if choices.get("experiment") is None:
         return tree
-    return {**tree, "mixer": OmegaConf.to_container(alone.mixer)}
+    if alone("experiment").hydra.runtime.choices["algorithm"] == choices["algorithm"]:
+        return tree
+    own = alone("algorithm")
+    if own.hydra.runtime.choices["mixer"] == choices["mixer"]:
+        return tree
+    return {**tree, "mixer": OmegaConf.to_container(own.mixer)}
 
 
 def _explain_hydra(error: BaseException, config_name: str) -> str:

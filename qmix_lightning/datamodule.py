@@ -247,6 +247,13 @@ class ReplayDataModule(LightningDataModule):
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
+    @property
+    def finished(self) -> bool:
+        """The budget is spent, and no update is due; a round that began within the budget is played to its end."""
+        counters = self.counters
+        spent = counters.env_steps if self.rounds is None else counters.round_start
+        return spent >= self.total_env_steps and counters.owed == 0
+
     def _redeem(self) -> TrainBatch:
         """Collect until an update is due, then sample its batch."""
         counters, collector = self.counters, self._collector()

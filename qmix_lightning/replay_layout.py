@@ -118,9 +118,10 @@ def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray:
         return values
     if dtype == torch.float16 and values.size and not (values.max() < _TOO_LARGE and values.min() > -_TOO_LARGE):
         finite = values[np.isfinite(values)]
-        if np.abs(finite).max(initial=0) >= _TOO_LARGE:
+        worst = finite[np.abs(finite).argmax()] if finite.size else 0.0
+        if abs(worst) >= _TOO_LARGE:
             raise RunError(
-                f"an observation or a state holds {finite[np.abs(finite).argmax()]:.6g}, too large for float16 (65504): "
+                f"an observation or a state holds {worst:.6g}, too large for float16 (65504): "
                 "set replay.dtype=bfloat16 or float32"
             )
     return torch.from_numpy(values).to(dtype).view(torch.int16).numpy()

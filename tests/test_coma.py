@@ -7,8 +7,8 @@ import json
 import math
 from pathlib import Path
 
+import inprocess
 import pytest
-import runs
 import torch
 from batches import OBS, A, N, S, random_batch
 from learners import AGENTS
@@ -193,6 +193,18 @@ def test_targets_worked_out_by_hand():
             assert y[row, step].tolist() == pytest.approx([value] * N), (row, step)
 
 
+def test_draws_that_half_precision_rounds_up_take_legal_actions():
+    clean = batch().sanitized()
+    pi = torch.zeros(*clean.agent_mask.shape, A)
+    pi[..., 2] = 1.0
+    draws = torch.full((len(LENGTHS), N), 1 - 2.0**-24).bfloat16()
+    assert (draws == 1).all()
+    actions = followed_by(clean, pi, draws)
+    for row, length in enumerate(LENGTHS):
+        assert (actions[row, length] == 2).all()
+        assert torch.equal(actions[row, :length], clean.actions[row, :length])
+
+
 def critic_inputs(data: TrajectoryBatch, b: int, t: int, agent: int, actions: list[int]) -> torch.Tensor:
     """What the critic is told of one agent, put together one number after the other."""
     alive = bool(data.agent_mask[b, t, agent])
@@ -352,7 +364,7 @@ def test_bad_settings(settings: dict, message: str):
 
 
 def greedy_return(tmp_path: Path, seed: int) -> float:
-    runs.run(["experiment=two_step_coma", f"seed={seed}", f"run_dir={tmp_path}", "logger=none"])
+    inprocess.succeed(["experiment=two_step_coma", f"seed={seed}", f"run_dir={tmp_path}", "logger=none"])
     return json.loads((tmp_path / "summary.json").read_text())["eval"]["return_mean"]
 
 

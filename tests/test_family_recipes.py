@@ -67,6 +67,16 @@ def test_a_recipe_trains(recipe, tmp_path):
     assert run.log.last_eval["eval/episodes"] == 2
 
 
+@pytest.mark.parametrize(("name", "mixer"), [("vdn", "vdn"), ("iql", "none")])
+def test_the_foraging_recipes_differ_in_algorithm_and_mixer_alone(name, mixer):
+    """Otherwise their results side by side would compare something else too."""
+    qmix, other = (composed(f"experiment=lbf_8x8_2p_3f{suffix}", "run_dir=x") for suffix in ("", f"_{name}"))
+    assert other.pop("mixer") == {"name": mixer}
+    assert qmix.pop("mixer")["name"] == "qmix"
+    assert (other["algorithm"].pop("name"), qmix["algorithm"].pop("name")) == (name, "qmix")
+    assert other == qmix
+
+
 @pytest.mark.parametrize(("recipe", "package"), [("smac_3m", "smac"), ("smacv2_protoss_5v5", "smacv2")])
 def test_a_starcraft_recipe_trains_through_a_relaunch(recipe, package, tmp_path, monkeypatch):
     monkeypatch.setattr(starcraft, "_BACK_OFF_S", 0.0)

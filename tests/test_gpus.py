@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import runs
 import torch
+from batches import random_batch
+from learners import make_learner
 
 GPU = [a for a in runs.BASE if not a.startswith("trainer.accelerator")] + ["trainer.accelerator=gpu"]
 
@@ -37,3 +39,16 @@ def test_every_gpu_trains_with_nccl(tmp_path: Path):
     runs.run([*arguments, "total_env_steps=1000"])
     runs.run([*arguments, "total_env_steps=2000", "ckpt_path=last"])
     assert len(set(runs.replay_hashes(folder / "checkpoints" / "last.ckpt"))) == devices
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("share", [True, False, "group"])
+def test_the_learner_computes_the_same_on_a_gpu(share):
+    batch = random_batch(0, [9, 1, 4, 6, 3]).to(torch.device("cpu"), torch.float64)
+    found = []
+    for device in ("cpu", "cuda"):
+        learner = make_learner("qmix", share=share).to(device)
+        terms = learner.loss(batch.to(torch.device(device)))
+        terms.total.backward()
+        found.append([terms.total.detach().cpu(), *(p.grad.cpu() for p in learner.parameters() if p.requires_grad)])
+    torch.testing.assert_close(found[1], found[0])

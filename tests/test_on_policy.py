@@ -232,6 +232,28 @@ def test_a_first_round_longer_than_the_budget_is_finished():
     assert data.counters.episodes == 6
 
 
+def test_a_round_that_outlasts_the_budget_is_not_the_end():
+    """Interrupted behind the budget but within its round, a resumed run plays on to the round's updates."""
+    data = make(total_env_steps=10)
+    step = data._env.step
+
+    def stepping(actions, active):
+        if data.counters.env_steps >= 10:
+            data.stop.signal_number = 15
+        return step(actions, active)
+
+    data._env.step = stepping
+    with pytest.raises(RunInterrupted):
+        redeem(data)
+    assert data.counters.env_steps >= 10
+    assert not data.finished
+    data.stop.signal_number = 0
+    data._env.step = step
+    for left in (3, 2, 1, 0):
+        redeem(data)
+        assert data.finished == (left == 0)
+
+
 def test_ranks_play_and_learn_from_their_shares(monkeypatch: pytest.MonkeyPatch):
     """Two ranks, of which the other one does exactly what this one does."""
     monkeypatch.setattr(datamodule, "world_size", lambda: 2)

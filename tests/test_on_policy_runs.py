@@ -41,7 +41,7 @@ def check(tmp_path: Path, algorithm: str, ranks: int, budget: int, kills: int) -
 
 
 def test_a_killed_run_of_rounds_ends_like_an_unkilled_one(tmp_path: Path):
-    check(tmp_path, "coma", ranks=1, budget=600, kills=1)
+    check(tmp_path, "coma", ranks=1, budget=360, kills=1)
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ algorithm:
     [
         ([], ("qmix", 2)),
         (["algorithm=vdn"], ("vdn", None)),
-        (["algorithm=qmix"], ("qmix", 1)),
+        (["algorithm=qmix"], ("qmix", 2)),
+        (["algorithm=qmix_ns"], ("qmix_ns", None)),
         (["algorithm=vdn", "mixer=none"], ("none", None)),
         (["algorithm=qmix", "mixer.embed_dim=8"], ("qmix", 2)),
     ],

@@ -642,3 +642,34 @@ def test_environments_that_differ_are_refused():
     sizes = iter([2, 3])
     with pytest.raises(EnvironmentContractError, match="must be alike: n_agents is 2 in number 0, 3 in 1"):
         make_vector_env(lambda: VaryingLength(n_agents=next(sizes)), {}, num_envs=2, name="v")
+
+
+@pytest.mark.parametrize("where", ["observations", "rewards"])
+def test_a_value_that_is_not_finite_costs_its_own_environment_only(where):
+    """Values are looked at for all environments together; the blame falls on one, and only until its reset."""
+    made = []
+
+    def make():
+        second: dict[str, Any] = {"rewards": {"a_0": 2.0}}
+        if len(made) == 1:
+            second[where] = {"a_1": np.array([0.0, np.nan]) if where == "observations" else np.inf}
+        made.append(Scripted([{"rewards": {"a_0": 1.0}}, second, *[{"rewards": {"a_0": 3.0}}] * 3]))
+        return made[-1]
+
+    env = make_vector_env(make, {}, num_envs=3, name="fake")
+    everyone, seeds = torch.ones(3, dtype=torch.bool), torch.arange(3)
+    actions = torch.zeros(3, 2, dtype=torch.int64)
+    env.reset(everyone, seeds)
+    assert not env.step(actions, everyone).failed.any()
+    outcome = env.step(actions, everyone)
+    assert outcome.failed.tolist() == [False, True, False]
+    assert outcome.reward.tolist() == [2.0, 0.0, 2.0]
+    assert env.faults["invalid"] == 1
+    # What it wrote is still there; the others are not blamed for it.
+    outcome = env.step(actions, torch.tensor([True, False, True]))
+    assert not outcome.failed.any()
+    assert outcome.reward.tolist() == [3.0, 0.0, 3.0]
+    observation = env.reset(torch.tensor([False, True, False]), seeds)
+    assert torch.isfinite(observation.obs).all()
+    assert made[1].closed == 1
+    assert len(made) == 4

@@ -90,7 +90,8 @@ class EntityEncoder(nn.Module):
     def packed(self, inputs: PackedInputs) -> Seen:
         """The same for the cells of a packing."""
         own = replace(inputs, obs=inputs.obs.index_select(-1, self.own))
-        return self._encode(inputs.obs, first_layer(self.embed_own, own))
+        obs = inputs.obs.index_select(0, inputs.source).unflatten(0, (-1, inputs.columns))  # [P, C, O]
+        return self._encode(obs, first_layer(self.embed_own, own))
 
     def _encode(self, obs: Tensor, own: Tensor) -> Seen:
         """``obs [..., C, O]`` and, before its ReLU, ``own [..., C, D]``."""

@@ -89,7 +89,7 @@ def _library_gru(
     parameters = (weight_ih, weight_hh, bias_ih, bias_hh)
     pieces = torch.cat([p.flatten() for p in parameters]).split([p.numel() for p in parameters])
     views = [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
-    sizes = torch.tensor(counts)  # on the CPU, wherever the data are
+    sizes = torch.tensor(counts, device="cpu")  # wherever the data are
     memory, _ = torch.gru(inputs.to(weight_ih.dtype), sizes, initial[None], views, True, 1, 0.0, True, False)
     return memory
 

@@ -12,8 +12,9 @@ __all__ = ["StochasticPolicy", "floored_log_policy", "sample_actions"]
 
 
 def floored_log_policy(logits: Tensor, avail_actions: Tensor, epsilon: Tensor) -> Tensor:
-    """``log pi`` of ``pi = (1 - eps) softmax(logits over the legal actions) + eps / n_legal`` (Foerster et al. 2018,
-    appendix: bounding the policy from below keeps every action tried).
+    """``log pi`` of ``pi = (1 - eps) softmax(logits over the legal actions) + eps / n_legal``.
+
+    The floor keeps every action tried (Foerster et al. 2018, section 5).
 
     Computed in logarithms, so that neither a probability that underflows nor an illegal action gives a gradient that is
     not finite.

@@ -26,7 +26,7 @@ class COMA(ValueLearner):
     ``- log pi^a(u^a) A^a + critic_coef (Q(s, u) - y)^2 - entropy_coef H(pi^a)``
 
     with ``A^a`` of eq. 4 held constant and ``y`` the TD(lambda) return over the target critic's values of the actions
-    taken (section 3, critic training). ``pi`` is the floored policy that collected the data: with the epsilon of its
+    taken (eq. 2). ``pi`` is the floored policy that collected the data: with the epsilon of its
     round, so that the gradient is that of the policy that acted. After an episode's last step, if it was truncated,
     the value is the target critic's for actions that the policy would have taken.
 
@@ -184,5 +184,7 @@ def followed_by(batch: TrajectoryBatch, probabilities: Tensor, draws: Tensor) ->
     rows = torch.arange(batch.batch_size, device=draws.device)
     ends = batch.filled.sum(dim=1)  # [B]
     actions = torch.cat([batch.actions, torch.zeros_like(batch.actions[:, :1])], dim=1)
+    # In half precision, which a batch may have been moved to, the largest draws are 1.
+    draws = draws.to(probabilities.dtype).clamp(max=1.0 - 2.0**-24)
     actions[rows, ends] = sample_actions(probabilities[rows, ends], draws)
     return actions
