@@ -31,7 +31,8 @@ class Game(ForagingEnv):
         return list(zip(rows.tolist(), columns.tolist(), levels.tolist(), strict=True))
 
     def _gen_valid_moves(self) -> None:
-        height, width = self.field.shape
+        field: np.ndarray[Any, Any] = self.field
+        height, width = field.shape
         taken = {(row, column) for row, column, _ in self._foods()}
         players: list[Any] = self.players
         self._valid_actions: Any = {}
@@ -51,7 +52,8 @@ class Game(ForagingEnv):
     def _make_gym_obs(self) -> Any:
         if self._grid_observation:
             return super()._make_gym_obs()
-        height, width = self.field.shape
+        field: np.ndarray[Any, Any] = self.field
+        height, width = field.shape
         players: list[Any] = self.players
         sight, foods, with_levels = self.sight, self._foods(), self._observe_agent_levels
         unseen = (-1, -1, 0) if with_levels else (-1, -1)

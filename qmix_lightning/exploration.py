@@ -53,7 +53,7 @@ def epsilon_greedy(q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tens
     Returns:
         ``[...]`` int64, always legal.
     """
-    greedy = greedy_actions(q, avail_actions)
+    greedy = greedy_actions(q, avail_actions).contiguous()
     if epsilon <= 0.0:
         return greedy
     if greedy.device.type == "cpu":

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmix_lightning.exploration import EpsilonSchedule, epsilon_greedy, greedy_actions
+from qmix_lightning.exploration import EpsilonSchedule, _nth_legal, epsilon_greedy, greedy_actions
 
 BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 
@@ -109,3 +109,37 @@ def test_draws_just_below_one_take_the_last_legal_action(n_actions):
 
 def test_ties_go_to_the_lowest_index():
     assert int(greedy_actions(torch.tensor([1.0, 2.0, 2.0]), torch.ones(3, dtype=torch.bool))) == 1
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_the_layout_in_memory_does_not_matter(order):
+    """Among few explorers, and for values, masks and draws that are views in another order."""
+    g = torch.Generator().manual_seed(4)
+
+    def laid_out(x):
+        back = [order.index(i) for i in range(3)]
+        return x.permute(order).contiguous().permute(back)
+
+    q, avail = torch.randn(4, 3, 6, generator=g), torch.rand(4, 3, 6, generator=g) < 0.6
+    avail[..., 2] = True
+    draws = torch.rand(4, 3, 2, generator=g)
+    taken = epsilon_greedy(laid_out(q), laid_out(avail), 0.4, laid_out(draws))
+    explored = 0
+    for b, n in np.ndindex(4, 3):
+        legal = [a for a in range(6) if avail[b, n, a]]
+        explores = float(draws[b, n, 0]) < 0.4
+        explored += explores
+        expected = legal[int(draws[b, n, 1] * len(legal))] if explores else max(legal, key=lambda a: float(q[b, n, a]))
+        assert int(taken[b, n]) == expected
+    assert 0 < explored < 12
+
+
+def test_tensors_and_arrays_explore_alike():
+    """The same lines serve numpy, on a CPU, and torch, on other devices."""
+    g = torch.Generator().manual_seed(5)
+    avail, place = torch.rand(2000, 37, generator=g) < 0.3, torch.rand(2000, generator=g)
+    avail[:, 36] = True
+    place[:5] = BELOW_ONE
+    by_torch, by_numpy = _nth_legal(avail, place), _nth_legal(avail.numpy(), place.numpy())
+    assert by_torch.tolist() == by_numpy.tolist()
+    assert avail.gather(1, by_torch[:, None]).all()
