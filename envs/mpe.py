@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from qmix_lightning.environment import check_arguments
-from qmix_lightning.envs.mpe_parallel import ParticleEnv
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 from qmix_lightning.registry import did_you_mean
 
@@ -43,6 +42,8 @@ def make(scenario: str = "simple_spread", kwargs: Mapping[str, Any] | None = Non
     arguments = {"continuous_actions": False, **(kwargs or {})}
     # parallel_env takes **kwargs and would fail from deep within; the class behind it has the names.
     check_arguments(module.raw_env, arguments, f"MPE scenario '{scenario}'")
+    from qmix_lightning.envs.mpe_parallel import ParticleEnv
+
     env = ParticleEnv(module.parallel_env(**arguments))
     if scenario == "simple_spread" and not {"num_landmark_neighbors", "num_agent_neighbors"} & set(arguments):
         # Own velocity and position, landmarks, the others, and what they say (nothing).

@@ -1,13 +1,14 @@
 """Learning rates over environment steps, and what optimisers are made of."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmix_lightning.optimizers import OPTIMIZERS, LearningRate, lr_factor, set_learning_rates
+from qmix_lightning.optimizers import OPTIMIZERS, LearningRate, _kernels, lr_factor, set_learning_rates
 
 OWN = {"adam": {"beta1": 0.9, "beta2": 0.999}, "rmsprop": {"alpha": 0.99}}
 
@@ -99,3 +100,11 @@ def test_a_constant_rate_is_left_to_others():
 def test_what_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         make(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("devices", "kernels"), [("cuda cuda", "fused"), ("cpu cpu", "foreach"), ("cuda cpu", "foreach")]
+)
+def test_one_kernel_where_all_parameters_are_on_a_gpu(devices, kernels):
+    groups = [{"params": [SimpleNamespace(device=torch.device(name))]} for name in devices.split()]
+    assert _kernels(groups) == {kernels: True}
