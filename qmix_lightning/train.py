@@ -169,11 +169,10 @@ def _run(
     keep_freed_memory()
     run = build_run(config, run_dir, source, saved["env_steps"] if saved else 0)
     try:
-        threads = _threads(run, config, saved)
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(config.matmul_precision)
         if saved is not None and resume_from is not None:
             _check_same_shape(run, saved, resume_from)
+        torch.set_num_threads(_threads(run, config, saved))
+        torch.set_float32_matmul_precision(config.matmul_precision)
         first = run.trainer.global_rank == 0
         if first:
             print(run.replay_size, flush=True)

@@ -95,7 +95,7 @@ TYPED = [
     ("env=two_stepp", "unknown env 'two_stepp'. Did you mean 'env=two_step'?"),
     ("algorithm=qmx", "unknown algorithm 'qmx'. Did you mean 'algorithm=qmix'?"),
     ("algorithm=QMIX", "Did you mean 'algorithm=qmix'?"),
-    ("mixer=sum", "unknown mixer 'sum'; known: none, qmix, qmix_pymarl, vdn"),
+    ("mixer=sum", "unknown mixer 'sum'; known: none, qatten, qmix, "),
     ("experiment=two_step_qmi", "Did you mean 'experiment=two_step_qmix'?"),
     ("+experiment=two_step_qmi", "Did you mean 'experiment=two_step_qmix'?"),
     ("+algorithm=vdn", "write algorithm=vdn without +"),
