@@ -5,7 +5,7 @@
 Runs ``qmix-train`` for every task, algorithm and seed, some side by side, and prints a table in Markdown: the mean of
 the last evaluation's greedy return over the seeds, with half of its 95 % interval (Student's t). What is finished
 already is not run again, so the command can be interrupted and repeated. One setting for each task, the same for all
-algorithms apart from what on-policy ones need; nothing is tuned for each algorithm by itself.
+algorithms but for what stands in ALGORITHMS; COMA, which has no replay, keeps its own schedule of updates.
 """
 
 from __future__ import annotations
@@ -26,43 +26,65 @@ COMMON = [
     "trainer.enable_progress_bar=false",
     "checkpoint_interval=1000000000",
 ]
-GAME = [
-    *("agent=feedforward", "optimizer.lr=1e-3", "rollout.num_envs=8", "eval_episodes=1"),
-    *("exploration.epsilon_start=1", "exploration.epsilon_finish=1", "algorithm.target_update_every=100"),
-]
-TASKS: dict[str, tuple[int, list[str]]] = {
-    "two_step": (12_000, ["env=two_step", *GAME, "agent=recurrent"]),
-    "qtran_game": (8_000, ["env=matrix", "env.preset=qtran", *GAME]),
-    "climbing": (8_000, ["env=matrix", "env.preset=climbing", *GAME]),
-    "penalty": (8_000, ["env=matrix", "env.preset=penalty", *GAME]),
+EIGHT = ["rollout.num_envs=8", "rollout.update_every=4"]
+SIXTEEN = ["rollout.num_envs=16", "rollout.update_every=128", "rollout.update_unit=env_steps"]
+GAME = ["agent=feedforward", "optimizer.lr=2e-3", "eval_episodes=1"]
+UNIFORM = ["exploration.epsilon_start=1", "exploration.epsilon_finish=1", *EIGHT]
+LONG = ["algorithm.returns=peng_lambda", "algorithm.td_lambda=0.6", "exploration.epsilon_anneal_steps=100000"]
+TASKS: dict[str, tuple[int, list[str], list[str]]] = {
+    # joint steps, settings of every algorithm, settings of those that learn from replay
+    "two_step": (8_000, ["env=two_step", *GAME], [*UNIFORM, "algorithm.target_update_every=50"]),
+    "qtran_game": (8_000, ["env=qtran_game", *GAME], UNIFORM),
+    "climbing": (8_000, ["env=climbing", *GAME], UNIFORM),
+    "penalty": (8_000, ["env=penalty", *GAME], UNIFORM),
     "simple_spread": (
         200_000,
-        [
-            *("env=mpe", "env.scenario=simple_spread", "agent=feedforward", "rollout.num_envs=8"),
-            *("rollout.update_every=2", "eval_episodes=100", "algorithm.normalize_rewards=standardize"),
-        ],
+        ["env=mpe", "env.scenario=simple_spread", "agent=feedforward", "eval_episodes=100", "optimizer.lr=1e-3"],
+        [*EIGHT, *LONG],
     ),
-    "lbf_8x8_2p_3f": (200_000, ["experiment=lbf_8x8_2p_3f", "eval_episodes=100"]),
-    "smax_3m": (200_000, ["experiment=smax_3m", "eval_episodes=128"]),
+    "lbf_8x8_2p_3f": (
+        200_000,
+        ["env=lbf", "env.task=8x8-2p-3f", "eval_episodes=100", "optimizer.lr=1e-3"],
+        [*SIXTEEN, *LONG],
+    ),
+    "smax_3m": (
+        200_000,
+        [
+            *("env=smax", "env.scenario=3m", "env.timeout_is_terminal=true", "optimizer.lr=1e-3"),
+            *("eval_episodes=128", "rollout.num_eval_envs=16"),
+        ],
+        [*SIXTEEN, *LONG],
+    ),
 }
-ON_POLICY = ["replay=on_policy"]
-ALGORITHMS: dict[str, list[str]] = {
-    **{
-        name: []
-        for name in ("iql", "vdn", "qmix", "qmix_ns", "qmix_lin", "vdn_s", "qtran_base", "qtran_alt", "cw_qmix")
-    },
-    **{name: [] for name in ("ow_qmix", "qplex", "qatten")},
-    "coma": ON_POLICY,
+GAMES = ("two_step", "qtran_game", "climbing", "penalty")
+ON_POLICY = ["exploration.epsilon_anneal_steps=4000"]
+ALGORITHMS: dict[str, tuple[list[str], list[str]]] = {
+    # settings on the games, and on the others: sizes that the games need, and a mixer that begins small
+    "iql": ([], []),
+    "vdn": ([], []),
+    "qmix": ([], ["mixer=qmix_small_init"]),
+    "qmix_ns": ([], []),
+    "qmix_lin": ([], []),
+    "vdn_s": ([], []),
+    "qtran_base": ([], []),
+    "qtran_alt": ([], []),
+    "cw_qmix": (["algorithm.alpha=0.1"], ["mixer=qmix_small_init"]),
+    "ow_qmix": (["algorithm.alpha=0.1"], ["mixer=qmix_small_init"]),
+    "qplex": (["mixer.attention_layers=3"], []),
+    "qatten": ([], []),
+    "coma": (ON_POLICY, []),
 }
 
 
 def command(task: str, algorithm: str, seed: int, folder: Path) -> list[str]:
     """The run of one cell's seed."""
-    steps, settings = TASKS[task]
+    steps, settings, replayed = TASKS[task]
+    own = ALGORITHMS[algorithm][task not in GAMES]
     return [
         *(sys.executable, "-W", "ignore", "-m", "qmix_lightning.train", *COMMON, *settings, f"algorithm={algorithm}"),
         *(f"total_env_steps={steps}", f"eval_interval={steps}", f"seed={seed}", f"run_dir={folder}"),
-        *ALGORITHMS[algorithm],
+        *([] if algorithm == "coma" else replayed),
+        *own,
     ]
 
 

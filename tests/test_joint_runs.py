@@ -84,7 +84,9 @@ def test_values_and_rewards_may_be_normalised(name: str):
     torch.testing.assert_close(small.loss(batch).total, large.loss(bigger).total, rtol=1e-6, atol=1e-9)
     assert terms.total.isfinite()
     plain = make(name, normalize_values=True)
-    first, then = (plain.loss(bigger) for _ in range(2))
+    first = plain.loss(bigger)
+    plain.observe(bigger)
+    then = plain.loss(bigger)
     count = first.count.item()
     assert abs(first.sums["target"].item() / count) < 1e3
     assert then.total < 10 * count  # the networks' targets have deviation 1, the rewards 1000
