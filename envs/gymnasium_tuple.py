@@ -81,6 +81,7 @@ class TupleEnv:
         """Observations, rewards, terminations, truncations and infos by agent."""
         agents = self.possible_agents
         joint = tuple([decode(actions[agent]) for agent, decode in zip(agents, self._decode, strict=True)])
+        rewards: Any  # a number for the team, or one for each agent
         observations, rewards, done, cut, _ = self.env.step(joint)
         self.steps += 1
         # One flag for all, or one for each agent; numpy's own functions cost more than a step of a small simulator.

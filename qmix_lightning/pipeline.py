@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -74,5 +75,6 @@ def _whole_round(
 
 
 def _copied(episode: Episode) -> Episode:
-    tensors = {f.name: getattr(episode, f.name) for f in fields(episode)}
-    return Episode(**{name: v.clone() if isinstance(v, Tensor) else v for name, v in tensors.items()})
+    values = {f.name: getattr(episode, f.name) for f in fields(episode)}
+    copied: dict[str, Any] = {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
+    return Episode(**copied)
