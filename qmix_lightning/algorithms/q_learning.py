@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
 from qmix_lightning.algorithms.returns import greedy_values
-from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, chosen_values, row_errors
+from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, chosen_values, row_errors
 from qmix_lightning.exploration import greedy_actions
 from qmix_lightning.types import TrajectoryBatch
 
@@ -104,7 +104,7 @@ class QLearning(ValueLearner):
         greedy_tp1 = self.mix(self.target_mixer, q_target, greedy, batch, after)
         taken_tp1 = None
         if self.needs_taken_values:
-            taken = torch.cat([batch.actions[:, 1:], torch.zeros_like(batch.actions[:, :1])], dim=1)
+            taken = actions_tp1(batch)
             taken_tp1 = self.mix(self.target_mixer, q_target, taken, batch, after)
         return self.returns(batch, greedy_tp1, taken_tp1)
 

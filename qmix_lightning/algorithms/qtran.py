@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
 from qmix_lightning.algorithms.joint import CounterfactualValue, JointValue, StateValue, mean_over
-from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, chosen_values, row_errors
+from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, chosen_values, row_errors
 from qmix_lightning.exploration import greedy_actions
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
@@ -135,7 +135,7 @@ class QTran(ValueLearner):
         greedy_tp1 = self.target_joint.of(features, greedy, *where).to(q_online.dtype)
         taken_tp1 = None
         if self.needs_taken_values:
-            taken = torch.cat([batch.actions[:, 1:], torch.zeros_like(batch.actions[:, :1])], dim=1)
+            taken = actions_tp1(batch)
             taken_tp1 = self.target_joint.of(features, taken, *where).to(q_online.dtype)
         return self.returns(batch, greedy_tp1, taken_tp1)
 

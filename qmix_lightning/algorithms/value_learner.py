@@ -14,7 +14,7 @@ from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.algorithms.returns import goes_on, lambda_returns, n_step_returns, one_step_targets
 from qmix_lightning.types import TrajectoryBatch
 
-__all__ = ["ValueLearner", "ValueSettings", "chosen_values", "row_errors"]
+__all__ = ["ValueLearner", "ValueSettings", "actions_tp1", "chosen_values", "row_errors"]
 
 _VALUE_HORIZON = 1000
 """Updates over which the statistics of values are remembered: values grow while learning."""
@@ -181,6 +181,11 @@ class ValueLearner(Learner):
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         self.last_copy = int(state["last_copy"])
+
+
+def actions_tp1(batch: TrajectoryBatch) -> Tensor:
+    """``[B, T, N]``: the actions taken after each step; the no-op after a row's last, where nothing was taken."""
+    return torch.cat([batch.actions[:, 1:], torch.zeros_like(batch.actions[:, :1])], dim=1)
 
 
 def chosen_values(q: Tensor, actions: Tensor) -> Tensor:

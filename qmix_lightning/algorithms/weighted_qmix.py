@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
 from qmix_lightning.algorithms.q_learning import MixerCall
-from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, row_errors
+from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, row_errors
 from qmix_lightning.exploration import greedy_actions
 from qmix_lightning.mixers.central import CentralMixer
 from qmix_lightning.mixers.none import NoMixer
@@ -142,7 +142,7 @@ class WeightedQMIX(ValueLearner):
         greedy_tp1 = self.mix_central(self.target_central_mixer, q_central, greedy, batch, after)
         taken_tp1 = None
         if self.needs_taken_values:
-            taken = torch.cat([batch.actions[:, 1:], torch.zeros_like(batch.actions[:, :1])], dim=1)
+            taken = actions_tp1(batch)
             taken_tp1 = self.mix_central(self.target_central_mixer, q_central, taken, batch, after)
         return self.returns(batch, greedy_tp1, taken_tp1)
 
