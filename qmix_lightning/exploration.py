@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,16 +54,17 @@ def epsilon_greedy(q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tens
     Returns:
         ``[...]`` int64, always legal.
     """
-    greedy = greedy_actions(q, avail_actions).contiguous()
     if epsilon <= 0.0:
-        return greedy
-    if greedy.device.type == "cpu":
+        return greedy_actions(q, avail_actions)
+    if q.device.type == "cpu":
         # Few explore, and numpy's calls cost a third of torch's.
         numbers, legal = draws.numpy().reshape(-1, 2), avail_actions.numpy().reshape(-1, avail_actions.shape[-1])
+        chosen = np.where(legal, q.numpy().reshape(legal.shape), -np.inf).argmax(-1)
         (who,) = (numbers[:, 0] < epsilon).nonzero()
         if len(who):
-            greedy.numpy().reshape(-1)[who] = _nth_legal(legal[who], numbers[who, 1])
-        return greedy
+            chosen[who] = _nth_legal(legal[who], numbers[who, 1])
+        return torch.from_numpy(chosen.reshape(q.shape[:-1]))
+    greedy = greedy_actions(q, avail_actions)
     return torch.where(draws[..., 0] < epsilon, _nth_legal(avail_actions, draws[..., 1]), greedy)
 
 

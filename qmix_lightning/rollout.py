@@ -76,7 +76,8 @@ class Actor:
 
     def __init__(self, policy: Policy, num_envs: int, device: torch.device) -> None:
         self.policy = deepcopy(policy).to(device).float().requires_grad_(False).eval()
-        self._forward = ready_to_act(self.policy)
+        self._num_envs = num_envs
+        self._forward = ready_to_act(self.policy, num_envs)
         self.state: AgentState = self.policy.initial_state(num_envs)
         self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
 
@@ -87,12 +88,12 @@ class Actor:
             mine.copy_(theirs)
         for mine, theirs in zip(self.policy.buffers(), policy.buffers(), strict=True):
             mine.copy_(theirs)
-        self._forward = ready_to_act(self.policy)
+        self._forward = ready_to_act(self.policy, self._num_envs)
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a ``state_dict`` of :attr:`policy`."""
         self.policy.load_state_dict(weights)
-        self._forward = ready_to_act(self.policy)
+        self._forward = ready_to_act(self.policy, self._num_envs)
 
     @torch.inference_mode()
     def begin(self, mask: Tensor) -> None:
@@ -112,9 +113,10 @@ class Actor:
         Where an environment is ``waiting [E]`` what it shows means nothing, and the no-op is taken.
         """
         q, self.state = self._forward(observation.obs, self.last_action, self.state)
+        alive = observation.agent_mask
         # Elsewhere than on a CPU the question costs a synchronisation, more than the answer saves.
-        if observation.agent_mask.device.type != "cpu" or not observation.agent_mask.all():
-            self.state = forget_dead(self.state, observation.agent_mask)
+        if self.state and (alive.device.type != "cpu" or not alive.numpy().all()):
+            self.state = forget_dead(self.state, alive)
         self.last_action = self.policy.select(q, observation.avail_actions, epsilon, draws)
         if waiting is not None:
             self.last_action = torch.where(waiting[:, None], NO_OP, self.last_action)
@@ -209,12 +211,15 @@ class Collector:
         truncated = outcome.truncated.numpy(force=True)
         ended = (terminated | truncated) & active
         dropped = 0
-        if outcome.failed is not None and (failed := outcome.failed.numpy(force=True) & active).any():
+        if outcome.failed is not None and (failed := outcome.failed.numpy(force=True)).any():
             # What a failing simulator said last means nothing: its episode was never played.
+            failed = failed & active
             dropped = int(self._recorder.t[failed].sum())
             ended &= ~failed
             self._ended |= failed
         finished, stats = [], EpisodeStats()
+        if not ended.any():
+            return finished, stats, dropped
         for e in ended.nonzero()[0].tolist():
             finished.append(self._recorder.episode(e, bool(terminated[e]), bool(truncated[e])))
             metrics = {name: float(values[e]) for name, values in outcome.metrics.items()}

@@ -11,10 +11,12 @@ from qmix_lightning.agents.inference import ready_to_act
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
+from qmix_lightning.agents.small_inference import SmallFeedForward, SmallRecurrent
 from qmix_lightning.rollout import Actor
 from qmix_lightning.types import Observation
 
 B, N, A, OBS = 7, 3, 5, 11
+MANY = 10_000  # environments whose agents are too many for numpy
 SWITCHES = [s for s in itertools.product([True, False], repeat=3) if any(s)]
 
 
@@ -50,10 +52,15 @@ def make_policy(agent=RecurrentAgent, switches=(True, True, True), *, share=True
 
 
 @torch.no_grad()
-def assert_same_values(policy, steps=4):
-    """Some steps in a row, last actions and "none yet" among them; observations not contiguous in memory."""
-    fast = ready_to_act(policy)
+def assert_same_values(policy, num_envs, *, in_numpy, steps=4):
+    """Some steps in a row, last actions and "none yet" among them; observations not contiguous in memory.
+
+    ``num_envs`` only says which way is prepared; ``in_numpy``: whether a few agents of this policy act in numpy.
+    """
+    fast = ready_to_act(policy, num_envs)
     assert fast is not policy
+    small = isinstance(fast, SmallRecurrent | SmallFeedForward)
+    assert small == (num_envs == B and in_numpy)
     state, fast_state = policy.initial_state(B), policy.initial_state(B)
     for _ in range(steps):
         obs, last_action = 3.0 * torch.randn(B, N, OBS + 2)[..., :OBS], torch.randint(-1, A, (B, N))
@@ -70,16 +77,26 @@ def assert_same_values(policy, steps=4):
         fast_state = next_state
 
 
+@pytest.mark.parametrize("num_envs", [B, MANY])
 @pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("agent", [RecurrentAgent, FeedForwardAgent])
-def test_every_input(agent, switches):
-    assert_same_values(make_policy(agent, switches))
+def test_every_input(agent, switches, num_envs):
+    assert_same_values(make_policy(agent, switches), num_envs, in_numpy=True)
 
 
+@pytest.mark.parametrize("num_envs", [B, MANY])
 @pytest.mark.parametrize("agent", [RecurrentAgent, FeedForwardAgent])
 @pytest.mark.parametrize(("layer_norm", "dueling", "normalize"), list(itertools.product([True, False], repeat=3)))
-def test_every_option(agent, layer_norm, dueling, normalize):
-    assert_same_values(make_policy(agent, layer_norm=layer_norm, dueling=dueling, normalize=normalize))
+def test_every_option(agent, layer_norm, dueling, normalize, num_envs):
+    policy = make_policy(agent, layer_norm=layer_norm, dueling=dueling, normalize=normalize)
+    assert_same_values(policy, num_envs, in_numpy=not (layer_norm or normalize))
+
+
+def test_a_large_first_sum_does_not_overflow_a_gate():
+    policy = make_policy()
+    with torch.no_grad():
+        policy.agent.input_gates.bias.add_(500.0 * torch.randn_like(policy.agent.input_gates.bias))
+    assert_same_values(policy, B, in_numpy=True)
 
 
 class Doubled(RecurrentAgent):
@@ -104,10 +121,10 @@ def test_what_is_not_known_is_called_as_it_is():
         make_policy(share="group"),
         hooked,
     ):
-        assert ready_to_act(policy) is policy
+        assert ready_to_act(policy, B) is policy
     with_more = make_policy()
     with_more.add_module("critic", nn.Linear(3, 3))  # does not take part in acting
-    assert ready_to_act(with_more) is not with_more
+    assert ready_to_act(with_more, B) is not with_more
 
 
 @pytest.mark.parametrize("agent", [RecurrentAgent, Doubled])

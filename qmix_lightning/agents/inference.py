@@ -3,7 +3,7 @@
 Acting is a step of a few small matrices, where building one-hots and walking through modules cost more than the
 products. Between two publications the parameters stand still, so what depends on nothing else is computed once: the
 last action and the identity of an agent each pick a column of the first layer, and those become a table; a duelling
-head is one linear layer.
+head is one linear layer. A few agents act in numpy (:mod:`qmix_lightning.agents.small_inference`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from qmix_lightning.agents.heads import DuelingHead
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
+from qmix_lightning.agents.small_inference import Dense, Lookup, SmallFeedForward, SmallRecurrent, is_small
 
 __all__ = ["Forward", "ready_to_act"]
 
@@ -27,8 +28,9 @@ Forward = Callable[[Tensor, Tensor, AgentState], tuple[Tensor, AgentState]]
 """``obs [B, N, O]``, ``last_action [B, N]`` and the state to ``q [B, N, A]`` and the next state."""
 
 
-def ready_to_act(policy: Policy) -> Forward:
-    """A function that computes what ``policy.forward`` does, until its parameters change.
+@torch.no_grad()
+def ready_to_act(policy: Policy, num_envs: int) -> Forward:
+    """A function that computes what ``policy.forward`` does for ``num_envs`` environments, until its parameters change.
 
     Any policy will do. One whose forward is its own, or whose agents do not share all parameters, is called as it is.
     """
@@ -36,10 +38,11 @@ def ready_to_act(policy: Policy) -> Forward:
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in policy.modules())
     shared = all(m.n_sets == 1 for m in policy.modules() if isinstance(m, AgentLinear))
     if known and shared and not hooked:
+        rows = num_envs * policy.inputs.n_agents
         if type(policy.agent) is RecurrentAgent:
-            return _Recurrent(policy.inputs, policy.agent)
+            return _Recurrent(policy.inputs, policy.agent).for_rows(rows)
         if type(policy.agent) is FeedForwardAgent:
-            return _FeedForward(policy.inputs, policy.agent)
+            return _FeedForward(policy.inputs, policy.agent).for_rows(rows)
     return policy
 
 
@@ -62,6 +65,18 @@ class _FirstLayer:
             self._moments = inputs.moments.mean.to(weight.dtype), inputs.moments.deviation(weight)
         self._norm = _normaliser(norm)
 
+    def lookup(self) -> Lookup | None:
+        """The same in numpy; ``None`` where something is normalised."""
+        if self._moments is not None or self._norm is not _identity:
+            return None
+        weight = None if self._weight is None else self._weight.numpy()
+        return Lookup(weight, self._table.numpy(), self._first_row.numpy(), self._has_actions)
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the observation, ``[O, H]``, or else the table."""
+        return self._table[:1] if self._weight is None else self._weight
+
     def __call__(self, obs: Tensor, last_action: Tensor) -> Tensor:
         rows = self._first_row + last_action if self._has_actions else self._first_row.expand_as(last_action)
         hidden = self._table.index_select(0, rows.reshape(-1))  # [B * N, H]
@@ -81,6 +96,16 @@ class _Recurrent:
         self._norm = _normaliser(agent.memory_norm)
         self._head = _head(agent.head)
 
+    def for_rows(self, rows: int) -> Forward:
+        """The quickest way for so many rows: this, or the same in numpy."""
+        weight_ih, weight_hh, bias_ih, bias_hh = self._gates
+        if self._norm is _identity and is_small(rows, self._first.weight, weight_ih, weight_hh, self._head[0]):
+            first = self._first.lookup()
+            if first is not None:
+                of_input, of_memory = Dense.of(weight_ih, bias_ih), Dense.of(weight_hh, bias_hh)
+                return SmallRecurrent(first, of_input, of_memory, Dense.of(*self._head))
+        return self
+
     def __call__(self, obs: Tensor, last_action: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
         hidden = self._first(obs, last_action)  # [B * N, H]
         hidden = torch.gru_cell(hidden, state[0].view_as(hidden), *self._gates)
@@ -94,6 +119,14 @@ class _FeedForward:
         self._hidden = agent.hidden.weight[0], agent.hidden.bias[0]
         self._norm = _normaliser(agent.hidden_norm)
         self._head = _head(agent.head)
+
+    def for_rows(self, rows: int) -> Forward:
+        """The quickest way for so many rows: this, or the same in numpy."""
+        if self._norm is _identity and is_small(rows, self._first.weight, self._hidden[0], self._head[0]):
+            first = self._first.lookup()
+            if first is not None:
+                return SmallFeedForward(first, Dense.of(*self._hidden), Dense.of(*self._head))
+        return self
 
     def __call__(self, obs: Tensor, last_action: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
         hidden = self._norm(F.linear(self._first(obs, last_action), *self._hidden)).relu_()  # [B * N, H]
