@@ -36,6 +36,7 @@ from qmix_lightning.optimizers import OPTIMIZERS
 from qmix_lightning.prioritized import PrioritizedReplay
 from qmix_lightning.progress import EnvStepsBar
 from qmix_lightning.registry import Registry
+from qmix_lightning.remote_collector import RemoteEnv
 from qmix_lightning.replay import EpisodeReplay
 from qmix_lightning.replay_size import ReplaySize, predict_size
 from qmix_lightning.schedule import UpdateSchedule
@@ -84,9 +85,11 @@ def env_maker(
     env = parse_env_section(section)
     backend = backend or Backend()
     told = {"evaluation": True} if evaluation and "evaluation" in inspect.signature(env.factory).parameters else {}
-    return lambda num_envs: make_vector_env(
-        env.factory, env.settings | told, num_envs=num_envs, name=env.name, backend=backend, **env.adapter
-    )
+    return partial(_make_envs, env.factory, env.settings | told, name=env.name, backend=backend, **env.adapter)
+
+
+def _make_envs(factory: Callable[..., Any], settings: Mapping[str, Any], num_envs: int, **options: Any) -> VectorEnv:
+    return make_vector_env(factory, settings, num_envs=num_envs, **options)
 
 
 def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] = Policy) -> Policy:
@@ -230,7 +233,15 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         if getattr(config.replay, name) % ranks:
             raise ConfigurationError(f"replay.{name} ({getattr(config.replay, name)}) must divide by {ranks} ranks")
 
-    env = make_env(rollout.num_envs)
+    if rollout.collector == "process":
+        env = RemoteEnv(
+            partial(make_env, rollout.num_envs),
+            num_envs=rollout.num_envs,
+            name=config.env["name"],
+            start_s=rollout.step_timeout_s,
+        )
+    else:
+        env = make_env(rollout.num_envs)
     spec = env.spec
     size = predict_size(
         spec,

@@ -58,6 +58,7 @@ class RolloutConfig:
     update_unit: Literal["episodes", "env_steps"]
     updates: int
     pipelined: bool
+    collector: Literal["here", "process"]
     on_resume: Literal["replay", "restart"]
     backend: Literal["sync", "process"]
     num_workers: int
@@ -441,6 +442,7 @@ _MAY_CHANGE = (
     "replay.storage",
     "replay.memmap_dir",
     "rollout.num_eval_envs",
+    "rollout.collector",
     "rollout.on_resume",
     "rollout.backend",
     "rollout.num_workers",

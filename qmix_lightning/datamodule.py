@@ -25,6 +25,7 @@ from qmix_lightning.keys import Purpose
 from qmix_lightning.on_policy import RoundStore
 from qmix_lightning.pipeline import RoundAhead
 from qmix_lightning.prioritized import PrioritizedReplay, importance_weights
+from qmix_lightning.remote_collector import RemoteCollector, RemoteEnv
 from qmix_lightning.replay import EpisodeReplay
 from qmix_lightning.rollout import Actor, Collected, Collector, EpisodeStats, evaluate_episodes
 from qmix_lightning.schedule import UpdateSchedule
@@ -165,7 +166,7 @@ class ReplayDataModule(LightningDataModule):
         self._agreed_stop = 0
         self.counters = Counters()
         self.store: ReplayStore | None = None
-        self.collector: Collector | None = None
+        self.collector: Collector | RemoteCollector | None = None
         self._eval_env: VectorEnv | None = None
         self._eval_actor: Actor | None = None
         self._resume_from: dict[str, Any] | None = None
@@ -214,7 +215,7 @@ class ReplayDataModule(LightningDataModule):
             return None
         if self.collector is None:
             return self._resume_acting
-        return {name: v.to("cpu", copy=True) for name, v in self.collector.actor.policy.state_dict().items()}
+        return self.collector.acting_weights()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counters = Counters(**state_dict["counters"])
@@ -229,17 +230,18 @@ class ReplayDataModule(LightningDataModule):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def _collector(self) -> Collector:
+    def _collector(self) -> Collector | RemoteCollector:
         if self.collector is None:
             dealt = None if self.rounds is None else self.rounds.capacity
-            self.collector = Collector(self._env, self._policy_of(), seed=self.seed, rank=rank(), round_episodes=dealt)
+            kind = RemoteCollector if isinstance(self._env, RemoteEnv) else Collector
+            self.collector = kind(self._env, self._policy_of(), seed=self.seed, rank=rank(), round_episodes=dealt)
             if self._resume_from is not None:
                 if self.on_resume == "restart":
                     self.collector.restart(self._resume_from)
                 else:
                     self.collector.load_state_dict(self._resume_from)
                 if self._resume_acting is not None:
-                    self.collector.actor.restore(self._resume_acting)
+                    self.collector.restore(self._resume_acting)
                 self._resume_from = self._resume_acting = None
         return self.collector
 
@@ -259,7 +261,7 @@ class ReplayDataModule(LightningDataModule):
         counters, collector = self.counters, self._collector()
         # The counter moves with the optimiser: a ticket is redeemed only after the update before it.
         if not counters.round_open:
-            collector.actor.publish(self._policy_of())
+            collector.publish(self._policy_of())
         while True:
             self._raise_if_over()
             if counters.owed > 0:
@@ -334,15 +336,11 @@ class ReplayDataModule(LightningDataModule):
         # Ranks that are interrupted at different moments could not go on as one run, so theirs is a whole round.
         return world_size() == 1 and self.stop.is_set()
 
-    def _begin_round_ahead(self, collector: Collector) -> None:
+    def _begin_round_ahead(self, collector: Collector | RemoteCollector) -> None:
         steps, episodes = self._to_next_update()
         epsilon = self.epsilon(self.counters.round_start)
-        collector.actor.publish(self._policy_of())
-        self._ahead.begin(
-            lambda left: collector.collect(epsilon, max_steps=left, interrupted=self._interrupted),
-            steps=steps,
-            episodes=episodes,
-        )
+        collector.publish(self._policy_of())
+        self._ahead.begin(collector, epsilon, steps=steps, episodes=episodes, interrupted=self._interrupted)
 
     def take_round_ahead(self) -> None:
         """Take in the round that was collected during an update; called after every update, on every rank.

@@ -7,9 +7,9 @@ actions so far; on resume it is played again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,17 @@ from torch import Tensor
 
 from qmix_lightning import keys
 from qmix_lightning.agents.base import AgentState, forget_dead
-from qmix_lightning.agents.inference import ready_to_act
+from qmix_lightning.agents.inference import Forward, ready_to_act
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import RunError
+from qmix_lightning.errors import EnvironmentFault, RunError
 from qmix_lightning.keys import Purpose
 from qmix_lightning.recorder import EpisodeRecorder
 from qmix_lightning.replay import Episode
+from qmix_lightning.small_inference import in_numpy
 from qmix_lightning.types import NO_OP, Observation
 
-__all__ = ["Actor", "Collected", "Collector", "EpisodeStats", "evaluate_episodes"]
+__all__ = ["Actor", "Collected", "Collector", "EpisodeStats", "evaluate_episodes", "whole_round"]
 
 
 @dataclass
@@ -77,23 +78,29 @@ class Actor:
     def __init__(self, policy: Policy, num_envs: int, device: torch.device) -> None:
         self.policy = deepcopy(policy).to(device).float().requires_grad_(False).eval()
         self._num_envs = num_envs
-        self._forward = ready_to_act(self.policy, num_envs)
+        self._forward = self._ready()
         self.state: AgentState = self.policy.initial_state(num_envs)
         self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
 
     @torch.no_grad()
+    def _ready(self) -> Forward:
+        return in_numpy(ready_to_act(self.policy), self._num_envs * self.policy.inputs.n_agents)
+
     def publish(self, policy: Policy) -> None:
         """Take over the parameters of ``policy``, and its statistics."""
-        for mine, theirs in zip(self.policy.parameters(), policy.parameters(), strict=True):
+        self.take([*policy.parameters(), *policy.buffers()])
+
+    @torch.no_grad()
+    def take(self, values: Sequence[Tensor]) -> None:
+        """Take over parameters and then buffers of another copy of :attr:`policy`."""
+        for mine, theirs in zip((*self.policy.parameters(), *self.policy.buffers()), values, strict=True):
             mine.copy_(theirs)
-        for mine, theirs in zip(self.policy.buffers(), policy.buffers(), strict=True):
-            mine.copy_(theirs)
-        self._forward = ready_to_act(self.policy, self._num_envs)
+        self._forward = self._ready()
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a ``state_dict`` of :attr:`policy`."""
         self.policy.load_state_dict(weights)
-        self._forward = ready_to_act(self.policy, self._num_envs)
+        self._forward = self._ready()
 
     @torch.inference_mode()
     def begin(self, mask: Tensor) -> None:
@@ -229,6 +236,26 @@ class Collector:
             self._quota[ended] -= 1
         return finished, stats, dropped
 
+    def publish(self, policy: Policy) -> None:
+        """Act by the parameters of ``policy`` from now on."""
+        self.actor.publish(policy)
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Act by what :meth:`acting_weights` gave."""
+        self.actor.restore(weights)
+
+    def acting_weights(self) -> dict[str, Tensor]:
+        """What acts now, as it is no longer wherever the policy has learned meanwhile."""
+        return {name: v.to("cpu", copy=True) for name, v in self.actor.policy.state_dict().items()}
+
+    def collect_round(
+        self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
+    ) -> tuple[Collected, EnvironmentFault | None]:
+        """A round of so many joint steps or episodes; see :func:`whole_round`."""
+        return whole_round(
+            lambda left: self.collect(epsilon, max_steps=left, interrupted=interrupted), steps=steps, episodes=episodes
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Episode numbers, the actions of every episode in flight, the agents' memories, and the rest of a round."""
         in_flight = [
@@ -298,6 +325,37 @@ class Collector:
 
     def close(self) -> None:
         self.env.close()
+
+
+def whole_round(
+    collect: Callable[[int | None], Collected], *, steps: int | None, episodes: int | None
+) -> tuple[Collected, EnvironmentFault | None]:
+    """So many joint steps or episodes, whichever is given; cut short where the environments fail for good.
+
+    Args:
+        collect: collects a part of the round, of no more than so many joint steps.
+        steps: ``None`` if episodes are counted.
+        episodes: ``None`` if steps are counted.
+    """
+    total = Collected(0, [], EpisodeStats())
+    while total.env_steps < (steps or 0) or len(total.episodes) < (episodes or 0):
+        try:
+            part = collect(None if steps is None else steps - total.env_steps)
+        except EnvironmentFault as error:
+            return replace(total, cut=True), error
+        total.env_steps += part.env_steps
+        # The collector reuses the memory of what it returned.
+        total.episodes.extend(_copied(episode) for episode in part.episodes)
+        total.stats.extend(part.stats)
+        if part.cut:
+            return replace(total, cut=True), None
+    return total, None
+
+
+def _copied(episode: Episode) -> Episode:
+    values = {f.name: getattr(episode, f.name) for f in fields(episode)}
+    copied: dict[str, Any] = {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
+    return Episode(**copied)
 
 
 @torch.inference_mode()

@@ -25,7 +25,7 @@ from qmix_lightning.parallel_adapter import ParallelAdapter
 from qmix_lightning.supervised import FAULT_KINDS, EnvBlock, FaultLimit, Faults, SupervisedEnv, one_line
 from qmix_lightning.types import EnvSpec
 
-__all__ = ["SharedBuffers", "receive", "send", "work"]
+__all__ = ["SharedBuffers", "is_gone", "receive", "send", "watch", "work"]
 
 RESET, STEP, QUIT = b"r", b"s", b"q"
 DONE, FAULTY, FATAL = b"d", b"f", b"x"
@@ -84,7 +84,7 @@ def _on_terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _watch(lifeline: socket.socket) -> None:
+def watch(lifeline: socket.socket) -> None:
     """End the process group when the trainer is gone, even if a simulator never returns."""
     with contextlib.suppress(OSError):
         lifeline.recv(1)  # returns only when the other end closes
@@ -93,7 +93,8 @@ def _watch(lifeline: socket.socket) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _is_gone(lifeline: socket.socket) -> bool:
+def is_gone(lifeline: socket.socket) -> bool:
+    """Whether the other end has closed."""
     lifeline.setblocking(False)
     try:
         return lifeline.recv(1, socket.MSG_PEEK) == b""
@@ -126,7 +127,7 @@ def work(
     signal.signal(signal.SIGTERM, _on_terminate)
     envs: dict[int, SupervisedEnv] = {}
     try:
-        threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
+        threading.Thread(target=watch, args=(lifeline,), daemon=True).start()
         faults = Faults(name, limit)
         try:
             for slot in slots:
@@ -155,7 +156,7 @@ def work(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that came now would leave the rest open
         for env in envs.values():
             env.close()
-        if _is_gone(lifeline):
+        if is_gone(lifeline):
             os.killpg(os.getpgrp(), signal.SIGKILL)  # nobody else is there to end what did not close
 
 

@@ -11,8 +11,8 @@ from qmix_lightning.agents.inference import ready_to_act
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
-from qmix_lightning.agents.small_inference import SmallFeedForward, SmallRecurrent
 from qmix_lightning.rollout import Actor
+from qmix_lightning.small_inference import SmallFeedForward, SmallRecurrent, in_numpy
 from qmix_lightning.types import Observation
 
 B, N, A, OBS = 7, 3, 5, 11
@@ -52,15 +52,15 @@ def make_policy(agent=RecurrentAgent, switches=(True, True, True), *, share=True
 
 
 @torch.no_grad()
-def assert_same_values(policy, num_envs, *, in_numpy, steps=4):
+def assert_same_values(policy, num_envs, *, small_too, steps=4):
     """Some steps in a row, last actions and "none yet" among them; observations not contiguous in memory.
 
-    ``num_envs`` only says which way is prepared; ``in_numpy``: whether a few agents of this policy act in numpy.
+    ``num_envs`` only says which way is prepared; ``small_too``: whether a few agents of this policy act in numpy.
     """
-    fast = ready_to_act(policy, num_envs)
+    fast = in_numpy(ready_to_act(policy), num_envs * N)
     assert fast is not policy
     small = isinstance(fast, SmallRecurrent | SmallFeedForward)
-    assert small == (num_envs == B and in_numpy)
+    assert small == (num_envs == B and small_too)
     state, fast_state = policy.initial_state(B), policy.initial_state(B)
     for _ in range(steps):
         obs, last_action = 3.0 * torch.randn(B, N, OBS + 2)[..., :OBS], torch.randint(-1, A, (B, N))
@@ -81,7 +81,7 @@ def assert_same_values(policy, num_envs, *, in_numpy, steps=4):
 @pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("agent", [RecurrentAgent, FeedForwardAgent])
 def test_every_input(agent, switches, num_envs):
-    assert_same_values(make_policy(agent, switches), num_envs, in_numpy=True)
+    assert_same_values(make_policy(agent, switches), num_envs, small_too=True)
 
 
 @pytest.mark.parametrize("num_envs", [B, MANY])
@@ -89,14 +89,14 @@ def test_every_input(agent, switches, num_envs):
 @pytest.mark.parametrize(("layer_norm", "dueling", "normalize"), list(itertools.product([True, False], repeat=3)))
 def test_every_option(agent, layer_norm, dueling, normalize, num_envs):
     policy = make_policy(agent, layer_norm=layer_norm, dueling=dueling, normalize=normalize)
-    assert_same_values(policy, num_envs, in_numpy=not (layer_norm or normalize))
+    assert_same_values(policy, num_envs, small_too=not (layer_norm or normalize))
 
 
 def test_a_large_first_sum_does_not_overflow_a_gate():
     policy = make_policy()
     with torch.no_grad():
         policy.agent.input_gates.bias.add_(500.0 * torch.randn_like(policy.agent.input_gates.bias))
-    assert_same_values(policy, B, in_numpy=True)
+    assert_same_values(policy, B, small_too=True)
 
 
 class Doubled(RecurrentAgent):
@@ -121,10 +121,10 @@ def test_what_is_not_known_is_called_as_it_is():
         make_policy(share="group"),
         hooked,
     ):
-        assert ready_to_act(policy, B) is policy
+        assert ready_to_act(policy) is policy
     with_more = make_policy()
     with_more.add_module("critic", nn.Linear(3, 3))  # does not take part in acting
-    assert ready_to_act(with_more, B) is not with_more
+    assert ready_to_act(with_more) is not with_more
 
 
 @pytest.mark.parametrize("agent", [RecurrentAgent, Doubled])

@@ -13,8 +13,7 @@ from test_rollout import varying
 from qmix_lightning.checkpoint import SegmentStore
 from qmix_lightning.errors import EnvironmentFault, RunInterrupted
 from qmix_lightning.exploration import EpsilonSchedule
-from qmix_lightning.pipeline import RoundAhead
-from qmix_lightning.rollout import Collected, EpisodeStats
+from qmix_lightning.rollout import Collected, EpisodeStats, whole_round
 
 SCHEDULES = [{"every": 1}, {"every": 3}, {"unit": "env_steps", "every": 7}, {"every": 4, "updates": 2}]
 
@@ -120,12 +119,9 @@ def test_a_fault_keeps_what_was_collected_before_it():
             raise part
         return part
 
-    ahead = RoundAhead()
-    ahead.begin(collect, steps=10, episodes=None)
-    collected, fault = ahead.result()
+    collected, fault = whole_round(collect, steps=10, episodes=None)
     assert (collected.env_steps, collected.cut, str(fault)) == (3, True, "broken")
     assert collected.stats.returns == [1.0]
-    ahead.close()
 
 
 def test_a_fault_ends_the_run_at_the_next_batch():
