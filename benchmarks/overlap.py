@@ -22,7 +22,7 @@ from qmix_lightning.summary import versions
 TASKS: dict[str, tuple[int, list[str]]] = {
     # joint steps, settings: an update per episode, or per 128 joint steps, so that every round is one update stale
     "simple_spread": (
-        100_000,
+        60_000,
         ["experiment=simple_spread_qmix", "algorithm=vdn", "optimizer.lr=1e-3", "rollout.updates=1"],
     ),
     "lbf_8x8_2p_3f": (300_000, ["experiment=lbf_8x8_2p_3f", "agent=feedforward", "optimizer.lr_anneal_steps=300000"]),
