@@ -25,7 +25,13 @@ TASKS: dict[str, tuple[int, list[str]]] = {
         60_000,
         ["experiment=simple_spread_qmix", "algorithm=vdn", "optimizer.lr=1e-3", "rollout.updates=1"],
     ),
-    "lbf_8x8_2p_3f": (300_000, ["experiment=lbf_8x8_2p_3f", "agent=feedforward", "optimizer.lr_anneal_steps=300000"]),
+    "lbf_6x6_2p_2f": (
+        150_000,
+        [
+            *("experiment=lbf_8x8_2p_3f", "env.task=6x6-2p-2f", "optimizer.lr_anneal_steps=150000"),
+            "exploration.epsilon_anneal_steps=50000",
+        ],
+    ),
 }
 
 
