@@ -11,21 +11,12 @@ algorithms but for what stands in ALGORITHMS; COMA, which has no replay, keeps i
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-COMMON = [
-    "optimizer=adam",
-    "logger=none",
-    "num_threads=1",
-    "trainer.enable_progress_bar=false",
-    "checkpoint_interval=1000000000",
-]
+from seeds import QUIET, train_once, with_half
+
+COMMON = ["optimizer=adam", *QUIET]
 EIGHT = ["rollout.num_envs=8", "rollout.update_every=4"]
 SIXTEEN = ["rollout.num_envs=16", "rollout.update_every=128", "rollout.update_unit=env_steps"]
 GAME = ["agent=feedforward", "optimizer.lr=2e-3", "eval_episodes=1"]
@@ -76,43 +67,22 @@ ALGORITHMS: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
-def command(task: str, algorithm: str, seed: int, folder: Path) -> list[str]:
-    """The run of one cell's seed."""
+def overrides(task: str, algorithm: str, seed: int) -> list[str]:
+    """What the run of one cell's seed is told."""
     steps, settings, replayed = TASKS[task]
-    own = ALGORITHMS[algorithm][task not in GAMES]
     return [
-        *(sys.executable, "-W", "ignore", "-m", "qmix_lightning.train", *COMMON, *settings, f"algorithm={algorithm}"),
-        *(f"total_env_steps={steps}", f"eval_interval={steps}", f"seed={seed}", f"run_dir={folder}"),
+        *(*COMMON, *settings, f"algorithm={algorithm}"),
+        *(f"total_env_steps={steps}", f"eval_interval={steps}", f"seed={seed}"),
         *([] if algorithm == "coma" else replayed),
-        *own,
+        *ALGORITHMS[algorithm][task not in GAMES],
     ]
 
 
 def run(task: str, algorithm: str, seed: int, root: Path) -> dict[str, float] | None:
     """The last evaluation of a run, made if it is not there yet; ``None`` if it failed."""
     folder = root / task / algorithm / f"seed{seed}"
-    summary = folder / "summary.json"
-    if not summary.exists() or json.loads(summary.read_text())["status"] != "completed":
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
-        done = subprocess.run(command(task, algorithm, seed, folder), capture_output=True, text=True)
-        if done.returncode:
-            print(f"{task} {algorithm} seed {seed}: {done.stdout}{done.stderr}".strip(), file=sys.stderr, flush=True)
-            return None
-    found = json.loads(summary.read_text())
-    print(f"{task} {algorithm} seed {seed}: {found['eval']['return_mean']:.3g} ({found['wall_s']:.0f} s)", flush=True)
-    return found["eval"]
-
-
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Student's t for a two-sided 95 % interval, by number of values."""
-
-
-def cell(values: list[float]) -> str:
-    """Mean and half of the interval, as text."""
-    if len(values) < 2:
-        return f"{values[0]:.3g} (1 seed)" if values else "failed"
-    half = T95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.3g} ± {half:.2g}"
+    found = train_once(f"{task} {algorithm} seed {seed}", overrides(task, algorithm, seed), folder)
+    return found and found["eval"]
 
 
 def main() -> None:
@@ -133,7 +103,7 @@ def main() -> None:
         cells = []
         for task in options.tasks:
             found = [results[task, algorithm, seed] for seed in options.seeds]
-            cells.append(cell([result[metric[task]] for result in found if result is not None]))
+            cells.append(with_half([result[metric[task]] for result in found if result is not None]))
         print(f"| {algorithm} | {' | '.join(cells)} |")
 
 

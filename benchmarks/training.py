@@ -84,8 +84,9 @@ class Clock(Callback):
         counters = trainer.datamodule.counters
         self.rows.append((time.perf_counter(), counters.env_steps, counters.updates))
 
-    def on_train_end(self, *args: Any) -> None:
-        Path(self.path).write_text(json.dumps(self.rows))
+    def on_train_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.is_global_zero:
+            Path(self.path).write_text(json.dumps(self.rows))
 
 
 def train(overrides: list[str], steps: int) -> dict[str, float]:

@@ -287,6 +287,6 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         eval_episodes=config.eval_episodes,
         stop=stop,
         on_resume=rollout.on_resume,
-        pipelined=rollout.pipelined,
+        pipelined=rollout.pipelined is True,
     )
     return Run(trainer, module, data, spec, log, checkpoint, size)

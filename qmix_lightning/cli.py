@@ -257,6 +257,7 @@ def run_command(config_name: str, task: Task) -> None:
     Ctrl-C or SIGTERM. A traceback is printed only if the user set ``HYDRA_FULL_ERROR=1``.
     """
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it tells of its font cache
     sys.exit(_status_of(lambda: _run(config_name, task), config_name))
 
 

@@ -57,7 +57,7 @@ class RolloutConfig:
     update_every: int
     update_unit: Literal["episodes", "env_steps"]
     updates: int
-    pipelined: bool
+    pipelined: bool | Literal["auto"]
     collector: Literal["here", "process"]
     on_resume: Literal["replay", "restart"]
     backend: Literal["sync", "process"]
@@ -422,9 +422,9 @@ def _check_rounds(config: RunConfig) -> None:
             f"a round of {replay.capacity} episodes (replay.capacity) leaves some of {rollout.num_envs} environments "
             "(rollout.num_envs) without one"
         )
-    if rollout.pipelined:
+    if rollout.pipelined is True:
         raise ConfigurationError(
-            "replay=on_policy learns from what the present policy did: rollout.pipelined must be false"
+            "replay=on_policy learns from what the present policy did: rollout.pipelined must be false or auto"
         )
 
 

@@ -207,7 +207,11 @@ class ReplayDataModule(LightningDataModule):
             "acting": self._acting_weights(),
             "priorities": None if self.prioritized is None else self.prioritized.state_dict(),
         }
-        return {"counters": asdict(self.counters), "ranks": all_gather_objects(mine)}
+        return {
+            "counters": asdict(self.counters),
+            "pipelined": self.pipelined,
+            "ranks": all_gather_objects(mine),
+        }
 
     def _acting_weights(self) -> dict[str, Tensor] | None:
         """What the rest of an open round is played with, when that is not the policy as it is now."""
@@ -219,6 +223,7 @@ class ReplayDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counters = Counters(**state_dict["counters"])
+        self.pipelined = state_dict.get("pipelined", self.pipelined)  # as the run began, whatever this machine is
         mine = state_dict["ranks"][rank()]
         if self.store is not None:
             self.store.load(self.replay, mine["replay"])
@@ -232,6 +237,8 @@ class ReplayDataModule(LightningDataModule):
 
     def _collector(self) -> Collector | RemoteCollector:
         if self.collector is None:
+            # Ranks on different machines may have chosen differently, and would wait for each other for ever.
+            self.pipelined = bool(least_number(float(self.pipelined), self._device))
             dealt = None if self.rounds is None else self.rounds.capacity
             kind = RemoteCollector if isinstance(self._env, RemoteEnv) else Collector
             self.collector = kind(self._env, self._policy_of(), seed=self.seed, rank=rank(), round_episodes=dealt)

@@ -1,11 +1,11 @@
-"""How many threads an update may use, so that collecting and learning do not fight over the cores."""
+"""What an update may use, and what runs beside it, so that collecting and learning do not fight over the cores."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["available_cores", "choose_threads"]
+__all__ = ["available_cores", "choose_pipelining", "choose_threads"]
 
 _MOST = 4
 """The products of one update are small: more threads wait for each other longer than they compute."""
@@ -37,3 +37,40 @@ def choose_threads(cores: int, *, ranks: int, workers: int, pipelined: bool) -> 
     """
     left = cores // max(1, ranks) - workers - int(pipelined)
     return max(1, min(_MOST, left // 2))
+
+
+def choose_pipelining(
+    cores: int,
+    *,
+    ranks: int,
+    on_policy: bool,
+    own_process: bool,
+    num_envs: int,
+    workers: int,
+    natively_batched: bool,
+) -> tuple[bool, str]:
+    """Whether to collect the next round while an update runs, and why, for ``rollout.pipelined=auto``.
+
+    Collecting runs beside the update only where it leaves the interpreter to it: in a process of its own, or while it
+    waits for worker processes or for a compiled simulator. It costs staleness, and needs a core of its own.
+
+    Args:
+        cores: of this machine.
+        ranks: processes that train on this machine.
+        on_policy: whether the algorithm learns from what the present policy did, and from nothing else.
+        own_process: whether the collector has a process of its own.
+        num_envs: training environments of a rank.
+        workers: worker processes of each rank, 0 if environments are stepped in the training process.
+        natively_batched: whether the environments are stepped in one call.
+    """
+    if on_policy:
+        return False, "on-policy"
+    if cores < 2 * ranks:
+        return False, "no core for it"
+    if own_process:
+        return True, "the collector has a process of its own"
+    if num_envs == 1:
+        return False, "one environment"
+    if not (workers or natively_batched):
+        return False, "environments are stepped in this process"
+    return True, f"{workers} worker processes" if workers else "environments are batched by nature"

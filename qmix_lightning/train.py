@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qmix_lightning.cli import RANK_CONFIG, _shown, run_command
 from qmix_lightning.config import RunConfig, check_resumable, flatten, validate
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunInterrupted
-from qmix_lightning.threads import available_cores, choose_threads
+from qmix_lightning.threads import available_cores, choose_pipelining, choose_threads
 
 if TYPE_CHECKING:
     from qmix_lightning.build import Run
@@ -171,6 +171,7 @@ def _run(
     try:
         if saved is not None and resume_from is not None:
             _check_same_shape(run, saved, resume_from)
+        run.data.pipelined = _pipelined(run, config, saved)
         torch.set_num_threads(_threads(run, config, saved))
         torch.set_float32_matmul_precision(config.matmul_precision)
         first = run.trainer.global_rank == 0
@@ -188,11 +189,34 @@ def _run(
         _leave_process_group()
 
 
+def _pipelined(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> bool:
+    """Whether rounds are collected ahead; a run that is resumed goes on as it began, since its data depend on it."""
+    rollout = config.rollout
+    if rollout.pipelined != "auto":
+        pipelined, reason = rollout.pipelined, "rollout.pipelined"
+    elif saved is not None:
+        pipelined, reason = saved["ReplayDataModule"].get("pipelined", False), "as the run began"
+    else:
+        pipelined, reason = choose_pipelining(
+            available_cores(),
+            ranks=run.trainer.num_devices,
+            on_policy=config.replay.kind == "on_policy",
+            own_process=rollout.collector == "process",
+            num_envs=rollout.num_envs,
+            workers=rollout.num_workers if rollout.backend == "process" else 0,
+            natively_batched=run.spec.natively_batched,
+        )
+    if run.trainer.global_rank == 0:
+        what = "while an update runs, by the policy from before it" if pipelined else "between updates"
+        print(f"collecting: {what} ({reason})", flush=True)
+    return pipelined
+
+
 def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
     """Intra-op threads; those that a run was begun with stay, since sums depend on them."""
     cores = available_cores()
     workers = config.rollout.num_workers if config.rollout.backend == "process" else 0
-    pipelined = config.rollout.pipelined
+    pipelined = run.data.pipelined
     if config.num_threads is not None:
         threads, reason = config.num_threads, "num_threads"
     elif saved is not None:
@@ -271,6 +295,7 @@ def _write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> d
         "eval": eval_summary(run.log.last_eval),
         "faults": counters.faults,
         "num_threads": run.module.extra_checkpoint["num_threads"],
+        "pipelined": run.data.pipelined,
         "versions": run.module.extra_checkpoint["versions"],
     }
     write_json(summary, run_dir / "summary.json")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
-import time
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -20,23 +20,49 @@ CONF = Path(__file__).parent.parent / "conf"
 MODULES = {"qmix-train": "qmix_lightning.train", "qmix-eval": "qmix_lightning.evaluate"}
 
 
-@pytest.mark.parametrize(("command", "module"), MODULES.items())
-def test_help_is_quick_and_imports_no_torch(tmp_path: Path, command: str, module: str):
-    code = (
-        f"import sys; sys.argv = [{command!r}, '--help']\n"
-        f"from {module} import main\n"
-        "try:\n    main()\n"
-        "finally:\n"
-        "    heavy = ('torch', 'pytorch_lightning', 'gymnasium', 'pettingzoo', 'numpy', 'mpe2')\n"
-        "    print('imported:', [name for name in heavy if name in sys.modules], file=sys.stderr)\n"
-    )
-    started = time.perf_counter()
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert time.perf_counter() - started < 5, "about half a second on a quiet machine"
+HEAVY = ("torch", "pytorch_lightning", "gymnasium", "pettingzoo", "numpy", "mpe2", "jax", "tensorboard")
+
+
+def imported_by(code: str, folder: Path, *names: str) -> tuple[str, list[str]]:
+    """What some code prints, and which of the modules are loaded when it has run, in a process of its own."""
+    code += f"\nimport sys; print([name for name in {names!r} if name in sys.modules], file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == "imported: []\n"
-    assert ended.stdout.startswith(f"{command}: ")
+    return ended.stdout, ast.literal_eval(ended.stderr)
+
+
+def command_line(command: str, module: str, *arguments: str) -> str:
+    typed = [command, *arguments]
+    return "\n".join(
+        [
+            f"import sys; sys.argv = {typed}",
+            f"from {module} import main",
+            "try:",
+            "    main()",
+            "except SystemExit as end:",
+            "    assert not end.code",
+        ]
+    )
+
+
+@pytest.mark.parametrize(("command", "module"), MODULES.items())
+def test_help_imports_nothing_heavy(tmp_path: Path, command: str, module: str):
+    shown, imported = imported_by(command_line(command, module, "--help"), tmp_path, *HEAVY)
+    assert imported == []
+    assert shown.startswith(f"{command}: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_of_environments_imports_no_torch_and_no_environment(tmp_path: Path):
+    code = command_line("qmix-envs", "qmix_lightning.envs_command")
+    shown, imported = imported_by(code, tmp_path, *HEAVY, "hydra", "jaxmarl", "vmas", "lbforaging")
+    assert imported == []
+    assert "two_step" in shown
+
+
+def test_building_a_run_imports_only_the_environment_that_was_asked_for(tmp_path: Path):
+    names = ("pettingzoo", "mpe2", "lbforaging", "jax", "vmas", "torch.utils.tensorboard", "tensorboard")
+    assert imported_by("import qmix_lightning.build, qmix_lightning.envs.two_step", tmp_path, *names)[1] == []
 
 
 def test_help_lists_every_group_with_its_choices():

@@ -1,6 +1,6 @@
 import pytest
 
-from qmix_lightning.threads import available_cores, choose_threads
+from qmix_lightning.threads import available_cores, choose_pipelining, choose_threads
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,20 @@ def test_a_quota_counts(tmp_path):
     for text, cores in {"max 100000": unlimited, "50000 100000": 1, "100000 100000": 1, "junk": unlimited}.items():
         (tmp_path / "cpu.max").write_text(text)
         assert available_cores(tmp_path / "cpu.max") == cores
+
+
+def choice(**changed):
+    case = {"cores": 2, "ranks": 1, "on_policy": False, "own_process": False, "num_envs": 8, "workers": 2}
+    case |= {"natively_batched": False} | changed
+    return choose_pipelining(case.pop("cores"), **case)
+
+
+def test_rounds_are_collected_ahead_where_something_else_steps_the_environments():
+    assert choice() == (True, "2 worker processes")
+    assert choice(workers=0, natively_batched=True) == (True, "environments are batched by nature")
+    assert choice(cores=4, ranks=2)[0]
+    assert choice(workers=0, num_envs=1, own_process=True) == (True, "the collector has a process of its own")
+    assert not choice(own_process=True, on_policy=True)[0]
+    assert not choice(own_process=True, cores=1)[0]
+    for changed in ({"on_policy": True}, {"num_envs": 1}, {"cores": 1}, {"cores": 3, "ranks": 2}, {"workers": 0}):
+        assert not choice(**changed)[0], changed
