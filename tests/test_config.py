@@ -301,6 +301,7 @@ ALLOWED = {
     "trainer.enable_progress_bar": False,
     "trainer.log_every_n_steps": 1,
     "rollout.num_eval_envs": 3,
+    "rollout.collector": "process",
     "replay.storage": "memmap",
     "replay.memmap_dir": "/elsewhere",
 }
@@ -316,7 +317,7 @@ def test_what_cannot_change_the_past_may_differ(saved: dict[str, Any], key: str)
 def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
     """Every single key of the configuration, one at a time."""
     free = ("total_env_steps", "eval_", "checkpoint_interval", "run_dir", "ckpt_path", "logger", "callbacks", "trainer")
-    free += ("rollout.num_eval_envs", "rollout.on_resume", "rollout.backend", "rollout.num_workers")
+    free += ("rollout.num_eval_envs", "rollout.on_resume", "rollout.backend", "rollout.num_workers", "rollout.collector")
     free += ("rollout.step_timeout_s", "rollout.max_faults", "rollout.fault_window_s")
     free += ("replay.storage", "replay.memmap_dir")
     keys = [key for key in flatten(saved) if not key.startswith(free)]
