@@ -5,8 +5,10 @@ Imports JAX: only factories import this module, when they are called.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import warnings
 from typing import Any
 
 import jax
@@ -42,6 +44,7 @@ class JaxVectorEnv:
         self.num_envs = num_envs
         self._jax_device, self.device = _devices(device)
         self._slots: Slots | None = None
+        _show_torch_what_is_read_only()
         # Where rewards of agents and of the team begin in Slots.numbers.
         obs, state, agents, _ = program.number_sizes
         self._rewards, self._earned = obs + state, obs + state + agents
@@ -97,7 +100,7 @@ class JaxVectorEnv:
 
     def _to_torch(self, array: jax.Array) -> Tensor:
         # On a GPU the streams have to be told of each other, which torch does when it is given the array itself.
-        return dlpack.from_dlpack(array.__dlpack__() if self.device.type == "cpu" else array)
+        return torch.from_numpy(np.asarray(array)) if self.device.type == "cpu" else dlpack.from_dlpack(array)
 
     def _observation(self, numbers: Tensor, flags: Tensor) -> Observation:
         """What is shown of the rows of :class:`Slots`."""
@@ -108,6 +111,14 @@ class JaxVectorEnv:
             avail_actions=flags[:, : n * a].view(e, n, a),
             agent_mask=flags[:, n * a : -2],
         )
+
+
+@functools.cache
+def _show_torch_what_is_read_only() -> None:
+    """JAX's memory is read-only, of which torch warns, once; the way through numpy costs half of the one by dlpack."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.from_numpy(np.broadcast_to(np.zeros(1, np.float32), 2))
 
 
 def start_jax() -> None:
