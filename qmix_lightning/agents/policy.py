@@ -76,7 +76,8 @@ class Policy(nn.Module):
         """Features ``[P, C, F]`` of the steps that living agents took, and where they belong."""
         columns = self.agent.columns
         if ("packing", columns) not in batch.memo:
-            batch.memo["packing", columns] = Packing.of(batch.agent_mask, columns)
+            alive = batch.agent_mask if batch.host is None else batch.host.agent_mask
+            batch.memo["packing", columns] = Packing.of(alive, columns).to(batch.agent_mask.device)
         packing: Packing = batch.memo["packing", columns]
         state = batch.initial_state or self.initial_state(batch.batch_size)
         return self.agent.unroll_packed(self.inputs.packed(batch, packing), state, packing), packing

@@ -62,4 +62,4 @@ class StochasticPolicy(Policy):
         """Legal actions ``[B, N]``: sampled by ``draws[..., 1]``, the likeliest without ``draws [B, N, 2]``."""
         if draws is None:
             return greedy_actions(q, avail_actions)
-        return sample_actions(floored_log_policy(q, avail_actions, q.new_tensor(epsilon)).exp(), draws[..., 1])
+        return sample_actions(floored_log_policy(q, avail_actions, q.new_ones(()) * epsilon).exp(), draws[..., 1])
