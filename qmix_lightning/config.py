@@ -42,6 +42,7 @@ class ReplayConfig:
     capacity: int
     dtype: Literal["float32", "float16", "bfloat16"]
     storage: Literal["memory", "memmap"]
+    device: Literal["auto", "cpu", "device"]
     memmap_dir: str | None
     priority_alpha: float
     priority_beta: float
@@ -441,6 +442,7 @@ _MAY_CHANGE = (
     "callbacks",
     "replay.storage",
     "replay.memmap_dir",
+    "replay.device",
     "rollout.num_eval_envs",
     "rollout.collector",
     "rollout.on_resume",

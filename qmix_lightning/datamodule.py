@@ -31,6 +31,7 @@ from qmix_lightning.rollout import Actor, Collected, Collector, EpisodeStats, ev
 from qmix_lightning.schedule import UpdateSchedule
 from qmix_lightning.signals import StopFlag
 from qmix_lightning.supervised import FAULT_KINDS
+from qmix_lightning.transfer import Fetched, pinned
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
 
 __all__ = ["Counters", "ReplayDataModule", "ReplayStore", "Tickets"]
@@ -164,6 +165,7 @@ class ReplayDataModule(LightningDataModule):
         self._ahead = RoundAhead()
         self._fault: EnvironmentFault | None = None
         self._agreed_stop = 0
+        self._errors: tuple[Tensor, Fetched] | None = None
         self.counters = Counters()
         self.store: ReplayStore | None = None
         self.collector: Collector | RemoteCollector | None = None
@@ -199,6 +201,7 @@ class ReplayDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """This run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
+        self._take_errors()
         mine = {
             # A run that was resumed and collected nothing yet still has its episodes in flight.
             "collector": self.collector.state_dict() if self.collector else self._resume_from,
@@ -307,6 +310,7 @@ class ReplayDataModule(LightningDataModule):
 
     def _sample(self) -> tuple[TrajectoryBatch, Tensor | None]:
         """This rank's share of the batch for the present update, and whose errors are wanted back."""
+        self._take_errors()
         counters, share = self.counters, self.batch_size // world_size()
         pin = self._device.type == "cuda"
         if self.rounds is None:
@@ -317,11 +321,14 @@ class ReplayDataModule(LightningDataModule):
                 return batch, None
             least = least_number(float(probabilities.min()), self._device)
             beta = self.prioritized.beta(counters.env_steps)
-            batch.extras["weight"] = importance_weights(probabilities, least, beta)
+            weights = importance_weights(probabilities, least, beta)
+            batch.extras["weight"] = pinned(weights) if pin else weights
             return batch, torch.from_numpy(ids)
         update = self.schedule.updates - counters.owed - 1
         batch = self.rounds.minibatch(share, update, seed=self.seed, rank=rank(), pin=pin)
         batch.extras["epsilon"] = torch.full((share,), self.epsilon(counters.round_start))
+        if pin:
+            batch.extras = {name: pinned(values) for name, values in batch.extras.items()}
         if counters.owed == 0:
             counters.round_start = counters.env_steps
         return batch, None
@@ -329,7 +336,14 @@ class ReplayDataModule(LightningDataModule):
     def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
         """How wrong the values of the episodes ``episode_ids [B]`` were, ``errors [B]``, after the update on them."""
         if self.prioritized is not None:
-            self.prioritized.update_priorities(episode_ids.numpy(), errors.double().numpy(force=True))
+            self._take_errors()
+            self._errors = episode_ids, Fetched(errors.detach())
+
+    def _take_errors(self) -> None:
+        """Before anything depends on the priorities; as late as that, so that a GPU may still be computing them."""
+        if self.prioritized is not None and self._errors is not None:
+            (ids, errors), self._errors = self._errors, None
+            self.prioritized.update_priorities(ids.numpy(), errors().double().numpy())
 
     def _to_next_update(self) -> tuple[int | None, int | None]:
         """This rank's share of the steps, or of the episodes, until an update is due."""
@@ -362,6 +376,7 @@ class ReplayDataModule(LightningDataModule):
 
     def _account(self, collected: Collected, fault: EnvironmentFault | None = None) -> None:
         """Add what every rank collected to the global counters, and count the updates it makes due."""
+        self._take_errors()  # a new episode has the largest priority so far
         counters = self.counters
         short = 0
         for episode in collected.episodes:

@@ -176,7 +176,7 @@ def _run(
         torch.set_float32_matmul_precision(config.matmul_precision)
         first = run.trainer.global_rank == 0
         if first:
-            print(run.replay_size, flush=True)
+            print(*filter(None, [run.replay_size, run.replay_place.line]), sep="\n", flush=True)
         fresh = not run_dir.exists() or not any(run_dir.iterdir())
         if first:
             run_dir.mkdir(parents=True, exist_ok=True)

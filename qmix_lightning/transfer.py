@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["pinned", "sent"]
+__all__ = ["Fetched", "pinned", "sent"]
 
 
 def pinned(tensor: Tensor) -> Tensor:
@@ -22,3 +22,19 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device == device:
         return tensor
     return (pinned(tensor) if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+class Fetched:
+    """A tensor on its way to the host, which waits for it only when it asks."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._values = tensor.to("cpu", non_blocking=True)
+        self._arrived: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
+
+    def __call__(self) -> Tensor:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._values

@@ -199,7 +199,7 @@ class HostMasks:
 
 
 def true_positions(mask: Tensor) -> Tensor:
-    """``[K]`` int64: where the flattened ``mask`` is true. Their number is not known on a GPU without waiting for it."""
+    """``[K]`` int64: where the flattened ``mask`` is true. Of a mask on a GPU, asking for it is waiting for it."""
     return mask.flatten().nonzero().squeeze(1)
 
 

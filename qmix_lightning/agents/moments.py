@@ -43,7 +43,8 @@ class RunningMoments(nn.Module):
     def update(self, items: Tensor, mask: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> None:
         """Take in ``items [..., *shape]`` where ``mask [...]`` is true, joined over all ranks."""
         # Sums are taken around the mean so far, the same on all ranks: squares of large numbers would drown a small
-        # deviation. All items are summed, as zeros where they do not count: how many do is not known without waiting for a GPU.
+        # deviation. All items are summed, as zeros where they do not count: how many do is not known without asking
+        # a GPU, which would be waiting for it.
         zero = self.mean.new_zeros(())
         counted = mask.reshape(*mask.shape, *(1,) * self.mean.dim())
         flat = torch.where(counted, items.to(zero.dtype) - self.mean, zero).flatten(0, mask.dim() - 1)  # [M, *shape]
