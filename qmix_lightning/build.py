@@ -315,5 +315,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         stop=stop,
         on_resume=rollout.on_resume,
         pipelined=rollout.pipelined is True,
+        policy_on_device=rollout.policy_device == "device",
+        capture=rollout.capture == "auto",
     )
     return Run(trainer, module, data, spec, log, checkpoint, size, place)

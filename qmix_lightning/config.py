@@ -60,6 +60,8 @@ class RolloutConfig:
     updates: int
     pipelined: bool | Literal["auto"]
     collector: Literal["here", "process"]
+    policy_device: Literal["env", "device"]
+    capture: Literal["auto", "off"]
     on_resume: Literal["replay", "restart"]
     backend: Literal["sync", "process"]
     num_workers: int

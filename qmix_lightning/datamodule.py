@@ -124,6 +124,8 @@ class ReplayDataModule(LightningDataModule):
         eval_episodes: greedy episodes of an evaluation, over all ranks.
         stop: set by a signal.
         on_resume: ``replay`` plays episodes in flight again, ``restart`` begins new ones.
+        policy_on_device: act on the trainer's device, not where the environments' tensors are.
+        capture: on a GPU, capture the acting step and replay it; see :mod:`qmix_lightning.captured`.
         pipelined: collect the next round while an update runs; see :mod:`qmix_lightning.pipeline`.
     """
 
@@ -144,6 +146,8 @@ class ReplayDataModule(LightningDataModule):
         stop: StopFlag,
         on_resume: str,
         pipelined: bool = False,
+        policy_on_device: bool = False,
+        capture: bool = False,
     ) -> None:
         super().__init__()
         self._env = env
@@ -162,6 +166,8 @@ class ReplayDataModule(LightningDataModule):
         self.stop = stop
         self.on_resume = on_resume
         self.pipelined = pipelined
+        self._policy_on_device = policy_on_device
+        self._capture = capture
         self._ahead = RoundAhead()
         self._fault: EnvironmentFault | None = None
         self._agreed_stop = 0
@@ -243,8 +249,13 @@ class ReplayDataModule(LightningDataModule):
             # Ranks on different machines may have chosen differently, and would wait for each other for ever.
             self.pipelined = bool(least_number(float(self.pipelined), self._device))
             dealt = None if self.rounds is None else self.rounds.capacity
-            kind = RemoteCollector if isinstance(self._env, RemoteEnv) else Collector
-            self.collector = kind(self._env, self._policy_of(), seed=self.seed, rank=rank(), round_episodes=dealt)
+            kind, more = RemoteCollector, {}
+            if not isinstance(self._env, RemoteEnv):
+                kind = Collector
+                more = {"policy_device": self._device if self._policy_on_device else None, "capture": self._capture}
+            self.collector = kind(
+                self._env, self._policy_of(), seed=self.seed, rank=rank(), round_episodes=dealt, **more
+            )
             if self._resume_from is not None:
                 if self.on_resume == "restart":
                     self.collector.restart(self._resume_from)
@@ -471,7 +482,8 @@ class ReplayDataModule(LightningDataModule):
         policy = self._policy_of()
         if self._eval_env is None or self._eval_actor is None:
             self._eval_env = self.make_eval_env(len(mine))
-            self._eval_actor = Actor(policy, self._eval_env.num_envs, self._eval_env.device)
+            device = self._device if self._policy_on_device else self._eval_env.device
+            self._eval_actor = Actor(policy, self._eval_env.num_envs, device, capture=self._capture)
         self._eval_actor.publish(policy)
         alone = world_size() == 1
         stats = evaluate_episodes(

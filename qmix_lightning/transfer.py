@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["Fetched", "pinned", "sent"]
+__all__ = ["Fetched", "copy_values", "pinned", "sent"]
 
 
 def pinned(tensor: Tensor) -> Tensor:
@@ -22,6 +24,22 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device == device:
         return tensor
     return (pinned(tensor) if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+@torch.no_grad()
+def copy_values(to: Sequence[Tensor], of: Sequence[Tensor]) -> None:
+    """Write the values of each of ``of`` into its place in ``to``; between devices as one copy for each dtype."""
+    by_kind: dict[tuple[torch.device, torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
+    for mine, theirs in zip(to, of, strict=True):
+        by_kind.setdefault((mine.device, theirs.device, theirs.dtype), []).append((mine, theirs))
+    for (here, there, _), pairs in by_kind.items():
+        if here == there:
+            for mine, theirs in pairs:
+                mine.copy_(theirs)
+            continue
+        joined = torch.cat([theirs.detach().flatten() for _, theirs in pairs]).to(here)
+        for (mine, theirs), part in zip(pairs, joined.split([t.numel() for _, t in pairs]), strict=True):
+            mine.copy_(part.view(theirs.shape))
 
 
 class Fetched:

@@ -16,6 +16,7 @@ from learners import MIXERS, make_learner
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.moments import RunningMoments
 from qmix_lightning.module import TeamModule
+from qmix_lightning.transfer import copy_values
 from qmix_lightning.types import HostMasks, TrainBatch, TrajectoryBatch
 
 LENGTHS = [9, 1, 4, 6, 3]
@@ -144,3 +145,15 @@ def test_a_row_of_the_log_is_one_question(monkeypatch: pytest.MonkeyPatch):
     assert len(asked) == 1
     norms = [p.grad.norm() for p in module.learner.parameters() if p.grad is not None]
     assert metrics["grad_norm"] == pytest.approx(torch.stack(norms).norm().tolist(), rel=1e-4)
+
+
+def test_a_publication_to_another_device_is_one_copy_for_each_dtype():
+    policy = MADE["qmix, qmix"]().policy
+    of = [*policy.parameters(), torch.zeros(3), torch.ones(2, 2)]
+    to = [torch.zeros(t.shape, dtype=torch.float32, device=waiting.DEVICE) for t in of]
+    with waiting.Crossings() as crossings:
+        copy_values(to, of)
+    assert [t.dtype for _, t in crossings.seen] == [torch.float64, torch.float32]
+    here = [torch.zeros(t.shape) for t in of]
+    copy_values(here, of)
+    assert all(torch.equal(a, b.float()) for a, b in zip(here, of, strict=True))

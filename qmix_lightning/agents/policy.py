@@ -41,7 +41,7 @@ class Policy(nn.Module):
         """One joint step: ``obs [B, N, O]``, ``last_action [B, N]`` to ``q [B, N, A]`` and the next state."""
         return self.agent(self.inputs(obs, last_action), state)
 
-    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tensor | None) -> Tensor:
+    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float | Tensor, draws: Tensor | None) -> Tensor:
         """Legal actions ``[B, N]`` from what ``forward`` gave; greedy without ``draws [B, N, 2]``."""
         if draws is None:
             return greedy_actions(q, avail_actions)

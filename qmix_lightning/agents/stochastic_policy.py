@@ -58,7 +58,7 @@ class StochasticPolicy(Policy):
 
     stochastic = True
 
-    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tensor | None) -> Tensor:
+    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float | Tensor, draws: Tensor | None) -> Tensor:
         """Legal actions ``[B, N]``: sampled by ``draws[..., 1]``, the likeliest without ``draws [B, N, 2]``."""
         if draws is None:
             return greedy_actions(q, avail_actions)
