@@ -2,7 +2,7 @@
 
 A CUDA graph repeats kernels on the addresses they were captured with. So everything a step reads lies in memory that
 stays: observations, masks and draws are copied into it, the agents' memories and last actions are left there by the
-step before, and a publication writes the new weights over the old ones, and over what was computed from them beforehand.
+step before, and a publication writes the new weights over the old ones, and what was computed from them beforehand too.
 """
 
 from __future__ import annotations
