@@ -388,6 +388,10 @@ def _check_values(config: RunConfig) -> None:
         )
     if config.replay.kind == "on_policy":
         _check_rounds(config)
+    if config.rollout.collector == "process" and config.rollout.policy_device == "device":
+        raise ConfigurationError(
+            "rollout.collector=process acts on the CPU, in a process of its own: rollout.policy_device must be env"
+        )
     _check_kwargs(config.env)
     for name, instead in _OURS.items():
         if name in config.trainer:

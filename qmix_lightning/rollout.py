@@ -118,13 +118,14 @@ class Actor:
         if self._captured is not None:
             try:
                 self._captured.refresh(ready_to_act(self.policy))
-                return
             except CaptureError as error:
                 self._give_up(error)
-        self._forward = self._ready()
+        else:
+            self._forward = self._ready()
 
     def _give_up(self, error: CaptureError) -> None:
         self._captured = None
+        self._forward = self._ready()
         print(f"rollout: the policy's step is not captured, and runs kernel by kernel: {error}", file=sys.stderr)
 
     @torch.inference_mode()

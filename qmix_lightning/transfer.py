@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Fetched", "copy_values", "pinned", "sent"]
+__all__ = ["Fetched", "copy_values", "on_host", "pinned", "sent"]
 
 
 def pinned(tensor: Tensor) -> Tensor:
@@ -29,17 +29,28 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 @torch.no_grad()
 def copy_values(to: Sequence[Tensor], of: Sequence[Tensor]) -> None:
     """Write the values of each of ``of`` into its place in ``to``; between devices as one copy for each dtype."""
-    by_kind: dict[tuple[torch.device, torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
+    here = {t.device for t in to}
+    if len(here) == 1 and any(t.device not in here for t in of):
+        of = _moved(of, here.pop())
     for mine, theirs in zip(to, of, strict=True):
-        by_kind.setdefault((mine.device, theirs.device, theirs.dtype), []).append((mine, theirs))
-    for (here, there, _), pairs in by_kind.items():
-        if here == there:
-            for mine, theirs in pairs:
-                mine.copy_(theirs)
-            continue
-        joined = torch.cat([theirs.detach().flatten() for _, theirs in pairs]).to(here)
-        for (mine, theirs), part in zip(pairs, joined.split([t.numel() for _, t in pairs]), strict=True):
-            mine.copy_(part.view(theirs.shape))
+        mine.copy_(theirs)
+
+
+def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The values of ``tensors`` in the host's memory; from a device as one copy for each dtype."""
+    return _moved(tensors, torch.device("cpu"))
+
+
+@torch.no_grad()
+def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    moved = {i: t.detach() for i, t in enumerate(tensors) if t.device == device}
+    others = {i: t for i, t in enumerate(tensors) if t.device != device}
+    for dtype in dict.fromkeys(t.dtype for t in others.values()):
+        alike = {i: t for i, t in others.items() if t.dtype == dtype}
+        joined = torch.cat([t.flatten() for t in alike.values()]).to(device)
+        parts = joined.split([t.numel() for t in alike.values()])
+        moved |= {i: part.view(t.shape) for (i, t), part in zip(alike.items(), parts, strict=True)}
+    return [moved[i] for i in range(len(tensors))]
 
 
 class Fetched:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import inprocess
 import pytest
 import torch
 from test_inference import make_policy
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from qmix_lightning.agents import inference
+from qmix_lightning import rollout
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy
 from qmix_lightning.captured import CapturedStep, CaptureError, tensors_of
@@ -55,7 +57,7 @@ class Tape(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def _in_torch(monkeypatch: pytest.MonkeyPatch):
     """As on a GPU: small networks are not taken to numpy."""
-    monkeypatch.setattr(inference, "is_small", lambda *_: False)
+    monkeypatch.setattr(rollout, "in_numpy", lambda forward, rows: forward)
 
 
 def actors(policy) -> tuple[Actor, Actor, list[Tape]]:
@@ -173,6 +175,9 @@ def test_what_cannot_be_captured_is_taken_as_ever(capsys: pytest.CaptureFixture[
     policy, g = make_policy(), torch.Generator().manual_seed(3)
     plain, failing, _ = actors(policy)
     failing._captured._make_graph = Refuses
+    policy = changed(policy, g)
+    for actor in (plain, failing):
+        actor.publish(policy)
     for t in range(4):
         seen, draws = shown(g), torch.rand(E, N, 2, generator=g)
         assert torch.equal(plain.act(seen, 0.2, draws), failing.act(seen, 0.2, draws)), t
@@ -207,3 +212,15 @@ def test_no_number_of_the_host_is_captured():
     number[0] = 2.0
     tape.replay()
     assert float(box) == 1.0
+
+
+def test_where_the_policy_acts_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name, more in (("plain", []), ("device", ["rollout.policy_device=device", "rollout.capture=off"])):
+        inprocess.succeed([*inprocess.TINY, f"run_dir={name}", *more])
+    assert Path("plain", "metrics.csv").read_text() == Path("device", "metrics.csv").read_text()
+    refused = inprocess.command([*inprocess.TINY, "rollout.policy_device=device", "rollout.collector=process"])
+    assert refused.status == 2
+    assert refused.err == (
+        "error: rollout.collector=process acts on the CPU, in a process of its own: rollout.policy_device must be env\n"
+    )
