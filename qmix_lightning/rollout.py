@@ -151,7 +151,7 @@ class Actor:
             given = self.last_action, self.state, epsilon, draws, waiting
             try:
                 self.last_action, self.state = self._captured(observation, *given)
-                return self.last_action.to(there)
+                return self.last_action.to(there, copy=True)  # the next step overwrites it
             except CaptureError as error:
                 self._give_up(error)
         if there != self.device:

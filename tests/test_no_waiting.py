@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import inprocess
 import joint_learners
 import on_policy_learners
 import pytest
@@ -12,9 +14,12 @@ import torch
 import waiting
 from batches import random_batch
 from learners import MIXERS, make_learner
+from torch.utils._python_dispatch import _disable_current_modes
 
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.moments import RunningMoments
+from qmix_lightning.agents.packing import Packing
+from qmix_lightning.algorithms import q_learning
 from qmix_lightning.module import TeamModule
 from qmix_lightning.transfer import copy_values
 from qmix_lightning.types import HostMasks, TrainBatch, TrajectoryBatch
@@ -157,3 +162,26 @@ def test_a_publication_to_another_device_is_one_copy_for_each_dtype():
     here = [torch.zeros(t.shape) for t in of]
     copy_values(here, of)
     assert all(torch.equal(a, b.float()) for a, b in zip(here, of, strict=True))
+
+
+@pytest.mark.parametrize("replay", ["uniform", "prioritized"])
+def test_lightnings_loop_asks_nothing_either(replay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From a batch's arrival to the end of its update, but for what the host computes of its own masks."""
+    monkeypatch.chdir(tmp_path)
+
+    def unseen(function):
+        def hosts(*args, **kwargs):
+            with _disable_current_modes():
+                return function(*args, **kwargs)
+
+        return hosts
+
+    monkeypatch.setattr(Packing, "of", unseen(Packing.of))
+    monkeypatch.setattr(q_learning, "true_positions", unseen(q_learning.true_positions))
+    waiting.WATCHED.clear()
+    waiting.Questions.asked.clear()
+    tiny = [a for a in inprocess.TINY if not a.startswith("trainer.log_every")]
+    more = [f"replay={replay}", "callbacks.watch={_target_:waiting.Watch}", "trainer.log_every_n_steps=1000"]
+    inprocess.succeed([*tiny, *more, "agent=recurrent", "trainer.gradient_clip_val=null", "run_dir=run"])
+    assert len(waiting.WATCHED) > 10
+    assert waiting.Questions.asked == []
