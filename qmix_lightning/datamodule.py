@@ -249,13 +249,12 @@ class ReplayDataModule(LightningDataModule):
             # Ranks on different machines may have chosen differently, and would wait for each other for ever.
             self.pipelined = bool(least_number(float(self.pipelined), self._device))
             dealt = None if self.rounds is None else self.rounds.capacity
-            kind, more = RemoteCollector, {}
-            if not isinstance(self._env, RemoteEnv):
-                kind = Collector
-                more = {"policy_device": self._device if self._policy_on_device else None, "capture": self._capture}
-            self.collector = kind(
-                self._env, self._policy_of(), seed=self.seed, rank=rank(), round_episodes=dealt, **more
-            )
+            given: dict[str, Any] = {"seed": self.seed, "rank": rank(), "round_episodes": dealt}
+            if isinstance(self._env, RemoteEnv):
+                self.collector = RemoteCollector(self._env, self._policy_of(), **given)
+            else:
+                given |= {"policy_device": self._device if self._policy_on_device else None, "capture": self._capture}
+                self.collector = Collector(self._env, self._policy_of(), **given)
             if self._resume_from is not None:
                 if self.on_resume == "restart":
                     self.collector.restart(self._resume_from)
