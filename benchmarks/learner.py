@@ -339,11 +339,9 @@ def main() -> None:
     print(f"{'case':<24}{'plain ms':>9}{'ours ms':>9}{'bf16 ms':>9}{'floor ms':>9}{'faster [spread]':>20}{'bf16':>8}")
     for name, shape in growth_cases().items() if options.growth else [(n, SHAPES.get(n)) for n in options.cases]:
         torch.manual_seed(0)
-        if shape is None:
-            with torch.device("cpu"):
-                batch = real_batch(name, options.train_steps).to(torch.device(options.device))
-        else:
-            batch = random_batch(shape)
+        with torch.device("cpu"):  # moved as in training, so that the host keeps the masks
+            batch = real_batch(name, options.train_steps) if shape is None else random_batch(shape)
+        batch = batch.to(torch.device(options.device))
         results.append(measure(name, batch, options.turns, options.seconds, options.device))
         show(results[-1])
     machine = {

@@ -38,6 +38,7 @@ from qmix_lightning.progress import EnvStepsBar
 from qmix_lightning.registry import Registry
 from qmix_lightning.remote_collector import RemoteEnv
 from qmix_lightning.replay import EpisodeReplay
+from qmix_lightning.replay_device import ReplayPlace, choose_place, free_memory
 from qmix_lightning.replay_size import ReplaySize, predict_size
 from qmix_lightning.schedule import UpdateSchedule
 from qmix_lightning.signals import StopFlag
@@ -46,7 +47,15 @@ from qmix_lightning.supervised import FaultLimit
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector import Backend, make_vector_env
 
-__all__ = ["Run", "build_learner", "build_policy", "build_run", "env_maker", "make_store", "policy_class"]
+__all__ = [
+    "Run",
+    "build_learner",
+    "build_policy",
+    "build_run",
+    "env_maker",
+    "make_store",
+    "policy_class",
+]
 
 
 @dataclass
@@ -60,6 +69,7 @@ class Run:
     log: MetricsLog
     checkpoint: RunCheckpoint
     replay_size: ReplaySize
+    replay_place: ReplayPlace
 
 
 def _component(registry: Registry, section: Mapping[str, Any], **provided: Any) -> Any:
@@ -150,8 +160,10 @@ def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
     )
 
 
-def make_store(config: ReplayConfig, spec: EnvSpec, ranks: int, run_dir: Path) -> EpisodeReplay:
-    """Where a rank's episodes go."""
+def make_store(
+    config: ReplayConfig, spec: EnvSpec, ranks: int, run_dir: Path, device: torch.device | None = None
+) -> EpisodeReplay:
+    """Where a rank's episodes go; with a ``device``, their observations and states."""
     capacity, folder = config.capacity // ranks, memmap_folder(config, run_dir)
     if config.kind == "prioritized":
         return PrioritizedReplay(
@@ -162,9 +174,22 @@ def make_store(config: ReplayConfig, spec: EnvSpec, ranks: int, run_dir: Path) -
             beta_anneal_steps=config.priority_beta_anneal_steps,
             dtype=config.dtype,
             folder=folder,
+            device=device,
         )
     kinds = {"uniform": EpisodeReplay, "on_policy": RoundStore}
-    return kinds[config.kind](spec, capacity, dtype=config.dtype, folder=folder)
+    return kinds[config.kind](spec, capacity, dtype=config.dtype, folder=folder, device=device)
+
+
+def _place(config: ReplayConfig, size: ReplaySize, spec: EnvSpec, device: torch.device, ranks: int) -> ReplayPlace:
+    """Where a rank's observations and states go: ``device`` is its own, ``ranks`` those of its machine."""
+    return choose_place(
+        config.device,
+        accelerator=device,
+        in_file=config.storage == "memmap",
+        need=size.floats // ranks,
+        free=free_memory(device),
+        growing=spec.episode_limit is None,
+    )
 
 
 def memmap_folder(config: ReplayConfig, run_dir: Path) -> Path | None:
@@ -252,7 +277,9 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         folder=memmap_folder(config.replay, run_dir),
         machines=trainer.num_nodes,
     )
-    size.check()
+    device = trainer.strategy.root_device
+    place = _place(config.replay, size, spec, device, max(1, ranks // trainer.num_nodes))
+    (size if place.device is None else size.without_floats()).check()
     torch.manual_seed(int(keys.bounded(keys.mix(config.seed, keys.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
     if learner.on_policy and config.replay.kind != "on_policy":
@@ -266,14 +293,14 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         "config": config.to_dict(),
         "spec": spec.to_dict(),
         "world_size": ranks,
-        "device": trainer.strategy.root_device.type,
+        "device": device.type,
         "versions": versions() | dict(getattr(env, "versions", {})),
     }
     data = ReplayDataModule(
         env=env,
         make_eval_env=lambda episodes: make_eval_env(min(rollout.num_eval_envs, episodes)),
         policy_of=partial(lambda m: m.learner.policy, module),
-        replay=make_store(config.replay, spec, ranks, run_dir),
+        replay=make_store(config.replay, spec, ranks, run_dir, place.device),
         batch_size=config.replay.batch_size,
         schedule=UpdateSchedule(every=rollout.update_every, unit=rollout.update_unit, updates=rollout.updates),
         epsilon=EpsilonSchedule(
@@ -288,5 +315,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         stop=stop,
         on_resume=rollout.on_resume,
         pipelined=rollout.pipelined is True,
+        policy_on_device=rollout.policy_device == "device",
+        capture=rollout.capture == "auto",
     )
-    return Run(trainer, module, data, spec, log, checkpoint, size)
+    return Run(trainer, module, data, spec, log, checkpoint, size, place)

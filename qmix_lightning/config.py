@@ -42,6 +42,7 @@ class ReplayConfig:
     capacity: int
     dtype: Literal["float32", "float16", "bfloat16"]
     storage: Literal["memory", "memmap"]
+    device: Literal["auto", "cpu", "device"]
     memmap_dir: str | None
     priority_alpha: float
     priority_beta: float
@@ -59,6 +60,8 @@ class RolloutConfig:
     updates: int
     pipelined: bool | Literal["auto"]
     collector: Literal["here", "process"]
+    policy_device: Literal["env", "device"]
+    capture: Literal["auto", "off"]
     on_resume: Literal["replay", "restart"]
     backend: Literal["sync", "process"]
     num_workers: int
@@ -385,6 +388,10 @@ def _check_values(config: RunConfig) -> None:
         )
     if config.replay.kind == "on_policy":
         _check_rounds(config)
+    if config.rollout.collector == "process" and config.rollout.policy_device == "device":
+        raise ConfigurationError(
+            "rollout.collector=process acts on the CPU, in a process of its own: rollout.policy_device must be env"
+        )
     _check_kwargs(config.env)
     for name, instead in _OURS.items():
         if name in config.trainer:
@@ -441,6 +448,7 @@ _MAY_CHANGE = (
     "callbacks",
     "replay.storage",
     "replay.memmap_dir",
+    "replay.device",
     "rollout.num_eval_envs",
     "rollout.collector",
     "rollout.on_resume",

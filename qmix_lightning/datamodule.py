@@ -31,6 +31,7 @@ from qmix_lightning.rollout import Actor, Collected, Collector, EpisodeStats, ev
 from qmix_lightning.schedule import UpdateSchedule
 from qmix_lightning.signals import StopFlag
 from qmix_lightning.supervised import FAULT_KINDS
+from qmix_lightning.transfer import Fetched, pinned
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
 
 __all__ = ["Counters", "ReplayDataModule", "ReplayStore", "Tickets"]
@@ -123,6 +124,8 @@ class ReplayDataModule(LightningDataModule):
         eval_episodes: greedy episodes of an evaluation, over all ranks.
         stop: set by a signal.
         on_resume: ``replay`` plays episodes in flight again, ``restart`` begins new ones.
+        policy_on_device: act on the trainer's device, not where the environments' tensors are.
+        capture: on a GPU, capture the acting step and replay it; see :mod:`qmix_lightning.captured`.
         pipelined: collect the next round while an update runs; see :mod:`qmix_lightning.pipeline`.
     """
 
@@ -143,6 +146,8 @@ class ReplayDataModule(LightningDataModule):
         stop: StopFlag,
         on_resume: str,
         pipelined: bool = False,
+        policy_on_device: bool = False,
+        capture: bool = False,
     ) -> None:
         super().__init__()
         self._env = env
@@ -161,9 +166,12 @@ class ReplayDataModule(LightningDataModule):
         self.stop = stop
         self.on_resume = on_resume
         self.pipelined = pipelined
+        self._policy_on_device = policy_on_device
+        self._capture = capture
         self._ahead = RoundAhead()
         self._fault: EnvironmentFault | None = None
         self._agreed_stop = 0
+        self._errors: tuple[Tensor, Fetched] | None = None
         self.counters = Counters()
         self.store: ReplayStore | None = None
         self.collector: Collector | RemoteCollector | None = None
@@ -199,6 +207,7 @@ class ReplayDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """This run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
+        self._take_errors()
         mine = {
             # A run that was resumed and collected nothing yet still has its episodes in flight.
             "collector": self.collector.state_dict() if self.collector else self._resume_from,
@@ -240,8 +249,12 @@ class ReplayDataModule(LightningDataModule):
             # Ranks on different machines may have chosen differently, and would wait for each other for ever.
             self.pipelined = bool(least_number(float(self.pipelined), self._device))
             dealt = None if self.rounds is None else self.rounds.capacity
-            kind = RemoteCollector if isinstance(self._env, RemoteEnv) else Collector
-            self.collector = kind(self._env, self._policy_of(), seed=self.seed, rank=rank(), round_episodes=dealt)
+            given: dict[str, Any] = {"seed": self.seed, "rank": rank(), "round_episodes": dealt}
+            if isinstance(self._env, RemoteEnv):
+                self.collector = RemoteCollector(self._env, self._policy_of(), **given)
+            else:
+                given |= {"policy_device": self._device if self._policy_on_device else None, "capture": self._capture}
+                self.collector = Collector(self._env, self._policy_of(), **given)
             if self._resume_from is not None:
                 if self.on_resume == "restart":
                     self.collector.restart(self._resume_from)
@@ -307,6 +320,7 @@ class ReplayDataModule(LightningDataModule):
 
     def _sample(self) -> tuple[TrajectoryBatch, Tensor | None]:
         """This rank's share of the batch for the present update, and whose errors are wanted back."""
+        self._take_errors()
         counters, share = self.counters, self.batch_size // world_size()
         pin = self._device.type == "cuda"
         if self.rounds is None:
@@ -317,11 +331,14 @@ class ReplayDataModule(LightningDataModule):
                 return batch, None
             least = least_number(float(probabilities.min()), self._device)
             beta = self.prioritized.beta(counters.env_steps)
-            batch.extras["weight"] = importance_weights(probabilities, least, beta)
+            weights = importance_weights(probabilities, least, beta)
+            batch.extras["weight"] = pinned(weights) if pin else weights
             return batch, torch.from_numpy(ids)
         update = self.schedule.updates - counters.owed - 1
         batch = self.rounds.minibatch(share, update, seed=self.seed, rank=rank(), pin=pin)
         batch.extras["epsilon"] = torch.full((share,), self.epsilon(counters.round_start))
+        if pin:
+            batch.extras = {name: pinned(values) for name, values in batch.extras.items()}
         if counters.owed == 0:
             counters.round_start = counters.env_steps
         return batch, None
@@ -329,7 +346,14 @@ class ReplayDataModule(LightningDataModule):
     def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
         """How wrong the values of the episodes ``episode_ids [B]`` were, ``errors [B]``, after the update on them."""
         if self.prioritized is not None:
-            self.prioritized.update_priorities(episode_ids.numpy(), errors.double().numpy(force=True))
+            self._take_errors()
+            self._errors = episode_ids, Fetched(errors.detach())
+
+    def _take_errors(self) -> None:
+        """Before anything depends on the priorities; as late as that, so that a GPU may still be computing them."""
+        if self.prioritized is not None and self._errors is not None:
+            (ids, errors), self._errors = self._errors, None
+            self.prioritized.update_priorities(ids.numpy(), errors().double().numpy())
 
     def _to_next_update(self) -> tuple[int | None, int | None]:
         """This rank's share of the steps, or of the episodes, until an update is due."""
@@ -362,6 +386,7 @@ class ReplayDataModule(LightningDataModule):
 
     def _account(self, collected: Collected, fault: EnvironmentFault | None = None) -> None:
         """Add what every rank collected to the global counters, and count the updates it makes due."""
+        self._take_errors()  # a new episode has the largest priority so far
         counters = self.counters
         short = 0
         for episode in collected.episodes:
@@ -456,7 +481,8 @@ class ReplayDataModule(LightningDataModule):
         policy = self._policy_of()
         if self._eval_env is None or self._eval_actor is None:
             self._eval_env = self.make_eval_env(len(mine))
-            self._eval_actor = Actor(policy, self._eval_env.num_envs, self._eval_env.device)
+            device = self._device if self._policy_on_device else self._eval_env.device
+            self._eval_actor = Actor(policy, self._eval_env.num_envs, device, capture=self._capture)
         self._eval_actor.publish(policy)
         alone = world_size() == 1
         stats = evaluate_episodes(

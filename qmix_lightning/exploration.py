@@ -42,21 +42,21 @@ def greedy_actions(q: Tensor, avail_actions: Tensor) -> Tensor:
     return torch.where(avail_actions, q, float("-inf")).argmax(dim=-1)
 
 
-def epsilon_greedy(q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tensor) -> Tensor:
+def epsilon_greedy(q: Tensor, avail_actions: Tensor, epsilon: float | Tensor, draws: Tensor) -> Tensor:
     """With probability ``epsilon`` a uniformly chosen legal action, otherwise the greedy one, for each agent.
 
     Args:
         q: ``[..., A]``.
         avail_actions: ``[..., A]`` bool with at least one legal action.
-        epsilon: probability of exploring.
+        epsilon: probability of exploring; a scalar tensor is not looked at, only computed with.
         draws: ``[..., 2]`` in [0, 1): whether to explore, and which legal action.
 
     Returns:
         ``[...]`` int64, always legal.
     """
-    if epsilon <= 0.0:
+    if not isinstance(epsilon, Tensor) and epsilon <= 0.0:
         return greedy_actions(q, avail_actions)
-    if q.device.type == "cpu":
+    if not isinstance(epsilon, Tensor) and q.device.type == "cpu":
         # Few explore, and numpy's calls cost a third of torch's.
         numbers, legal = draws.numpy().reshape(-1, 2), avail_actions.numpy().reshape(-1, avail_actions.shape[-1])
         chosen = np.where(legal, q.numpy().reshape(legal.shape), -np.inf).argmax(-1)

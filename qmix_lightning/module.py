@@ -109,11 +109,13 @@ class TeamModule(LightningModule):
         local = {n: self.last_sums[n].to(torch.float32) for n in names}
         norm = local.pop("grad_norm", None)
         summed = all_reduce_sum(torch.stack(list(local.values())))
-        values = dict(zip(local, summed.tolist(), strict=True))
+        # The norm is that of the joined gradient already.
+        numbers = (summed if norm is None else torch.cat([summed, norm[None]])).tolist()
+        values = dict(zip(local, numbers, strict=False))
         count = max(1.0, values.pop("count"))
         means = {name: value / count for name, value in values.items()}
         means["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        return means if norm is None else means | {"grad_norm": float(norm)}
+        return means if norm is None else means | {"grad_norm": numbers[-1]}
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 

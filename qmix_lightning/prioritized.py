@@ -78,6 +78,7 @@ class PrioritizedReplay(EpisodeReplay):
         beta_anneal_steps: environment steps over which it rises to 1, linearly; ``None``: it stays.
         dtype: see :class:`EpisodeReplay`.
         folder: see :class:`EpisodeReplay`.
+        device: see :class:`EpisodeReplay`.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class PrioritizedReplay(EpisodeReplay):
         beta_anneal_steps: int | None,
         dtype: str = "float32",
         folder: Path | None = None,
+        device: torch.device | None = None,
     ) -> None:
-        super().__init__(spec, capacity, dtype=dtype, folder=folder)
+        super().__init__(spec, capacity, dtype=dtype, folder=folder, device=device)
         self.alpha = alpha
         self._beta = beta
         self._beta_anneal_steps = beta_anneal_steps

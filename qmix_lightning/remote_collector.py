@@ -33,6 +33,7 @@ from qmix_lightning.memory import keep_freed_memory
 from qmix_lightning.replay import Episode
 from qmix_lightning.rollout import Collected, Collector, whole_round
 from qmix_lightning.supervised import one_line
+from qmix_lightning.transfer import on_host
 from qmix_lightning.types import EnvSpec, Observation, Transition
 from qmix_lightning.worker import is_gone, watch
 
@@ -191,7 +192,7 @@ class RemoteCollector:
 
     def publish(self, policy: Policy) -> None:
         """Take over the parameters of ``policy``, and its statistics."""
-        self.env.tell("publish", [t.detach().to("cpu").numpy() for t in (*policy.parameters(), *policy.buffers())])
+        self.env.tell("publish", [t.numpy() for t in on_host([*policy.parameters(), *policy.buffers()])])
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`acting_weights` gave."""

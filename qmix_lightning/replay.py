@@ -8,7 +8,6 @@ are the joined observations are rebuilt when they are read. There are no one-hot
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmix_lightning.errors import CheckpointError
+from qmix_lightning.replay_device import DeviceRows
 from qmix_lightning.replay_layout import DTYPES, JoinedState, StepLayout, Steps, narrow, widen
 from qmix_lightning.replay_storage import BLANK, RowQueue
+from qmix_lightning.transfer import pinned, sent
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 
 __all__ = ["Episode", "EpisodeReplay"]
@@ -78,9 +79,19 @@ class EpisodeReplay:
         capacity: episodes to hold; the oldest leaves first.
         dtype: of observations and states: ``float32``, ``float16`` or ``bfloat16``. What is read is float32 again.
         folder: hold them in files there, which the system moves between disk and memory; ``None``: in memory.
+        device: hold observations and states on this device, where batches then have theirs; ``None``: in the host's
+            memory. What is held, drawn and saved is the same.
     """
 
-    def __init__(self, spec: EnvSpec, capacity: int, *, dtype: str = "float32", folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        spec: EnvSpec,
+        capacity: int,
+        *,
+        dtype: str = "float32",
+        folder: Path | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"the replay capacity must be at least 1 episode, not {capacity}")
         self.spec = spec
@@ -95,8 +106,13 @@ class EpisodeReplay:
         self._steps = RowQueue(
             self._layout.width, np.dtype(np.uint8), expected_rows=rows, folder=folder, blank=self._layout.blank()
         )
-        self._obs = RowQueue(spec.obs_dim, stored, expected_rows=rows * spec.n_agents, folder=folder)
-        self._state = RowQueue(spec.state_dim, stored, expected_rows=rows, folder=folder)
+        if device is None:
+            self._obs = RowQueue(spec.obs_dim, stored, expected_rows=rows * spec.n_agents, folder=folder)
+            self._state = RowQueue(spec.state_dim, stored, expected_rows=rows, folder=folder)
+        else:
+            states = 0 if spec.state_is_joined_obs else rows
+            self._obs = DeviceRows(spec.obs_dim, self.dtype, expected_rows=rows * spec.n_agents, device=device)
+            self._state = DeviceRows(spec.state_dim, self.dtype, expected_rows=states, device=device)
 
     def __len__(self) -> int:
         return self._records.end - self._records.first
@@ -217,7 +233,7 @@ class EpisodeReplay:
             truncated=torch.from_numpy(last & (records[:, _TRUNCATED, None] == 1)),
             filled=torch.from_numpy(within[:, 1:].copy()),
         )
-        return batch.map(lambda t: t if t.is_pinned() else t.pin_memory()) if pin else batch
+        return batch.map(pinned) if pin else batch
 
     def _read_steps(self, records: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Packed steps ``[B, T+1, W]`` and which of them are the episode's, ``[B, T+1]``."""
@@ -226,7 +242,9 @@ class EpisodeReplay:
         return self._steps.take(np.where(within, records[:, _STEP, None] + time, BLANK)), within
 
     def _read_floats(self, queue: RowQueue, index: NDArray[np.int64], pin: bool) -> Tensor:
-        """Rows of ``queue`` as float32, ``[index.size, width]``."""
+        """Rows of ``queue`` as float32 where they are held, ``[index.size, width]``."""
+        if isinstance(queue, DeviceRows):
+            return queue.floats(index)
         out = torch.empty(index.size, queue.width, pin_memory=pin)
         if self.dtype == torch.float32:
             queue.take(index.reshape(-1), out=out.numpy())
@@ -242,13 +260,13 @@ class EpisodeReplay:
         index = np.where(within & ~rebuilt[:, None], records[:, _STATE, None] + np.arange(rows), BLANK)
         state = self._read_floats(self._state, index, pin).view(size, rows, -1)
         if rebuilt.any():
-            which = torch.from_numpy(np.flatnonzero(rebuilt))
-            state[which] = self._joined.of(obs[which])
+            which = sent(torch.from_numpy(np.flatnonzero(rebuilt)), obs.device)
+            state.index_copy_(0, which, self._joined.of(obs.index_select(0, which)))
         return state
 
     def get(self, episode_id: int) -> Episode:
         """A copy of the episode of that id."""
-        batch = self.gather(np.array([episode_id]))
+        batch = self.gather(np.array([episode_id])).map(lambda t: t.cpu())
         return Episode(
             obs=batch.obs[0],
             state=batch.state[0],
@@ -285,20 +303,27 @@ class EpisodeReplay:
 
     def export(self, first_id: int, last_id: int) -> dict[str, Tensor]:
         """Episodes ``first_id`` to ``last_id`` (excluded) as they are stored, joined, for a segment file."""
-        episodes = [self._packed(i) for i in range(first_id, last_id)]
-
-        def joined(parts: Sequence[NDArray]) -> Tensor:
-            return torch.from_numpy(np.concatenate(parts))
-
+        index = self._records.first + np.arange(first_id - self.first_id, last_id - self.first_id)
+        records = self._records.take(index)
+        # What was added one after the other lies so in each queue.
+        rebuilt = records[:, _STATE] == _REBUILT
+        stored = records[~rebuilt]
+        spans = {
+            "steps": (self._steps, records[:, _STEP], records[:, _LENGTH] + 1),
+            "obs": (self._obs, records[:, _OBS], records[:, _LIVING]),
+            "state": (self._state, stored[:, _STATE], stored[:, _LENGTH] + 1),
+        }
+        joined = {
+            name: queue.take(np.arange(begin[0], begin[-1] + count[-1]) if len(begin) else np.zeros(0, np.int64))
+            for name, (queue, begin, count) in spans.items()
+        }
         return {
-            "steps": joined([e.steps for e in episodes]),
-            "obs": joined([e.obs for e in episodes]),
-            "state": joined([e.state for e in episodes]),
-            "lengths": torch.tensor([len(e.steps) - 1 for e in episodes]),
-            "living": torch.tensor([len(e.obs) for e in episodes]),
-            "rebuilt": torch.tensor([e.rebuilt for e in episodes]),
-            "terminated": torch.tensor([e.terminated for e in episodes]),
-            "truncated": torch.tensor([e.truncated for e in episodes]),
+            **{name: torch.from_numpy(rows) for name, rows in joined.items()},
+            "lengths": torch.from_numpy(records[:, _LENGTH].copy()),
+            "living": torch.from_numpy(records[:, _LIVING].copy()),
+            "rebuilt": torch.from_numpy(rebuilt),
+            "terminated": torch.from_numpy(records[:, _TERMINATED] == 1),
+            "truncated": torch.from_numpy(records[:, _TRUNCATED] == 1),
         }
 
     def restore(self, first_id: int, segment: dict[str, Tensor], oldest_id: int) -> None:

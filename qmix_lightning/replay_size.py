@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qmix_lightning.errors import ConfigurationError
@@ -28,6 +28,8 @@ class ReplaySize:
         room: bytes that the machine has for it; ``None`` if that is not known.
         folder: where it lies on disk; ``None``: in memory.
         ways_out: what makes it smaller.
+        floats: of ``most``, the bytes of observations and states.
+        floats_half: of ``half``.
     """
 
     what: str
@@ -36,6 +38,12 @@ class ReplaySize:
     room: int | None
     folder: Path | None
     ways_out: str
+    floats: int = 0
+    floats_half: int = 0
+
+    def without_floats(self) -> ReplaySize:
+        """What is left of it in the host's memory when observations and states are on a device."""
+        return replace(self, most=self.most - self.floats, half=self.half - self.floats_half)
 
     def __str__(self) -> str:
         place = "free" if self.folder is None else f"free on disk at {self.folder}"
@@ -81,7 +89,8 @@ def predict_size(
     """
     number = DTYPES[dtype].itemsize
     state = 0 if spec.state_is_joined_obs else spec.state_dim
-    row = StepLayout(spec.n_agents, spec.n_actions).width + number * (spec.n_agents * spec.obs_dim + state)
+    floats = number * (spec.n_agents * spec.obs_dim + state)
+    row = StepLayout(spec.n_agents, spec.n_actions).width + floats
     limit = spec.episode_limit
     most = capacity * (limit + 1) if limit else capacity + total_env_steps
     half = capacity * (limit // 2 + 1) if limit else capacity + total_env_steps // 2
@@ -99,6 +108,8 @@ def predict_size(
         room=room,
         folder=folder,
         ways_out=" or ".join(ways),
+        floats=most * floats // machines,
+        floats_half=half * floats // machines,
     )
 
 

@@ -137,10 +137,12 @@ class RowQueue:
         while written < len(rows):  # a piece for each chunk
             chunk, within = divmod(start + written, whole)
             piece = rows[written : written + whole - within]
-            place = 1 + (int(self._place[chunk & mask]) << self._shift) + within
-            self._rows[place : place + len(piece)] = piece
+            self._write(1 + (int(self._place[chunk & mask]) << self._shift) + within, piece)
             written += len(piece)
         return start
+
+    def _write(self, place: int, rows: NDArray) -> None:
+        self._rows[place : place + len(rows)] = rows
 
     def release(self, first: int) -> None:
         """Rows before ``first`` are not needed any more."""

@@ -164,6 +164,7 @@ def _run(
     from qmix_lightning.build import build_run
     from qmix_lightning.checkpoint import remove_leftovers
     from qmix_lightning.memory import keep_freed_memory
+    from qmix_lightning.precision import set_matmul_precision
 
     _quieten_lightning()
     keep_freed_memory()
@@ -173,10 +174,10 @@ def _run(
             _check_same_shape(run, saved, resume_from)
         run.data.pipelined = _pipelined(run, config, saved)
         torch.set_num_threads(_threads(run, config, saved))
-        torch.set_float32_matmul_precision(config.matmul_precision)
+        set_matmul_precision(config.matmul_precision)
         first = run.trainer.global_rank == 0
         if first:
-            print(run.replay_size, flush=True)
+            print(*filter(None, [run.replay_size, run.replay_place.line]), sep="\n", flush=True)
         fresh = not run_dir.exists() or not any(run_dir.iterdir())
         if first:
             run_dir.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["NO_OP", "EntityBlock", "EnvSpec", "Observation", "TrainBatch", "TrajectoryBatch", "Transition"]
+__all__ = [
+    "NO_OP",
+    "EntityBlock",
+    "EnvSpec",
+    "HostMasks",
+    "Observation",
+    "TrainBatch",
+    "TrajectoryBatch",
+    "Transition",
+    "true_positions",
+]
 
 NO_OP = 0
 """The action of a dead, absent or padded agent."""
@@ -173,6 +183,32 @@ class Transition:
     failed: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class HostMasks:
+    """A batch's masks in the host's memory: how much there is to compute is known there, without asking the device.
+
+    Shapes: ``agent_mask [B, T+1, N]`` and ``filled [B, T]`` bool.
+    """
+
+    agent_mask: Tensor
+    filled: Tensor
+
+    def sanitized(self) -> HostMasks:
+        """Those of the sanitised batch."""
+        return replace(self, agent_mask=self.agent_mask & _row_valid(self.filled)[..., None])
+
+
+def true_positions(mask: Tensor) -> Tensor:
+    """``[K]`` int64: where the flattened ``mask`` is true. Of a mask on a GPU, asking for it is waiting for it."""
+    return mask.flatten().nonzero().squeeze(1)
+
+
+def _row_valid(filled: Tensor) -> Tensor:
+    import torch
+
+    return torch.cat([filled[:, :1], filled], dim=1)  # [B, T+1]
+
+
 @dataclass
 class TrajectoryBatch:
     """``B`` rows of up to ``T`` joint steps; a row is an episode or a segment of one.
@@ -199,6 +235,8 @@ class TrajectoryBatch:
     extras: dict[str, Tensor] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What several readers of this batch need and one of them has computed; a changed copy starts with none."""
+    host: HostMasks | None = field(default=None, init=False, repr=False, compare=False)
+    """Of a batch that was moved to another device; a changed copy has none, since its masks may be others."""
 
     @property
     def batch_size(self) -> int:
@@ -225,15 +263,17 @@ class TrajectoryBatch:
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TrajectoryBatch:
         """On ``device``, floating fields as ``dtype``; asynchronous where the memory is pinned."""
-        return self.map(
+        moved = self.map(
             lambda t: t.to(device, dtype if dtype and t.is_floating_point() else t.dtype, non_blocking=True)
         )
+        if device.type != "cpu":
+            here = self.agent_mask.device.type == "cpu" and self.filled.device.type == "cpu"
+            moved.host = HostMasks(self.agent_mask, self.filled) if here else self.host
+        return moved
 
     def row_valid(self) -> Tensor:
         """``[B, T+1]`` bool: the observation rows that happened, the successor of the last step among them."""
-        import torch
-
-        return torch.cat([self.filled[:, :1], self.filled], dim=1)  # [B, T+1]
+        return _row_valid(self.filled)
 
     def last_actions(self) -> Tensor:
         """``[B, T+1, N]`` int64: the action before each row, ``-1`` where there was none."""
@@ -263,7 +303,7 @@ class TrajectoryBatch:
         no_op = torch.zeros_like(self.avail_actions)
         no_op[..., NO_OP] = True
         zero = self.obs.new_zeros(())
-        return replace(
+        clean = replace(
             self,
             obs=self.obs if "obs" in leave else torch.where(alive[..., None], self.obs, zero),
             state=self.state if "state" in leave else torch.where(valid[..., None], self.state, zero),
@@ -275,6 +315,8 @@ class TrajectoryBatch:
             truncated=self.truncated & self.filled,
             agent_reward=None if self.agent_reward is None else torch.where(acting, self.agent_reward, zero),
         )
+        clean.host = None if self.host is None else self.host.sanitized()
+        return clean
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "qmix_lightning"
 MATHS = ("agents", "mixers", "algorithms")
 
 LAYERS = [
-    ("errors", "registry", "types", "keys", "config"),
+    ("errors", "registry", "transfer", "types", "keys", "config"),
     ("buffers", "signals", "schedule", "summary", "distributed", "metrics", "loggers"),
     ("environment",),
     ("parallel_adapter", *MATHS, "exploration", "replay", "optimizers", "cli"),
@@ -91,7 +91,7 @@ def test_the_maths_imports_torch_only(folder: str):
     roots = {name.split(".")[0] for path in files_of(folder) for name in imported(path)}
     assert roots - set(sys.stdlib_module_names) - {"qmix_lightning"} == {"torch"}
     ours = {name for path in files_of(folder) for name in names_in(path)}
-    assert ours <= {*MATHS, "exploration", "registry", "types", "errors"}
+    assert ours <= {*MATHS, "exploration", "registry", "types", "errors", "transfer"}
 
 
 def test_environments_are_reached_through_the_registry_only():

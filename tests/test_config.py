@@ -304,6 +304,7 @@ ALLOWED = {
     "rollout.collector": "process",
     "replay.storage": "memmap",
     "replay.memmap_dir": "/elsewhere",
+    "replay.device": "device",
 }
 
 
@@ -317,9 +318,15 @@ def test_what_cannot_change_the_past_may_differ(saved: dict[str, Any], key: str)
 def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
     """Every single key of the configuration, one at a time."""
     free = ("total_env_steps", "eval_", "checkpoint_interval", "run_dir", "ckpt_path", "logger", "callbacks", "trainer")
-    free += ("rollout.num_eval_envs", "rollout.on_resume", "rollout.backend", "rollout.num_workers", "rollout.collector")
+    free += (
+        "rollout.num_eval_envs",
+        "rollout.on_resume",
+        "rollout.backend",
+        "rollout.num_workers",
+        "rollout.collector",
+    )
     free += ("rollout.step_timeout_s", "rollout.max_faults", "rollout.fault_window_s")
-    free += ("replay.storage", "replay.memmap_dir")
+    free += ("replay.storage", "replay.memmap_dir", "replay.device")
     keys = [key for key in flatten(saved) if not key.startswith(free)]
     assert len(keys) > 30
     for key in [*keys, "trainer.precision", "trainer.gradient_clip_val", "env.new"]:

@@ -10,6 +10,14 @@ import runs
 import torch
 from batches import random_batch
 from learners import make_learner
+from test_captured import E, changed, make_policy, shown
+from test_no_waiting import batch_for, team, update
+from test_replay import episode, spec
+
+from qmix_lightning.captured import CapturedStep
+from qmix_lightning.replay import EpisodeReplay
+from qmix_lightning.rollout import Actor
+from qmix_lightning.types import TrainBatch
 
 GPU = [a for a in runs.BASE if not a.startswith("trainer.accelerator")] + ["trainer.accelerator=gpu"]
 
@@ -52,3 +60,76 @@ def test_the_learner_computes_the_same_on_a_gpu(share):
         terms.total.backward()
         found.append([terms.total.detach().cpu(), *(p.grad.cpu() for p in learner.parameters() if p.requires_grad)])
     torch.testing.assert_close(found[1], found[0])
+
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def never_waiting():
+    """Whatever makes the host wait for the GPU raises."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["qmix, qmix", "qmix, an agent each", "qmix, normalized"])
+def test_an_update_does_not_wait(name: str, request: pytest.FixtureRequest):
+    from test_no_waiting import MADE
+
+    module = team(MADE[name]().float().to(CUDA))
+    for attempt in range(2):  # libraries prepare themselves at their first calls
+        batch = TrainBatch(batch_for(name).map(lambda t: t.pin_memory()), 0, 0, 0.0)
+        if attempt:
+            request.getfixturevalue("never_waiting")
+        update(module, batch.to(CUDA, torch.float32))
+
+
+@pytest.mark.gpu
+def test_a_batch_from_the_device_is_the_hosts_and_nobody_waits_for_it(request: pytest.FixtureRequest):
+    stores = [EpisodeReplay(spec(), 6, dtype="float16", device=device) for device in (None, CUDA)]
+    for i in range(9):
+        for store in stores:
+            store.add(episode(i, 5 + i))
+    assert stores[0].content_hash() == stores[1].content_hash()
+    expected = stores[0].sample(4, key=2)
+    stores[1].gather(stores[1].draw(4, 2)[0], pin=True).to(CUDA)
+    request.getfixturevalue("never_waiting")
+    found = stores[1].gather(stores[1].draw(4, 2)[0], pin=True).to(CUDA)
+    torch.cuda.set_sync_debug_mode("default")
+    assert found.obs.device == found.agent_mask.device == CUDA
+    for name in ("obs", "state", "avail_actions", "actions", "reward", "filled"):
+        assert torch.equal(getattr(found, name).cpu(), getattr(expected, name)), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [make_policy, lambda: make_policy(dueling=True, normalize=True)])
+def test_the_captured_step_is_the_step(make, capsys: pytest.CaptureFixture[str]):
+    policy, g = make(), torch.Generator().manual_seed(3)
+    plain, replaying = Actor(policy, E, CUDA), Actor(policy, E, CUDA, capture=True)
+    assert isinstance(replaying._captured, CapturedStep)
+    for t in range(24):
+        seen = shown(g)
+        draws = None if t % 5 == 4 else torch.rand(E, 3, 2, generator=g, dtype=torch.float64)
+        waiting = torch.rand(E, generator=g) > 0.7 if t % 3 == 1 else None
+        assert torch.equal(*(a.act(seen, t / 24, draws, waiting).clone() for a in (plain, replaying))), t
+        torch.testing.assert_close(replaying.state, plain.state)
+        if t % 7 == 6:
+            policy = changed(policy, g)
+            for actor in (plain, replaying):
+                actor.publish(policy)
+    assert replaying._captured is not None, capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("where", ["env", "device"])
+@pytest.mark.parametrize("replay", ["cpu", "device"])
+def test_a_run_says_where_its_replay_is(tmp_path: Path, where: str, replay: str):
+    folder = tmp_path / "run"
+    said = runs.run(
+        [*GPU, f"run_dir={folder}", "total_env_steps=400", f"rollout.policy_device={where}", f"replay.device={replay}"]
+    )
+    assert ("replay on cuda:0: at most" if replay == "device" else "replay in host memory, copied to cuda:0") in said
+    assert "is not captured" not in said
+    assert json.loads((folder / "summary.json").read_text())["status"] == "completed"

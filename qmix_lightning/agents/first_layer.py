@@ -52,6 +52,8 @@ class PackedInputs:
         width, step = self.obs.shape[1], max(1, _BLOCK_CELLS // self.columns) * self.columns
         # Rows that begin at a multiple of 16 numbers are multiplied faster.
         aligned = -(-width // 16) * 16
+        if self.obs.device.type == "cuda":  # there few large products are fast, and blocks have no cache to stay in
+            step, aligned = max(1, len(self.source)), width
         buffer = self.obs.new_empty(step, aligned, dtype=dtype)[:, :width]
         for start in range(0, len(self.source), step):
             cells = slice(start, min(start + step, len(self.source)))

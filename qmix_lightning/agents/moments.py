@@ -43,9 +43,12 @@ class RunningMoments(nn.Module):
     def update(self, items: Tensor, mask: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> None:
         """Take in ``items [..., *shape]`` where ``mask [...]`` is true, joined over all ranks."""
         # Sums are taken around the mean so far, the same on all ranks: squares of large numbers would drown a small
-        # deviation.
-        flat = items[mask].to(torch.float64) - self.mean  # [M, *shape]
-        sums = torch.cat([flat.new_tensor([len(flat)]), flat.sum(0).flatten(), flat.square().sum(0).flatten()])
+        # deviation. All items are summed, as zeros where they do not count: how many do is not known without asking
+        # a GPU, which would be waiting for it.
+        zero = self.mean.new_zeros(())
+        counted = mask.reshape(*mask.shape, *(1,) * self.mean.dim())
+        flat = torch.where(counted, items.to(zero.dtype) - self.mean, zero).flatten(0, mask.dim() - 1)  # [M, *shape]
+        sums = torch.cat([mask.sum().to(flat.dtype)[None], flat.sum(0).flatten(), flat.square().sum(0).flatten()])
         count, total, squares = all_reduce(sums).split([1, self.mean.numel(), self.mean.numel()])
         count = count.squeeze(0)
         seen = count.clamp(min=1.0)  # a batch may have nothing that counts

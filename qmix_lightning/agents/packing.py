@@ -7,10 +7,12 @@ the first ones, and a recurrent network takes a step for all of them as one prod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from qmix_lightning.transfer import sent
 
 __all__ = ["Packing"]
 
@@ -41,7 +43,7 @@ class Packing:
     @classmethod
     @torch.no_grad()
     def of(cls, alive: Tensor, columns: int) -> Packing:
-        """Pack ``alive [B, T, N]`` bool; on a GPU this waits for it, once or twice a batch."""
+        """Pack ``alive [B, T, N]`` bool; on a GPU this waits for it, so give it the host's and move the result."""
         b, t, n = alive.shape
         if columns not in (1, n):
             raise ValueError(f"columns must be 1 or {n}, not {columns}")
@@ -78,6 +80,13 @@ class Packing:
         source = living[:1].repeat(sum(counts) * columns)
         source[cells] = living
         return cls((b, t, n), columns, counts, source, living, cells)
+
+    def to(self, device: torch.device) -> Packing:
+        """The same for a batch that lies on ``device``, without waiting for it."""
+        source = sent(self.source, device)
+        living = source if self.living is self.source else sent(self.living, device)
+        cells = None if self.cells is None else sent(self.cells, device)
+        return replace(self, source=source, living=living, cells=cells)
 
     def gather(self, values: Tensor) -> Tensor:
         """``[B, T, N, ...]`` to ``[P, C, ...]``."""

@@ -41,7 +41,7 @@ class Policy(nn.Module):
         """One joint step: ``obs [B, N, O]``, ``last_action [B, N]`` to ``q [B, N, A]`` and the next state."""
         return self.agent(self.inputs(obs, last_action), state)
 
-    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tensor | None) -> Tensor:
+    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float | Tensor, draws: Tensor | None) -> Tensor:
         """Legal actions ``[B, N]`` from what ``forward`` gave; greedy without ``draws [B, N, 2]``."""
         if draws is None:
             return greedy_actions(q, avail_actions)
@@ -76,7 +76,8 @@ class Policy(nn.Module):
         """Features ``[P, C, F]`` of the steps that living agents took, and where they belong."""
         columns = self.agent.columns
         if ("packing", columns) not in batch.memo:
-            batch.memo["packing", columns] = Packing.of(batch.agent_mask, columns)
+            alive = batch.agent_mask if batch.host is None else batch.host.agent_mask
+            batch.memo["packing", columns] = Packing.of(alive, columns).to(batch.agent_mask.device)
         packing: Packing = batch.memo["packing", columns]
         state = batch.initial_state or self.initial_state(batch.batch_size)
         return self.agent.unroll_packed(self.inputs.packed(batch, packing), state, packing), packing

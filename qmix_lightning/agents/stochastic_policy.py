@@ -58,8 +58,8 @@ class StochasticPolicy(Policy):
 
     stochastic = True
 
-    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float, draws: Tensor | None) -> Tensor:
+    def select(self, q: Tensor, avail_actions: Tensor, epsilon: float | Tensor, draws: Tensor | None) -> Tensor:
         """Legal actions ``[B, N]``: sampled by ``draws[..., 1]``, the likeliest without ``draws [B, N, 2]``."""
         if draws is None:
             return greedy_actions(q, avail_actions)
-        return sample_actions(floored_log_policy(q, avail_actions, q.new_tensor(epsilon)).exp(), draws[..., 1])
+        return sample_actions(floored_log_policy(q, avail_actions, q.new_ones(()) * epsilon).exp(), draws[..., 1])

@@ -14,7 +14,8 @@ from qmix_lightning.algorithms.base import LossTerms, masked_sum
 from qmix_lightning.algorithms.returns import greedy_values
 from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, chosen_values, row_errors
 from qmix_lightning.exploration import greedy_actions
-from qmix_lightning.types import TrajectoryBatch
+from qmix_lightning.transfer import sent
+from qmix_lightning.types import TrajectoryBatch, true_positions
 
 __all__ = ["MixerCall", "QLearning"]
 
@@ -63,7 +64,8 @@ class MixerCall:
 def _filled_steps(batch: TrajectoryBatch) -> Tensor:
     """``[F]``: the steps that happened, as positions in the flattened ``[B, T]``."""
     if "filled_steps" not in batch.memo:
-        batch.memo["filled_steps"] = batch.filled.flatten().nonzero().squeeze(1)
+        steps = true_positions(batch.filled if batch.host is None else batch.host.filled)
+        batch.memo["filled_steps"] = sent(steps, batch.filled.device)
     return batch.memo["filled_steps"]
 
 
