@@ -9,7 +9,7 @@ from learners import AGENTS, make_learner
 
 from qmix_lightning.agents import scratch as pool
 from qmix_lightning.agents.base import Agent
-from qmix_lightning.agents.first_layer import first_layer
+from qmix_lightning.agents.first_layer import first_layer, first_layer_pair
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.packing import Packing
 from qmix_lightning.agents.policy import Policy
@@ -156,6 +156,38 @@ def test_first_layer_is_the_layer_of_the_joined_input(inputs, share):
     weights = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * weights).sum(), [layer.weight, layer.bias])
     torch.testing.assert_close(torch.autograd.grad((got * weights).sum(), [layer.weight, layer.bias]), wanted)
+
+
+@pytest.mark.parametrize("share", SHARING)
+def test_first_layers_of_two_networks_at_once(share):
+    net, other = policy("recurrent", share), policy("recurrent", share)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(torch.randn_like(p))
+    batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
+    packing = Packing.of(batch.agent_mask, net.agent.columns)
+    inputs, layer, fixed = net.inputs.packed(batch, packing), net.agent.encode, other.agent.encode
+    expected = first_layer(layer, inputs).relu()
+    got, beside = first_layer_pair(layer, fixed, inputs, rectify=True)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(beside, first_layer(fixed, inputs).relu().detach())
+    assert not beside.requires_grad
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weights).sum(), [layer.weight, layer.bias])
+    torch.testing.assert_close(torch.autograd.grad((got * weights).sum(), [layer.weight, layer.bias]), wanted)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_two_policies_at_once_are_one_after_the_other(agent):
+    net, other = policy(agent, True), policy(agent, True)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(torch.randn_like(p))
+    batch = random_batch(1, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
+    q, fixed = net.unroll_beside(other, batch)
+    torch.testing.assert_close(q, net.unroll(batch))
+    torch.testing.assert_close(fixed, other.unroll(batch).detach())
+    assert not fixed.requires_grad
 
 
 def relative(got, wanted):

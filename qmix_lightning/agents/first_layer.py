@@ -19,6 +19,8 @@ from qmix_lightning.agents.base import AgentLinear
 __all__ = ["PackedInputs", "first_layer"]
 
 _BLOCK_CELLS = 2048
+_BLOCK_BYTES = 1 << 19
+"""Of the observations of one block: they stay in the processor's cache while they are multiplied."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class PackedInputs:
 
     def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Which cells, and their observations ``[C, rows, O]``; each is overwritten by the next."""
-        width, step = self.obs.shape[1], max(1, _BLOCK_CELLS // self.columns) * self.columns
+        width = self.obs.shape[1]
         # Rows that begin at a multiple of 16 numbers are multiplied faster.
         aligned = -(-width // 16) * 16
+        cells = min(_BLOCK_CELLS, max(256, _BLOCK_BYTES // max(1, aligned * self.obs.itemsize)))
+        step = max(1, cells // self.columns) * self.columns
         if self.obs.device.type == "cuda":  # there few large products are fast, and blocks have no cache to stay in
             step, aligned = max(1, len(self.source)), width
         buffer = self.obs.new_empty(step, aligned, dtype=dtype)[:, :width]
@@ -65,8 +69,30 @@ class PackedInputs:
             yield cells, rows.unflatten(0, (-1, self.columns)).transpose(0, 1)
 
 
-def first_layer(layer: AgentLinear, inputs: PackedInputs) -> Tensor:
-    """``layer`` of the joined input: ``[P, C, H]``, in the precision that the observations are multiplied in."""
+def first_layer(layer: AgentLinear, inputs: PackedInputs, *, rectify: bool = False) -> Tensor:
+    """``layer`` of the joined input: ``[P, C, H]``, in the precision that the observations are multiplied in.
+
+    Args:
+        layer: the first layer.
+        inputs: of the packed cells.
+        rectify: a ReLU of it, which costs less here.
+    """
+    with torch.autocast(inputs.obs.device.type, enabled=False):
+        return _FirstLayer.apply(*_weight_and_table(layer, inputs), None, inputs, rectify)[0]  # pyright: ignore
+
+
+def first_layer_pair(
+    layer: AgentLinear, fixed: AgentLinear, inputs: PackedInputs, *, rectify: bool = False
+) -> tuple[Tensor, Tensor]:
+    """``first_layer`` of ``layer`` and, without a gradient, of ``fixed``: the observations are read once for both."""
+    with torch.no_grad():
+        other = _weight_and_table(fixed, inputs)
+    with torch.autocast(inputs.obs.device.type, enabled=False):
+        return _FirstLayer.apply(*_weight_and_table(layer, inputs), other, inputs, rectify)  # pyright: ignore
+
+
+def _weight_and_table(layer: AgentLinear, inputs: PackedInputs) -> tuple[Tensor, Tensor]:
+    """What observations are multiplied by, ``[C, H, O]``, and what is added for each code, ``[N * (1 + A), H]``."""
     n, a = len(layer.sets), inputs.n_actions
     sizes = [inputs.obs.shape[1], inputs.use_last_action * a, inputs.use_agent_id * n]
     of_obs, of_action, of_agent = layer.weight.split(sizes, dim=-1)  # [sets, H, ...]
@@ -78,8 +104,7 @@ def first_layer(layer: AgentLinear, inputs: PackedInputs) -> Tensor:
         everyone = torch.arange(n, device=inputs.code.device)
         table = table + of_agent[layer.sets, :, everyone][:, None]  # [N, 1, H]
     weight = of_obs if inputs.columns == 1 else of_obs[layer.sets]  # [C, H, O]
-    with torch.autocast(inputs.obs.device.type, enabled=False):
-        return _FirstLayer.apply(weight, table.flatten(0, 1), inputs)  # pyright: ignore[reportReturnType]
+    return weight, table.flatten(0, 1)
 
 
 def _for_each_agent(layer: AgentLinear, parameter: Tensor) -> Tensor:
@@ -91,37 +116,58 @@ def _for_each_agent(layer: AgentLinear, parameter: Tensor) -> Tensor:
 
 class _FirstLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, table: Tensor, inputs: PackedInputs) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.inputs, ctx.rows, ctx.weight_dtype = inputs, table.shape[0], weight.dtype
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        weight: Tensor,
+        table: Tensor,
+        fixed: tuple[Tensor, Tensor] | None,
+        inputs: PackedInputs,
+        rectify: bool,
+    ) -> tuple[Tensor, ...]:
+        """``[P, C, H]``, and a second one for weight and table of a ``fixed`` layer."""
+        ctx.inputs, ctx.rows, ctx.weight_dtype, ctx.rectify = inputs, table.shape[0], weight.dtype, rectify
         ctx.dtype = dtype = inputs.low_precision or weight.dtype
         size = table.shape[1]
-        out = table.new_empty(len(inputs.source) // inputs.columns, inputs.columns, size, dtype=dtype)
-        flat = out.view(-1, size)
+        if fixed is not None:
+            weight, table = torch.cat([weight, fixed[0]], dim=1), torch.cat([table, fixed[1]], dim=1)
+        width = table.shape[1]
+        out = table.new_empty(len(inputs.source) // inputs.columns, inputs.columns, width, dtype=dtype)
+        flat = out.view(-1, width)
         factor = weight.to(dtype).mT.contiguous()  # [C, O, H]
         for cells, rows in inputs.blocks(dtype):
-            block = flat[cells] if dtype == weight.dtype else table.new_empty(rows.shape[1] * rows.shape[0], size)
+            block = flat[cells] if dtype == weight.dtype else table.new_empty(rows.shape[1] * rows.shape[0], width)
             torch.index_select(table, 0, inputs.code[cells], out=block)
             columns = block.unflatten(0, (-1, inputs.columns)).transpose(0, 1)  # [C, rows, H]
             if dtype != weight.dtype:
                 columns += torch.matmul(rows, factor)
-                flat[cells] = block
             elif inputs.columns == 1:
                 columns[0].addmm_(rows[0], factor[0])
             else:
                 columns.baddbmm_(rows, factor)
-        return out
+            if rectify:
+                block.relu_()
+            if dtype != weight.dtype:
+                flat[cells] = block
+        outputs = (out,) if fixed is None else out.split(size, dim=-1)
+        ctx.save_for_backward(outputs[0] if rectify else None)
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         inputs: PackedInputs = ctx.inputs
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        size, width = flat.shape[1], inputs.obs.shape[1]
+        size, width = gradient.shape[-1], inputs.obs.shape[1]
+        flat = gradient.reshape(-1, size)
         of_weight = flat.new_zeros(inputs.columns, size, width, dtype=ctx.weight_dtype)
         of_table = flat.new_zeros(ctx.rows, size, dtype=ctx.weight_dtype)
+        (out,) = ctx.saved_tensors
         with torch.autocast(inputs.obs.device.type, enabled=False):
             for cells, rows in inputs.blocks(ctx.dtype):
                 block = flat[cells]
+                if ctx.rectify:
+                    here = slice(cells.start // inputs.columns, cells.stop // inputs.columns)
+                    block = torch.ops.aten.threshold_backward(block, out[here].reshape(-1, size), 0)
                 columns = block.unflatten(0, (-1, inputs.columns)).permute(1, 2, 0)  # [C, H, rows]
                 if ctx.dtype != ctx.weight_dtype:
                     of_weight += torch.matmul(columns, rows)
@@ -130,4 +176,4 @@ class _FirstLayer(torch.autograd.Function):
                 else:
                     of_weight.baddbmm_(columns, rows)
                 of_table.index_add_(0, inputs.code[cells], block.to(ctx.weight_dtype))
-        return of_weight, of_table, None
+        return of_weight, of_table, None, None, None

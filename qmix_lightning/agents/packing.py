@@ -31,6 +31,7 @@ class Packing:
         source: ``[P * C]`` where each cell comes from, a position in the flattened ``[B, T, N]``.
         living: ``[K]`` positions in the flattened ``[B, T, N]`` at which an agent lives.
         cells: ``[K]`` the cell of each of them, ``None`` where that is ``0 .. K-1``.
+        everyone: all live at every step, so that cells are the batch with time as its first axis.
     """
 
     shape: tuple[int, int, int]
@@ -39,6 +40,7 @@ class Packing:
     source: Tensor
     living: Tensor
     cells: Tensor | None
+    everyone: bool = False
 
     @classmethod
     @torch.no_grad()
@@ -49,7 +51,7 @@ class Packing:
             raise ValueError(f"columns must be 1 or {n}, not {columns}")
         if alive.all():
             everyone = torch.arange(b * t * n, device=alive.device).view(b, t, n).transpose(0, 1).flatten()
-            return cls((b, t, n), columns, [b * n // columns] * t, everyone, everyone, None)
+            return cls((b, t, n), columns, [b * n // columns] * t, everyone, everyone, None, everyone=True)
         mask = alive.transpose(1, 2).reshape(b * n, t)  # [B * N, T]
         before = torch.zeros_like(mask)
         before[:, 1:] = mask[:, :-1]
@@ -95,11 +97,13 @@ class Packing:
 
     def scatter(self, cells: Tensor) -> Tensor:
         """``[P, C, F]`` to ``[B, T, N, F]``, zero where no agent lives."""
+        b, t, n = self.shape
+        if self.everyone:
+            return cells.reshape(t, b, n, cells.shape[-1]).transpose(0, 1).contiguous()
         flat = cells.reshape(-1, cells.shape[-1])
         if self.cells is not None:
             flat = flat.index_select(0, self.cells)
-        b, t, n = self.shape
-        return flat.new_zeros(b * t * n, flat.shape[-1]).index_copy(0, self.living, flat).view(b, t, n, -1)
+        return flat.new_zeros(b * t * n, flat.shape[-1]).index_copy_(0, self.living, flat).view(b, t, n, -1)
 
     def initial(self, state: Tensor) -> Tensor:
         """The memory ``[B, N, H]`` before the batch to that of the first step's cells, ``[counts[0], C, H]``.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from qmix_lightning.agents.base import Agent, AgentState
+from qmix_lightning.agents.first_layer import PackedInputs
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.packing import Packing
 from qmix_lightning.exploration import epsilon_greedy, greedy_actions
@@ -57,6 +59,19 @@ class Policy(nn.Module):
             return packing.scatter(self.values(cells))
         return self.values(self.unroll_features(batch))
 
+    def unroll_beside(self, fixed: Policy, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
+        """``unroll`` of this policy and, without a gradient, of ``fixed``, one like it with weights of its own."""
+        # Each normalises by statistics of its own: a target network takes the online one's after an update.
+        if not self.reads_living_only or self.inputs.moments is not None:
+            q = self.unroll(batch)
+            with torch.no_grad():
+                return q, fixed.unroll(batch)
+        inputs, state, packing = self._packed(batch)
+        cells, fixed_cells = self.agent.unroll_packed_beside(fixed.agent, inputs, state, packing)
+        with torch.no_grad():
+            q_fixed = packing.scatter(fixed.values(fixed_cells))
+        return packing.scatter(self.values(cells)), q_fixed
+
     def unroll_features(self, batch: TrajectoryBatch) -> Tensor:
         """What the agents' heads are given in every row of ``batch``: ``[B, T+1, N, F]``, as for ``unroll``."""
         if self.reads_living_only:
@@ -74,13 +89,18 @@ class Policy(nn.Module):
 
     def _unroll_packed(self, batch: TrajectoryBatch) -> tuple[Tensor, Packing]:
         """Features ``[P, C, F]`` of the steps that living agents took, and where they belong."""
+        inputs, state, packing = self._packed(batch)
+        return self.agent.unroll_packed(inputs, state, packing), packing
+
+    def _packed(self, batch: TrajectoryBatch) -> tuple[PackedInputs, AgentState, Packing]:
+        """What an agent unrolls of ``batch``."""
         columns = self.agent.columns
         if ("packing", columns) not in batch.memo:
             alive = batch.agent_mask if batch.host is None else batch.host.agent_mask
             batch.memo["packing", columns] = Packing.of(alive, columns).to(batch.agent_mask.device)
         packing: Packing = batch.memo["packing", columns]
         state = batch.initial_state or self.initial_state(batch.batch_size)
-        return self.agent.unroll_packed(self.inputs.packed(batch, packing), state, packing), packing
+        return self.inputs.packed(batch, packing), state, packing
 
     def values(self, features: Tensor) -> Tensor:
         """``features [..., N, F]`` to ``q [..., N, A]`` in float32 or wider."""

@@ -18,7 +18,7 @@ from qmix_lightning.agents.base import (
     packing_columns,
     parameter_sets,
 )
-from qmix_lightning.agents.first_layer import PackedInputs, first_layer
+from qmix_lightning.agents.first_layer import PackedInputs, first_layer, first_layer_pair
 from qmix_lightning.agents.gru import packed_gru
 from qmix_lightning.agents.heads import make_head
 from qmix_lightning.agents.packing import Packing
@@ -101,11 +101,34 @@ class RecurrentAgent(Agent):
         return self.memory_norm(torch.stack(memories, dim=1)), forget_dead((hidden,), alive[:, -1])  # [B, T, N, H]
 
     def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
-        return self.after_first_layer(first_layer(self.encode, inputs), state, packing)
+        first = first_layer(self.encode, inputs, rectify=self._rectified_first)
+        return self._unroll_memory(self._encoded(first), state, packing)
 
     def after_first_layer(self, first: Tensor, state: AgentState, packing: Packing) -> Tensor:
         """The rest of ``unroll_packed``, for an agent that makes ``first [P, C, H]`` in another way; overwrites it."""
-        encoded = torch.relu_(self.encode_norm(first))  # [P, C, H]
+        return self._unroll_memory(torch.relu_(self.encode_norm(first)), state, packing)
+
+    def unroll_packed_beside(
+        self, fixed: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
+    ) -> tuple[Tensor, Tensor]:
+        if not isinstance(fixed, RecurrentAgent):
+            return super().unroll_packed_beside(fixed, inputs, state, packing)
+        first, other = first_layer_pair(self.encode, fixed.encode, inputs, rectify=self._rectified_first)
+        features = self._unroll_memory(self._encoded(first), state, packing)
+        with torch.no_grad():
+            return features, fixed._unroll_memory(fixed._encoded(other), state, packing)
+
+    @property
+    def _rectified_first(self) -> bool:
+        """Whether the ReLU follows the first layer at once."""
+        return isinstance(self.encode_norm, nn.Identity)
+
+    def _encoded(self, first: Tensor) -> Tensor:
+        """From the first layer, rectified already where it may be, to what the memory reads."""
+        return first if self._rectified_first else torch.relu_(self.encode_norm(first))
+
+    def _unroll_memory(self, encoded: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        """From the rectified first layer ``[P, C, H]`` to features."""
         initial = packing.initial(state[0])
         layers = (self.input_gates, self.state_gates)
         parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]

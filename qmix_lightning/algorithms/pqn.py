@@ -64,6 +64,10 @@ class PQN(QLearning):
     def target_pairs(self) -> Iterable[tuple[nn.Module, nn.Module]]:
         return ()
 
+    def unroll(self, batch: TrajectoryBatch) -> Tensor:
+        """``q [B, T+1, N, A]``."""
+        return self.policy.unroll(batch)
+
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
         """``G [B, T]`` (or ``[B, T, N]``) for a sanitised batch; ``q_online [B, T+1, N, A]``."""

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmix_lightning.agents.policy import Policy
@@ -38,18 +39,20 @@ class MixerCall:
         self.wants = tuple(name for name in self.OPTIONAL if name in names)
 
     def __call__(self, mixer: nn.Module, q: Tensor, actions: Tensor, batch: TrajectoryBatch, rows: slice) -> Tensor:
-        """``q [B, T, N, A]`` and ``actions [B, T, N]`` of the observation rows ``rows`` of ``batch`` to ``[B, T]``.
+        """``q [B, T+1, N, A]`` and ``actions [B, T, N]`` of the observation rows ``rows`` of ``batch`` to ``[B, T]``.
 
-        Zero at steps that did not happen.
+        Zero at steps that did not happen. ``q`` may also be that of ``rows`` alone, ``[B, T, N, A]``.
         """
         alive = batch.agent_mask[:, rows]
+        picked = _picked(q, actions, rows)
+        q = q if q.shape[1] == actions.shape[1] else q[:, rows]
         zero = q.new_zeros(())
         given = {"actions": actions, "agent_mask": alive}
         if "greedy_qs" in self.wants:
             given["greedy_qs"] = greedy_values(q, q, batch.avail_actions[:, rows]).where(alive, zero)
         if "obs" in self.wants:
             given["obs"] = batch.obs[:, rows]
-        given["agent_qs"] = chosen_values(q, actions).where(alive, zero)  # [B, T, N]
+        given["agent_qs"] = picked.where(alive, zero)  # [B, T, N]
         # Mixing knows no time: the steps that happened are given as the steps of one long row.
         steps = _filled_steps(batch)  # [F]
         observed = steps + steps.div(batch.length, rounding_mode="floor") + (rows.start or 0)  # rows of [B, T+1]
@@ -59,6 +62,18 @@ class MixerCall:
         mixed = mixer(packed.pop("agent_qs"), state, **packed).to(q.dtype)[0]  # [F] or [F, N]
         b, t = batch.filled.shape
         return mixed.new_zeros(b * t, *mixed.shape[1:]).index_copy(0, steps, mixed).unflatten(0, (b, t))
+
+
+def _picked(q: Tensor, actions: Tensor, rows: slice) -> Tensor:
+    """The values of ``actions [B, T, N]`` in the observation rows ``rows`` of ``q``, or in a ``q`` of those rows alone.
+
+    Taken from the whole: the gradient of a part of ``q`` is copied once more, into zeros of the whole's size.
+    """
+    if q.shape[1] == actions.shape[1]:
+        return chosen_values(q, actions)
+    before = rows.start or 0
+    padded = F.pad(actions, (0, 0, before, q.shape[1] - actions.shape[1] - before))  # [B, T+1, N]
+    return chosen_values(q, padded)[:, rows]
 
 
 def _filled_steps(batch: TrajectoryBatch) -> Tensor:
@@ -100,7 +115,10 @@ class QLearning(ValueLearner):
         action with the online network and values it with the target network.
         """
         after = slice(1, None)
-        q_target = self.target_policy.unroll(batch)[:, after]  # [B, T, N, A]
+        q_target = batch.memo.pop("target values", None)  # [B, T+1, N, A]
+        if q_target is None:
+            q_target = self.target_policy.unroll(batch)
+        q_target = q_target[:, after]  # [B, T, N, A]
         q_select = q_online.detach()[:, after] if self.settings.double_q else q_target
         greedy = greedy_actions(q_select, batch.avail_actions[:, after])  # [B, T, N]
         greedy_tp1 = self.mix(self.target_mixer, q_target, greedy, batch, after)
@@ -110,12 +128,20 @@ class QLearning(ValueLearner):
             taken_tp1 = self.mix(self.target_mixer, q_target, taken, batch, after)
         return self.returns(batch, greedy_tp1, taken_tp1)
 
+    def unroll(self, batch: TrajectoryBatch) -> Tensor:
+        """The online network's ``q [B, T+1, N, A]``; leaves the target network's to :meth:`targets` where both at once
+        are faster."""
+        if not self.policy.reads_living_only:
+            return self.policy.unroll(batch)
+        q, batch.memo["target values"] = self.policy.unroll_beside(self.target_policy, batch)
+        return q
+
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """Squared TD error over filled steps (and, without a mixer, living agents)."""
         batch = batch.sanitized(leave=self._read_where_meaningful)
-        q = self.policy.unroll(batch)  # [B, T+1, N, A]
+        q = self.unroll(batch)  # [B, T+1, N, A]
         before = slice(0, -1)
-        q_mixed = self.mix(self.mixer, q[:, before], batch.actions, batch, before)  # [B, T] or [B, T, N]
+        q_mixed = self.mix(self.mixer, q, batch.actions, batch, before)  # [B, T] or [B, T, N]
         y = self.targets(batch, q)
         mask = batch.filled if q_mixed.dim() == 2 else batch.filled[..., None] & batch.agent_mask[:, before]
         error = q_mixed - y
