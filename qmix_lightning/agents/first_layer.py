@@ -54,8 +54,8 @@ class PackedInputs:
         width = self.obs.shape[1]
         # Rows that begin at a multiple of 16 numbers are multiplied faster.
         aligned = -(-width // 16) * 16
-        cells = min(_BLOCK_CELLS, max(256, _BLOCK_BYTES // max(1, aligned * self.obs.itemsize)))
-        step = max(1, cells // self.columns) * self.columns
+        most = min(_BLOCK_CELLS, max(256, _BLOCK_BYTES // max(1, aligned * self.obs.itemsize)))
+        step = max(1, most // self.columns) * self.columns
         if self.obs.device.type == "cuda":  # there few large products are fast, and blocks have no cache to stay in
             step, aligned = max(1, len(self.source)), width
         buffer = self.obs.new_empty(step, aligned, dtype=dtype)[:, :width]
