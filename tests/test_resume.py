@@ -99,7 +99,19 @@ def test_twenty_kills(reference, tmp_path: Path, ranks: int):
     assert hit >= 20
 
 
-OTHERS = "iql vdn qmix_ns qmix_lin vdn_s qplex qatten qtran_base qtran_alt cw_qmix ow_qmix".split()
+OTHERS = [
+    "iql",
+    "vdn",
+    "qmix_ns",
+    "qmix_lin",
+    "vdn_s",
+    "qplex",
+    "qatten",
+    "qtran_base",
+    "qtran_alt",
+    "cw_qmix",
+    "ow_qmix",
+]
 
 
 @pytest.mark.slow
