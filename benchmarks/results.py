@@ -5,7 +5,9 @@
 Runs ``qmix-train`` for every task, algorithm and seed, some side by side, and prints a table in Markdown: the mean of
 the last evaluation's greedy return over the seeds, with half of its 95 % interval (Student's t). What is finished
 already is not run again, so the command can be interrupted and repeated. One setting for each task, the same for all
-algorithms but for what stands in ALGORITHMS; COMA, which has no replay, keeps its own schedule of updates.
+algorithms but for what stands in ALGORITHMS; COMA, which has no replay, has a round of its own size. The four games
+are played uniformly by those that learn from replay (the claims made on them are about full data); COMA learns from
+what its own policy does.
 """
 
 from __future__ import annotations
@@ -19,27 +21,31 @@ from seeds import QUIET, train_once, with_half
 COMMON = ["optimizer=adam", *QUIET]
 EIGHT = ["rollout.num_envs=8", "rollout.update_every=4"]
 SIXTEEN = ["rollout.num_envs=16", "rollout.update_every=128", "rollout.update_unit=env_steps"]
-GAME = ["agent=feedforward", "optimizer.lr=2e-3", "eval_episodes=1"]
-UNIFORM = ["exploration.epsilon_start=1", "exploration.epsilon_finish=1", *EIGHT]
+STEPS = 200_000
+GAME = [
+    *("agent=feedforward", "eval_episodes=1", "rollout.num_envs=32"),
+    *("optimizer.lr=2e-3", "optimizer.lr_schedule=linear", f"optimizer.lr_anneal_steps={STEPS}"),
+]
+UNIFORM = ["exploration.epsilon_start=1", "exploration.epsilon_finish=1", "rollout.update_every=64"]
 LONG = ["algorithm.returns=peng_lambda", "algorithm.td_lambda=0.6", "exploration.epsilon_anneal_steps=100000"]
 TASKS: dict[str, tuple[int, list[str], list[str]]] = {
     # joint steps, settings of every algorithm, settings of those that learn from replay
-    "two_step": (8_000, ["env=two_step", *GAME], [*UNIFORM, "algorithm.target_update_every=50"]),
-    "qtran_game": (8_000, ["env=qtran_game", *GAME], UNIFORM),
-    "climbing": (8_000, ["env=climbing", *GAME], UNIFORM),
-    "penalty": (8_000, ["env=penalty", *GAME], UNIFORM),
+    "two_step": (STEPS, ["env=two_step", *GAME], [*UNIFORM, "algorithm.target_update_every=800"]),
+    "qtran_game": (STEPS, ["env=qtran_game", *GAME], UNIFORM),
+    "climbing": (STEPS, ["env=climbing", *GAME], UNIFORM),
+    "penalty": (STEPS, ["env=penalty", *GAME], UNIFORM),
     "simple_spread": (
-        200_000,
+        STEPS,
         ["env=mpe", "env.scenario=simple_spread", "agent=feedforward", "eval_episodes=100", "optimizer.lr=1e-3"],
         [*EIGHT, *LONG],
     ),
     "lbf_8x8_2p_3f": (
-        200_000,
+        STEPS,
         ["env=lbf", "env.task=8x8-2p-3f", "eval_episodes=100", "optimizer.lr=1e-3"],
         [*SIXTEEN, *LONG],
     ),
     "smax_3m": (
-        200_000,
+        STEPS,
         [
             *("env=smax", "env.scenario=3m", "env.timeout_is_terminal=true", "optimizer.lr=1e-3"),
             *("eval_episodes=128", "rollout.num_eval_envs=16"),
@@ -48,7 +54,7 @@ TASKS: dict[str, tuple[int, list[str], list[str]]] = {
     ),
 }
 GAMES = ("two_step", "qtran_game", "climbing", "penalty")
-ON_POLICY = ["exploration.epsilon_anneal_steps=4000"]
+ON_POLICY = ["replay.capacity=64", "replay.batch_size=64", f"exploration.epsilon_anneal_steps={STEPS // 2}"]
 ALGORITHMS: dict[str, tuple[list[str], list[str]]] = {
     # settings on the games, and on the others: sizes that the games need, and a mixer that begins small
     "iql": ([], []),
@@ -97,6 +103,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         results = dict(zip(jobs, pool.map(lambda job: run(*job, options.folder), jobs), strict=True))
     metric = {task: "win_rate" if task.startswith("smax") else "return_mean" for task in options.tasks}
+    print(f"\nSeeds {', '.join(map(str, options.seeds))}; mean ± half of the 95 % interval (Student's t).")
     print(f"\n| algorithm | {' | '.join(f'{t} ({TASKS[t][0]:,} steps)' for t in options.tasks)} |")
     print(f"|---{'|---' * len(options.tasks)}|")
     for algorithm in options.algorithms:

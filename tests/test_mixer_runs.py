@@ -9,7 +9,8 @@ import inprocess
 import pytest
 import runs
 
-ALGORITHMS = ["qplex", *(pytest.param(n, marks=pytest.mark.slow) for n in ("qatten", "qmix_ns", "qmix_lin", "vdn_s"))]
+SLOW = ("iql", "vdn", "qmix", "qatten", "qmix_ns", "qmix_lin", "vdn_s")
+ALGORITHMS = ["qplex", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -13,7 +13,19 @@ import torch
 
 from qmix_lightning.checkpoint import read_checkpoint
 
-SLOW = ("pqn", "qmix_ns", "qmix_lin", "vdn_s", "qplex", "qatten", "qtran_base", "qtran_alt", "cw_qmix", "ow_qmix")
+SLOW = (
+    "vdn",
+    "pqn",
+    "qmix_ns",
+    "qmix_lin",
+    "vdn_s",
+    "qplex",
+    "qatten",
+    "qtran_base",
+    "qtran_alt",
+    "cw_qmix",
+    "ow_qmix",
+)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,34 @@ def test_twenty_kills(reference, tmp_path: Path, ranks: int):
     assert hit >= 20
 
 
+OTHERS = [
+    "iql",
+    "vdn",
+    "qmix_ns",
+    "qmix_lin",
+    "vdn_s",
+    "qplex",
+    "qatten",
+    "qtran_base",
+    "qtran_alt",
+    "cw_qmix",
+    "ow_qmix",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_a_killed_run_of_every_algorithm_with_replay(tmp_path: Path, algorithm: str, ranks: int):
+    """The others learn from rounds, and are killed in test_on_policy_runs."""
+    base = [*(a for a in runs.BASE if not a.startswith("mixer.")), f"algorithm={algorithm}"]
+    whole = tmp_path / "whole"
+    runs.run([*base, *(runs.TWO_RANKS if ranks == 2 else []), "total_env_steps=900", f"run_dir={whole}"])
+    folder, hit, _ = kill_and_resume(tmp_path, ranks, 900, kills=2, seed=ranks, base=base)
+    assert hit >= 1
+    runs.assert_same_run(whole, folder)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path, number: int, status: int):
     folder, count = tmp_path / "run", tmp_path / "count"

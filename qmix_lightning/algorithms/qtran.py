@@ -5,7 +5,7 @@ agents' values ``Q_i`` if some ``V_jt(tau)`` makes ::
 
     D(tau, u) = sum_i Q_i(tau_i, u_i) - Q_jt(tau, u) + V_jt(tau)
 
-zero at ``u = u_bar`` (eq. 4a) and not negative elsewhere (eq. 4b): then ``Q_jt(u_bar) = sum_i Q_i(u_bar_i) + V_jt`` is
+zero at ``u = u_bar`` and not negative elsewhere: then ``Q_jt(u_bar) = sum_i Q_i(u_bar_i) + V_jt`` is
 at least ``sum_i Q_i(u_i) + V_jt``, which is at least ``Q_jt(u)``. The sum need not fit ``Q_jt``, only lie above it and
 touch it at its top. Both conditions become losses beside the temporal-difference loss of ``Q_jt``::
 
@@ -13,7 +13,7 @@ touch it at its top. Both conditions become losses beside the temporal-differenc
     L_td    = (Q_jt(u) - y)^2,      y = r + gamma Q_jt^-(tau', u_bar')
     L_opt   = D(u_bar)^2,           L_nopt = min(D(u), 0)^2             with Q_jt held fixed in D
 
-QTRAN-alt replaces eq. 4b by a tighter condition (Theorem 2, eq. 7), for each agent ``min_{u_i} D(u_i, u_{-i}) = 0``,
+QTRAN-alt replaces the second by a tighter condition (Theorem 2), for each agent ``min_{u_i} D(u_i, u_{-i}) = 0``,
 which needs ``Q_jt`` of all of an agent's actions.
 """
 
@@ -52,7 +52,7 @@ def summed_values(q: Tensor, actions: Tensor, alive: Tensor) -> Tensor:
 
 
 def counterfactual_sums(q: Tensor, actions: Tensor, alive: Tensor) -> Tensor:
-    """``Q'_jt(tau, . , u_{-i}) = Q_i(tau_i, .) + sum_{j != i} Q_j(tau_j, u_j)`` (Son et al. 2019, eq. 8).
+    """``Q'_jt(tau, . , u_{-i}) = Q_i(tau_i, .) + sum_{j != i} Q_j(tau_j, u_j)`` (Son et al. 2019, QTRAN-alt).
 
     Args:
         q: ``[..., N, A]``.
@@ -68,7 +68,7 @@ def counterfactual_sums(q: Tensor, actions: Tensor, alive: Tensor) -> Tensor:
 
 
 def least_over_own_actions(values: Tensor, avail_actions: Tensor) -> Tensor:
-    """``min_{u_i}`` over each agent's legal actions: ``values [..., N, A]`` to ``[..., N]`` (Theorem 2, eq. 7)."""
+    """``min_{u_i}`` over each agent's legal actions: ``values [..., N, A]`` to ``[..., N]`` (Theorem 2)."""
     return torch.where(avail_actions, values, float("inf")).amin(dim=-1)
 
 
@@ -80,8 +80,8 @@ class QTran(ValueLearner):
         mixer: the plain sum; Theorem 1 is about no other.
         spec: sizes.
         settings: see ``ValueSettings``.
-        lambda_opt: weight of the loss of eq. 4a.
-        lambda_nopt: weight of the loss of eq. 4b (base) or eq. 7 (alt).
+        lambda_opt: weight of the loss at the greedy actions.
+        lambda_nopt: weight of the loss elsewhere (base) or of Theorem 2's condition (alt).
         joint_hidden_dim: width of the joint and state-value networks' hidden layers.
         joint_state: give those networks the global state beside the agents' features; the paper does not.
     """
@@ -142,7 +142,7 @@ class QTran(ValueLearner):
     def errors(
         self, batch: TrajectoryBatch, features: Tensor, q: Tensor, greedy: Tensor, v: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Squared errors of the temporal difference, of eq. 4a and of eq. 4b or 7, and the plain first one.
+        """Squared errors of the temporal difference, of both conditions, and the plain first one.
 
         Args:
             batch: sanitised.
@@ -189,7 +189,7 @@ class QTran(ValueLearner):
 
 
 class QTranBase(QTran):
-    """QTRAN-base: eq. 4a and 4b as they stand, with one joint value for each joint action."""
+    """QTRAN-base: the conditions of Theorem 1 as they stand, with one joint value for each joint action."""
 
     joint_class = JointValue
 
@@ -207,9 +207,9 @@ class QTranBase(QTran):
 
 
 class QTranAlt(QTran):
-    """QTRAN-alt: eq. 7 instead of eq. 4b, with every living agent's counterfactual values; losses are their means.
+    """QTRAN-alt: Theorem 2, with every living agent's counterfactual values; losses are their means.
 
-    An agent that can do one thing only is left out of eq. 7: there the condition would ask the sum to equal the joint
+    An agent that can do one thing only is left out of its condition, which would ask the sum to equal the joint
     value at every joint action of the others.
     """
 

@@ -1,10 +1,10 @@
 """Weighted QMIX (Rashid et al. 2020): a monotonic value that is fitted best where the joint action is good.
 
-Two values are learned from the same targets ``y`` (below eq. 10): the monotonic ``Q_tot`` by which the agents act, and
+Two values are learned from the same targets ``y``: the monotonic ``Q_tot`` by which the agents act, and
 the unrestricted ``Q*``, with agents of its own, that values what they would do next::
 
     y_t = r_t + gamma Q*(s_{t+1}, argmax_u' Q_tot(s_{t+1}, u'))
-    L   = w (Q_tot - y)^2 + (Q* - y)^2                              (eq. 10 and 11)
+    L   = w (Q_tot - y)^2 + (Q* - y)^2
 
 ``w`` is 1 for joint actions that may be the best and ``alpha`` for all others. With equal weights QMIX gives up a good
 joint action whose neighbours are bad; with small ``alpha`` it gives up the neighbours' values instead, which nobody
@@ -32,7 +32,7 @@ __all__ = ["CWQMIX", "OWQMIX", "WeightedQMIX", "central_weights", "optimistic_we
 
 
 def central_weights(y: Tensor, q_star_greedy: Tensor, is_greedy: Tensor, alpha: float) -> Tensor:
-    """The central weighting (Rashid et al. 2020, eq. 12, the practical form of eq. 6).
+    """The central weighting (Rashid et al. 2020, the practical form of their centrally-weighted operator).
 
     1 where the joint action is the greedy one, or its target is better than the greedy one's value; else ``alpha``.
 
@@ -49,7 +49,7 @@ def central_weights(y: Tensor, q_star_greedy: Tensor, is_greedy: Tensor, alpha: 
 
 
 def optimistic_weights(y: Tensor, q_tot: Tensor, alpha: float) -> Tensor:
-    """The optimistic weighting (Rashid et al. 2020, eq. 13): 1 where ``Q_tot`` is below its target; else ``alpha``.
+    """The optimistic weighting (Rashid et al. 2020): 1 where ``Q_tot`` is below its target; else ``alpha``.
 
     Args:
         y: targets ``[...]``.
@@ -179,7 +179,7 @@ class WeightedQMIX(ValueLearner):
 
 
 class CWQMIX(WeightedQMIX):
-    """Centrally-weighted QMIX: full weight for the greedy joint action and for what beats it by ``Q*`` (eq. 12)."""
+    """Centrally-weighted QMIX: full weight for the greedy joint action and for what beats it by ``Q*``."""
 
     def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_central: Tensor, y: Tensor) -> Tensor:
         before = slice(0, -1)
@@ -189,7 +189,7 @@ class CWQMIX(WeightedQMIX):
 
 
 class OWQMIX(WeightedQMIX):
-    """Optimistically-weighted QMIX: full weight for joint actions that ``Q_tot`` underestimates (eq. 13)."""
+    """Optimistically-weighted QMIX: full weight for joint actions that ``Q_tot`` underestimates."""
 
     def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_central: Tensor, y: Tensor) -> Tensor:
         return optimistic_weights(y, q_tot, self.alpha)
