@@ -5,7 +5,8 @@
 Every case is a real ``qmix-train`` in a process of its own, at the work per environment step of a peer's row: a
 feed-forward agent of 64 units on LBF and simple_spread (epsilon 1, so that episodes stay long), batches of 32
 episodes, an update for each so many episodes; on SMAX a recurrent agent and an update of 32 episodes for each 256 joint
-steps. The first quarter of a run is not counted (start, compilation, filling the first batch). The raw simulator plays
+steps. Ways: ``turns`` collects, then updates; ``thread`` and ``process`` collect the next round while an update runs, in a
+thread or in a process of its own. The first quarter of a run is not counted (start, compilation, filling the first batch). The raw simulator plays
 random legal actions through its own interface, one environment in one process, right before and after each run, so that
 the ratio holds on a machine that others use too.
 """
@@ -65,6 +66,11 @@ RUNS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
 }
+WAYS = {
+    "turns": ["rollout.pipelined=false"],
+    "thread": ["rollout.pipelined=true"],
+    "process": ["rollout.pipelined=true", "rollout.collector=process"],
+}
 RAW: dict[str, Callable[[], Callable[[], int]]] = {
     "lbf_8x8_2p_3f": raw_foraging,
     "simple_spread": raw_spread,
@@ -117,26 +123,26 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--steps", type=int, default=40000, help="joint steps of a run")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pipelined", nargs="+", default=["false", "true"], choices=["false", "true"])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--output", default="training.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results: list[dict[str, Any]] = []
-    print(f"{'case':<14}{'pipelined':>10}{'joint steps/s':>15}{'updates/s':>11}{'raw':>9}{'of raw':>8}")
+    print(f"{'case':<14}{'way':>10}{'joint steps/s':>15}{'updates/s':>11}{'raw':>9}{'of raw':>8}")
     for case in options.cases:
         simulator, overrides = RUNS[case]
         raw_step = RAW[simulator]()
-        for pipelined in options.pipelined:
+        for way in options.ways:
             runs = []
             for _ in range(options.repeats):
                 before = rate(raw_step, 1.0, 1)["median"]
-                run = train([*overrides, f"rollout.pipelined={pipelined}"], options.steps)
+                run = train([*overrides, *WAYS[way]], options.steps)
                 raw = statistics.mean([before, rate(raw_step, 1.0, 1)["median"]])
                 runs.append({**run, "raw": raw, "ratio": run["steps_per_s"] / raw})
             median = {name: statistics.median(r[name] for r in runs) for name in runs[0]}
-            results.append({"case": case, "pipelined": pipelined == "true", "median": median, "runs": runs})
+            results.append({"case": case, "way": way, "median": median, "runs": runs})
             print(
-                f"{case:<14}{pipelined:>10}{median['steps_per_s']:>15,.0f}{median['updates_per_s']:>11,.1f}"
+                f"{case:<14}{way:>10}{median['steps_per_s']:>15,.0f}{median['updates_per_s']:>11,.1f}"
                 f"{median['raw']:>9,.0f}{median['ratio']:>8.2f}",
                 flush=True,
             )
