@@ -10,7 +10,8 @@ different occasions.
 of foraging in 1 to 8 worker processes. ``replay``: 100 to 50,000 episodes of 60 steps and 5 agents held, memory and
 times of adding an episode and of drawing a batch of 32. ``agents`` and ``steps``: an update of recurrent QMIX beside
 the plain learner, 2 to 64 agents and episodes of 25 to 400 steps (``learner.py --growth`` has more columns).
-``ranks``: a whole run of foraging, 16 games and batches of 32 episodes in all, on one process and on two.
+``ranks``: a whole run of foraging, 16 games and batches of 32 episodes in all, on one process and on two. Processor
+time is that of all processes and threads together, and hardly depends on what else the machine does; speeds do.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import json
 import os
 import platform
 import statistics
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from learner import SHAPES, OurUpdate, growth_cases, measure, our_learner, random_batch
+from pytorch_lightning import Callback
 from replay import speed, spread
 from rollout import CASES, compare, raw_foraging, raw_vector
 from training import train
@@ -38,14 +42,42 @@ from qmix_lightning.vector import Backend
 Row = dict[str, Any]
 
 
+class Processor(Callback):
+    """Writes this rank's processor seconds and the joint steps of all ranks, from a while after the start to the end.
+
+    What Lightning, compilation and the first batch take is left out.
+    """
+
+    def __init__(self, folder: str, begin: int) -> None:
+        self.folder, self.begin = Path(folder), begin
+        self.first: tuple[float, float, int] | None = None
+
+    def _now(self, trainer: Any) -> tuple[float, float, int]:
+        return time.process_time(), time.perf_counter(), trainer.datamodule.counters.env_steps
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if self.first is None and trainer.datamodule.counters.env_steps >= self.begin:
+            self.first = self._now(trainer)
+
+    def on_train_end(self, trainer: Any, *args: Any) -> None:
+        assert self.first is not None
+        (cpu, wall, steps), (cpu_0, wall_0, steps_0) = self._now(trainer), self.first
+        taken = {"cpu": cpu - cpu_0, "wall": wall - wall_0, "steps": steps - steps_0}
+        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(taken))
+
+
+def _collected(size: int, row: dict[str, float]) -> Row:
+    rate = {name: row[name] for name in ("median", "min", "max")}
+    print(f"{size}: {row['median']:,.0f} joint steps/s, {row['cpu_us']:.1f} microseconds of processor each", flush=True)
+    return {"size": size, "rate": rate, "cpu_us": row["cpu_us"]}
+
+
 def environments() -> list[Row]:
     """Joint steps per second of the collector."""
-    rows = []
-    for n in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        row = compare(raw_vector(CASES["smax_3m"], n), CASES["smax_3m"], n, Backend("sync"), 0.7, 5)
-        rows.append({"size": n, "rate": {name: row[name] for name in ("median", "min", "max")}, "raw": row["raw"]})
-        print(f"environments {n}: {row['median']:,.0f} joint steps/s", flush=True)
-    return rows
+    return [
+        _collected(n, compare(raw_vector(CASES["smax_3m"], n), CASES["smax_3m"], n, Backend("sync"), 0.5, 5))
+        for n in (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    ]
 
 
 def workers() -> list[Row]:
@@ -53,9 +85,7 @@ def workers() -> list[Row]:
     rows = []
     for n in (0, 1, 2, 4, 8):
         backend = Backend("process", num_workers=n) if n else Backend("sync")
-        row = compare(raw_foraging(), CASES["lbf_8x8_2p_3f"], 32, backend, 0.7, 5)
-        rows.append({"size": n, "rate": {name: row[name] for name in ("median", "min", "max")}, "raw": row["raw"]})
-        print(f"workers {n}: {row['median']:,.0f} joint steps/s", flush=True)
+        rows.append(_collected(n, compare(raw_foraging(), CASES["lbf_8x8_2p_3f"], 32, backend, 0.5, 5)))
     return rows
 
 
@@ -86,19 +116,26 @@ def _updates(kind: str) -> list[Row]:
 
 
 def ranks() -> list[Row]:
-    """Joint steps per second of whole runs; what is collected and learned from is divided over the ranks."""
+    """A joint step of whole runs; what is collected and learned from is divided over the ranks."""
     rows = []
     for n in (1, 2):
-        settings = [
-            *("env=lbf", "env.task=8x8-2p-3f", f"rollout.num_envs={16 // n}", "rollout.update_every=4"),
-            *("rollout.pipelined=false", "trainer.accelerator=cpu", f"trainer.devices={n}"),
-            *(["trainer.strategy=ddp"] if n > 1 else []),
-        ]
-        runs = [train(settings, 16_000) for _ in range(3)]
-        rates = [run["steps_per_s"] for run in runs]
-        memory = statistics.median(run["peak_rss_mb"] for run in runs)
-        rows.append({"size": n, "rate": spread(rates), "peak_rss_mb_of_rank_0": memory})
-        print(f"ranks {n}: {statistics.median(rates):,.0f} joint steps/s", flush=True)
+        rates, costs = [], []
+        for _ in range(3):
+            with tempfile.TemporaryDirectory() as folder:
+                train(
+                    [
+                        *("env=lbf", "env.task=8x8-2p-3f", f"rollout.num_envs={16 // n}", "rollout.update_every=4"),
+                        *("rollout.pipelined=false", "trainer.accelerator=cpu", f"trainer.devices={n}"),
+                        *(["trainer.strategy=ddp"] if n > 1 else []),
+                        f"callbacks.processor={{_target_:growth.Processor,folder:{folder},begin:4000}}",
+                    ],
+                    12_000,
+                )
+                taken = [json.loads(path.read_text()) for path in Path(folder).glob("rank*.json")]
+            assert len(taken) == n
+            rates.append(taken[0]["steps"] / max(t["wall"] for t in taken))
+            costs.append(1e6 * sum(t["cpu"] for t in taken) / taken[0]["steps"])
+        rows.append(_collected(n, {**spread(rates), "cpu_us": statistics.median(costs)}))
     return rows
 
 
@@ -124,8 +161,8 @@ def _spread(value: dict[str, float], with_range: bool = True) -> str:
 def table(part: str, rows: list[Row]) -> str:
     """Rows of a part in Markdown; the last column is the cost of one unit of work."""
     if part in ("environments", "workers", "ranks"):
-        head = [part, "joint steps/s", "a joint step, microseconds"]
-        cells = [[row["size"], _spread(row["rate"]), _number(1e6 / row["rate"]["median"])] for row in rows]
+        head = [part, "joint steps/s", "processor time of a joint step, microseconds"]
+        cells = [[row["size"], _spread(row["rate"]), _number(row["cpu_us"])] for row in rows]
     elif part == "replay":
         head = ["episodes held", "GB", "kB each", "to add one, ms", "to draw a batch, ms"]
         cells = [

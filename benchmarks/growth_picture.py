@@ -3,7 +3,7 @@
     python benchmarks/growth_picture.py growth.json docs/growth.svg
 
 Both axes of every panel are logarithmic. Bars are the least and the most of the turns; a dotted line is growth in
-proportion to the size, of speeds through the first point of the line it belongs to, of costs through the last.
+proportion to the size, through the last point of the line it belongs to.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ class Line:
 
     name: str
     points: list[tuple[float, float, float, float]]
-    proportional: str = ""
-    """Which of the points a dotted line goes through: ``first``, ``last`` or none."""
+    proportional: bool = False
 
 
 @dataclass
@@ -54,28 +53,29 @@ def panels(found: dict[str, Any]) -> list[Panel]:
     """Those whose parts have been measured."""
     rows = {part: content["rows"] for part, content in found.items()}
     made = []
-    if "environments" in rows:
-        line = Line("collector", _points(rows["environments"], "rate"), "first")
-        made.append(Panel("SMAX 3m: environments", "environments", "joint steps/s", [line]))
-    if "workers" in rows:
-        inside = [row for row in rows["workers"] if row["size"] == 0]
-        outside = [row for row in rows["workers"] if row["size"] > 0]
-        level = [{**inside[0], "size": size} for size in (outside[0]["size"], outside[-1]["size"])] if inside else []
-        lines = [Line("workers", _points(outside, "rate")), Line("in process", _points(level, "rate"))]
-        made.append(Panel("Foraging, 32 games: workers", "worker processes", "joint steps/s", lines))
-    if "ranks" in rows:
-        line = Line("whole run", _points(rows["ranks"], "rate"), "first")
-        made.append(Panel("Foraging, whole run: ranks", "ranks", "joint steps/s", [line]))
+    titles = {
+        "environments": ("SMAX 3m: environments", "environments"),
+        "workers": ("Foraging, 32 games: workers", "worker processes"),
+        "ranks": ("Foraging, whole run: ranks", "ranks"),
+    }
+    for part, (title, what) in titles.items():
+        if part in rows:
+            lines = [Line("", [point for point in _points(rows[part], "cpu_us") if point[0]])]
+            if part == "workers":
+                lines[0].name = "in workers"
+                here = [point[1:] for point in _points(rows[part], "cpu_us") if not point[0]]
+                lines += [Line("in this process", [(size, *h) for h in here for size, *_ in lines[0].points])]
+            made.append(Panel(title, what, "processor microseconds a joint step", lines))
     for part, what in (("agents", "agents"), ("steps", "steps of an episode")):
         if part in rows:
             lines = [
-                Line("float32", _points(rows[part], "ms", "float32"), "last"),
+                Line("float32", _points(rows[part], "ms", "float32"), proportional=True),
                 Line("plain", _points(rows[part], "ms", "plain")),
                 Line("arithmetic floor", _points(rows[part], "floor_ms")),
             ]
             made.append(Panel(f"An update: {part}", what, "ms", lines))
     if "replay" in rows:
-        line = Line("float32", _points(rows["replay"], "gb"), "last")
+        line = Line("float32", _points(rows["replay"], "gb"), proportional=True)
         made.append(Panel("Replay: memory", "episodes held", "GB", [line]))
         lines = [
             Line("draw a batch", _points(rows["replay"], "sample_ms")),
@@ -135,7 +135,7 @@ def draw(panel: Panel) -> str:
     for number, line in enumerate(panel.lines):
         color = COLORS[number]
         if line.proportional:
-            size, value = line.points[-1 if line.proportional == "last" else 0][:2]
+            size, value = line.points[-1][:2]
             begin, end = max(left, size * low / value), min(right, size * high / value)  # where it leaves the panel
             (x0, y0), (x1, y1) = at(begin, value * begin / size), at(end, value * end / size)
             path = f"M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}"

@@ -51,7 +51,7 @@ def main() -> None:
         budget = [f"total_env_steps={steps}", f"eval_interval={steps}", "eval_episodes=400", f"seed={seed}"]
         overrides = [*settings, *QUIET, *budget, f"rollout.pipelined={mode}"]
         found = train_once(f"{task} pipelined={mode} seed {seed}", overrides, options.folder / task / mode / str(seed))
-        return found and found["eval"]["return_mean"]
+        return None if found is None else found["eval"]["return_mean"]
 
     with ThreadPoolExecutor(options.jobs) as pool:
         results = dict(zip(jobs, pool.map(run, jobs), strict=True))

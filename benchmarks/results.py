@@ -88,7 +88,7 @@ def run(task: str, algorithm: str, seed: int, root: Path) -> dict[str, float] | 
     """The last evaluation of a run, made if it is not there yet; ``None`` if it failed."""
     folder = root / task / algorithm / f"seed{seed}"
     found = train_once(f"{task} {algorithm} seed {seed}", overrides(task, algorithm, seed), folder)
-    return found and found["eval"]
+    return None if found is None else found["eval"]
 
 
 def main() -> None:

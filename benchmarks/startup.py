@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,10 @@ def import_times() -> list[tuple[str, float]]:
     """Milliseconds of each module on the way to the first update, without what it imports, longest first."""
     with tempfile.TemporaryDirectory() as folder:
         _, _, errors = _start(_first_update(folder, "-X", "importtime"), folder)
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for own, name in re.findall(r"^import time: +(\d+) \| +\d+ \|  *(\S+)$", errors, re.MULTILINE):
         found[name] += int(own) / 1000
-    return found.most_common()
+    return sorted(found.items(), key=lambda item: -item[1])
 
 
 def main() -> None:

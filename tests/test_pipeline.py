@@ -1,8 +1,11 @@
 """Collecting while an update runs: the same data whatever the threads do, one update stale, whole at a checkpoint."""
 
+import json
 import signal
 import threading
+from pathlib import Path
 
+import inprocess
 import pytest
 import runs
 import torch
@@ -10,6 +13,7 @@ from test_datamodule import make, redeem
 from test_resume import kill_and_resume
 from test_rollout import varying
 
+from qmix_lightning import train
 from qmix_lightning.checkpoint import SegmentStore
 from qmix_lightning.errors import EnvironmentFault, RunInterrupted
 from qmix_lightning.exploration import EpsilonSchedule
@@ -150,3 +154,19 @@ def test_a_killed_pipelined_run_ends_like_an_unkilled_one(tmp_path):
     folder, hit, _ = kill_and_resume(tmp_path, 1, 400, kills=1, seed=3, extra=extra)
     assert hit == 1
     runs.assert_same_run(whole, folder)
+
+
+def test_what_was_chosen_stays_when_a_run_goes_on_on_fewer_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = [*inprocess.TINY, f"run_dir={tmp_path}/run"]
+    summary = tmp_path / "run" / "summary.json"
+    for cores, steps, said in ((8, 60, "environments are batched by nature"), (1, 100, "as the run began")):
+        monkeypatch.setattr(train, "available_cores", lambda cores=cores: cores)
+        ended = inprocess.succeed([*run, f"total_env_steps={steps}", *(["ckpt_path=last"] if steps > 60 else [])])
+        assert f"collecting: while an update runs, by the policy from before it ({said})" in ended.out
+        assert json.loads(summary.read_text())["pipelined"] is True
+
+
+def test_what_was_typed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train, "available_cores", lambda: 8)
+    ended = inprocess.succeed([*inprocess.TINY, f"run_dir={tmp_path}/run", "rollout.pipelined=false"])
+    assert "collecting: between updates (rollout.pipelined)" in ended.out
