@@ -5,8 +5,8 @@
 Every case is a real ``qmix-train`` in a process of its own, at the work per environment step of a peer's row: a
 feed-forward agent of 64 units on LBF and simple_spread (epsilon 1, so that episodes stay long), batches of 32
 episodes, an update for each so many episodes; on SMAX a recurrent agent and an update of 32 episodes for each 256 joint
-steps. Ways: ``turns`` collects, then updates; ``thread`` and ``process`` collect the next round while an update runs, in
-a thread or in a process of its own. The first quarter of a run is not counted (start, compilation, filling the first
+steps. Ways: ``turns`` collects, then updates; ``thread`` and ``process`` collect the next round while an update runs,
+in a thread or in a process of its own. The first quarter of a run is not counted (start, compilation, filling the first
 batch). The raw simulator plays random legal actions through its own interface, one environment in one process, right
 before and after each run, so that the ratio holds on a machine that others use too.
 """
