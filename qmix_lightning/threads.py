@@ -40,19 +40,12 @@ def choose_threads(cores: int, *, ranks: int, workers: int, pipelined: bool) -> 
 
 
 def choose_pipelining(
-    cores: int,
-    *,
-    ranks: int,
-    on_policy: bool,
-    own_process: bool,
-    num_envs: int,
-    workers: int,
-    natively_batched: bool,
+    cores: int, *, ranks: int, on_policy: bool, own_process: bool, num_envs: int, workers: int
 ) -> tuple[bool, str]:
     """Whether to collect the next round while an update runs, and why, for ``rollout.pipelined=auto``.
 
     Collecting runs beside the update only where it leaves the interpreter to it: in a process of its own, or while it
-    waits for worker processes or for a compiled simulator. It costs staleness, and needs a core of its own.
+    waits for worker processes. It costs staleness, and needs a core of its own.
 
     Args:
         cores: of this machine.
@@ -61,7 +54,6 @@ def choose_pipelining(
         own_process: whether the collector has a process of its own.
         num_envs: training environments of a rank.
         workers: worker processes of each rank, 0 if environments are stepped in the training process.
-        natively_batched: whether the environments are stepped in one call.
     """
     if on_policy:
         return False, "on-policy"
@@ -71,6 +63,6 @@ def choose_pipelining(
         return True, "the collector has a process of its own"
     if num_envs == 1:
         return False, "one environment"
-    if not (workers or natively_batched):
+    if not workers:
         return False, "environments are stepped in this process"
-    return True, f"{workers} worker processes" if workers else "environments are batched by nature"
+    return True, f"{workers} worker processes"

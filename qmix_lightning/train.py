@@ -205,7 +205,6 @@ def _pipelined(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> boo
             own_process=rollout.collector == "process",
             num_envs=rollout.num_envs,
             workers=rollout.num_workers if rollout.backend == "process" else 0,
-            natively_batched=run.spec.natively_batched,
         )
     if run.trainer.global_rank == 0:
         what = "while an update runs, by the policy from before it" if pipelined else "between updates"

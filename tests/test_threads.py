@@ -30,13 +30,12 @@ def test_a_quota_counts(tmp_path):
 
 def choice(**changed):
     case = {"cores": 2, "ranks": 1, "on_policy": False, "own_process": False, "num_envs": 8, "workers": 2}
-    case |= {"natively_batched": False} | changed
+    case |= changed
     return choose_pipelining(case.pop("cores"), **case)
 
 
 def test_rounds_are_collected_ahead_where_something_else_steps_the_environments():
     assert choice() == (True, "2 worker processes")
-    assert choice(workers=0, natively_batched=True) == (True, "environments are batched by nature")
     assert choice(cores=4, ranks=2)[0]
     assert choice(workers=0, num_envs=1, own_process=True) == (True, "the collector has a process of its own")
     assert not choice(own_process=True, on_policy=True)[0]
