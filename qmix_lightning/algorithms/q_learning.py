@@ -131,7 +131,9 @@ class QLearning(ValueLearner):
     def unroll(self, batch: TrajectoryBatch) -> Tensor:
         """The online network's ``q [B, T+1, N, A]``; leaves the target network's to :meth:`targets` where both at once
         are faster."""
-        if not self.policy.reads_living_only:
+        # A policy with an unroll of its own is unrolled by that, and by nothing else.
+        plain = all(type(p).unroll is Policy.unroll for p in (self.policy, self.target_policy))
+        if not (plain and self.policy.reads_living_only):
             return self.policy.unroll(batch)
         q, batch.memo["target values"] = self.policy.unroll_beside(self.target_policy, batch)
         return q
