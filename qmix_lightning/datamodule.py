@@ -9,7 +9,7 @@ ahead of the optimiser at a checkpoint.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,8 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from qmix_lightning import keys
+from qmix_lightning.actor import Actor
+from qmix_lightning.counters import Counters
 from qmix_lightning.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
@@ -27,14 +29,14 @@ from qmix_lightning.pipeline import RoundAhead
 from qmix_lightning.prioritized import PrioritizedReplay, importance_weights
 from qmix_lightning.remote_collector import RemoteCollector, RemoteEnv
 from qmix_lightning.replay import EpisodeReplay
-from qmix_lightning.rollout import Actor, Collected, Collector, EpisodeStats, evaluate_episodes
+from qmix_lightning.rollout import Collected, Collector, EpisodeStats, evaluate_episodes
 from qmix_lightning.schedule import UpdateSchedule
 from qmix_lightning.signals import StopFlag
 from qmix_lightning.supervised import FAULT_KINDS
 from qmix_lightning.transfer import Fetched, pinned
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
 
-__all__ = ["Counters", "ReplayDataModule", "ReplayStore", "Tickets"]
+__all__ = ["ReplayDataModule", "ReplayStore", "Tickets"]
 
 
 TICKET = "ticket"
@@ -71,38 +73,6 @@ class ReplayStore(Protocol):
     def load(self, replay: EpisodeReplay, segments: list[dict[str, Any]]) -> None:
         """Fill an empty replay from segments."""
         ...
-
-
-@dataclass
-class Counters:
-    """The run's counters, global over ranks.
-
-    Attributes:
-        env_steps: joint steps taken.
-        episodes: episodes finished.
-        updates: optimiser steps done.
-        owed: updates due now and not done yet.
-        accounted: the schedule's counter up to which updates have been counted as owed.
-        evaluation_pending: the epoch's last update is done and its evaluation is not.
-        evaluated_at: environment steps at the last evaluation.
-        round_start: environment steps when the present round of collecting began; epsilon is held for a round.
-            On-policy, a round ends with the last update on its episodes.
-        round_open: the present round was interrupted; its rest is played by the policy that began it.
-        faults: faults of environments, by kind.
-        window: sums over training episodes since they were last logged.
-    """
-
-    env_steps: int = 0
-    episodes: int = 0
-    updates: int = 0
-    owed: int = 0
-    accounted: int = 0
-    evaluation_pending: bool = False
-    evaluated_at: int = 0
-    round_start: int = 0
-    round_open: bool = False
-    faults: dict[str, int] = field(default_factory=dict)
-    window: dict[str, float] = field(default_factory=dict)
 
 
 class ReplayDataModule(LightningDataModule):

@@ -66,11 +66,12 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
     """
     import torch
 
+    from qmix_lightning.actor import Actor
     from qmix_lightning.build import build_policy, env_maker, policy_class
     from qmix_lightning.checkpoint import read_checkpoint
     from qmix_lightning.config import validate
     from qmix_lightning.metrics import MeanWithInterval
-    from qmix_lightning.rollout import Actor, evaluate_episodes
+    from qmix_lightning.rollout import evaluate_episodes
     from qmix_lightning.summary import versions
 
     payload = read_checkpoint(ckpt_path)

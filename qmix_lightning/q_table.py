@@ -14,11 +14,12 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from qmix_lightning.actor import Actor
 from qmix_lightning.agents.moments import RunningMoments
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.q_learning import MixerCall
 from qmix_lightning.environment import TabularGame, VectorEnv
-from qmix_lightning.rollout import Actor, evaluate_episodes
+from qmix_lightning.rollout import evaluate_episodes
 from qmix_lightning.summary import write_json
 from qmix_lightning.types import Observation, TrajectoryBatch
 

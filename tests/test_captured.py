@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from qmix_lightning import rollout
+from qmix_lightning.actor import Actor
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy
 from qmix_lightning.captured import CapturedStep, CaptureError, tensors_of
-from qmix_lightning.rollout import Actor
 from qmix_lightning.types import Observation
 
 CPU = torch.device("cpu")

@@ -8,6 +8,7 @@ from fakes import VaryingLength
 from torch import nn
 
 from qmix_lightning import keys
+from qmix_lightning.actor import Actor
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
@@ -17,7 +18,7 @@ from qmix_lightning.errors import RunError
 from qmix_lightning.exploration import epsilon_greedy
 from qmix_lightning.keys import Purpose
 from qmix_lightning.replay import Episode
-from qmix_lightning.rollout import Actor, Collector, evaluate_episodes
+from qmix_lightning.rollout import Collector, evaluate_episodes
 from qmix_lightning.vector import make_vector_env
 
 TENSORS = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward")

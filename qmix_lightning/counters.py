@@ -1,0 +1,39 @@
+"""The counters of a run: what it has done, what is due, and what is saved of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Counters"]
+
+
+@dataclass
+class Counters:
+    """The run's counters, global over ranks.
+
+    Attributes:
+        env_steps: joint steps taken.
+        episodes: episodes finished.
+        updates: optimiser steps done.
+        owed: updates due now and not done yet.
+        accounted: the schedule's counter up to which updates have been counted as owed.
+        evaluation_pending: the epoch's last update is done and its evaluation is not.
+        evaluated_at: environment steps at the last evaluation.
+        round_start: environment steps when the present round of collecting began; epsilon is held for a round.
+            On-policy, a round ends with the last update on its episodes.
+        round_open: the present round was interrupted; its rest is played by the policy that began it.
+        faults: faults of environments, by kind.
+        window: sums over training episodes since they were last logged.
+    """
+
+    env_steps: int = 0
+    episodes: int = 0
+    updates: int = 0
+    owed: int = 0
+    accounted: int = 0
+    evaluation_pending: bool = False
+    evaluated_at: int = 0
+    round_start: int = 0
+    round_open: bool = False
+    faults: dict[str, int] = field(default_factory=dict)
+    window: dict[str, float] = field(default_factory=dict)
