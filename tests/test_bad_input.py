@@ -61,7 +61,7 @@ def check_refused(outcome: inprocess.Outcome, status: int, *texts: str) -> str:
     assert len(lines) == 1, outcome.err
     assert lines[0].startswith("error: ")
     assert "Traceback" not in outcome.err + outcome.out
-    said = [line for line in outcome.out.splitlines() if not line.startswith(("threads: ", "replay: "))]
+    said = [line for line in outcome.out.splitlines() if not line.startswith(("collecting: ", "threads: ", "replay: "))]
     assert said == []
     assert status == 1 or outcome.out == ""  # only a run that begins says how
     for text in texts:

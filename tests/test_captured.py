@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from qmix_lightning import rollout
+from qmix_lightning import actor as actor_module
 from qmix_lightning.actor import Actor
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy
@@ -57,7 +57,7 @@ class Tape(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def _in_torch(monkeypatch: pytest.MonkeyPatch):
     """As on a GPU: small networks are not taken to numpy."""
-    monkeypatch.setattr(rollout, "in_numpy", lambda forward, rows: forward)
+    monkeypatch.setattr(actor_module, "in_numpy", lambda forward, rows: forward)
 
 
 def actors(policy) -> tuple[Actor, Actor, list[Tape]]:

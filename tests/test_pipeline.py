@@ -157,9 +157,9 @@ def test_a_killed_pipelined_run_ends_like_an_unkilled_one(tmp_path):
 
 
 def test_what_was_chosen_stays_when_a_run_goes_on_on_fewer_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run = [*inprocess.TINY, f"run_dir={tmp_path}/run"]
+    run = [*inprocess.TINY, "rollout.collector=process", f"run_dir={tmp_path}/run"]
     summary = tmp_path / "run" / "summary.json"
-    for cores, steps, said in ((8, 60, "environments are batched by nature"), (1, 100, "as the run began")):
+    for cores, steps, said in ((8, 60, "the collector has a process of its own"), (1, 100, "as the run began")):
         monkeypatch.setattr(train, "available_cores", lambda cores=cores: cores)
         ended = inprocess.succeed([*run, f"total_env_steps={steps}", *(["ckpt_path=last"] if steps > 60 else [])])
         assert f"collecting: while an update runs, by the policy from before it ({said})" in ended.out
