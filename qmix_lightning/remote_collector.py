@@ -9,6 +9,7 @@ The process ends when it is told to, and when the trainer is gone: it leads a pr
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -75,6 +76,8 @@ class RemoteEnv:
         finally:
             theirs.close()
             their_lifeline.close()
+        # A command that ends before its run begins would wait for a process that nobody has told to end.
+        atexit.register(self.close)
         try:
             if not self._connection.poll(start_s):
                 raise RunError(f"the collector of '{name}' did not start within {start_s:g} s")
@@ -154,6 +157,7 @@ class RemoteEnv:
 
     def close(self) -> None:
         """End the process and everything that its environments started; may be called twice."""
+        atexit.unregister(self.close)
         if self._lifeline.fileno() < 0:
             return
         deadline = time.monotonic() + _JOIN_S

@@ -122,6 +122,11 @@ def test_rounds_of_fresh_episodes_are_collected_there_too(tmp_path: Path):
     runs.assert_same_run(tmp_path / "here", tmp_path / "process")
 
 
+def test_a_mistake_that_is_found_after_it_began_ends_it_too(tmp_path: Path):
+    output = runs.run([*runs.BASE, REMOTE, "algorithm.gamma=2", f"run_dir={tmp_path}/run"], status=2)
+    assert "gamma must be in [0, 1]" in output
+
+
 def test_what_cannot_be_sent_is_told():
     with pytest.raises(ConfigurationError, match=r"cannot be sent to the collector's process.*rollout.collector=here"):
         remote(lambda: VaryingLength())
