@@ -149,6 +149,7 @@ class _FirstLayer(torch.autograd.Function):
             if dtype != weight.dtype:
                 flat[cells] = block
         outputs = (out,) if fixed is None else out.split(size, dim=-1)
+        ctx.set_materialize_grads(False)  # or the fixed layer's, which nobody asks for, would be zeros of its size
         ctx.save_for_backward(outputs[0] if rectify else None)
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs

@@ -134,7 +134,8 @@ class RecurrentAgent(Agent):
         parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
         if packing.columns == 1:
             weights = [p[0] for p in parameters]
-            memory = packed_gru(encoded[:, 0], initial[:, 0], *weights, counts=packing.counts)[:, None]
+            # Not encoded[:, 0], whose gradient would be copied into zeros of the whole.
+            memory = packed_gru(encoded.flatten(0, 1), initial.flatten(0, 1), *weights, counts=packing.counts)[:, None]
         else:
             weights = [p[self.input_gates.sets] for p in parameters]  # one for each agent
             memory = packed_gru(encoded.transpose(0, 1), initial.transpose(0, 1), *weights, counts=packing.counts)
