@@ -33,12 +33,13 @@ import numpy as np
 import torch
 import training
 from learner import SHAPES, OurUpdate, Shape, matrix_gflops, our_learner, random_batch, spread
+from specs import spec_of
 
 from qmix_lightning.memory import keep_freed_memory
 from qmix_lightning.precision import set_matmul_precision
 from qmix_lightning.replay import Episode, EpisodeReplay
 from qmix_lightning.summary import versions
-from qmix_lightning.types import EnvSpec, TrajectoryBatch
+from qmix_lightning.types import TrajectoryBatch
 
 QUICK_SHAPES = {"small": Shape(4, 6, 2, 3, 5, 7), "large": Shape(4, 8, 3, 4, 6, 9)}
 PRECISIONS = {"float32": ("highest", "float32"), "tf32": ("high", "float32"), "bf16-mixed": ("highest", "bf16-mixed")}
@@ -152,18 +153,7 @@ def episodes_of(batch: TrajectoryBatch) -> Iterator[Episode]:
 
 
 def replay_case(name: str, shape: Shape, device: torch.device, turns: int, seconds: float) -> dict[str, Any]:
-    n = shape.agents
-    spec = EnvSpec(
-        n_agents=n,
-        n_actions=shape.actions,
-        obs_dim=shape.obs,
-        state_dim=shape.state,
-        obs_dims=(shape.obs,) * n,
-        action_counts=(shape.actions,) * n,
-        agent_names=tuple(f"agent_{i}" for i in range(n)),
-        group_of_agent=(0,) * n,
-        episode_limit=shape.steps,
-    )
+    spec = spec_of(agents=shape.agents, actions=shape.actions, obs=shape.obs, state=shape.state, limit=shape.steps)
     result: dict[str, Any] = {"case": name, "places": {}}
     for place in ("host", "device"):
         store = EpisodeReplay(spec, REPLAY_EPISODES, device=device if place == "device" else None)

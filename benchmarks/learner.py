@@ -38,6 +38,7 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from plain import PlainBatch, PlainLearner
+from specs import spec_of
 from torch import nn
 
 from qmix_lightning.algorithms.q_learning import QLearning
@@ -45,7 +46,7 @@ from qmix_lightning.build import build_learner, build_run
 from qmix_lightning.config import RunConfig, validate
 from qmix_lightning.memory import keep_freed_memory
 from qmix_lightning.summary import versions
-from qmix_lightning.types import EnvSpec, TrajectoryBatch
+from qmix_lightning.types import TrajectoryBatch
 
 HIDDEN, EMBED, HYPERNET = 64, 32, 64
 
@@ -114,17 +115,7 @@ def configuration(*overrides: str) -> RunConfig:
 
 
 def our_learner(shape: Shape) -> QLearning:
-    n = shape.agents
-    spec = EnvSpec(
-        n_agents=n,
-        n_actions=shape.actions,
-        obs_dim=shape.obs,
-        state_dim=shape.state,
-        obs_dims=(shape.obs,) * n,
-        action_counts=(shape.actions,) * n,
-        agent_names=tuple(f"agent_{i}" for i in range(n)),
-        group_of_agent=(0,) * n,
-    )
+    spec = spec_of(agents=shape.agents, actions=shape.actions, obs=shape.obs, state=shape.state)
     learner = build_learner(configuration("algorithm=qmix", "agent=recurrent"), spec)
     assert isinstance(learner, QLearning)
     return learner

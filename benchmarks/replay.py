@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from learner import SHAPES, OurUpdate, our_learner
+from specs import spec_of
 
 from qmix_lightning.prioritized import PrioritizedReplay, importance_weights
 from qmix_lightning.replay import Episode, EpisodeReplay
@@ -50,18 +51,7 @@ class Task:
     """The state is the agents' observations joined."""
 
     def spec(self) -> EnvSpec:
-        n = self.agents
-        return EnvSpec(
-            n_agents=n,
-            n_actions=self.actions,
-            obs_dim=self.obs,
-            state_dim=self.state,
-            obs_dims=(self.obs,) * n,
-            action_counts=(self.actions,) * n,
-            agent_names=tuple(f"agent_{i}" for i in range(n)),
-            group_of_agent=(0,) * n,
-            episode_limit=self.limit,
-        )
+        return spec_of(agents=self.agents, actions=self.actions, obs=self.obs, state=self.state, limit=self.limit)
 
     def padded_bytes(self) -> int:
         """Of an episode in a padded float32 store with one-hot actions."""
