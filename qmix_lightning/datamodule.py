@@ -250,8 +250,7 @@ class ReplayDataModule(LightningDataModule):
         """Collect until an update is due, then sample its batch."""
         counters, collector = self.counters, self._collector()
         # The counter moves with the optimiser: a ticket is redeemed only after the update before it.
-        if not counters.round_open:
-            collector.publish(self._policy_of())
+        unpublished = not counters.round_open
         while True:
             self._raise_if_over()
             if counters.owed > 0:
@@ -264,6 +263,9 @@ class ReplayDataModule(LightningDataModule):
                     "replay.batch_size"
                 )
             steps, _ = self._to_next_update() if self._ready(len(self.replay)) else (None, None)
+            if unpublished:
+                collector.publish(self._policy_of())
+                unpublished = False
             fault: EnvironmentFault | None = None
             try:
                 collected = collector.collect(
@@ -358,10 +360,7 @@ class ReplayDataModule(LightningDataModule):
         """Add what every rank collected to the global counters, and count the updates it makes due."""
         self._take_errors()  # a new episode has the largest priority so far
         counters = self.counters
-        short = 0
-        for episode in collected.episodes:
-            self.replay.add(episode)
-            short += not self._ready(len(self.replay))
+        short = sum(not self._ready(held) for held in self.replay.extend(collected.episodes))
         stats = collected.stats
         names = sorted(self.replay.spec.episode_metrics)
         mine = [

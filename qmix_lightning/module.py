@@ -15,7 +15,7 @@ from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.distributed import all_reduce_sum
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.metrics import MeanWithInterval
-from qmix_lightning.optimizers import set_learning_rates
+from qmix_lightning.optimizers import clip_by_norm, set_learning_rates
 from qmix_lightning.rollout import EpisodeStats
 from qmix_lightning.types import TrainBatch
 
@@ -96,10 +96,8 @@ class TeamModule(LightningModule):
         limits: dict[float, list[Tensor]] = {}
         for group in optimizer.param_groups:
             limits.setdefault(group.get("max_grad_norm") or 0.0, []).extend(group["params"])
-        norms = [
-            nn.utils.clip_grad_norm_(params, limit if limit > 0 else float("inf")) for limit, params in limits.items()
-        ]
-        self.last_sums["grad_norm"] = torch.linalg.vector_norm(torch.stack(norms)).detach()
+        norms = [clip_by_norm(params, limit if limit > 0 else None).detach() for limit, params in limits.items()]
+        self.last_sums["grad_norm"] = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
     def train_metrics(self) -> dict[str, float]:
         """Means over the last batch of all ranks; call it on every rank. One synchronisation with the device."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -20,10 +22,13 @@ class RoundStore(EpisodeReplay):
     one policy.
     """
 
-    def add(self, episode: Episode) -> int:
-        if len(self) == self.capacity:
-            self.clear()
-        return super().add(episode)
+    def extend(self, episodes: Sequence[Episode]) -> list[int]:
+        held: list[int] = []
+        while len(held) < len(episodes):
+            if len(self) == self.capacity:
+                self.clear()
+            held += super().extend(episodes[len(held) : len(held) + self.capacity - len(self)])
+        return held
 
     def minibatch(self, size: int, update: int, *, seed: int, rank: int, pin: bool = False) -> TrajectoryBatch:
         """``size`` episodes for the round's update number ``update``, counted from 0; ``pin`` as for :meth:`gather`.

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qmix_lightning.registry import Registry
 
-__all__ = ["OPTIMIZERS", "LearningRate", "adam", "lr_factor", "rmsprop", "set_learning_rates"]
+__all__ = ["OPTIMIZERS", "LearningRate", "adam", "clip_by_norm", "lr_factor", "rmsprop", "set_learning_rates"]
 
 OPTIMIZERS = Registry("optimizer", "qmix_lightning.optimizers")
 
 Groups = list[dict[str, Any]]
+
+_MOST_JOINED = 1 << 20
+"""Numbers of gradients that are joined for their norm: a copy of more costs as much as their norms."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,30 @@ def _complete(groups: Groups, rate: LearningRate, max_grad_norm: float | None) -
 
 
 def _kernels(groups: Groups) -> dict[str, bool]:
-    """One kernel for all parameters on a GPU, a few for all of them elsewhere; they differ in rounding."""
-    on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
-    return {"fused": True} if on_gpu else {"foreach": True}
+    """One kernel for all parameters on one kind of device, where torch has it; else a few, which differ in rounding."""
+    kinds = {p.device.type for group in groups for p in group["params"]}
+    return {"fused": True} if kinds in ({"cpu"}, {"cuda"}) else {"foreach": True}
+
+
+def clip_by_norm(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
+    """Scale the gradients in place so that their joined norm is ``limit`` at most; returns what it was.
+
+    As ``torch.nn.utils.clip_grad_norm_``, which takes a norm of each: for small networks on a CPU one of all is faster.
+
+    Args:
+        parameters: those without a gradient are left out.
+        limit: ``None`` to scale nothing.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    alike = len({(g.device, g.dtype) for g in gradients}) == 1
+    if not alike or gradients[0].device.type != "cpu" or sum(g.numel() for g in gradients) > _MOST_JOINED:
+        return nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+    norm = torch.linalg.vector_norm(torch.cat([g.reshape(-1) for g in gradients]))
+    if limit is not None:
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_(max=1.0))
+    return norm
 
 
 def rmsprop(
@@ -116,10 +141,19 @@ def adam(
     _check_fraction(beta1=beta1, beta2=beta2)
     if weight_decay < 0:
         raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")
-    return lambda groups: torch.optim.Adam(
-        _complete(groups, rate, max_grad_norm),
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
-        **_kernels(groups),
-    )
+
+    def make(groups: Groups) -> Optimizer:
+        optimizer = torch.optim.Adam(
+            _complete(groups, rate, max_grad_norm),
+            betas=(beta1, beta2),
+            eps=eps,
+            weight_decay=weight_decay,
+            **_kernels(groups),
+        )
+        if all(p.device.type == "cpu" for group in groups for p in group["params"]):
+            # A fused optimiser undoes a gradient scaler's scaling by itself, so Lightning refuses to clip before it if
+            # the precision is mixed. On a CPU nothing is scaled.
+            optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+        return optimizer
+
+    return make

@@ -115,8 +115,8 @@ class PrioritizedReplay(EpisodeReplay):
         self._set(np.arange(self.first_id, self.next_id), np.zeros(len(self)))
         super().clear()
 
-    def _added(self, episode_id: int) -> None:
-        self._set(np.array([episode_id]), np.array([self.largest]))
+    def _added(self, ids: NDArray[np.int64]) -> None:
+        self._set(ids, np.full(len(ids), self.largest))
 
     def _set(self, ids: NDArray[np.int64], priorities: NDArray[np.float64]) -> None:
         place = ids % self.capacity

@@ -8,6 +8,7 @@ are the joined observations are rebuilt when they are read. There are no one-hot
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +59,25 @@ _UNKNOWN_LIMIT = 100
 
 @dataclass
 class _Packed:
-    """An episode as it is stored: ``steps [L+1, W]``, ``obs [living, O]``, ``state [L+1, S]`` or none of it."""
+    """``E`` episodes as they are stored, joined: ``steps [rows, W]``, ``obs [living, O]``, ``state [rows, S]``.
+
+    The others are of each episode: ``lengths`` and ``living`` int64, ``rebuilt`` (it has no states), ``terminated`` and
+    ``truncated`` bool, all ``[E]``.
+    """
 
     steps: NDArray[np.uint8]
     obs: NDArray
     state: NDArray
-    rebuilt: bool
-    terminated: bool
-    truncated: bool
+    lengths: NDArray[np.int64]
+    living: NDArray[np.int64]
+    rebuilt: NDArray[np.bool_]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+def _joined(parts: Sequence[Tensor]) -> NDArray:
+    """Tensors of episodes one after the other, in the host's memory."""
+    return (parts[0] if len(parts) == 1 else torch.cat(list(parts))).numpy(force=True)
 
 
 class EpisodeReplay:
@@ -130,63 +142,89 @@ class EpisodeReplay:
 
     def add(self, episode: Episode) -> int:
         """Copy an episode in, dropping the oldest one when full; returns its id."""
-        if episode.length < 1:
-            raise ValueError("an episode needs at least one step")
-        return self._append(self._pack(episode))
+        self.extend([episode])
+        return self.next_id - 1
 
-    def _pack(self, episode: Episode) -> _Packed:
-        rows = episode.length + 1
-        alive = episode.agent_mask.numpy(force=True)
+    def extend(self, episodes: Sequence[Episode]) -> list[int]:
+        """Add several, one after the other; together they cost little more than one, if they are short.
+
+        Returns:
+            How many are held after each.
+        """
+        if any(episode.length < 1 for episode in episodes):
+            raise ValueError("an episode needs at least one step")
+        held = [min(len(self) + i + 1, self.capacity) for i in range(len(episodes))]
+        for start in range(0, len(episodes), self.capacity):
+            self._append(self._pack(episodes[start : start + self.capacity]))
+        return held
+
+    def _pack(self, episodes: Sequence[Episode]) -> _Packed:
+        lengths = np.array([episode.length for episode in episodes])
+        ends = np.cumsum(lengths + 1)
+        alive = _joined([e.agent_mask for e in episodes])
+        rows = len(alive)
         reward, actions = np.zeros(rows, np.float32), np.zeros((rows, self.spec.n_agents), np.int64)
-        reward[:-1], actions[:-1] = episode.reward.numpy(force=True), episode.actions.numpy(force=True)
-        steps = self._layout.pack(Steps(reward, actions, alive, episode.avail_actions.numpy(force=True)))
-        obs = episode.obs.float().numpy(force=True)
+        acting = np.ones(rows, np.bool_)
+        acting[ends - 1] = False
+        reward[acting], actions[acting] = _joined([e.reward for e in episodes]), _joined([e.actions for e in episodes])
+        steps = self._layout.pack(Steps(reward, actions, alive, _joined([e.avail_actions for e in episodes])))
+        obs = _joined([e.obs.float() for e in episodes])
         seen = obs if alive.all() else np.where(alive[..., None], obs, np.float32(0))
-        state = episode.state.float().numpy(force=True)
-        rebuilt = self._joined.equals(state, seen)
+        state = _joined([e.state.float() for e in episodes])
+        begins = ends - lengths - 1
+        rebuilt = np.logical_and.reduceat(self._joined.equal_rows(state, seen), begins)
         return _Packed(
             steps=steps,
             obs=narrow(obs[alive], self.dtype),
-            state=narrow(state[:0] if rebuilt else state, self.dtype),
+            state=narrow(state[np.repeat(~rebuilt, lengths + 1)], self.dtype),
+            lengths=lengths,
+            living=np.add.reduceat(alive.sum(1), begins),
             rebuilt=rebuilt,
-            terminated=episode.terminated,
-            truncated=episode.truncated,
+            terminated=np.array([e.terminated for e in episodes]),
+            truncated=np.array([e.truncated for e in episodes]),
         )
 
-    def _append(self, packed: _Packed) -> int:
-        if len(self) == self.capacity:
-            self._drop_oldest()
-        record = np.zeros((1, 7), np.int64)
-        record[0, _STEP] = self._steps.append(packed.steps)
-        record[0, _OBS] = self._obs.append(packed.obs)
-        begin = self._state.append(packed.state)
-        record[0, _STATE] = _REBUILT if packed.rebuilt else begin
-        record[0, _LENGTH] = len(packed.steps) - 1
-        record[0, _LIVING] = len(packed.obs)
-        record[0, _TERMINATED] = packed.terminated
-        record[0, _TRUNCATED] = packed.truncated
+    def _append(self, packed: _Packed) -> None:
+        """Add episodes, no more than the capacity."""
+        count = len(packed.lengths)
+        self._drop_oldest(len(self) + count - self.capacity)
+        rows = packed.lengths + 1
+        record = np.empty((count, 7), np.int64)
+        for column, queue, values, sizes in (
+            (_STEP, self._steps, packed.steps, rows),
+            (_OBS, self._obs, packed.obs, packed.living),
+            (_STATE, self._state, packed.state, np.where(packed.rebuilt, 0, rows)),
+        ):
+            record[:, column] = queue.append(values) + np.cumsum(sizes) - sizes
+        record[packed.rebuilt, _STATE] = _REBUILT
+        record[:, _LENGTH] = packed.lengths
+        record[:, _LIVING] = packed.living
+        record[:, _TERMINATED] = packed.terminated
+        record[:, _TRUNCATED] = packed.truncated
         self._records.append(record)
-        self.next_id += 1
-        self._added(self.next_id - 1)
-        return self.next_id - 1
+        self.next_id += count
+        self._added(np.arange(self.next_id - count, self.next_id))
 
-    def _added(self, episode_id: int) -> None:
-        """Called when an episode is held under its id."""
+    def _added(self, ids: NDArray[np.int64]) -> None:
+        """Called when episodes are held under their ``ids``."""
 
     def clear(self) -> None:
         """Drop every episode; ids go on growing."""
         for queue in (self._records, self._steps, self._obs, self._state):
             queue.release(queue.end)
 
-    def _drop_oldest(self) -> None:
-        oldest = self._records.first
-        record = self._records.take(np.array([oldest]))[0].tolist()
-        rows = record[_LENGTH] + 1
-        self._steps.release(record[_STEP] + rows)
-        self._obs.release(record[_OBS] + record[_LIVING])
-        if record[_STATE] != _REBUILT:
-            self._state.release(record[_STATE] + rows)
-        self._records.release(oldest + 1)
+    def _drop_oldest(self, count: int) -> None:
+        if count <= 0:
+            return
+        first = self._records.first
+        records = self._records.take(np.arange(first, first + count))
+        last = records[-1].tolist()
+        self._steps.release(last[_STEP] + last[_LENGTH] + 1)
+        self._obs.release(last[_OBS] + last[_LIVING])
+        stored = records[records[:, _STATE] != _REBUILT]
+        if len(stored):
+            self._state.release(int(stored[-1, _STATE] + stored[-1, _LENGTH]) + 1)
+        self._records.release(first + count)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -281,15 +319,18 @@ class EpisodeReplay:
     # -- between processes ---------------------------------------------------------------------------------------
 
     def _packed(self, episode_id: int) -> _Packed:
-        record = self._records.take(np.array([self._records.first + episode_id - self.first_id]))[0].tolist()
+        records = self._records.take(np.array([self._records.first + episode_id - self.first_id]))
+        record = records[0].tolist()
         rows, rebuilt = record[_LENGTH] + 1, record[_STATE] == _REBUILT
         return _Packed(
             steps=self._steps.take(record[_STEP] + np.arange(rows)),
             obs=self._obs.take(record[_OBS] + np.arange(record[_LIVING])),
             state=self._state.take(record[_STATE] + np.arange(0 if rebuilt else rows)),
-            rebuilt=rebuilt,
-            terminated=bool(record[_TERMINATED]),
-            truncated=bool(record[_TRUNCATED]),
+            lengths=records[:, _LENGTH],
+            living=records[:, _LIVING],
+            rebuilt=records[:, _STATE] == _REBUILT,
+            terminated=records[:, _TERMINATED] == 1,
+            truncated=records[:, _TRUNCATED] == 1,
         )
 
     def last_within(self, first_id: int, size: int) -> int:
@@ -336,31 +377,24 @@ class EpisodeReplay:
             found = segment.get(name)
             if found is None or found.shape[1:] != (queue.width,) or found.numpy().dtype != queue.dtype:
                 raise CheckpointError(f"the '{name}' of a replay segment do not have this run's layout")
-        step = obs = state = 0
-        columns = ("lengths", "living", "rebuilt", "terminated", "truncated")
-        for i, (length, living, rebuilt, *ended) in enumerate(
-            zip(*(segment[c].tolist() for c in columns), strict=True)
-        ):
-            states = 0 if rebuilt else length + 1
-            if first_id + i >= max(oldest_id, self.next_id):
-                self.next_id = first_id + i
-                self._append(
-                    _Packed(
-                        segment["steps"][step : step + length + 1].numpy(),
-                        segment["obs"][obs : obs + living].numpy(),
-                        segment["state"][state : state + states].numpy(),
-                        rebuilt,
-                        *ended,
-                    )
-                )
-            step, obs, state = step + length + 1, obs + living, state + states
+        columns = {c: segment[c].numpy() for c in ("lengths", "living", "rebuilt", "terminated", "truncated")}
+        rows = columns["lengths"] + 1
+        sizes = {"steps": rows, "obs": columns["living"], "state": np.where(columns["rebuilt"], 0, rows)}
+        begins = {name: np.concatenate([[0], np.cumsum(size)]) for name, size in sizes.items()}
+        known = max(oldest_id, self.next_id)
+        for start in range(max(0, known - first_id), len(rows), self.capacity):
+            stop = min(start + self.capacity, len(rows))
+            parts = {name: segment[name][begin[start] : begin[stop]].numpy() for name, begin in begins.items()}
+            self.next_id = first_id + start
+            self._append(_Packed(**parts, **{name: values[start:stop] for name, values in columns.items()}))
 
     def content_hash(self) -> str:
         """SHA-256 over ids and contents in order; equal for equal stores whatever their layout."""
         digest = hashlib.sha256(f"{self.first_id}:{self.next_id}".encode())
         for i in range(self.first_id, self.next_id):
             packed = self._packed(i)
-            digest.update(f"{len(packed.steps)},{packed.rebuilt},{packed.terminated},{packed.truncated};".encode())
+            ended = bool(packed.terminated[0]), bool(packed.truncated[0])
+            digest.update(f"{len(packed.steps)},{bool(packed.rebuilt[0])},{ended[0]},{ended[1]};".encode())
             for part in (packed.steps, packed.obs, packed.state):
                 digest.update(part.tobytes())
         return digest.hexdigest()

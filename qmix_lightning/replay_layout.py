@@ -99,12 +99,13 @@ class JoinedState:
             return obs.flatten(-2)[..., : self._size]
         return torch.cat([obs[..., i, :size] for i, size in enumerate(self._dims)], dim=-1)[..., : self._size]
 
-    def equals(self, state: NDArray[np.float32], obs: NDArray[np.float32]) -> bool:
-        """Whether ``state [K, S]`` is what :meth:`of` makes of ``obs [K, N, O]``, bit for bit."""
+    def equal_rows(self, state: NDArray[np.float32], obs: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which rows of ``state [K, S]`` are what :meth:`of` makes of ``obs [K, N, O]``, bit for bit: ``[K]``."""
         if not self._possible:
-            return False
+            return np.zeros(len(state), np.bool_)
         joined = np.ascontiguousarray(self.of(torch.from_numpy(obs)).numpy())
-        return bool(np.array_equal(joined.view(np.int32), np.ascontiguousarray(state).view(np.int32)))
+        same = joined.view(np.int32) == np.ascontiguousarray(state).view(np.int32)
+        return same.all(axis=1)
 
 
 def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray:

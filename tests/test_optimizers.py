@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmix_lightning.optimizers import OPTIMIZERS, LearningRate, _kernels, lr_factor, set_learning_rates
+from qmix_lightning.optimizers import OPTIMIZERS, LearningRate, _kernels, clip_by_norm, lr_factor, set_learning_rates
 
 OWN = {"adam": {"beta1": 0.9, "beta2": 0.999}, "rmsprop": {"alpha": 0.99}}
 
@@ -103,8 +103,48 @@ def test_what_is_refused(wrong, message):
 
 
 @pytest.mark.parametrize(
-    ("devices", "kernels"), [("cuda cuda", "fused"), ("cpu cpu", "foreach"), ("cuda cpu", "foreach")]
+    ("devices", "kernels"), [("cuda cuda", "fused"), ("cpu cpu", "fused"), ("cuda cpu", "foreach")]
 )
-def test_one_kernel_where_all_parameters_are_on_a_gpu(devices, kernels):
+def test_one_kernel_where_all_parameters_are_on_one_kind_of_device(devices, kernels):
     groups = [{"params": [SimpleNamespace(device=torch.device(name))]} for name in devices.split()]
     assert _kernels(groups) == {kernels: True}
+
+
+def test_adams_one_kernel_equals_its_formula():
+    """The layout of a gradient is autograd's to choose: that of a transposed weight is not the parameter's."""
+    weight, bias = torch.nn.Parameter(torch.randn(5, 7)), torch.nn.Parameter(torch.randn(1, 5))
+    settings = {"betas": (0.9, 0.999), "eps": 1e-8, "lr": 0.01}
+    plain = [p.detach().double().requires_grad_() for p in (weight, bias)]
+    fused = make(groups=[{"params": [weight]}, {"params": [bias]}], lr=0.01, lr_schedule="constant")
+    single = torch.optim.Adam(plain, foreach=False, **settings)
+    for step in range(20):
+        x = torch.randn(7, 3, generator=torch.Generator().manual_seed(step))
+        for (w, b), optimizer in (((weight, bias), fused), (plain, single)):
+            optimizer.zero_grad()
+            ((w.mT.mT @ x.to(w.dtype)).T + b).pow(2).sum().backward()
+            optimizer.step()
+    assert not fused._step_supports_amp_scaling  # Lightning would not clip in mixed precision
+    for mine, theirs in zip((weight, bias), plain, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e3, None])
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 3, (torch.float32, torch.float64, torch.float32)])
+def test_clipping_equals_torchs(limit, dtypes):
+    def made():
+        torch.manual_seed(0)
+        parameters = [
+            torch.nn.Parameter(torch.randn(n, 2).to(dtype)) for n, dtype in zip((3, 40, 1), dtypes, strict=True)
+        ]
+        for p in parameters[:2]:
+            p.grad = torch.randn(2, len(p)).to(p.dtype).T
+        return parameters
+
+    mine, theirs = made(), made()
+    norm = clip_by_norm(mine, limit)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, float("inf") if limit is None else limit, foreach=False)
+    torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0, check_dtype=False)
+    for one, other in zip(mine[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=0)
+    assert mine[2].grad is None
+    assert clip_by_norm(mine[2:], 1.0) == 0.0

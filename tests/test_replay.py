@@ -82,6 +82,33 @@ def test_equals_a_list(capacity, lengths):
         assert_holds(replay, model)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    capacity=st.integers(1, 7),
+    rounds=st.lists(st.lists(st.integers(1, 300), max_size=12), max_size=8),
+    dtype=st.sampled_from(["float32", "float16"]),
+)
+def test_adding_several_equals_adding_each(capacity, rounds, dtype):
+    """Among them episodes whose states are the joined observations, and such whose are not."""
+    sizes = replace(spec(), state_dim=N * OBS)
+    together, each = (EpisodeReplay(sizes, capacity, dtype=dtype) for _ in range(2))
+    number = 0
+    for lengths in rounds:
+        episodes = []
+        for length in lengths:
+            one = episode(number, length)
+            joined = one.obs.flatten(1)
+            episodes.append(replace(one, state=joined if number % 3 else joined + 1.0))
+            number += 1
+        held = []
+        for one in episodes:
+            each.add(one)
+            held.append(len(each))
+        assert together.extend(episodes) == held
+        assert together.content_hash() == each.content_hash()
+    assert together.next_id == number
+
+
 @pytest.mark.parametrize("capacity", [1, 3, 50])
 def test_equals_a_list_after_many_wraps(capacity):
     g = torch.Generator().manual_seed(capacity)

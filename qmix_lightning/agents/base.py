@@ -40,11 +40,14 @@ class Agent(nn.Module):
         head: ``features [..., N, F]`` to ``q [..., N, A]``.
         columns: of the packing that ``unroll_packed`` takes, see :class:`~qmix_lightning.agents.packing.Packing`: 1 if
             all agents share one network, ``N`` if not; 0 if the agent has no such way and takes whole batches.
+        memoryless: a step's features depend on that step's inputs alone, so the order of a packing's cells is nothing
+            to it.
     """
 
     feature_dim: int
     head: nn.Module
     columns: int = 0
+    memoryless: bool = False
 
     def initial_state(self, batch_size: int) -> AgentState:
         """The state before the first step, on the parameters' device."""
@@ -162,7 +165,8 @@ class AgentLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.n_sets == 1:
-            return F.linear(x, self.weight[0], self.bias[0])
+            # A view and not an element: the gradient of an element is copied into zeros of the whole.
+            return F.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
         flat = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)  # [N, M, in]
         weight = self.weight[self.sets].transpose(1, 2)  # [N, in, out]
         out = torch.matmul(flat, weight) + self.bias[self.sets][:, None]  # [N, M, out]

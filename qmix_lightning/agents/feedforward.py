@@ -17,7 +17,8 @@ from qmix_lightning.agents.base import (
     packing_columns,
     parameter_sets,
 )
-from qmix_lightning.agents.first_layer import PackedInputs, first_layer
+from qmix_lightning.agents.dense import rectified_linear
+from qmix_lightning.agents.first_layer import PackedInputs, first_layer, first_layer_pair
 from qmix_lightning.agents.heads import make_head
 from qmix_lightning.agents.packing import Packing
 
@@ -37,6 +38,8 @@ class FeedForwardAgent(Agent):
         dueling: values as a state value and advantages (Wang et al. 2016).
         orthogonal_init: orthogonal weights, zero biases (Saxe et al. 2014).
     """
+
+    memoryless = True
 
     def __init__(
         self,
@@ -72,12 +75,37 @@ class FeedForwardAgent(Agent):
         return self.body(inputs, state)
 
     def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
-        return self._after_first(first_layer(self.encode, inputs))
+        return self._after_packed(first_layer(self.encode, inputs, rectify=self._rectified_first))
+
+    def unroll_packed_beside(
+        self, fixed: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
+    ) -> tuple[Tensor, Tensor]:
+        if not isinstance(fixed, FeedForwardAgent):
+            return super().unroll_packed_beside(fixed, inputs, state, packing)
+        first, other = first_layer_pair(self.encode, fixed.encode, inputs, rectify=self._rectified_first)
+        with torch.no_grad():
+            fixed_features = fixed._after_packed(other)
+        return self._after_packed(first), fixed_features
 
     def after_first_layer(self, first: Tensor, state: AgentState, packing: Packing) -> Tensor:
         """The rest of ``unroll_packed``, for an agent that makes ``first [P, C, H]`` in another way; overwrites it."""
         return self._after_first(first)
 
+    @property
+    def _rectified_first(self) -> bool:
+        """Whether the ReLU follows the first layer at once."""
+        return isinstance(self.encode_norm, nn.Identity)
+
+    def _after_packed(self, first: Tensor) -> Tensor:
+        """From the first layer ``[P, C, H]``, rectified already where it may be, to features."""
+        if not self._rectified_first:
+            return self._after_first(first)
+        plain = self.hidden.n_sets == 1 and isinstance(self.hidden_norm, nn.Identity)
+        if plain and not torch.is_autocast_enabled(first.device.type):
+            weight, bias = self.hidden.weight.flatten(0, 1), self.hidden.bias.flatten()
+            return rectified_linear(first[:, 0], weight, bias)[:, None]
+        return torch.relu(self.hidden_norm(self.hidden(first)))
+
     def _after_first(self, encoded: Tensor) -> Tensor:
         encoded = torch.relu_(self.encode_norm(encoded))
-        return torch.relu_(self.hidden_norm(self.hidden(encoded)))
+        return torch.relu(self.hidden_norm(self.hidden(encoded)))

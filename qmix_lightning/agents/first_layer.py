@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from qmix_lightning.agents.base import AgentLinear
+from qmix_lightning.agents.dense import product_over_rows, weight_and_table
 
 __all__ = ["PackedInputs", "first_layer"]
 
@@ -94,6 +95,16 @@ def first_layer_pair(
 def _weight_and_table(layer: AgentLinear, inputs: PackedInputs) -> tuple[Tensor, Tensor]:
     """What observations are multiplied by, ``[C, H, O]``, and what is added for each code, ``[N * (1 + A), H]``."""
     n, a = len(layer.sets), inputs.n_actions
+    if layer.n_sets == 1:
+        return weight_and_table(
+            layer.weight,
+            layer.bias,
+            obs_dim=inputs.obs.shape[1],
+            n_agents=n,
+            n_actions=a,
+            last_action=inputs.use_last_action,
+            agent_id=inputs.use_agent_id,
+        )
     sizes = [inputs.obs.shape[1], inputs.use_last_action * a, inputs.use_agent_id * n]
     of_obs, of_action, of_agent = layer.weight.split(sizes, dim=-1)  # [sets, H, ...]
     table = _for_each_agent(layer, layer.bias)[:, None].expand(-1, 1 + a, -1)  # [N, 1 + A, H]
@@ -169,12 +180,12 @@ class _FirstLayer(torch.autograd.Function):
                 if ctx.rectify:
                     here = slice(cells.start // inputs.columns, cells.stop // inputs.columns)
                     block = torch.ops.aten.threshold_backward(block, out[here].reshape(-1, size), 0)
-                columns = block.unflatten(0, (-1, inputs.columns)).permute(1, 2, 0)  # [C, H, rows]
-                if ctx.dtype != ctx.weight_dtype:
-                    of_weight += torch.matmul(columns, rows)
+                columns = block.unflatten(0, (-1, inputs.columns)).transpose(0, 1)  # [C, rows, H]
+                if ctx.dtype != ctx.weight_dtype or width < size:
+                    of_weight += product_over_rows(columns, rows)
                 elif inputs.columns == 1:
-                    of_weight[0].addmm_(columns[0], rows[0])
+                    of_weight[0].addmm_(columns[0].mT, rows[0])
                 else:
-                    of_weight.baddbmm_(columns, rows)
+                    of_weight.baddbmm_(columns.mT, rows)
                 of_table.index_add_(0, inputs.code[cells], block.to(ctx.weight_dtype))
         return of_weight, of_table, None, None, None

@@ -84,10 +84,10 @@ class InputBuilder(nn.Module):
     @torch.no_grad()
     def packed(self, batch: TrajectoryBatch, packing: Packing) -> PackedInputs:
         """What the input of the cells of ``packing`` is made of; under autocast to be multiplied in its precision."""
-        key = ("code", packing.columns)
+        key = ("code", packing.columns, packing.ordered)
         if key not in batch.memo:
-            last = batch.last_actions().reshape(-1).index_select(0, packing.source)
-            batch.memo[key] = packing.source % self.n_agents * (1 + self.n_actions) + 1 + last
+            first = torch.arange(self.n_agents, device=packing.source.device) * (1 + self.n_actions) + 1  # [N]
+            batch.memo[key] = (batch.last_actions() + first).reshape(-1).index_select(0, packing.source)
         kind = batch.obs.device.type
         obs = batch.obs.reshape(-1, self.obs_dim)
         scaling = None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qmix_lightning.transfer import sent
+from qmix_lightning.types import true_positions
 
 __all__ = ["Packing"]
 
@@ -32,6 +33,7 @@ class Packing:
         living: ``[K]`` positions in the flattened ``[B, T, N]`` at which an agent lives.
         cells: ``[K]`` the cell of each of them, ``None`` where that is ``0 .. K-1``.
         everyone: all live at every step, so that cells are the batch with time as its first axis.
+        ordered: cells are ordered by step within a stretch; if not, they are in the batch's order, all one step.
     """
 
     shape: tuple[int, int, int]
@@ -41,6 +43,15 @@ class Packing:
     living: Tensor
     cells: Tensor | None
     everyone: bool = False
+    ordered: bool = True
+
+    @classmethod
+    @torch.no_grad()
+    def unordered(cls, alive: Tensor) -> Packing:
+        """``alive [B, T, N]`` bool in one column and in the batch's order, for who has no memory; waits as ``of``."""
+        living = true_positions(alive)
+        everyone = len(living) == alive.numel()
+        return cls(tuple(alive.shape), 1, [len(living)], living, living, None, everyone=everyone, ordered=False)
 
     @classmethod
     @torch.no_grad()
@@ -98,6 +109,8 @@ class Packing:
     def scatter(self, cells: Tensor) -> Tensor:
         """``[P, C, F]`` to ``[B, T, N, F]``, zero where no agent lives."""
         b, t, n = self.shape
+        if self.everyone and not self.ordered:
+            return cells.reshape(b, t, n, cells.shape[-1])
         if self.everyone:
             return cells.reshape(t, b, n, cells.shape[-1]).transpose(0, 1).contiguous()
         flat = cells.reshape(-1, cells.shape[-1])

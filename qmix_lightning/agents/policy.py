@@ -95,10 +95,13 @@ class Policy(nn.Module):
     def _packed(self, batch: TrajectoryBatch) -> tuple[PackedInputs, AgentState, Packing]:
         """What an agent unrolls of ``batch``."""
         columns = self.agent.columns
-        if ("packing", columns) not in batch.memo:
+        unordered = self.agent.memoryless and columns == 1
+        key = "packing", columns, unordered
+        if key not in batch.memo:
             alive = batch.agent_mask if batch.host is None else batch.host.agent_mask
-            batch.memo["packing", columns] = Packing.of(alive, columns).to(batch.agent_mask.device)
-        packing: Packing = batch.memo["packing", columns]
+            packing = Packing.unordered(alive) if unordered else Packing.of(alive, columns)
+            batch.memo[key] = packing.to(batch.agent_mask.device)
+        packing: Packing = batch.memo[key]
         state = batch.initial_state or self.initial_state(batch.batch_size)
         return self.inputs.packed(batch, packing), state, packing
 

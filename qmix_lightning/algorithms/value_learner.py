@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,6 +85,7 @@ class ValueLearner(Learner):
         super().__init__()
         self.settings = settings
         self.last_copy = 0
+        self._statistics: list[tuple[Tensor, Tensor]] | None = None
         self.reward_moments = None if settings.normalize_rewards == "none" else RunningMoments()
         self.value_moments = RunningMoments(horizon=_VALUE_HORIZON) if settings.normalize_values else None
 
@@ -160,9 +161,11 @@ class ValueLearner(Learner):
     def after_update(self, *, episodes: int, updates: int) -> None:
         settings = self.settings
         # Statistics are one for both networks: a target that normalised otherwise would see other inputs.
-        for online, target in self.target_pairs():
-            for source, copied in zip(online.buffers(), target.buffers(), strict=True):
-                copied.copy_(source)
+        if self._statistics is None:
+            both = [(online.buffers(), target.buffers()) for online, target in self.target_pairs()]
+            self._statistics = [pair for buffers in both for pair in zip(*buffers, strict=True)]
+        for source, copied in self._statistics:
+            copied.copy_(source)
         if settings.target_update_mode == "soft":
             self._follow(settings.target_update_tau)
             return
@@ -175,6 +178,10 @@ class ValueLearner(Learner):
         for online, target in self.target_pairs():
             for source, copied in zip(online.parameters(), target.parameters(), strict=True):
                 copied.copy_(source) if tau == 1.0 else copied.lerp_(source, tau)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ValueLearner:
+        self._statistics = None  # a move to another device makes buffers anew
+        return super()._apply(fn, recurse)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"last_copy": self.last_copy}
