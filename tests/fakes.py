@@ -106,6 +106,7 @@ class VaryingLength(ParallelEnv):
 
     n_actions = 4
     hidden = 5
+    view = 4
 
     def __init__(self, n_agents: int = 3, extra_length: int = 0) -> None:
         self.possible_agents = [f"unit_{i}" for i in range(n_agents)]
@@ -115,11 +116,11 @@ class VaryingLength(ParallelEnv):
         n = len(self.possible_agents)
         self._push = rng.normal(size=(n, self.n_actions, self.hidden))
         self._pay = rng.normal(size=(n, self.n_actions, self.hidden))
-        self._view = rng.normal(size=(n, self.hidden, 4))
+        self._view = rng.normal(size=(n, self.hidden, self.view))
         self.state_space = spaces.Box(-np.inf, np.inf, (self.hidden + 1,), np.float32)
 
     def observation_space(self, agent: str) -> Any:
-        return spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        return spaces.Box(-np.inf, np.inf, (self.view,), np.float32)
 
     def action_space(self, agent: str) -> Any:
         return spaces.Discrete(self.n_actions)
@@ -173,6 +174,53 @@ class VaryingLength(ParallelEnv):
 
     def _infos(self, agents: list[str]) -> dict[str, dict[str, Any]]:
         return {a: {"action_mask": self._mask(self.possible_agents.index(a))} for a in agents}
+
+    def close(self) -> None:
+        pass
+
+
+class OfBatches(VaryingLength):
+    """The same in the sizes of ``batches``, for which the loops that recompute losses are written."""
+
+    view = 5
+
+
+class Echo(ParallelEnv):
+    """Each agent is shown an action and has to take it: return 1 for a team that always does, 1/3 for random play.
+
+    Three steps, two agents, and what is shown is drawn anew in each step.
+    """
+
+    metadata: dict[str, Any] = {"name": "echo"}  # noqa: RUF012
+    possible_agents = ["left", "right"]  # noqa: RUF012
+    n_actions = 3
+    episode_limit = 3
+
+    def observation_space(self, agent: str) -> Any:
+        return spaces.Box(0, 1, (self.n_actions,), np.float32)
+
+    def action_space(self, agent: str) -> Any:
+        return spaces.Discrete(self.n_actions)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        self._rng = np.random.default_rng(seed)
+        self.agents = list(self.possible_agents)
+        self._t = 0
+        return self._show(), {a: {} for a in self.agents}
+
+    def step(self, actions: dict[str, Any]) -> Step:
+        acted = list(self.agents)
+        paid = 1.0 / (self.episode_limit * len(acted))
+        rewards = {a: paid * float(int(actions[a]) == self._shown[a]) for a in acted}
+        self._t += 1
+        over = self._t == self.episode_limit
+        observations = self._show()
+        self.agents = [] if over else acted
+        return observations, rewards, dict.fromkeys(acted, over), dict.fromkeys(acted, False), {a: {} for a in acted}
+
+    def _show(self) -> dict[str, Any]:
+        self._shown = {a: int(self._rng.integers(self.n_actions)) for a in self.possible_agents}
+        return {a: np.eye(self.n_actions, dtype=np.float32)[k] for a, k in self._shown.items()}
 
     def close(self) -> None:
         pass

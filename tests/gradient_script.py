@@ -1,13 +1,13 @@
 """Run by test_ranks: one update on two ranks whose batches hold different numbers of filled steps, gradients saved.
 
-Arguments: number of devices, output file, name of a mixer or of an algorithm with a learner of its
-own. With one device the batch is the join of both ranks' batches.
+Arguments: number of devices, output folder, and names of algorithms, whose updates are made one after the other. With
+one device the batch is the join of both ranks' batches.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +18,7 @@ from joint_learners import make as make_joint
 from on_policy_learners import make_coma, make_pqn, with_round
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 
+from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.distributed import rank
 from qmix_lightning.module import TeamModule
 from qmix_lightning.optimizers import LearningRate, rmsprop
@@ -59,11 +60,18 @@ def join(a: TrajectoryBatch, b: TrajectoryBatch) -> TrajectoryBatch:
     return TrajectoryBatch(**{n: torch.cat([getattr(a, n), getattr(b, n)]) for n in names}, extras=extras)
 
 
-def main(devices: int, path: str, name: str) -> None:
-    torch.set_num_threads(1)
-    others = {"coma": make_coma, "pqn": make_pqn} | {algorithm: partial(make_joint, algorithm) for algorithm in JOINT}
+def make_learner(name: str) -> Learner:
+    """The algorithm's learner; that of an algorithm which is a mixer and no more is named by the mixer."""
+    if name in JOINT:
+        return make_joint(name, dtype=torch.float32)
+    if name.startswith("pqn_"):
+        return make_pqn(name.removeprefix("pqn_"), dtype=torch.float32)
+    return make_coma(dtype=torch.float32) if name == "coma" else small_learner("none" if name == "iql" else name)
+
+
+def save_gradients(devices: int, path: Path, name: str) -> None:
     module = TeamModule(
-        learner=others[name](dtype=torch.float32) if name in others else small_learner(name),
+        learner=make_learner(name),
         optimizer=rmsprop(
             rate=LearningRate(1e-3, "constant", 1, 0.0), alpha=0.99, eps=1e-5, weight_decay=0, max_grad_norm=10
         ),
@@ -78,10 +86,12 @@ def main(devices: int, path: str, name: str) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[SaveGradients(path)],
+        callbacks=[SaveGradients(str(path))],
     )
     trainer.fit(module, datamodule=Fixed(devices))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    torch.set_num_threads(1)
+    for algorithm in sys.argv[3:]:
+        save_gradients(int(sys.argv[1]), Path(sys.argv[2]) / f"{algorithm}.pt", algorithm)

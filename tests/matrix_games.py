@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import runs
+import inprocess
 import torch
 from batches import PLAIN_AGENT, PLAIN_INPUTS, value_settings
 from joint_learners import LEARNERS
@@ -139,12 +139,12 @@ def small_game_learner(name: str, spec: EnvSpec, **changed: Any) -> Any:
     return kind(mixer=small_mixer(mixer, n=2, a=3, obs=1, state=1, **large), **given)
 
 
-def recipe_returns(name: str, folder: Path, preset: str | None = None) -> list[float]:
-    """The greedy returns of ``experiment=matrix_qtran_NAME`` with seeds 1 to 5, on its game or another one."""
+def recipe_returns(name: str, folder: Path) -> list[float]:
+    """The greedy returns of ``experiment=matrix_qtran_NAME`` with seeds 1 to 5."""
     found = []
     for seed in range(1, 6):
         run_dir = folder / f"{name}{seed}"
-        other = [] if preset is None else [f"env={preset}"]
-        runs.run([f"experiment=matrix_qtran_{name}", *other, f"seed={seed}", f"run_dir={run_dir}", "logger=none"])
+        arguments = [f"experiment=matrix_qtran_{name}", f"seed={seed}", f"run_dir={run_dir}", "logger=none"]
+        inprocess.succeed([*arguments, "trainer.enable_progress_bar=false"])
         found.append(json.loads((run_dir / "summary.json").read_text())["eval"]["return_mean"])
     return found

@@ -13,37 +13,32 @@ import torch
 
 from qmix_lightning.checkpoint import read_checkpoint
 
-SLOW = (
-    "vdn",
-    "pqn",
-    "qmix_ns",
-    "qmix_lin",
-    "vdn_s",
-    "qplex",
-    "qatten",
-    "qtran_base",
-    "qtran_alt",
-    "cw_qmix",
-    "ow_qmix",
+ALGORITHMS = (
+    *("iql", "vdn", "qmix", "qmix_ns", "qmix_lin", "vdn_s", "qplex", "qatten"),
+    *("qtran_base", "qtran_alt", "cw_qmix", "ow_qmix", "coma", "pqn_vdn", "pqn_qmix"),
 )
 
 
-@pytest.mark.parametrize(
-    "name", ["qmix", "none", "coma", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
-def test_two_ranks_have_the_gradient_of_the_joined_batch(tmp_path: Path, name: str):
-    script = Path(__file__).parent / "gradient_script.py"
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders with every algorithm's gradients, of one process and of two: a start of each serves all."""
+    folders = []
     for devices in (1, 2):
-        target = str(tmp_path / f"{devices}.pt")
+        folders.append(folder := tmp_path_factory.mktemp(f"gradients{devices}"))
         done = subprocess.run(
-            [sys.executable, str(script), str(devices), target, name],
+            [sys.executable, str(runs.TESTS / "gradient_script.py"), str(devices), str(folder), *ALGORITHMS],
             env=runs.environ(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
-    one, two = (torch.load(tmp_path / f"{d}.pt", weights_only=True) for d in (1, 2))
+    return folders
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_two_ranks_have_the_gradient_of_the_joined_batch(gradients: list[Path], algorithm: str):
+    one, two = (torch.load(folder / f"{algorithm}.pt", weights_only=True) for folder in gradients)
     assert one.keys() == two.keys()
     assert len(one) >= 6
     for name, grad in one.items():

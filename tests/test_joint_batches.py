@@ -1,42 +1,15 @@
-"""QTRAN and weighted QMIX as runs: counters, resuming, batches that are joined, the settings of a value learner."""
+"""QTRAN and weighted QMIX: batches that are joined, the settings of a value learner, a state that is whole."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-import inprocess
 import pytest
-import runs
 import torch
 from joint_learners import LEARNERS, data, make
 
 from qmix_lightning.types import TrajectoryBatch
-
-ONE_OF_EACH_FAMILY = [
-    pytest.param(name, marks=[] if name in ("qtran_alt", "cw_qmix") else pytest.mark.slow) for name in LEARNERS
-]
-
-
-def short_run(name: str, folder: Path, *extra: str) -> None:
-    sizes = ["mixer.embed_dim=4", "algorithm.central_hidden_dim=8"] if name.endswith("qmix") else []
-    arguments = [f"algorithm={name}", f"run_dir={folder}", "algorithm.target_update_every=7", *sizes]
-    inprocess.succeed([*inprocess.TINY, *arguments, *extra])
-
-
-@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
-def test_a_run_counts_exactly_and_resumes_exactly(name: str, tmp_path: Path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    short_run(name, whole)
-    summary = json.loads((whole / "summary.json").read_text())
-    assert (summary["algorithm"], summary["status"]) == (name, "completed")
-    # 30 episodes of two steps, an update after each from the fourth on.
-    assert (summary["env_steps"], summary["updates"]) == (60, 27)
-    short_run(name, broken, "total_env_steps=32")
-    assert json.loads((broken / "summary.json").read_text())["env_steps"] == 32
-    short_run(name, broken, "ckpt_path=last")
-    runs.assert_same_run(whole, broken)
 
 
 def rows_of(batch: TrajectoryBatch, rows: slice) -> TrajectoryBatch:
