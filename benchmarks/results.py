@@ -21,16 +21,17 @@ from seeds import QUIET, train_once, with_half
 COMMON = ["optimizer=adam", *QUIET]
 EIGHT = ["rollout.num_envs=8", "rollout.update_every=4"]
 SIXTEEN = ["rollout.num_envs=16", "rollout.update_every=128", "rollout.update_unit=env_steps"]
-STEPS, GAME_STEPS = 200_000, 8_000  # a game is one or two steps long: 8,000 are 4,000 to 8,000 episodes
+STEPS = 200_000
+MANY = ["rollout.num_envs=256", "rollout.update_every=256", "rollout.updates=3"]  # a game is one or two steps long
 GAME = ["agent=feedforward", "eval_episodes=1", "optimizer.lr=2e-3"]
-UNIFORM = ["exploration.epsilon_start=1", "exploration.epsilon_finish=1", *EIGHT]
+UNIFORM = ["exploration.epsilon_start=1", "exploration.epsilon_finish=1", *MANY]
 LONG = ["algorithm.returns=peng_lambda", "algorithm.td_lambda=0.6", "exploration.epsilon_anneal_steps=100000"]
 TASKS: dict[str, tuple[int, list[str], list[str]]] = {
     # joint steps, settings of every algorithm, settings of those that learn from replay
-    "two_step": (GAME_STEPS, ["env=two_step", *GAME], [*UNIFORM, "algorithm.target_update_every=50"]),
-    "qtran_game": (GAME_STEPS, ["env=qtran_game", *GAME], UNIFORM),
-    "climbing": (GAME_STEPS, ["env=climbing", *GAME], UNIFORM),
-    "penalty": (GAME_STEPS, ["env=penalty", *GAME], UNIFORM),
+    "two_step": (STEPS, ["env=two_step", *GAME], [*UNIFORM, "algorithm.target_update_every=50"]),
+    "qtran_game": (STEPS, ["env=qtran_game", *GAME], UNIFORM),
+    "climbing": (STEPS, ["env=climbing", *GAME], UNIFORM),
+    "penalty": (STEPS, ["env=penalty", *GAME], UNIFORM),
     "simple_spread": (
         STEPS,
         ["env=mpe", "env.scenario=simple_spread", "agent=feedforward", "eval_episodes=100", "optimizer.lr=1e-3"],
@@ -51,7 +52,10 @@ TASKS: dict[str, tuple[int, list[str], list[str]]] = {
     ),
 }
 GAMES = ("two_step", "qtran_game", "climbing", "penalty")
-ON_POLICY = [f"exploration.epsilon_anneal_steps={GAME_STEPS // 2}"]
+ON_POLICY = [
+    *("rollout.num_envs=64", "replay.capacity=64", "replay.batch_size=64"),
+    f"exploration.epsilon_anneal_steps={STEPS // 2}",
+]
 ALGORITHMS: dict[str, tuple[list[str], list[str]]] = {
     # settings on the games, and on the others: sizes that the games need, and a mixer that begins small
     "iql": ([], []),
