@@ -34,6 +34,7 @@ from qmix_lightning.module import TeamModule
 from qmix_lightning.on_policy import RoundStore
 from qmix_lightning.optimizers import OPTIMIZERS
 from qmix_lightning.prioritized import PrioritizedReplay
+from qmix_lightning.profiling import NoProfiler
 from qmix_lightning.progress import EnvStepsBar
 from qmix_lightning.registry import Registry
 from qmix_lightning.remote_collector import RemoteEnv
@@ -200,8 +201,10 @@ def memmap_folder(config: ReplayConfig, run_dir: Path) -> Path | None:
 def _trainer(section: Mapping[str, Any], **ours: Any) -> Trainer:
     """Lightning's Trainer with ``trainer.*`` passed straight through; what it refuses is the user's to correct."""
     settings = check_settings("trainer", section, Trainer, ours)
+    if settings.get("profiler") is None and not settings.get("barebones"):
+        ours["profiler"] = NoProfiler()
     try:
-        return Trainer(**settings, **ours)
+        return Trainer(**(settings | ours))
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise ConfigurationError(f"trainer: {' '.join(str(error).split())}") from error
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from qmix_lightning.algorithms.base import Learner
+from qmix_lightning.algorithms.base import Learner, LossTerms
 from qmix_lightning.distributed import all_reduce_sum
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.metrics import MeanWithInterval
@@ -47,9 +47,17 @@ class TeamModule(LightningModule):
         self.episode_metrics = episode_metrics
         self.eval_metrics = nn.ModuleDict({n: MeanWithInterval() for n in ("return", "length", *episode_metrics)})
         self.extra_checkpoint: dict[str, Any] = {}
-        self.last_sums: dict[str, Tensor] = {}
+        self._last_terms: LossTerms | None = None
+        self._grad_norm: Tensor | None = None
         self._counters = (0, 0)
         self._errors: tuple[Tensor, Tensor] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes each hook's name here, forty times an update; a module looks at what else it could be.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, obs: Tensor, last_action: Tensor, state: tuple[Tensor, ...]) -> Any:
         """The acting network: see :class:`qmix_lightning.agents.policy.Policy`."""
@@ -69,8 +77,9 @@ class TeamModule(LightningModule):
             if terms.row_errors is None:
                 raise ConfigurationError("this algorithm tells no errors of episodes: use replay=uniform")
             self._errors = (batch.episode_ids, terms.row_errors)
-        self.last_sums = {"loss": terms.total.detach(), **terms.sums, "count": terms.count.detach()}
-        return terms.total * (self.trainer.world_size / count.clamp(min=1))
+        self._last_terms, total = terms, terms.total
+        terms.total = total.detach()  # what is kept until the next update has no graph
+        return total * (self.trainer.world_size / count.clamp(min=1))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -97,14 +106,23 @@ class TeamModule(LightningModule):
         for group in optimizer.param_groups:
             limits.setdefault(group.get("max_grad_norm") or 0.0, []).extend(group["params"])
         norms = [clip_by_norm(params, limit if limit > 0 else None).detach() for limit, params in limits.items()]
-        self.last_sums["grad_norm"] = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        self._grad_norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+    @property
+    def last_sums(self) -> dict[str, Tensor]:
+        """The last update's sums and count, and the norm of its gradient; empty before the first."""
+        if self._last_terms is None:
+            return {}
+        terms, norm = self._last_terms, self._grad_norm
+        sums = {"loss": terms.total.detach(), **terms.sums, "count": terms.count.detach()}
+        return sums if norm is None else sums | {"grad_norm": norm}
 
     def train_metrics(self) -> dict[str, float]:
         """Means over the last batch of all ranks; call it on every rank. One synchronisation with the device."""
-        names = sorted(self.last_sums)
-        if not names:
+        sums = self.last_sums
+        if not sums:
             return {}
-        local = {n: self.last_sums[n].to(torch.float32) for n in names}
+        local = {name: sums[name].to(torch.float32) for name in sorted(sums)}
         norm = local.pop("grad_norm", None)
         summed = all_reduce_sum(torch.stack(list(local.values())))
         # The norm is that of the joined gradient already.

@@ -116,7 +116,8 @@ def clip_by_norm(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
         return nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
     norm = torch.linalg.vector_norm(torch.cat([g.reshape(-1) for g in gradients]))
     if limit is not None:
-        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp_(max=1.0))
+        scale = (limit / (norm + 1e-6)).clamp_(max=1.0)
+        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
     return norm
 
 

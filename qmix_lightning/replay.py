@@ -271,7 +271,11 @@ class EpisodeReplay:
             truncated=torch.from_numpy(last & (records[:, _TRUNCATED, None] == 1)),
             filled=torch.from_numpy(within[:, 1:].copy()),
         )
-        return batch.map(pinned) if pin else batch
+        if pin:
+            batch = batch.map(pinned)
+        # Behind an episode's end all is blank; what is shown of the dead is theirs who showed it.
+        batch.clean = int(np.count_nonzero(alive)) == n * int(np.count_nonzero(within))
+        return batch
 
     def _read_steps(self, records: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Packed steps ``[B, T+1, W]`` and which of them are the episode's, ``[B, T+1]``."""

@@ -26,6 +26,7 @@ Masks:
 from __future__ import annotations
 
 from collections.abc import Collection
+from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -237,6 +238,8 @@ class TrajectoryBatch:
     """What several readers of this batch need and one of them has computed; a changed copy starts with none."""
     host: HostMasks | None = field(default=None, init=False, repr=False, compare=False)
     """Of a batch that was moved to another device; a changed copy has none, since its masks may be others."""
+    clean: bool = field(default=False, init=False, repr=False, compare=False)
+    """It is known to be as :meth:`sanitized` would make it; a changed copy may not be."""
 
     @property
     def batch_size(self) -> int:
@@ -263,13 +266,27 @@ class TrajectoryBatch:
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TrajectoryBatch:
         """On ``device``, floating fields as ``dtype``; asynchronous where the memory is pinned."""
+        if device.type == "cpu" and self._is_on_cpu(dtype):
+            return self
         moved = self.map(
             lambda t: t.to(device, dtype if dtype and t.is_floating_point() else t.dtype, non_blocking=True)
         )
+        moved.clean = self.clean
         if device.type != "cpu":
             here = self.agent_mask.device.type == "cpu" and self.filled.device.type == "cpu"
             moved.host = HostMasks(self.agent_mask, self.filled) if here else self.host
         return moved
+
+    def _is_on_cpu(self, dtype: torch.dtype | None) -> bool:
+        """Whether every tensor is there, and every floating one is a ``dtype`` if that is given."""
+        tensors = [
+            *(self.obs, self.state, self.avail_actions, self.agent_mask, self.actions, self.reward, self.terminated),
+            *(self.truncated, self.filled, *(self.initial_state or ()), *self.extras.values()),
+            *(t for t in (self.agent_reward, self.initial_action) if t is not None),
+        ]
+        return all(
+            t.device.type == "cpu" and (dtype is None or not t.is_floating_point() or t.dtype == dtype) for t in tensors
+        )
 
     def row_valid(self) -> Tensor:
         """``[B, T+1]`` bool: the observation rows that happened, the successor of the last step among them."""
@@ -297,6 +314,10 @@ class TrajectoryBatch:
         """
         import torch
 
+        if self.clean:
+            same = copy(self)
+            same.memo = {}
+            return same
         valid = self.row_valid()  # [B, T+1]
         alive = self.agent_mask & valid[..., None]  # [B, T+1, N]
         acting = alive[:, :-1] & self.filled[..., None]  # [B, T, N]

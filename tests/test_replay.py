@@ -554,3 +554,33 @@ def test_refusals():
         replay.add(episode(9, 0))
     assert len(replay) == 2
     assert replay.next_id == 2
+
+
+@pytest.mark.parametrize("everyone", [True, False])
+def test_a_clean_batch_is_as_sanitizing_makes_it(everyone):
+    """Padding is blank; where somebody is dead, what is shown of them is the environment's word and is cleaned."""
+    replay = EpisodeReplay(spec(), 10)
+    for i, length in enumerate([3, 7, 5]):
+        one = episode(i, length)
+        if everyone:
+            one.agent_mask[:] = True
+        replay.add(one)
+    batch = replay.gather(np.arange(3))
+    assert batch.clean is everyone
+    assert batch.to(torch.device("cpu"), torch.float64).clean is everyone
+    assert not replace(batch).clean
+    cleaned = batch.sanitized()
+    assert cleaned is not batch
+    assert cleaned.memo is not batch.memo
+    for name in (*TENSORS, "terminated", "truncated", "filled"):
+        wanted = getattr(replace(batch).sanitized(), name)
+        assert torch.equal(getattr(cleaned, name), wanted), name
+        assert not everyone or torch.equal(getattr(batch, name), wanted), name
+
+
+def test_a_batch_that_is_where_it_should_be_stays_as_it_is():
+    replay, _ = filled(3, [4, 2])
+    batch = replay.gather(np.arange(2))
+    assert batch.to(torch.device("cpu"), torch.float32) is batch
+    batch.extras["weight"] = torch.ones(2, dtype=torch.float64)
+    assert batch.to(torch.device("cpu"), torch.float32).extras["weight"].dtype == torch.float32

@@ -49,9 +49,10 @@ class Packing:
     @torch.no_grad()
     def unordered(cls, alive: Tensor) -> Packing:
         """``alive [B, T, N]`` bool in one column and in the batch's order, for who has no memory; waits as ``of``."""
+        b, t, n = alive.shape
         living = true_positions(alive)
         everyone = len(living) == alive.numel()
-        return cls(tuple(alive.shape), 1, [len(living)], living, living, None, everyone=everyone, ordered=False)
+        return cls((b, t, n), 1, [len(living)], living, living, None, everyone=everyone, ordered=False)
 
     @classmethod
     @torch.no_grad()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from qmix_lightning.agents.policy import Policy
@@ -14,21 +14,46 @@ from qmix_lightning.types import TrajectoryBatch
 __all__ = ["Learner", "LossTerms", "masked_sum", "trainable_groups"]
 
 
-@dataclass
 class LossTerms:
     """A loss as a sum and a count, because ranks hold different numbers of filled steps.
 
-    Attributes:
+    What is only logged, or only wanted by prioritised replay, may be given as a function: it is called when it is asked
+    for, which most updates do not.
+
+    Args:
         total: sum of the loss over what counts, a scalar with a graph.
         count: how many items were summed, a scalar.
         sums: what to log, each a detached sum over the same items.
         row_errors: ``[B]``, how wrong each row's values were, for prioritised replay; ``None`` if it means nothing.
     """
 
-    total: Tensor
-    count: Tensor
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    row_errors: Tensor | None = None
+    def __init__(
+        self,
+        total: Tensor,
+        count: Tensor,
+        sums: dict[str, Tensor] | Callable[[], dict[str, Tensor]] | None = None,
+        row_errors: Tensor | Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.total = total
+        self.count = count
+        self._sums = {} if sums is None else sums
+        self._row_errors = row_errors
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """What to log."""
+        if callable(self._sums):
+            with torch.no_grad():
+                self._sums = self._sums()
+        return self._sums
+
+    @property
+    def row_errors(self) -> Tensor | None:
+        """How wrong each row's values were."""
+        if callable(self._row_errors):
+            with torch.no_grad():
+                self._row_errors = self._row_errors()
+        return self._row_errors
 
 
 class Learner(nn.Module):

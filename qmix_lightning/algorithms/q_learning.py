@@ -150,13 +150,15 @@ class QLearning(ValueLearner):
         squared = error.square()
         if "weight" in batch.extras:  # importance weights of prioritised replay, [B]
             squared = squared * batch.extras["weight"].reshape(-1, *(1,) * (squared.dim() - 1))
+        error = error.detach()
+        played, y = q_mixed.detach(), y.detach()
         return LossTerms(
             total=masked_sum(squared, mask),
             count=mask.sum(),
-            sums={
-                "td_error_abs": masked_sum(error.detach().abs(), mask),
-                "q_taken": masked_sum(self.unscaled(q_mixed.detach()), mask),
+            sums=lambda: {
+                "td_error_abs": masked_sum(error.abs(), mask),
+                "q_taken": masked_sum(self.unscaled(played), mask),
                 "target": masked_sum(self.unscaled(y), mask),
             },
-            row_errors=row_errors(error, mask),
+            row_errors=lambda: row_errors(error, mask),
         )
