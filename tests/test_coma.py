@@ -18,6 +18,7 @@ from test_learner import episode_values
 from test_masking import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
 
 from qmix_lightning.agents.stochastic_policy import floored_log_policy, sample_actions
+from qmix_lightning.algorithms import coma
 from qmix_lightning.algorithms.coma import COMA, followed_by
 from qmix_lightning.algorithms.critic import CounterfactualCritic, counterfactual_advantage, expected_values
 from qmix_lightning.types import TrajectoryBatch
@@ -107,6 +108,28 @@ def test_the_advantage_averages_to_zero_under_the_agents_policy():
     every = torch.stack([counterfactual_advantage(q, pi, torch.full((40, N), a)) for a in range(A)], dim=-1)
     assert expected_values(every, pi).abs().max() < 1e-12
     assert every.abs().max() > 0.5
+
+
+def test_the_learners_advantage_is_under_the_policy_that_acted(monkeypatch: pytest.MonkeyPatch):
+    """In the loss too: with the floor of the round's epsilon, not the bare softmax."""
+    seen = []
+
+    def watched(q, probabilities, actions):
+        seen.append((q, probabilities))
+        return counterfactual_advantage(q, probabilities, actions)
+
+    monkeypatch.setattr(coma, "counterfactual_advantage", watched)
+    learner, data = make_coma(), batch()
+    learner.loss(data)
+    clean = data.sanitized()
+    with torch.no_grad():
+        logits, epsilon = learner.policy.unroll(clean)[:, :-1], data.extras["epsilon"][:, None, None]
+        pi = floored_log_policy(logits, clean.avail_actions[:, :-1], epsilon).exp()
+    ((q, used),) = seen
+    torch.testing.assert_close(used, pi)
+    every = torch.stack([counterfactual_advantage(q, used, torch.full_like(clean.actions, a)) for a in range(A)], -1)
+    assert expected_values(every, pi)[clean.filled].abs().max() < 1e-9
+    assert every[clean.filled].abs().max() > 0.01
 
 
 def test_values_of_illegal_actions_are_not_read():

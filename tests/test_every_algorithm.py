@@ -259,5 +259,7 @@ TWO_STEP = {"iql": 7.0, "qatten": 7.0, "qtran_base": 8.0, "qtran_alt": 8.0, "cw_
 def test_the_two_step_game_ends_as_the_theory_says(algorithm: str, seed: int, tmp_path: Path):
     """Those that are not here have recipes, which test_experiments, test_coma and test_pqn run."""
     recipe = ["experiment=two_step_qmix_ns", f"algorithm={algorithm}", "callbacks=none", "logger=none"]
+    if algorithm == "qtran_alt":  # at the recipe's 3,200 steps seed 2 still takes 7; from 4,000 on 8
+        recipe += ["total_env_steps=4800"]
     inprocess.succeed([*recipe, "trainer.accelerator=cpu", f"seed={seed}", f"run_dir={tmp_path}"])
     assert json.loads((tmp_path / "summary.json").read_text())["eval"]["return_mean"] == TWO_STEP[algorithm]
