@@ -189,8 +189,8 @@ class Given(torch.nn.Module):
 
 
 def test_targets_worked_out_by_hand():
-    """gamma 0.5, lambda 0.5, three steps of reward 1, 2, 4; every agent's values are 8 (action 0) and 16 (action 1)."""
-    learner = make_coma(gamma=0.5, td_lambda=0.5)
+    """gamma 0.5, lambda 0.25, three steps of reward 1, 2, 4; all values are 8 (action 0) and 16 (action 1)."""
+    learner = make_coma(gamma=0.5, td_lambda=0.25)
     learner.target_critic = Given(torch.tensor([8.0, 16.0, 0.0, 0.0], dtype=torch.float64).expand(3, 4, N, A))
     data = batch(lengths=[3, 3, 2])
     t = 4
@@ -207,10 +207,10 @@ def test_targets_worked_out_by_hand():
     actions = followed_by(clean, pi, torch.full((3, N), 0.9))
     assert (actions[1, 3] == 1).all()
     y = learner.targets(clean, actions, pi)
-    # Terminated: 4; 2 + 0.5 (0.5 * 8 + 0.5 * 4) = 5; 1 + 0.5 (0.5 * 16 + 0.5 * 5) = 6.25.
-    # Truncated: the policy's mean 14 is bootstrapped: 4 + 7 = 11; 2 + 2 + 2.75 = 6.75; 1 + 4 + 1.6875 = 6.6875.
-    # Two steps: 2; 1 + 0.5 (0.5 * 16 + 0.5 * 2) = 5.5.
-    expected = [[6.25, 5.0, 4.0], [6.6875, 6.75, 11.0], [5.5, 2.0]]
+    # Terminated: 4; 2 + 0.5 (0.75 * 8 + 0.25 * 4) = 5.5; 1 + 0.5 (0.75 * 16 + 0.25 * 5.5) = 7.6875.
+    # Truncated: the policy's mean 14 is bootstrapped: 4 + 7 = 11; 2 + 3 + 1.375 = 6.375; 1 + 6 + 0.796875 = 7.796875.
+    # Two steps: 2; 1 + 0.5 (0.75 * 16 + 0.25 * 2) = 7.25.
+    expected = [[7.6875, 5.5, 4.0], [7.796875, 6.375, 11.0], [7.25, 2.0]]
     for row, values in enumerate(expected):
         for step, value in enumerate(values):
             assert y[row, step].tolist() == pytest.approx([value] * N), (row, step)

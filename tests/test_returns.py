@@ -117,20 +117,21 @@ class TestAgainstTheDefinition:
         assert_equal_where_filled(n_step_returns(reward, terminated, continues, value, GAMMA, 8), full, filled)
 
 
-# By hand, gamma 1/2, lambda 1/2; rewards 1, 2, 4; values of the successors 8, 16, 32.
+# By hand, gamma 1/2, lambda 1/4 (at 1/2 it and 1 - lambda would look the same); rewards 1, 2, 4; successors' values 8,
+# 16, 32.
 #   truncated:  G_2 = 4 + 32/2 = 20
-#               G_1 = 2 + (16/2 + 20/2) / 2 = 11          (half the bootstrap 16, half G_2)
-#               G_0 = 1 + (8/2 + 11/2) / 2 = 5.75
-#   terminated: G_2 = 4, G_1 = 2 + (8 + 2) / 2 = 7, G_0 = 1 + (4 + 3.5) / 2 = 4.75
+#               G_1 = 2 + (12 + 5) / 2 = 10.5             (3/4 of the bootstrap 16, 1/4 of G_2)
+#               G_0 = 1 + (6 + 2.625) / 2 = 5.3125
+#   terminated: G_2 = 4, G_1 = 2 + (12 + 1) / 2 = 8.5, G_0 = 1 + (6 + 2.125) / 2 = 5.0625
 #   two steps:  truncated: 1 + 1 + 16/4 = 6, 2 + 2 + 32/4 = 12, 20; terminated: 6, 4, 4
 
 
 @pytest.mark.parametrize(
     ("ends", "by_lambda", "two_steps"),
     [
-        ("truncated", [5.75, 11.0, 20.0], [6.0, 12.0, 20.0]),
-        ("terminated", [4.75, 7.0, 4.0], [6.0, 4.0, 4.0]),
-        ("segment", [5.75, 11.0, 20.0], [6.0, 12.0, 20.0]),
+        ("truncated", [5.3125, 10.5, 20.0], [6.0, 12.0, 20.0]),
+        ("terminated", [5.0625, 8.5, 4.0], [6.0, 4.0, 4.0]),
+        ("segment", [5.3125, 10.5, 20.0], [6.0, 12.0, 20.0]),
     ],
 )
 @pytest.mark.parametrize("padding", [0, 2])
@@ -142,7 +143,7 @@ def test_by_hand(ends, by_lambda, two_steps, padding):
     value = torch.tensor([[8.0, 16.0, 32.0] + [NAN] * padding])
     continues = goes_on(filled, terminated, truncated)
     assert continues[0].tolist() == [True, True, False] + [False] * padding
-    assert lambda_returns(reward, terminated, continues, value, 0.5, 0.5)[0, :3].tolist() == by_lambda
+    assert lambda_returns(reward, terminated, continues, value, 0.5, 0.25)[0, :3].tolist() == by_lambda
     assert n_step_returns(reward, terminated, continues, value, 0.5, 2)[0, :3].tolist() == two_steps
 
 
