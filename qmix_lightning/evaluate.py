@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.cli import run_command
-from qmix_lightning.config import did_you_mean, validate_eval
+from qmix_lightning.config import validate_eval
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
+from qmix_lightning.registry import did_you_mean
 
 __all__ = ["evaluate", "main"]
 
