@@ -210,7 +210,7 @@ class ReplayDataModule(LightningDataModule):
             raise RunError(f"the replay came back with {self.replay.next_id} episodes, not {mine['next_id']}")
         if self.prioritized is not None:
             self.prioritized.load_state_dict(mine["priorities"])
-        self._resume_from, self._resume_acting = mine["collector"], mine["acting"]
+        self._resume_from, self._resume_acting = mine["collector"], mine.get("acting")
 
     # -- training ------------------------------------------------------------------------------------------------
 

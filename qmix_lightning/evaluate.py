@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.cli import run_command
-from qmix_lightning.config import did_you_mean, validate_eval
+from qmix_lightning.config import validate_eval
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
+from qmix_lightning.registry import did_you_mean
 
 __all__ = ["evaluate", "main"]
 
@@ -71,11 +72,12 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
     from qmix_lightning.checkpoint import read_checkpoint
     from qmix_lightning.config import validate
     from qmix_lightning.metrics import MeanWithInterval
+    from qmix_lightning.older import complete_config
     from qmix_lightning.rollout import evaluate_episodes
     from qmix_lightning.summary import versions
 
     payload = read_checkpoint(ckpt_path)
-    config = validate(payload["config"])
+    config = validate(complete_config(payload["config"], ckpt_path))
     torch.set_num_threads(config.num_threads or 1)
     section = _env_section(config.env, env, ckpt_path)
     environment = env_maker(section, evaluation=True)(min(num_envs, episodes))

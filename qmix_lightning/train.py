@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qmix_lightning.cli import RANK_CONFIG, _shown, run_command
 from qmix_lightning.config import RunConfig, check_resumable, flatten, validate
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunInterrupted
+from qmix_lightning.older import complete_config
 from qmix_lightning.threads import available_cores, choose_pipelining, choose_threads
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
         saved = read_checkpoint(resume_from)
         if "loops" not in saved:
             raise CheckpointError(f"{resume_from} holds networks only, for qmix-eval; resume from a last.ckpt")
+        saved["config"] = complete_config(saved["config"], resume_from)
         source = folder_of_segments(saved, resume_from)
         verify_segments(saved, source)
         if overrides is not None:
@@ -219,7 +221,7 @@ def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
     pipelined = run.data.pipelined
     if config.num_threads is not None:
         threads, reason = config.num_threads, "num_threads"
-    elif saved is not None:
+    elif saved is not None and "num_threads" in saved:
         threads, reason = saved["num_threads"], "as the run began"
     else:
         threads = choose_threads(cores, ranks=run.trainer.num_devices, workers=workers, pipelined=pipelined)
