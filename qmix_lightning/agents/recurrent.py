@@ -133,7 +133,7 @@ class RecurrentAgent(Agent):
         layers = (self.input_gates, self.state_gates)
         parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
         if packing.columns == 1:
-            weights = [p[0] for p in parameters]
+            weights = [p.flatten(0, 1) for p in parameters]
             # Not encoded[:, 0], whose gradient would be copied into zeros of the whole.
             memory = packed_gru(encoded.flatten(0, 1), initial.flatten(0, 1), *weights, counts=packing.counts)[:, None]
         else:
