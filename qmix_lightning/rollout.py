@@ -18,7 +18,7 @@ from torch import Tensor
 from qmix_lightning import keys
 from qmix_lightning.actor import Actor
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.environment import VectorEnv
+from qmix_lightning.environment import TakesSeedsAhead, VectorEnv
 from qmix_lightning.errors import EnvironmentFault, RunError
 from qmix_lightning.keys import Purpose
 from qmix_lightning.recorder import EpisodeRecorder
@@ -94,14 +94,17 @@ class Collector:
     ) -> None:
         self.env = env
         self.actor = Actor(policy, env.num_envs, policy_device or env.device, capture=capture)
+        self._announce = env.announce if isinstance(env, TakesSeedsAhead) else None
         self._slots = np.arange(env.num_envs)
         purposes = Purpose.TRAIN_RESET, Purpose.EXPLORE
-        self._slot_keys = np.stack([keys.mix(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
+        slot_keys = np.stack([keys.mix(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
+        self._keys_of = keys.EpisodeKeys(slot_keys)
         self._recorder = EpisodeRecorder(env.spec, env.num_envs, env.device)
         self._episode = np.full(env.num_envs, -1)  # number of each slot's current episode
         self._ended = np.ones(env.num_envs, bool)
         self._observation: Observation | None = None
-        self._episode_keys = self._slot_keys[1]
+        # Of the present episodes and of those that follow, [E] each: what they draw from.
+        self._episode_keys, self._following_keys = slot_keys[1], slot_keys[1]
         self._step_draws = keys.StepDraws(env.num_envs, env.spec.n_agents, 2)
         self._round_episodes = round_episodes
         self._quota: np.ndarray | None = None  # episodes of the round that each slot still has to finish
@@ -115,18 +118,21 @@ class Collector:
 
     def _begin(self, mask: np.ndarray) -> None:
         episode = self._episode + mask
-        reset_keys, episode_keys = keys.fold(self._slot_keys, episode.astype(np.uint64))
+        reset_keys, episode_keys = self._keys_of(np.stack([episode, episode + 1]))  # [2, E] each
+        seeds, following_seeds = torch.from_numpy(keys.bounded(reset_keys))
         torch_mask = torch.from_numpy(mask)
-        self._observation = self.env.reset(torch_mask, torch.from_numpy(keys.bounded(reset_keys)))
+        if self._announce is not None:
+            self._announce(following_seeds)
+        self._observation = self.env.reset(torch_mask, seeds)
         # Only now: a reset that fails for good leaves everything as it was, to be saved.
         self._episode = episode
-        self._episode_keys = episode_keys
+        self._episode_keys, self._following_keys = episode_keys
         self.actor.begin(torch_mask.to(self.env.device))
         self._recorder.begin(mask, self._observation)
         self._ended[mask] = False
 
     def _draws(self) -> Tensor:
-        draws = self._step_draws(self._episode_keys, self._recorder.t)  # [E, N, 2]
+        draws = self._step_draws(self._episode_keys, self._recorder.t, self._following_keys)  # [E, N, 2]
         return torch.from_numpy(draws).to(self.env.device)
 
     def collect(
@@ -333,6 +339,9 @@ def evaluate_episodes(
             lengths[begin], returns[begin] = 0, 0.0
             ids = np.array([episode_ids[c] if c >= 0 else 0 for c in current], np.uint64)
             mask = torch.from_numpy(begin)
+            if isinstance(env, TakesSeedsAhead):
+                following = np.array([episode_ids[q[0]] if q else 0 for q in queues], np.uint64)
+                env.announce(torch.from_numpy(keys.bounded(keys.fold(base, following))))
             observation = env.reset(mask, torch.from_numpy(keys.bounded(keys.fold(base, ids))))
             actor.begin(mask.to(env.device))
         active = current >= 0
