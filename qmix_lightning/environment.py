@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ENVIRONMENTS",
     "TabularGame",
-    "TakesSeedsAhead",
     "VectorEnv",
     "check_arguments",
     "is_natively_batched",
@@ -68,18 +67,6 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Release everything; may be called twice."""
-        ...
-
-
-@runtime_checkable
-class TakesSeedsAhead(VectorEnv, Protocol):
-    """Environments that can prepare the episodes that follow while they step the present ones."""
-
-    def announce(self, seeds: Tensor) -> None:
-        """``seeds [E]`` (int64): what the next reset of each environment will be given, as far as is known.
-
-        A hint: whatever was announced, or nothing, every episode is the one of the seed that ``reset`` is given.
-        """
         ...
 
 

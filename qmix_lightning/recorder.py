@@ -63,8 +63,8 @@ class EpisodeRecorder:
         """New episodes where ``mask [E]``, which begin with ``first``."""
         self.t[mask] = 0
         self.returns[mask] = 0.0
-        # Where many begin all rows are written: the others show what they showed before, and to choose costs more.
-        self._write_rows(first, mask.nonzero()[0] if self.num_envs > 4 * mask.sum() else None)
+        # All rows: the others show what they showed before, and leaving them out costs more than writing them again.
+        self._write_rows(first, None)
 
     def step(self, actions: Tensor, outcome: Transition, reward: np.ndarray, active: np.ndarray) -> None:
         """A joint step of the ``active [E]`` environments; ``reward [E]`` is the outcome's, on the CPU."""
