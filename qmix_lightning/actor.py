@@ -40,6 +40,7 @@ class Actor:
         if capture and device.type == "cuda":
             self._captured = CapturedStep(self.policy, ready_to_act(self.policy), num_envs, device)
         self._forward = self._ready()
+        self._first_state: AgentState = self.policy.initial_state(num_envs)
         self.state: AgentState = self.policy.initial_state(num_envs)
         self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
 
@@ -63,6 +64,7 @@ class Actor:
 
     def _get_ready(self) -> None:
         """After the parameters have changed, in place."""
+        self._first_state = self.policy.initial_state(self._num_envs)
         if self._captured is not None:
             try:
                 self._captured.refresh(ready_to_act(self.policy))
@@ -80,10 +82,8 @@ class Actor:
     def begin(self, mask: Tensor) -> None:
         """Forget everything where a new episode begins, ``mask [E]``."""
         mask = mask.to(self.device)
-        fresh = self.policy.initial_state(mask.shape[0])
-        self.state = tuple(
-            torch.where(mask[:, None, None], new, old) for new, old in zip(fresh, self.state, strict=True)
-        )
+        begun = mask[:, None, None]
+        self.state = tuple(torch.where(begun, new, old) for new, old in zip(self._first_state, self.state, strict=True))
         self.last_action = torch.where(mask[:, None], -1, self.last_action)
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Purpose", "StepDraws", "bounded", "fold", "mix", "uniform"]
+__all__ = ["EpisodeKeys", "Purpose", "StepDraws", "bounded", "fold", "mix", "uniform"]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -69,38 +69,74 @@ def bounded(keys: Keys) -> NDArray[np.int64]:
     return (_finalise(keys + _GOLDEN) >> np.uint64(33)).astype(np.int64)
 
 
+class EpisodeKeys:
+    """``fold(keys, episode)`` of episodes that go on side by side, mixed for many ahead.
+
+    Args:
+        keys: ``[P, E]``.
+        block: episodes mixed at once.
+    """
+
+    def __init__(self, keys: Keys, block: int = 16) -> None:
+        self._keys = keys
+        self._ahead = np.arange(block)
+        self._index = np.arange(keys.shape[1])
+        self._first = np.full(keys.shape[1], -block - 1)  # before any episode
+        self._table = np.zeros((*keys.shape, block), np.uint64)
+
+    def __call__(self, episode: NDArray[np.int64]) -> Keys:
+        """``[P, K, E]`` for ``episode [K, E]``, of which the first row has each column's smallest."""
+        offset = episode - self._first
+        if offset.min() < 0 or offset.max() >= len(self._ahead):
+            stale = ((offset < 0) | (offset >= len(self._ahead))).any(0)
+            self._first[stale] = episode[0, stale]
+            numbers = self._first[stale, None] + self._ahead  # [E', block]
+            self._table[:, stale] = fold(self._keys[:, stale, None], numbers.astype(np.uint64))
+            offset = episode - self._first
+        return self._table[:, self._index, offset]
+
+
 class StepDraws:
     """Uniform numbers of every step of episodes that go on side by side, computed for many steps ahead.
 
     ``draws(keys, t)`` is ``uniform(fold(keys, t), n)`` in another shape; as numpy's cost is in the calls, a block of
-    steps costs little more than one.
+    steps costs little more than one. Environments end at different times, so the first steps of the episodes that
+    follow are computed with the others: an episode that begins costs no call either.
 
     Args:
         num: episodes side by side, ``E``.
         shape: of the numbers of one step; ``n`` is their count.
-        block: steps computed at once, a power of two.
+        block: steps computed at once.
     """
 
     def __init__(self, num: int, *shape: int, block: int = 16) -> None:
         self._steps = np.arange(block, dtype=np.uint64)
         self._index = np.arange(num)
-        # What the block of each episode holds: the numbers of these keys from these steps on.
-        self._keys = np.zeros(num, np.uint64)
-        self._first = np.full(num, -1)
-        self._block = np.zeros((num, block, *shape), np.float32)
+        # Of the present episodes and of those that follow: the numbers of these keys from these steps on.
+        self._keys = np.zeros((2, num), np.uint64)
+        self._first = np.full(num, -block - 1)
+        self._block = np.zeros((2, num, block, *shape), np.float32)
         self._seen: Keys | None = None  # the keys of the last call: while they are the same object, time alone tells
 
-    def __call__(self, keys: Keys, t: NDArray[np.int64]) -> NDArray[np.float32]:
-        """``[E, *shape]`` for the steps ``t [E]`` of the episodes ``keys [E]``, an array that is never written to."""
-        offset = t - self._first
-        if keys is not self._seen or offset.max() >= len(self._steps) or offset.min() < 0:
-            first = t & -len(self._steps)
-            stale = (self._first != first) | (self._keys != keys)
-            self._first[stale], self._keys[stale] = first[stale], keys[stale]
-            steps = first[stale].astype(np.uint64)[:, None] + self._steps  # [K, block]
-            shape = self._block.shape[2:]
-            numbers = uniform(fold(keys[stale][:, None], steps), math.prod(shape))
-            self._block[stale] = numbers.reshape(*steps.shape, *shape)
+    def __call__(self, keys: Keys, t: NDArray[np.int64], following: Keys | None = None) -> NDArray[np.float32]:
+        """``[E, *shape]`` for the steps ``t [E]`` of the episodes ``keys [E]``, an array that is never written to.
+
+        Whatever ``following [E]`` is, the numbers are the same; they come sooner if it is what ``keys`` will be after
+        the end of each episode.
+        """
+        known = keys is self._seen
+        if not known:
+            begun = (self._keys[0] != keys) & (self._keys[1] == keys)
+            self._keys[0, begun], self._first[begun] = keys[begun], 0
+            self._block[0, begun] = self._block[1, begun]
             self._seen = keys
+            known = bool((self._keys[0] == keys).all())
+        offset = t - self._first
+        if not known or offset.max() >= len(self._steps) or offset.min() < 0:
+            self._keys[0], self._first = keys, t.copy()
+            self._keys[1] = keys if following is None else following
+            steps = np.stack([t, np.zeros_like(t)]).astype(np.uint64)[..., None] + self._steps  # [2, E, block]
+            numbers = uniform(fold(self._keys[..., None], steps), math.prod(self._block.shape[3:]))
+            self._block = numbers.reshape(self._block.shape)
             offset = t - self._first
-        return self._block[self._index, offset]
+        return self._block[0, self._index, offset]

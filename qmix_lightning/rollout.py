@@ -96,12 +96,14 @@ class Collector:
         self.actor = Actor(policy, env.num_envs, policy_device or env.device, capture=capture)
         self._slots = np.arange(env.num_envs)
         purposes = Purpose.TRAIN_RESET, Purpose.EXPLORE
-        self._slot_keys = np.stack([keys.mix(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
+        slot_keys = np.stack([keys.mix(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
+        self._keys_of = keys.EpisodeKeys(slot_keys)
         self._recorder = EpisodeRecorder(env.spec, env.num_envs, env.device)
         self._episode = np.full(env.num_envs, -1)  # number of each slot's current episode
         self._ended = np.ones(env.num_envs, bool)
         self._observation: Observation | None = None
-        self._episode_keys = self._slot_keys[1]
+        # Of the present episodes and of those that follow, [E] each: what they draw from.
+        self._episode_keys, self._following_keys = slot_keys[1], slot_keys[1]
         self._step_draws = keys.StepDraws(env.num_envs, env.spec.n_agents, 2)
         self._round_episodes = round_episodes
         self._quota: np.ndarray | None = None  # episodes of the round that each slot still has to finish
@@ -115,18 +117,18 @@ class Collector:
 
     def _begin(self, mask: np.ndarray) -> None:
         episode = self._episode + mask
-        reset_keys, episode_keys = keys.fold(self._slot_keys, episode.astype(np.uint64))
+        reset_keys, episode_keys = self._keys_of(np.stack([episode, episode + 1]))  # [2, E] each
         torch_mask = torch.from_numpy(mask)
-        self._observation = self.env.reset(torch_mask, torch.from_numpy(keys.bounded(reset_keys)))
+        self._observation = self.env.reset(torch_mask, torch.from_numpy(keys.bounded(reset_keys[0])))
         # Only now: a reset that fails for good leaves everything as it was, to be saved.
         self._episode = episode
-        self._episode_keys = episode_keys
+        self._episode_keys, self._following_keys = episode_keys
         self.actor.begin(torch_mask.to(self.env.device))
         self._recorder.begin(mask, self._observation)
         self._ended[mask] = False
 
     def _draws(self) -> Tensor:
-        draws = self._step_draws(self._episode_keys, self._recorder.t)  # [E, N, 2]
+        draws = self._step_draws(self._episode_keys, self._recorder.t, self._following_keys)  # [E, N, 2]
         return torch.from_numpy(draws).to(self.env.device)
 
     def collect(

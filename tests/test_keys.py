@@ -146,18 +146,35 @@ def test_largest_draw_stays_below_one():
     assert keys.uniform(keys.mix(np.arange(200_000)), 8).max() < 1.0
 
 
+@pytest.mark.parametrize("block", [1, 2, 16])
+def test_keys_mixed_ahead_are_those_of_each_episode(block):
+    """Also of the one before the first, which slots have that wait for their share of a round, and after a jump."""
+    rng = np.random.default_rng(block)
+    slots = np.stack([keys.mix(3, np.arange(5)), keys.mix(4, np.arange(5))])
+    keys_of = keys.EpisodeKeys(slots, block=block)
+    episode = np.full(5, -1)
+    for _ in range(100):
+        episode += rng.random(5) < 0.5
+        episode[rng.random(5) < 0.02] = rng.integers(0, 100)
+        both = np.stack([episode, episode + 1]) if block > 1 else episode[None]
+        np.testing.assert_array_equal(keys_of(both), keys.fold(slots[:, None], both.astype(np.uint64)))
+
+
+@pytest.mark.parametrize("hint", ["none", "right", "wrong"])
 @pytest.mark.parametrize("block", [1, 4, 16])
-def test_draws_made_ahead_are_those_of_each_step(block):
+def test_draws_made_ahead_are_those_of_each_step(block, hint):
     """Episodes begin, wait, jump back and go on from anywhere: what was computed ahead never shows."""
     rng = np.random.default_rng(block)
     slots, draws = keys.mix(5, np.arange(6)), keys.StepDraws(6, 2, 3, block=block)
     episode, t = np.zeros(6, np.int64), np.zeros(6, np.int64)
-    for _ in range(200):
+    for step in range(200):
         t += rng.random(6) < 0.9
         begins, jumps = rng.random(6) < 0.05, rng.random(6) < 0.02
         episode[begins] += 1
         t[begins] = 0
         t[jumps] = rng.integers(0, 50, 6)[jumps]
-        key = keys.fold(slots, episode.astype(np.uint64))
+        if step == 0 or begins.any():  # the same keys are the same array, as they are in the collector
+            key = keys.fold(slots, episode.astype(np.uint64))
+        following = keys.fold(slots, (episode + 1 + 3 * (hint == "wrong")).astype(np.uint64))
         expected = keys.uniform(keys.fold(key, t.astype(np.uint64)), 6).reshape(6, 2, 3)
-        np.testing.assert_array_equal(draws(key, t), expected)
+        np.testing.assert_array_equal(draws(key, t, None if hint == "none" else following), expected)
