@@ -1,6 +1,7 @@
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,13 @@ def test_glibc_takes_both():
     code = "import ctypes; m = ctypes.CDLL(None).mallopt; print(m(-3, 32 << 20), m(-1, 1 << 30))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["1", "1"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_process_does_not_grow_with_the_number_of_updates():
+    """Of which each takes some ten megabytes while it lasts."""
+    script = Path(__file__).parent / "growth_script.py"
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    first, *later = map(int, ended.stdout.split())
+    assert len(later) == 3
+    assert max(later) - first < 4 << 20
