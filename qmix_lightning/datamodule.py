@@ -278,6 +278,8 @@ class ReplayDataModule(LightningDataModule):
         counters.owed -= 1
         counters.updates += 1
         self._mark_end_of_epoch()
+        if self.pipelined and counters.owed == 0 and counters.env_steps < self.total_env_steps:
+            self._begin_round_ahead(collector)  # before drawing: the collector has nothing else to do meanwhile
         trajectories, ids = self._sample()
         batch = TrainBatch(
             trajectories=trajectories,
@@ -286,8 +288,6 @@ class ReplayDataModule(LightningDataModule):
             epsilon=self.epsilon(counters.env_steps),
             episode_ids=ids,
         )
-        if self.pipelined and counters.owed == 0 and counters.env_steps < self.total_env_steps:
-            self._begin_round_ahead(collector)
         return batch
 
     def _sample(self) -> tuple[TrajectoryBatch, Tensor | None]:

@@ -1,8 +1,8 @@
 """Collecting the next round while an update runs: in a thread, or in the collector's process.
 
-The round that will buy the next update is begun when the batch of this one is drawn, by the policy as it was before
-this update, and is taken in before anything else happens after it. So the data is never more than one update stale,
-what is collected does not depend on how fast the threads were, and between two updates nothing is under way: a
+The round that will buy the next update is begun right before the batch of this one is drawn, by the policy as it was
+before this update, and is taken in before anything else happens after it. So the data is never more than one update
+stale, what is collected does not depend on how fast the threads were, and between two updates nothing is under way: a
 checkpoint there is as whole as without.
 """
 
