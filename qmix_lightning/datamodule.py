@@ -281,14 +281,13 @@ class ReplayDataModule(LightningDataModule):
         if self.pipelined and counters.owed == 0 and counters.env_steps < self.total_env_steps:
             self._begin_round_ahead(collector)  # before drawing: the collector has nothing else to do meanwhile
         trajectories, ids = self._sample()
-        batch = TrainBatch(
+        return TrainBatch(
             trajectories=trajectories,
             env_steps=counters.env_steps,
             episodes=counters.episodes,
             epsilon=self.epsilon(counters.env_steps),
             episode_ids=ids,
         )
-        return batch
 
     def _sample(self) -> tuple[TrajectoryBatch, Tensor | None]:
         """This rank's share of the batch for the present update, and whose errors are wanted back."""
