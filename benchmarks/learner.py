@@ -1,6 +1,7 @@
 """How fast the learner is, beside a plain one in the same run.
 
     python benchmarks/learner.py [--cases small large ...] [--turns 15] [--output learner.json]
+    python benchmarks/learner.py --threads 2       # both cores
     python benchmarks/learner.py --growth          # agents 2 to 64, episode length 25 to 400
     python benchmarks/learner.py --device cuda     # the same on a GPU
 
@@ -8,7 +9,8 @@ An update of recurrent QMIX (hidden 64, mixer 32, hypernetworks of two layers of
 and a step of RMSprop, on a batch of 32 episodes that is sampled already. ``plain`` is the textbook learner of
 ``plain.py``; both start from the same weights, and their first losses are compared before anything is timed. The
 learners take turns, so that ratios hold on a machine that does other work too; a turn's ratio is that of its own
-timings. Torch uses one thread unless told otherwise.
+timings. Torch uses one thread unless told otherwise; with more, time passes for all of them, and only a quiet machine
+gives figures.
 
 Cases: ``small`` is 32 x 60 steps, 5 agents, observation 80, state 120, 11 actions; ``large`` is 32 x 120 steps, 27
 agents, observation 285, state 1199, 36 actions; both at full length with all agents alive. ``smax_3m`` and
@@ -45,6 +47,7 @@ from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.build import build_learner, build_run
 from qmix_lightning.config import RunConfig, validate
 from qmix_lightning.memory import keep_freed_memory
+from qmix_lightning.optimizers import clip_by_norm
 from qmix_lightning.summary import versions
 from qmix_lightning.types import TrajectoryBatch
 
@@ -75,7 +78,8 @@ class Shape:
 
 
 SHAPES = {"small": Shape(32, 60, 5, 11, 80, 120), "large": Shape(32, 120, 27, 36, 285, 1199)}
-REAL = ("smax_3m", "lbf_8x8_2p_3f")
+REAL = {"smax_3m": 400_000, "lbf_8x8_2p_3f": 500_000}
+"""Environment steps of training before the batch is drawn: both play well by then."""
 PEER_MS = {"small": 64.6, "large": 695.0}
 """PyMARL's update at one thread on a machine that multiplied matrices at 95 GFLOP/s."""
 PEER_GFLOPS = 95.0
@@ -110,13 +114,13 @@ def shape_of(batch: TrajectoryBatch) -> Shape:
 def configuration(*overrides: str) -> RunConfig:
     """The configuration that a command line with these overrides would have."""
     with initialize_config_module("qmix_lightning.conf", version_base=None):
-        composed = compose("train", [*overrides, "mixer=qmix_pymarl"])
+        composed = compose("train", [*overrides])
     return validate(OmegaConf.to_container(composed, resolve=True))
 
 
 def our_learner(shape: Shape) -> QLearning:
     spec = spec_of(agents=shape.agents, actions=shape.actions, obs=shape.obs, state=shape.state)
-    learner = build_learner(configuration("algorithm=qmix", "agent=recurrent"), spec)
+    learner = build_learner(configuration("algorithm=qmix", "agent=recurrent", "mixer=qmix_pymarl"), spec)
     assert isinstance(learner, QLearning)
     return learner
 
@@ -170,7 +174,7 @@ class OurUpdate:
         loss = self.loss()
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 10.0)
+        clip_by_norm(self.parameters, 10.0)
         self.optimizer.step()
 
 
@@ -210,13 +214,13 @@ def matrix_gflops(dtype: torch.dtype, device: str) -> float:
 
 
 def clock(device: str) -> float:
-    """Seconds: on a CPU this process's, which leaves out what others take on a busy machine; on a GPU those that pass.
-
-    With one thread on an idle machine the two are the same.
+    """Seconds: of one thread those of the processor, which leave out what others take on a busy machine; else those
+    that pass. Of one thread on an idle machine the two are the same.
     """
-    if device == "cpu":
+    if device == "cpu" and torch.get_num_threads() == 1:
         return time.process_time()
-    torch.cuda.synchronize()
+    if device != "cpu":
+        torch.cuda.synchronize()
     return time.perf_counter()
 
 
@@ -278,7 +282,7 @@ def measure(name: str, batch: TrajectoryBatch, turns: int, seconds: float, devic
         "ms": {key: spread(values) for key, values in taken.items()},
         "faster_than_plain": {key: ratio(taken["plain"], taken[key]) for key in updates},
     }
-    if name in PEER_MS and device == "cpu":
+    if name in PEER_MS and device == "cpu" and torch.get_num_threads() == 1:
         peer = PEER_MS[name] * PEER_GFLOPS / gflops
         result["plain_to_pymarl_scaled"] = statistics.median(taken["plain"]) / peer
     if name in REAL:
@@ -318,7 +322,7 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true", help="the small case with other sizes, instead of the cases")
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn of one learner")
-    parser.add_argument("--train-steps", type=int, default=50_000, help="environment steps before real episodes")
+    parser.add_argument("--train-steps", type=int, help=f"environment steps before real episodes; {REAL} by default")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--output", default="learner.json")
@@ -331,7 +335,7 @@ def main() -> None:
     for name, shape in growth_cases().items() if options.growth else [(n, SHAPES.get(n)) for n in options.cases]:
         torch.manual_seed(0)
         with torch.device("cpu"):  # moved as in training, so that the host keeps the masks
-            batch = real_batch(name, options.train_steps) if shape is None else random_batch(shape)
+            batch = random_batch(shape) if shape else real_batch(name, options.train_steps or REAL[name])
         batch = batch.to(torch.device(options.device))
         results.append(measure(name, batch, options.turns, options.seconds, options.device))
         show(results[-1])
