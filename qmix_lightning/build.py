@@ -225,42 +225,22 @@ def _instances(section: Mapping[str, Any], group: str) -> list[Any]:
     return made
 
 
-def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step: int) -> Run:
-    """Assemble a run; every rank calls it with the same configuration.
+def _loggers(section: Mapping[str, Any], resume_step: int | None) -> list[Any]:
+    """The user's loggers; those of TensorBoard drop what a resumed run is going to write again."""
+    made = dict(section)
+    for name, settings in section.items():
+        is_board = isinstance(settings, Mapping) and str(settings.get("_target_")).endswith("BoardLogger")
+        if is_board and resume_step is not None:
+            made[name] = {**settings, "purge_step": resume_step + 1}
+    return _instances(made, "logger")
 
-    Args:
-        config: validated.
-        run_dir: where the run writes.
-        source: the ``checkpoints`` folder of the run it goes on from.
-        resume_step: the environment steps of the checkpoint it goes on from.
-    """
-    stop = StopFlag()
+
+def _environments(config: RunConfig) -> tuple[VectorEnv, Callable[[int], VectorEnv]]:
+    """The training environments of this rank, and what makes those for so many episodes of an evaluation."""
     rollout = config.rollout
     limit = FaultLimit(rollout.max_faults, rollout.fault_window_s)
     backend = Backend(rollout.backend, rollout.num_workers, rollout.step_timeout_s, limit)
     make_env, make_eval_env = env_maker(config.env, backend), env_maker(config.env, backend, evaluation=True)
-    log = MetricsLog()
-    checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, source, log)
-    rows = RunCSVLogger(run_dir / "metrics.csv")
-    checkpoint.csv_loggers = (rows,)
-    loggers = {
-        name: s | {"purge_step": resume_step + 1} if source and str(s.get("_target_")).endswith("BoardLogger") else s
-        for name, s in config.logger.items()
-        if s is not None
-    }
-    bar = [] if config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
-    trainer = _trainer(
-        config.trainer,
-        logger=[rows, *_instances(loggers, "logger")],
-        callbacks=[RunControl(), log, *bar, *_instances(config.callbacks, "callbacks"), checkpoint],
-        plugins=[RunCheckpointIO()],
-        default_root_dir=str(run_dir),
-    )
-    ranks = trainer.world_size
-    for name in ("batch_size", "capacity"):
-        if getattr(config.replay, name) % ranks:
-            raise ConfigurationError(f"replay.{name} ({getattr(config.replay, name)}) must divide by {ranks} ranks")
-
     if rollout.collector == "process":
         env = RemoteEnv(
             partial(make_env, rollout.num_envs),
@@ -270,52 +250,85 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         )
     else:
         env = make_env(rollout.num_envs)
-    spec = env.spec
+    return env, lambda episodes: make_eval_env(min(rollout.num_eval_envs, episodes))
+
+
+def _replay_place(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Trainer) -> tuple[ReplaySize, ReplayPlace]:
+    """How large the replay is going to be, and where observations and states go; refused if there is no room."""
+    replay, nodes, device = config.replay, trainer.num_nodes, trainer.strategy.root_device
     size = predict_size(
         spec,
-        capacity=config.replay.capacity,
-        dtype=config.replay.dtype,
-        prioritized=config.replay.kind == "prioritized",
+        capacity=replay.capacity,
+        dtype=replay.dtype,
+        prioritized=replay.kind == "prioritized",
         total_env_steps=config.total_env_steps,
-        folder=memmap_folder(config.replay, run_dir),
-        machines=trainer.num_nodes,
+        folder=memmap_folder(replay, run_dir),
+        machines=nodes,
     )
-    device = trainer.strategy.root_device
-    place = _place(config.replay, size, spec, device, max(1, ranks // trainer.num_nodes))
+    place = _place(replay, size, spec, device, max(1, trainer.world_size // nodes))
     (size if place.device is None else size.without_floats()).check()
+    return size, place
+
+
+def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step: int) -> Run:
+    """Assemble a run; every rank calls it with the same configuration.
+
+    Args:
+        config: validated.
+        run_dir: where the run writes.
+        source: the ``checkpoints`` folder of the run it goes on from.
+        resume_step: the environment steps of the checkpoint it goes on from.
+    """
+    rollout = config.rollout
+    log = MetricsLog()
+    checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, source, log)
+    rows = RunCSVLogger(run_dir / "metrics.csv")
+    checkpoint.csv_loggers = (rows,)
+    bar = [] if config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
+    trainer = _trainer(
+        config.trainer,
+        logger=[rows, *_loggers(config.logger, resume_step if source else None)],
+        callbacks=[RunControl(), log, *bar, *_instances(config.callbacks, "callbacks"), checkpoint],
+        plugins=[RunCheckpointIO()],
+        default_root_dir=str(run_dir),
+    )
+    ranks = trainer.world_size
+    for name in ("batch_size", "capacity"):
+        if getattr(config.replay, name) % ranks:
+            raise ConfigurationError(f"replay.{name} ({getattr(config.replay, name)}) must divide by {ranks} ranks")
+
+    env, make_eval_env = _environments(config)
+    spec = env.spec
+    size, place = _replay_place(config, spec, run_dir, trainer)
     torch.manual_seed(int(keys.bounded(keys.mix(config.seed, keys.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
     if learner.on_policy and config.replay.kind != "on_policy":
         raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
-    module = TeamModule(
-        learner=learner,
-        optimizer=_component(OPTIMIZERS, config.optimizer),
-        episode_metrics=spec.episode_metrics,
-    )
+    optimizer = _component(OPTIMIZERS, config.optimizer)
+    module = TeamModule(learner=learner, optimizer=optimizer, episode_metrics=spec.episode_metrics)
     module.extra_checkpoint = {
         "config": config.to_dict(),
         "spec": spec.to_dict(),
         "world_size": ranks,
-        "device": device.type,
+        "device": trainer.strategy.root_device.type,
         "versions": versions() | dict(getattr(env, "versions", {})),
     }
+    exploration = config.exploration
     data = ReplayDataModule(
         env=env,
-        make_eval_env=lambda episodes: make_eval_env(min(rollout.num_eval_envs, episodes)),
+        make_eval_env=make_eval_env,
         policy_of=partial(lambda m: m.learner.policy, module),
         replay=make_store(config.replay, spec, ranks, run_dir, place.device),
         batch_size=config.replay.batch_size,
         schedule=UpdateSchedule(every=rollout.update_every, unit=rollout.update_unit, updates=rollout.updates),
         epsilon=EpsilonSchedule(
-            config.exploration.epsilon_start,
-            config.exploration.epsilon_finish,
-            config.exploration.epsilon_anneal_steps,
+            exploration.epsilon_start, exploration.epsilon_finish, exploration.epsilon_anneal_steps
         ),
         seed=config.seed,
         total_env_steps=config.total_env_steps,
         eval_interval=config.eval_interval,
         eval_episodes=config.eval_episodes,
-        stop=stop,
+        stop=StopFlag(),
         on_resume=rollout.on_resume,
         pipelined=rollout.pipelined is True,
         policy_on_device=rollout.policy_device == "device",

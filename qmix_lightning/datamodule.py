@@ -16,24 +16,22 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from qmix_lightning import keys
 from qmix_lightning.actor import Actor
+from qmix_lightning.batch_source import BatchSource
 from qmix_lightning.counters import Counters
 from qmix_lightning.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.exploration import EpsilonSchedule
-from qmix_lightning.keys import Purpose
 from qmix_lightning.on_policy import RoundStore
 from qmix_lightning.pipeline import RoundAhead
-from qmix_lightning.prioritized import PrioritizedReplay, importance_weights
+from qmix_lightning.prioritized import PrioritizedReplay
 from qmix_lightning.remote_collector import RemoteCollector, RemoteEnv
 from qmix_lightning.replay import EpisodeReplay
 from qmix_lightning.rollout import Collected, Collector, EpisodeStats, evaluate_episodes
 from qmix_lightning.schedule import UpdateSchedule
 from qmix_lightning.signals import StopFlag
 from qmix_lightning.supervised import FAULT_KINDS
-from qmix_lightning.transfer import Fetched, pinned
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
 
 __all__ = ["ReplayDataModule", "ReplayStore", "Tickets"]
@@ -127,6 +125,7 @@ class ReplayDataModule(LightningDataModule):
         self.rounds = replay if isinstance(replay, RoundStore) else None
         self.prioritized = replay if isinstance(replay, PrioritizedReplay) else None
         self.batch_size = batch_size
+        self.batches = BatchSource(replay, batch_size, seed)
         self.schedule = schedule
         self.epsilon = epsilon
         self.seed = seed
@@ -141,7 +140,6 @@ class ReplayDataModule(LightningDataModule):
         self._ahead = RoundAhead()
         self._fault: EnvironmentFault | None = None
         self._agreed_stop = 0
-        self._errors: tuple[Tensor, Fetched] | None = None
         self.counters = Counters()
         self.store: ReplayStore | None = None
         self.collector: Collector | RemoteCollector | None = None
@@ -177,7 +175,7 @@ class ReplayDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """This run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
-        self._take_errors()
+        self.batches.take_errors()
         mine = {
             # A run that was resumed and collected nothing yet still has its episodes in flight.
             "collector": self.collector.state_dict() if self.collector else self._resume_from,
@@ -291,40 +289,18 @@ class ReplayDataModule(LightningDataModule):
 
     def _sample(self) -> tuple[TrajectoryBatch, Tensor | None]:
         """This rank's share of the batch for the present update, and whose errors are wanted back."""
-        self._take_errors()
-        counters, share = self.counters, self.batch_size // world_size()
-        pin = self._device.type == "cuda"
+        counters = self.counters
         if self.rounds is None:
-            key = int(keys.mix(self.seed, rank(), Purpose.SAMPLE, counters.updates)[0])
-            ids, probabilities = self.replay.draw(share, key)
-            batch = self.replay.gather(ids, pin=pin)
-            if self.prioritized is None or probabilities is None:
-                return batch, None
-            least = least_number(float(probabilities.min()), self._device)
-            beta = self.prioritized.beta(counters.env_steps)
-            weights = importance_weights(probabilities, least, beta)
-            batch.extras["weight"] = pinned(weights) if pin else weights
-            return batch, torch.from_numpy(ids)
+            return self.batches.draw(counters.updates, counters.env_steps, self._device)
         update = self.schedule.updates - counters.owed - 1
-        batch = self.rounds.minibatch(share, update, seed=self.seed, rank=rank(), pin=pin)
-        batch.extras["epsilon"] = torch.full((share,), self.epsilon(counters.round_start))
-        if pin:
-            batch.extras = {name: pinned(values) for name, values in batch.extras.items()}
+        batch = self.batches.of_round(update, self.epsilon(counters.round_start), self._device)
         if counters.owed == 0:
             counters.round_start = counters.env_steps
         return batch, None
 
     def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
-        """How wrong the values of the episodes ``episode_ids [B]`` were, ``errors [B]``, after the update on them."""
-        if self.prioritized is not None:
-            self._take_errors()
-            self._errors = episode_ids, Fetched(errors.detach())
-
-    def _take_errors(self) -> None:
-        """Before anything depends on the priorities; as late as that, so that a GPU may still be computing them."""
-        if self.prioritized is not None and self._errors is not None:
-            (ids, errors), self._errors = self._errors, None
-            self.prioritized.update_priorities(ids.numpy(), errors().double().numpy())
+        """See :meth:`BatchSource.update_priorities`."""
+        self.batches.update_priorities(episode_ids, errors)
 
     def _to_next_update(self) -> tuple[int | None, int | None]:
         """This rank's share of the steps, or of the episodes, until an update is due."""
@@ -353,11 +329,11 @@ class ReplayDataModule(LightningDataModule):
             self._account(*result)
 
     def _ready(self, held: int) -> bool:
-        return held >= self.batch_size // world_size()
+        return held >= self.batches.share
 
     def _account(self, collected: Collected, fault: EnvironmentFault | None = None) -> None:
         """Add what every rank collected to the global counters, and count the updates it makes due."""
-        self._take_errors()  # a new episode has the largest priority so far
+        self.batches.take_errors()  # a new episode has the largest priority so far
         counters = self.counters
         short = sum(not self._ready(held) for held in self.replay.extend(collected.episodes))
         stats = collected.stats

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_rollout import make_policy, two_step, varying
 
-from qmix_lightning import datamodule, keys
+from qmix_lightning import batch_source, datamodule, keys
 from qmix_lightning.checkpoint import SegmentStore
 from qmix_lightning.datamodule import TICKET, ReplayDataModule
 from qmix_lightning.errors import RunError, RunInterrupted
@@ -242,7 +242,8 @@ def test_lightning_is_told_of_the_last_batch():
 
 def test_counters_are_global_and_shares_are_local(monkeypatch):
     """Two ranks, of which the other one does exactly what this one does."""
-    monkeypatch.setattr(datamodule, "world_size", lambda: 2)
+    for where in (datamodule, batch_source):
+        monkeypatch.setattr(where, "world_size", lambda: 2)
     monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [2 * x for x in numbers])
     data = make(batch_size=8, eval_episodes=5)
     batch = redeem(data)
@@ -253,7 +254,8 @@ def test_counters_are_global_and_shares_are_local(monkeypatch):
     assert (c.updates, c.owed) == (1, 1)
     assert data.take_window()["length"] == 2.0
     assert len(data.evaluate()) == 3  # ids 0, 2 and 4
-    monkeypatch.setattr(datamodule, "rank", lambda: 1)
+    for where in (datamodule, batch_source):
+        monkeypatch.setattr(where, "rank", lambda: 1)
     other = make(batch_size=8, eval_episodes=5)
     assert len(other.evaluate()) == 2  # ids 1 and 3
     sampled = redeem(other).trajectories
@@ -261,14 +263,17 @@ def test_counters_are_global_and_shares_are_local(monkeypatch):
 
 
 def test_a_rank_with_nothing_to_evaluate(monkeypatch):
-    monkeypatch.setattr(datamodule, "world_size", lambda: 4)
-    monkeypatch.setattr(datamodule, "rank", lambda: 3)
+    for where in (datamodule, batch_source):
+        monkeypatch.setattr(where, "world_size", lambda: 4)
+    for where in (datamodule, batch_source):
+        monkeypatch.setattr(where, "rank", lambda: 3)
     assert len(make(eval_episodes=2).evaluate()) == 0
 
 
 def test_a_round_on_several_ranks_is_not_cut_short(monkeypatch):
     """A signal reaches ranks at different moments; they stop together, between rounds."""
-    monkeypatch.setattr(datamodule, "world_size", lambda: 2)
+    for where in (datamodule, batch_source):
+        monkeypatch.setattr(where, "world_size", lambda: 2)
     monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [2 * x for x in numbers])
     data = make(batch_size=8)
     data.stop.signal_number = 15

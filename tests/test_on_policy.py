@@ -15,7 +15,7 @@ from test_config import run_config
 from test_datamodule import fingerprint, redeem, two_step, varying
 from test_rollout import assert_same, copied, make_policy
 
-from qmix_lightning import datamodule
+from qmix_lightning import batch_source, datamodule
 from qmix_lightning.checkpoint import SegmentStore
 from qmix_lightning.errors import ConfigurationError, RunInterrupted
 from qmix_lightning.on_policy import RoundStore
@@ -256,7 +256,8 @@ def test_a_round_that_outlasts_the_budget_is_not_the_end():
 
 def test_ranks_play_and_learn_from_their_shares(monkeypatch: pytest.MonkeyPatch):
     """Two ranks, of which the other one does exactly what this one does."""
-    monkeypatch.setattr(datamodule, "world_size", lambda: 2)
+    for where in (datamodule, batch_source):
+        monkeypatch.setattr(where, "world_size", lambda: 2)
     monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [2 * x for x in numbers])
     data = make(capacity=12, batch_size=4, updates=3, ranks=2)
     for update in range(6):

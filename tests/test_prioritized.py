@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_datamodule import make, redeem, resumed, varying
 from test_replay import TENSORS, episode, spec
 
-from qmix_lightning import datamodule, keys
+from qmix_lightning import batch_source, keys
 from qmix_lightning.checkpoint import read_checkpoint
 from qmix_lightning.errors import RunError
 from qmix_lightning.keys import Purpose
@@ -251,7 +251,7 @@ def test_the_largest_weight_is_that_of_all_ranks(monkeypatch: pytest.MonkeyPatch
     data = make(**prioritized())
     batch = redeem(data)
     learn(data, batch)
-    monkeypatch.setattr(datamodule, "least_number", lambda number, device: number / 16)  # another rank's is smaller
+    monkeypatch.setattr(batch_source, "least_number", lambda number, device: number / 16)  # another rank's is smaller
     data.replay._beta, data.replay._beta_anneal_steps = 0.5, None
     key = int(keys.mix(5, 0, Purpose.SAMPLE, data.counters.updates + 1)[0])
     batch = redeem(data)
