@@ -12,9 +12,9 @@ from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, random_batch, value
 from learners import AGENTS, make_learner
 
 from qmix_lightning.actor import Actor
-from qmix_lightning.agents.base import AgentLayerNorm, AgentLinear, parameter_sets
 from qmix_lightning.agents.heads import DuelingHead
 from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.layers import AgentLayerNorm, AgentLinear, parameter_sets
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.algorithms.value_learner import ValueLearner

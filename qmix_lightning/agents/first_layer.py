@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qmix_lightning.agents.base import AgentLinear
 from qmix_lightning.agents.dense import product_over_rows, weight_and_table
+from qmix_lightning.agents.layers import AgentLinear
 
 __all__ = ["PackedInputs", "first_layer"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from qmix_lightning.agents.base import AgentLinear
+from qmix_lightning.agents.layers import AgentLinear
 
 __all__ = ["DuelingHead", "make_head"]
 

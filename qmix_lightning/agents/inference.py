@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmix_lightning.agents.base import AgentLayerNorm, AgentLinear, AgentState
+from qmix_lightning.agents.base import AgentState
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.heads import DuelingHead
 from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.layers import AgentLayerNorm, AgentLinear
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
 
