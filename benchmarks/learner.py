@@ -1,7 +1,7 @@
 """How fast the learner is, beside a plain one in the same run.
 
     python benchmarks/learner.py [--cases small large ...] [--turns 15] [--output learner.json]
-    python benchmarks/learner.py --threads 2       # both cores
+    python benchmarks/learner.py --threads 1 2     # on one core, then on both
     python benchmarks/learner.py --growth          # agents 2 to 64, episode length 25 to 400
     python benchmarks/learner.py --device cuda     # the same on a GPU
 
@@ -272,6 +272,7 @@ def measure(name: str, batch: TrajectoryBatch, turns: int, seconds: float, devic
     alive = batch.agent_mask & batch.row_valid()[..., None]
     result: dict[str, Any] = {
         "case": name,
+        "threads": torch.get_num_threads(),
         "shape": asdict(shape),
         "episode_length": spread(batch.filled.sum(1).float().tolist()),
         "filled": batch.filled.float().mean().item(),
@@ -293,7 +294,7 @@ def measure(name: str, batch: TrajectoryBatch, turns: int, seconds: float, devic
 def show(result: dict[str, Any]) -> None:
     ms, faster = result["ms"], result["faster_than_plain"]
     print(
-        f"{result['case']:<24}{ms['plain']['median']:>9.1f}{ms['float32']['median']:>9.1f}"
+        f"{result['case']:<20}{result['threads']:>8}{ms['plain']['median']:>9.1f}{ms['float32']['median']:>9.1f}"
         f"{ms['bf16-mixed']['median']:>9.1f}{result['floor_ms']:>9.1f}",
         *(f"{faster[p]['median']:>7.2f} [{faster[p]['min']:.2f}, {faster[p]['max']:.2f}]" for p in faster),
         sep="",
@@ -323,27 +324,34 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn of one learner")
     parser.add_argument("--train-steps", type=int, help=f"environment steps before real episodes; {REAL} by default")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1], help="torch's threads; several: one after another"
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--output", default="learner.json")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads[0])
     torch.set_default_device(options.device)
     keep_freed_memory()
     results: list[dict[str, Any]] = []
-    print(f"{'case':<24}{'plain ms':>9}{'ours ms':>9}{'bf16 ms':>9}{'floor ms':>9}{'faster [spread]':>20}{'bf16':>8}")
+    print(
+        f"{'case':<20}{'threads':>8}{'plain ms':>9}{'ours ms':>9}{'bf16 ms':>9}{'floor ms':>9}"
+        f"{'faster [spread]':>20}{'bf16':>8}"
+    )
     for name, shape in growth_cases().items() if options.growth else [(n, SHAPES.get(n)) for n in options.cases]:
         torch.manual_seed(0)
         with torch.device("cpu"):  # moved as in training, so that the host keeps the masks
             batch = random_batch(shape) if shape else real_batch(name, options.train_steps or REAL[name])
         batch = batch.to(torch.device(options.device))
-        results.append(measure(name, batch, options.turns, options.seconds, options.device))
-        show(results[-1])
+        for threads in options.threads:
+            torch.set_num_threads(threads)
+            results.append(measure(name, batch, options.turns, options.seconds, options.device))
+            show(results[-1])
+        torch.set_num_threads(options.threads[0])
     machine = {
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-        "torch_threads": options.threads,
         "load": os.getloadavg(),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "versions": versions(),
