@@ -150,6 +150,9 @@ def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
             "declares none (lbf, smax, smac and mpe's simple_spread do): use agent=recurrent or agent=feedforward"
         )
     policy = build_policy(config.agent, spec, kind)
+    name, mixer_name = config.algorithm["name"], config.mixer["name"]
+    if mixer_name != "none" and "mixer" not in inspect.signature(ALGORITHMS.load(name)).parameters:
+        raise ConfigurationError(f"algorithm '{name}' mixes no values: mixer must be none, not {mixer_name}")
     mixer = _component(
         MIXERS,
         config.mixer,

@@ -144,6 +144,7 @@ TYPED = [
     ("rollout.update_unit=episode", "Did you mean 'episodes'?"),
     ("rollout.step_timeout_s=0", "rollout.step_timeout_s must be more than 0, not 0.0"),
     ("replay.batch_size=100 replay.capacity=50", "replay.batch_size (100) is larger than replay.capacity (50)"),
+    ("algorithm=coma mixer=qmix", "algorithm 'coma' mixes no values: mixer must be none, not qmix"),
     ("exploration.epsilon_start=2", "exploration.epsilon_start must be between 0 and 1, not 2.0"),
     ("agent.share_parameters=some", "agent.share_parameters must be one of true, false, group, not 'some'"),
     ("agent.use_obs=maybe", "agent.use_obs must be true or false, not 'maybe'"),
