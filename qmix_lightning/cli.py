@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from qmix_lightning.errors import ConfigurationError, QMixLightningError
 from qmix_lightning.registry import did_you_mean
 
-__all__ = ["RANK_CONFIG", "explicit_overrides", "run_command"]
+__all__ = ["RANK_CONFIG", "explicit_overrides", "import_from_here", "run_command"]
 
 RANK_CONFIG = "QMIX_LIGHTNING_RANK_CONFIG"
 """Names the resolved configuration for ranks above 0: reading the command line again would start another sweep."""
@@ -239,6 +239,15 @@ def _known_keys(config_name: str) -> list[str]:
 
 
 Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
+def import_from_here() -> None:
+    """Let ``env.id=my_module:make`` and ``_target_`` name files of the working folder, as ``python -m`` does.
+
+    The folder is put last, so that nothing installed is shadowed; worker processes inherit the path.
+    """
+    if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+
+
 """``task(configuration, output folder, what was typed)``; ``None`` for a rank that is told its configuration."""
 
 
@@ -257,6 +266,7 @@ def run_command(config_name: str, task: Task) -> None:
     Ctrl-C or SIGTERM. A traceback is printed only if the user set ``HYDRA_FULL_ERROR=1``.
     """
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    import_from_here()
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it tells of its font cache
     sys.exit(_status_of(lambda: _run(config_name, task), config_name))
 
