@@ -293,6 +293,7 @@ def _run(config_name: str, task: Task) -> None:
     started: list[Path] = []
     failures: list[Exception] = []
 
+    skipped: list[Path] = []
     def job(config: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
@@ -300,6 +301,7 @@ def _run(config_name: str, task: Task) -> None:
         started.append(folder)
         if failures:
             return  # a sweep ends at its first failure, as Hydra's own do
+            skipped.append(folder)
         try:
             if "run_dir" in config:
                 config.run_dir = _shown(folder)
@@ -327,6 +329,9 @@ def _run(config_name: str, task: Task) -> None:
         _remove_empty(started, new_folders)
     if failures:
         raise failures[0]
+        if skipped:
+            which = f"job #{len(started) - len(skipped) - 1} of the sweep; the {len(skipped)} after it were not run"
+            failures[0].args = (f"{failures[0]} ({which})",)
 
 
 def _missing_folders(arguments: list[str]) -> list[Path]:

@@ -196,6 +196,28 @@ def test_a_mistake_on_the_command_line(work: Path, typed: str, message: str):
 
 
 EXPERIMENTS = {
+def test_a_sweep_that_fails_says_which_job_and_how_many_are_left(work: Path):
+    tiny = [a for a in inprocess.TINY if "batch_size" not in a]
+    outcome = inprocess.command(["-m", "replay.batch_size=4,60,4,4", *tiny, "run_dir=sweep"])
+    assert outcome.status == 1
+    assert len(outcome.err.splitlines()) == 1
+    assert outcome.err.endswith("(job #1 of the sweep; the 2 after it were not run)\n")
+
+
+def test_a_file_of_the_working_folder_can_be_named(work: Path):
+    """As installed commands find it, which do not have that folder on their path."""
+    (work / "here.py").write_text("from fakes import Echo\n")
+    script = "import sys; sys.path.pop(0); from qmix_lightning.envs_command import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "check", "here:Echo", "--steps", "20"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
     "key": ("optimizer:\n  lrr: 1\n", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
     "top_key": ("total_env_step: 5\n", "unknown key 'total_env_step'. Did you mean 'total_env_steps'?"),
     "value": ("seed: one\n", "seed must be an integer, not 'one'"),
