@@ -28,7 +28,8 @@ RANK_CONFIG = "QMIX_LIGHTNING_RANK_CONFIG"
 
 _FREE_FORM = {
     "train": re.compile(
-        r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*=|env\.(id|reward_aggregation|timeout_is_terminal|episode_limit)="
+        r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*=|"
+        r"env\.(id|module|reward_aggregation|timeout_is_terminal|episode_limit)="
     ),
     "evaluate": re.compile(r"env\.[^=]*="),
 }
@@ -238,7 +239,6 @@ def _known_keys(config_name: str) -> list[str]:
     return [*flat, *(str(k) for k in tree if k not in flat), *(["experiment"] if config_name == "train" else [])]
 
 
-Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
 def import_from_here() -> None:
     """Let ``env.id=my_module:make`` and ``_target_`` name files of the working folder, as ``python -m`` does.
 
@@ -248,6 +248,7 @@ def import_from_here() -> None:
         sys.path.append(os.getcwd())
 
 
+Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
 """``task(configuration, output folder, what was typed)``; ``None`` for a rank that is told its configuration."""
 
 
@@ -265,8 +266,8 @@ def run_command(config_name: str, task: Task) -> None:
     Status 0: done; 1: failed while running; 2: something asked for does not exist or fit; 130 and 143: ended by
     Ctrl-C or SIGTERM. A traceback is printed only if the user set ``HYDRA_FULL_ERROR=1``.
     """
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
     import_from_here()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it tells of its font cache
     sys.exit(_status_of(lambda: _run(config_name, task), config_name))
 
@@ -292,16 +293,16 @@ def _run(config_name: str, task: Task) -> None:
     new_folders = _missing_folders(sys.argv[1:])
     started: list[Path] = []
     failures: list[Exception] = []
-
     skipped: list[Path] = []
+
     def job(config: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
         folder = Path(HydraConfig.get().runtime.output_dir)
         started.append(folder)
         if failures:
-            return  # a sweep ends at its first failure, as Hydra's own do
             skipped.append(folder)
+            return  # a sweep ends at its first failure, as Hydra's own do
         try:
             if "run_dir" in config:
                 config.run_dir = _shown(folder)
@@ -328,10 +329,10 @@ def _run(config_name: str, task: Task) -> None:
     finally:
         _remove_empty(started, new_folders)
     if failures:
-        raise failures[0]
         if skipped:
             which = f"job #{len(started) - len(skipped) - 1} of the sweep; the {len(skipped)} after it were not run"
             failures[0].args = (f"{failures[0]} ({which})",)
+        raise failures[0]
 
 
 def _missing_folders(arguments: list[str]) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli import RANK_CONFIG, _shown, run_command
-from qmix_lightning.config import RunConfig, check_resumable, flatten, validate
+from qmix_lightning.config import RunConfig, check_resumable, flatten, imported, validate
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunInterrupted
 from qmix_lightning.older import complete_config
 from qmix_lightning.threads import available_cores, choose_pipelining, choose_threads
@@ -120,12 +120,12 @@ def _refuse_imports(merged: dict[str, Any], tree: dict[str, Any]) -> None:
     """
     from omegaconf import OmegaConf
 
-    wanted = merged["env"].get("id")
-    if wanted is not None and wanted != tree["env"].get("id"):
-        raise ConfigurationError(
-            f"the checkpoint names the environment '{wanted}', which is not in the registry; to let it be imported, "
-            f"say env.id={wanted}"
-        )
+    for key, value in imported(merged["env"]).items():
+        if value != tree["env"].get(key):
+            raise ConfigurationError(
+                f"the checkpoint names the environment '{value}', which is not in the registry; to let it be imported, "
+                f"say env.{key}={value}"
+            )
     for group in ("logger", "callbacks"):
         files = resources.files("qmix_lightning.conf").joinpath(group).iterdir()
         shipped = [OmegaConf.to_container(OmegaConf.create(file.read_text())) for file in files]

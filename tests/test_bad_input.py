@@ -17,6 +17,7 @@ import torch
 from gymnasium import spaces
 
 from qmix_lightning import environment
+from qmix_lightning.config import imported
 
 
 class Continuous(fakes.VaryingLength):
@@ -451,6 +452,15 @@ EVAL = [
     (f"{BEST} env.kwargs=3", "env.kwargs must be a mapping"),
     (f"{BEST} output=run", "output must be a file, and run is a folder"),
     ("run/checkpoints/best.ckpt", "which should be key=value"),
+def test_what_a_checkpoint_decides_to_import():
+    """Whatever names a module; JaxMARL's and Gymnasium's own names import nothing and need not be typed again."""
+    assert imported({"name": "pettingzoo", "id": "a.b:make"}) == {"id": "a.b:make"}
+    assert imported({"name": "a_plugin", "id": "a.b:make"}) == {"id": "a.b:make"}
+    assert imported({"name": "gymnasium", "id": "Foraging-8x8-2p-3f-v3", "module": None}) == {}
+    assert imported({"name": "gymnasium", "id": "Mine-v0", "module": "mine"}) == {"module": "mine"}
+    assert imported({"name": "jaxmarl", "id": "MPE_simple_spread_v3"}) == {}
+
+
 ]
 
 
