@@ -206,7 +206,7 @@ def _pipelined(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> boo
             on_policy=config.replay.kind == "on_policy",
             own_process=rollout.collector == "process",
             num_envs=rollout.num_envs,
-            workers=rollout.num_workers if rollout.backend == "process" else 0,
+            workers=_workers(config),
         )
     if run.trainer.global_rank == 0:
         what = "while an update runs, by the policy from before it" if pipelined else "between updates"
@@ -217,7 +217,7 @@ def _pipelined(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> boo
 def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
     """Intra-op threads; those that a run was begun with stay, since sums depend on them."""
     cores = available_cores()
-    workers = config.rollout.num_workers if config.rollout.backend == "process" else 0
+    workers = _workers(config)
     pipelined = run.data.pipelined
     if config.num_threads is not None:
         threads, reason = config.num_threads, "num_threads"
@@ -226,6 +226,11 @@ def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
     else:
         threads = choose_threads(cores, ranks=run.trainer.num_devices, workers=workers, pipelined=pipelined)
         busy = [f"{workers} worker processes"] * bool(workers) + ["collecting meanwhile"] * pipelined
+def _workers(config: RunConfig) -> int:
+    """Processes that step environments; there are no more of them than environments."""
+    return min(config.rollout.num_workers, config.rollout.num_envs) if config.rollout.backend == "process" else 0
+
+
         reason = ", ".join([f"{cores} cores", *busy])
     run.module.extra_checkpoint["num_threads"] = threads
     if run.trainer.global_rank == 0:
@@ -341,6 +346,7 @@ def _leave_process_group() -> None:
         dist.destroy_process_group()
     if launched:
         for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # what trainer.profiler was asked for
             os.environ.pop(name, None)
 
 
