@@ -248,7 +248,7 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         run.trainer.fit(run.module, datamodule=run.data, ckpt_path=resume_from, weights_only=True)
         # Lightning's own limits (max_steps, max_time, EarlyStopping) end a run too.
         status = "completed" if run.data.counters.env_steps >= config.total_env_steps else "stopped"
-    except RunInterrupted:
+    except RunInterrupted as stop:
         status = "interrupted"
         if first:
             raise
@@ -262,6 +262,9 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         summary = _write_summary(run, config, run_dir, status) if first else {}
     if first:
         _print_end(summary, run_dir)
+        again = "".join(f" env.{key}={value}" for key, value in imported(config.env).items())
+        resume = f"qmix-train run_dir={_shown(run_dir.resolve())} ckpt_path=last{again}"
+        stop.args = (f"{stop} and saved; to go on: {resume}",)
     return summary
 
 
