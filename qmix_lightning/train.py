@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "train"]
 
-_GROUPS = ("env", "mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer", "experiment")
+_WHOLE = ("algorithm", "experiment")
+"""Choices that set keys of other groups too: typed on resume, they bring the whole command."""
+_COMPONENTS = ("env", "mixer", "agent", "replay", "rollout", "exploration", "optimizer")
+_OUTSIDE = ("logger", "callbacks")
 
 
 def main() -> None:
@@ -71,7 +74,14 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
             if config.ckpt_path != "last" and not any(o.startswith("run_dir=") for o in overrides):
                 run_dir = source.resolve().parent  # the run goes on where it was
             config = _with_saved(tree, saved["config"], overrides, run_dir)
-        check_resumable(saved["config"], config.to_dict(), resume_from)
+        try:
+            check_resumable(saved["config"], config.to_dict(), resume_from)
+        except ConfigurationError as error:
+            whole = [o for o in overrides or () if o.partition("=")[0].lstrip("+~") in _WHOLE]
+            if not whole:
+                raise
+            hint = f"{whole[0]} sets more than its own section: leave it out, or type the whole command"
+            raise ConfigurationError(f"{error}; {hint}") from None
     elif overrides is not None and _holds_run(run_dir):
         raise ConfigurationError(
             f"{_shown(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose another run_dir"
@@ -91,9 +101,9 @@ def _holds_run(run_dir: Path) -> bool:
 
 
 def _with_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:
-    """The checkpoint's configuration with what was typed on top; a group that is typed brings the whole command."""
+    """The checkpoint's configuration with what was typed on top: a choice brings its section, a recipe everything."""
     names = [o.lstrip("+~").partition("=")[0] for o in typed]
-    if any(name in _GROUPS for name in names):
+    if any(name in _WHOLE for name in names):
         merged = dict(tree)
     else:
         composed = flatten(tree)
@@ -101,8 +111,10 @@ def _with_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], r
         for name in [*names, "ckpt_path"]:
             for key in (k for k in composed if k == name or k.startswith(f"{name}.")):
                 _set(merged, key, composed[key])
-            if name in ("logger", "callbacks", "trainer"):
+            if name in (*_COMPONENTS, *_OUTSIDE, "trainer"):
                 merged[name] = tree[name]
+        if any(name in _COMPONENTS for name in names):  # what runs beside the training is the command's, as ever
+            merged |= {name: tree[name] for name in _OUTSIDE}
     for key, value in flatten({group: merged[group] for group in ("logger", "callbacks")}).items():
         if value is not None and value in (saved["run_dir"], tree["run_dir"]):
             merged = _copy(merged)
@@ -214,6 +226,11 @@ def _pipelined(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> boo
     return pipelined
 
 
+def _workers(config: RunConfig) -> int:
+    """Processes that step environments; there are no more of them than environments."""
+    return min(config.rollout.num_workers, config.rollout.num_envs) if config.rollout.backend == "process" else 0
+
+
 def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
     """Intra-op threads; those that a run was begun with stay, since sums depend on them."""
     cores = available_cores()
@@ -226,11 +243,6 @@ def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
     else:
         threads = choose_threads(cores, ranks=run.trainer.num_devices, workers=workers, pipelined=pipelined)
         busy = [f"{workers} worker processes"] * bool(workers) + ["collecting meanwhile"] * pipelined
-def _workers(config: RunConfig) -> int:
-    """Processes that step environments; there are no more of them than environments."""
-    return min(config.rollout.num_workers, config.rollout.num_envs) if config.rollout.backend == "process" else 0
-
-
         reason = ", ".join([f"{cores} cores", *busy])
     run.module.extra_checkpoint["num_threads"] = threads
     if run.trainer.global_rank == 0:
@@ -250,6 +262,9 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         status = "completed" if run.data.counters.env_steps >= config.total_env_steps else "stopped"
     except RunInterrupted as stop:
         status = "interrupted"
+        again = "".join(f" env.{key}={value}" for key, value in imported(config.env).items())
+        resume = f"qmix-train run_dir={_shown(run_dir.resolve())} ckpt_path=last{again}"
+        stop.args = (f"{stop} and saved; to go on: {resume}",)
         if first:
             raise
         # A rank that ends with another status is taken for crashed, and all others are killed.
@@ -262,9 +277,6 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         summary = _write_summary(run, config, run_dir, status) if first else {}
     if first:
         _print_end(summary, run_dir)
-        again = "".join(f" env.{key}={value}" for key, value in imported(config.env).items())
-        resume = f"qmix-train run_dir={_shown(run_dir.resolve())} ckpt_path=last{again}"
-        stop.args = (f"{stop} and saved; to go on: {resume}",)
     return summary
 
 
@@ -334,6 +346,7 @@ def _quieten_lightning() -> None:
     """Advice that does not apply: the loaders are this package's own and have no workers."""
     for noisy in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # what trainer.profiler was asked for
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
@@ -349,7 +362,6 @@ def _leave_process_group() -> None:
         dist.destroy_process_group()
     if launched:
         for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
-    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # what trainer.profiler was asked for
             os.environ.pop(name, None)
 
 

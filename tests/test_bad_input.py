@@ -144,8 +144,8 @@ TYPED = [
     ("rollout.num_eval_envs=0", "rollout.num_eval_envs must be at least 1, not 0"),
     ("rollout.update_unit=episode", "Did you mean 'episodes'?"),
     ("rollout.step_timeout_s=0", "rollout.step_timeout_s must be more than 0, not 0.0"),
-    ("replay.batch_size=100 replay.capacity=50", "replay.batch_size (100) is larger than replay.capacity (50)"),
     ("algorithm=coma mixer=qmix", "algorithm 'coma' mixes no values: mixer must be none, not qmix"),
+    ("replay.batch_size=100 replay.capacity=50", "replay.batch_size (100) is larger than replay.capacity (50)"),
     ("exploration.epsilon_start=2", "exploration.epsilon_start must be between 0 and 1, not 2.0"),
     ("agent.share_parameters=some", "agent.share_parameters must be one of true, false, group, not 'some'"),
     ("agent.use_obs=maybe", "agent.use_obs must be true or false, not 'maybe'"),
@@ -196,7 +196,6 @@ def test_a_mistake_on_the_command_line(work: Path, typed: str, message: str):
     assert (work / "mine.txt").read_text() == "mine"
 
 
-EXPERIMENTS = {
 def test_a_sweep_that_fails_says_which_job_and_how_many_are_left(work: Path):
     tiny = [a for a in inprocess.TINY if "batch_size" not in a]
     outcome = inprocess.command(["-m", "replay.batch_size=4,60,4,4", *tiny, "run_dir=sweep"])
@@ -219,6 +218,7 @@ def test_a_file_of_the_working_folder_can_be_named(work: Path):
     assert "0 broken" in done.stdout
 
 
+EXPERIMENTS = {
     "key": ("optimizer:\n  lrr: 1\n", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
     "top_key": ("total_env_step: 5\n", "unknown key 'total_env_step'. Did you mean 'total_env_steps'?"),
     "value": ("seed: one\n", "seed must be an integer, not 'one'"),
@@ -301,6 +301,25 @@ def test_a_folder_that_holds_a_run(run: Path, work: Path):
     before = inprocess.snapshot(work)
     check_refused(inprocess.command(["run_dir=run", *inprocess.TINY]), 2, "run holds a run already", "ckpt_path=last")
     assert inprocess.snapshot(work) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "refused"),
+    [
+        (["replay=uniform", "replay.batch_size=4", "replay.capacity=64"], ""),
+        (["agent=recurrent", "agent.hidden_dim=8"], ""),
+        (["replay=uniform"], "run: replay.batch_size=32 (the checkpoint has 4); replay.capacity=5000 (the check"),
+        (["env=two_step"], ""),
+        (["env=penalty"], "run: env.name='matrix' (the checkpoint has 'two_step'). Resume"),
+        (["algorithm=qmix"], "algorithm=qmix sets more than its own section: leave it out, or type the whole command"),
+    ],
+)
+def test_a_choice_typed_on_resume_brings_its_own_section(run: Path, typed: list[str], refused: str):
+    outcome = inprocess.command(["run_dir=run", "ckpt_path=last", "total_env_steps=70", *typed])
+    if refused:
+        check_refused(outcome, 2, refused)
+    else:
+        assert outcome.status == 0, outcome
 
 
 OF_ANOTHER = {
@@ -433,6 +452,15 @@ def test_a_checkpoint_does_not_decide_which_environment_is_imported(work: Path, 
     inprocess.succeed(["ckpt_path=run/checkpoints/last.ckpt", "env.id=fakes:VaryingLength", *more], command)
 
 
+def test_what_a_checkpoint_decides_to_import():
+    """Whatever names a module; JaxMARL's and Gymnasium's own names import nothing and need not be typed again."""
+    assert imported({"name": "pettingzoo", "id": "a.b:make"}) == {"id": "a.b:make"}
+    assert imported({"name": "a_plugin", "id": "a.b:make"}) == {"id": "a.b:make"}
+    assert imported({"name": "gymnasium", "id": "Foraging-8x8-2p-3f-v3", "module": None}) == {}
+    assert imported({"name": "gymnasium", "id": "Mine-v0", "module": "mine"}) == {"module": "mine"}
+    assert imported({"name": "jaxmarl", "id": "MPE_simple_spread_v3"}) == {}
+
+
 # -- qmix-eval ----------------------------------------------------------------------------------------------------
 
 BEST = "ckpt_path=run/checkpoints/best.ckpt"
@@ -452,15 +480,6 @@ EVAL = [
     (f"{BEST} env.kwargs=3", "env.kwargs must be a mapping"),
     (f"{BEST} output=run", "output must be a file, and run is a folder"),
     ("run/checkpoints/best.ckpt", "which should be key=value"),
-def test_what_a_checkpoint_decides_to_import():
-    """Whatever names a module; JaxMARL's and Gymnasium's own names import nothing and need not be typed again."""
-    assert imported({"name": "pettingzoo", "id": "a.b:make"}) == {"id": "a.b:make"}
-    assert imported({"name": "a_plugin", "id": "a.b:make"}) == {"id": "a.b:make"}
-    assert imported({"name": "gymnasium", "id": "Foraging-8x8-2p-3f-v3", "module": None}) == {}
-    assert imported({"name": "gymnasium", "id": "Mine-v0", "module": "mine"}) == {"module": "mine"}
-    assert imported({"name": "jaxmarl", "id": "MPE_simple_spread_v3"}) == {}
-
-
 ]
 
 
