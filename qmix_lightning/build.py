@@ -79,11 +79,17 @@ def _component(registry: Registry, section: Mapping[str, Any], **provided: Any) 
     factory = registry.load(section["name"])
     wanted = inspect.signature(factory).parameters
     given = {key: value for key, value in section.items() if key != "name"}
+    # A module without a constructor of its own has torch's, which says that it takes anything.
+    schema = _no_settings if getattr(factory, "__init__", None) is torch.nn.Module.__init__ else factory
     try:
-        settings = check_settings(kind, given, factory, provided)
+        settings = check_settings(kind, given, schema, provided)
         return factory(**settings, **{key: value for key, value in provided.items() if key in wanted})
     except ValueError as error:
         raise ConfigurationError(f"{kind} '{section['name']}': {error}") from error
+
+
+def _no_settings() -> None:
+    """The signature of a component that has none."""
 
 
 def env_maker(
@@ -117,6 +123,7 @@ def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] =
         AGENTS,
         own,
         input_dim=inputs.output_dim,
+        n_agents=spec.n_agents,
         n_actions=spec.n_actions,
         group_of_agent=spec.group_of_agent,
         obs_entities=spec.obs_entities,
@@ -143,6 +150,9 @@ def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
             "declares none (lbf, smax, smac and mpe's simple_spread do): use agent=recurrent or agent=feedforward"
         )
     policy = build_policy(config.agent, spec, kind)
+    name, mixer_name = config.algorithm["name"], config.mixer["name"]
+    if mixer_name != "none" and "mixer" not in inspect.signature(ALGORITHMS.load(name)).parameters:
+        raise ConfigurationError(f"algorithm '{name}' mixes no values: mixer must be none, not {mixer_name}")
     mixer = _component(
         MIXERS,
         config.mixer,

@@ -21,14 +21,15 @@ from typing import Any, NoReturn
 from qmix_lightning.errors import ConfigurationError, QMixLightningError
 from qmix_lightning.registry import did_you_mean
 
-__all__ = ["RANK_CONFIG", "explicit_overrides", "run_command"]
+__all__ = ["RANK_CONFIG", "explicit_overrides", "import_from_here", "run_command"]
 
 RANK_CONFIG = "QMIX_LIGHTNING_RANK_CONFIG"
 """Names the resolved configuration for ranks above 0: reading the command line again would start another sweep."""
 
 _FREE_FORM = {
     "train": re.compile(
-        r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*=|env\.(id|reward_aggregation|timeout_is_terminal|episode_limit)="
+        r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*=|"
+        r"env\.(id|module|reward_aggregation|timeout_is_terminal|episode_limit)="
     ),
     "evaluate": re.compile(r"env\.[^=]*="),
 }
@@ -238,6 +239,15 @@ def _known_keys(config_name: str) -> list[str]:
     return [*flat, *(str(k) for k in tree if k not in flat), *(["experiment"] if config_name == "train" else [])]
 
 
+def import_from_here() -> None:
+    """Let ``env.id=my_module:make`` and ``_target_`` name files of the working folder, as ``python -m`` does.
+
+    The folder is put last, so that nothing installed is shadowed; worker processes inherit the path.
+    """
+    if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+
+
 Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
 """``task(configuration, output folder, what was typed)``; ``None`` for a rank that is told its configuration."""
 
@@ -256,6 +266,7 @@ def run_command(config_name: str, task: Task) -> None:
     Status 0: done; 1: failed while running; 2: something asked for does not exist or fit; 130 and 143: ended by
     Ctrl-C or SIGTERM. A traceback is printed only if the user set ``HYDRA_FULL_ERROR=1``.
     """
+    import_from_here()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it tells of its font cache
     sys.exit(_status_of(lambda: _run(config_name, task), config_name))
@@ -282,6 +293,7 @@ def _run(config_name: str, task: Task) -> None:
     new_folders = _missing_folders(sys.argv[1:])
     started: list[Path] = []
     failures: list[Exception] = []
+    skipped: list[Path] = []
 
     def job(config: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -289,6 +301,7 @@ def _run(config_name: str, task: Task) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         started.append(folder)
         if failures:
+            skipped.append(folder)
             return  # a sweep ends at its first failure, as Hydra's own do
         try:
             if "run_dir" in config:
@@ -316,6 +329,9 @@ def _run(config_name: str, task: Task) -> None:
     finally:
         _remove_empty(started, new_folders)
     if failures:
+        if skipped:
+            which = f"job #{len(started) - len(skipped) - 1} of the sweep; the {len(skipped)} after it were not run"
+            failures[0].args = (f"{failures[0]} ({which})",)
         raise failures[0]
 
 

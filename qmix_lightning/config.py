@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.resuming import check_resumable, flatten
+from qmix_lightning.resuming import check_resumable, flatten, imported
 from qmix_lightning.schema import check_settings, from_mapping, settings_of, typed
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "check_resumable",
     "check_settings",
     "flatten",
+    "imported",
     "settings_of",
     "validate",
     "validate_eval",

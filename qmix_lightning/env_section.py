@@ -49,8 +49,10 @@ def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
     for key in given:
         if key not in own and not open_ended:
-            where = f"env.{key}" if key in section else f"env.kwargs.{key}"
-            raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{did_you_mean(key, known)}")
+            inside = key not in section
+            where = f"env.kwargs.{key}" if inside else f"env.{key}"
+            choices = set(own) - {"num_envs"} if inside else known
+            raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{did_you_mean(key, choices)}")
     provided = ("num_envs",) if environment.is_natively_batched(factory) else ()
     return EnvSection(
         name=name,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qmix_lightning.cli import _register_plugin_names, _status_of
+from qmix_lightning.cli import _register_plugin_names, _status_of, import_from_here
 from qmix_lightning.env_catalogue import SIZES, Entry, catalogue
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
 from qmix_lightning.registry import did_you_mean
@@ -38,6 +38,7 @@ Status: 0 done, 1 a promise is broken, 2 something asked for does not exist or f
 
 def main() -> None:
     """Console entry point."""
+    import_from_here()
     sys.exit(_status_of(lambda: _run(sys.argv[1:]), "train"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from signal import SIGINT, Signals
+
 __all__ = [
     "CheckpointError",
     "ConfigurationError",
@@ -58,6 +60,6 @@ class RunInterrupted(QMixLightningError):
     """A signal asked the run to end; it was saved before this was raised."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
+        super().__init__(f"stopped by {'Ctrl-C' if signal_number == SIGINT else Signals(signal_number).name}")
         self.signal_number = signal_number
         self.exit_status = 128 + signal_number

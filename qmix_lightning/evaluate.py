@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.cli import run_command
-from qmix_lightning.config import validate_eval
+from qmix_lightning.config import imported, validate_eval
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
 from qmix_lightning.registry import did_you_mean
 
@@ -123,12 +123,12 @@ def _env_section(saved: dict[str, Any], changes: dict[str, Any], path: str) -> d
     section = {**saved, **changes}
     if "kwargs" in saved or "kwargs" in changes:
         section["kwargs"] = {**(saved.get("kwargs") or {}), **(changes.get("kwargs") or {})}
-    if saved.get("id") and "id" not in changes:
-        # A checkpoint must not decide which module is imported.
-        raise ConfigurationError(
-            f"{path} names the environment '{saved['id']}', which is not in the registry; to let it be imported, say "
-            f"env.id={saved['id']}"
-        )
+    for key, value in imported(saved).items():
+        if key not in changes:
+            raise ConfigurationError(
+                f"{path} names the environment '{value}', which is not in the registry; to let it be imported, say "
+                f"env.{key}={value}"
+            )
     return section
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.schema import typed
 
-__all__ = ["check_resumable", "flatten"]
+__all__ = ["check_resumable", "flatten", "imported"]
 
 _MAY_CHANGE = (
     "total_env_steps",
@@ -53,6 +53,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+_NAMES_ONLY = {"jaxmarl": ("id",), "gymnasium": ("id",)}
+"""Environments whose ``id`` is looked up among the simulator's own names: it imports nothing."""
+
+
+def imported(env: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of an ``env`` section that say what is imported, which a checkpoint must not decide."""
+    harmless = _NAMES_ONLY.get(env["name"], ())
+    return {key: str(env[key]) for key in ("id", "module") if env.get(key) and key not in harmless}
 
 
 def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any) -> None:

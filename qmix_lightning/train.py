@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli import RANK_CONFIG, _shown, run_command
-from qmix_lightning.config import RunConfig, check_resumable, flatten, validate
+from qmix_lightning.config import RunConfig, check_resumable, flatten, imported, validate
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunInterrupted
 from qmix_lightning.older import complete_config
 from qmix_lightning.threads import available_cores, choose_pipelining, choose_threads
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "train"]
 
-_GROUPS = ("env", "mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer", "experiment")
+_WHOLE = ("algorithm", "experiment")
+"""Choices that set keys of other groups too: typed on resume, they bring the whole command."""
+_COMPONENTS = ("env", "mixer", "agent", "replay", "rollout", "exploration", "optimizer")
+_OUTSIDE = ("logger", "callbacks")
 
 
 def main() -> None:
@@ -71,7 +74,14 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
             if config.ckpt_path != "last" and not any(o.startswith("run_dir=") for o in overrides):
                 run_dir = source.resolve().parent  # the run goes on where it was
             config = _with_saved(tree, saved["config"], overrides, run_dir)
-        check_resumable(saved["config"], config.to_dict(), resume_from)
+        try:
+            check_resumable(saved["config"], config.to_dict(), resume_from)
+        except ConfigurationError as error:
+            whole = [o for o in overrides or () if o.partition("=")[0].lstrip("+~") in _WHOLE]
+            if not whole:
+                raise
+            hint = f"{whole[0]} sets more than its own section: leave it out, or type the whole command"
+            raise ConfigurationError(f"{error}; {hint}") from None
     elif overrides is not None and _holds_run(run_dir):
         raise ConfigurationError(
             f"{_shown(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose another run_dir"
@@ -91,9 +101,9 @@ def _holds_run(run_dir: Path) -> bool:
 
 
 def _with_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:
-    """The checkpoint's configuration with what was typed on top; a group that is typed brings the whole command."""
+    """The checkpoint's configuration with what was typed on top: a choice brings its section, a recipe everything."""
     names = [o.lstrip("+~").partition("=")[0] for o in typed]
-    if any(name in _GROUPS for name in names):
+    if any(name in _WHOLE for name in names):
         merged = dict(tree)
     else:
         composed = flatten(tree)
@@ -101,8 +111,10 @@ def _with_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], r
         for name in [*names, "ckpt_path"]:
             for key in (k for k in composed if k == name or k.startswith(f"{name}.")):
                 _set(merged, key, composed[key])
-            if name in ("logger", "callbacks", "trainer"):
+            if name in (*_COMPONENTS, *_OUTSIDE, "trainer"):
                 merged[name] = tree[name]
+        if any(name in _COMPONENTS for name in names):  # what runs beside the training is the command's, as ever
+            merged |= {name: tree[name] for name in _OUTSIDE}
     for key, value in flatten({group: merged[group] for group in ("logger", "callbacks")}).items():
         if value is not None and value in (saved["run_dir"], tree["run_dir"]):
             merged = _copy(merged)
@@ -120,12 +132,12 @@ def _refuse_imports(merged: dict[str, Any], tree: dict[str, Any]) -> None:
     """
     from omegaconf import OmegaConf
 
-    wanted = merged["env"].get("id")
-    if wanted is not None and wanted != tree["env"].get("id"):
-        raise ConfigurationError(
-            f"the checkpoint names the environment '{wanted}', which is not in the registry; to let it be imported, "
-            f"say env.id={wanted}"
-        )
+    for key, value in imported(merged["env"]).items():
+        if value != tree["env"].get(key):
+            raise ConfigurationError(
+                f"the checkpoint names the environment '{value}', which is not in the registry; to let it be imported, "
+                f"say env.{key}={value}"
+            )
     for group in ("logger", "callbacks"):
         files = resources.files("qmix_lightning.conf").joinpath(group).iterdir()
         shipped = [OmegaConf.to_container(OmegaConf.create(file.read_text())) for file in files]
@@ -206,7 +218,7 @@ def _pipelined(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> boo
             on_policy=config.replay.kind == "on_policy",
             own_process=rollout.collector == "process",
             num_envs=rollout.num_envs,
-            workers=rollout.num_workers if rollout.backend == "process" else 0,
+            workers=_workers(config),
         )
     if run.trainer.global_rank == 0:
         what = "while an update runs, by the policy from before it" if pipelined else "between updates"
@@ -214,10 +226,15 @@ def _pipelined(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> boo
     return pipelined
 
 
+def _workers(config: RunConfig) -> int:
+    """Processes that step environments; there are no more of them than environments."""
+    return min(config.rollout.num_workers, config.rollout.num_envs) if config.rollout.backend == "process" else 0
+
+
 def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
     """Intra-op threads; those that a run was begun with stay, since sums depend on them."""
     cores = available_cores()
-    workers = config.rollout.num_workers if config.rollout.backend == "process" else 0
+    workers = _workers(config)
     pipelined = run.data.pipelined
     if config.num_threads is not None:
         threads, reason = config.num_threads, "num_threads"
@@ -243,8 +260,11 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         run.trainer.fit(run.module, datamodule=run.data, ckpt_path=resume_from, weights_only=True)
         # Lightning's own limits (max_steps, max_time, EarlyStopping) end a run too.
         status = "completed" if run.data.counters.env_steps >= config.total_env_steps else "stopped"
-    except RunInterrupted:
+    except RunInterrupted as stop:
         status = "interrupted"
+        again = "".join(f" env.{key}={value}" for key, value in imported(config.env).items())
+        resume = f"qmix-train run_dir={_shown(run_dir.resolve())} ckpt_path=last{again}"
+        stop.args = (f"{stop} and saved; to go on: {resume}",)
         if first:
             raise
         # A rank that ends with another status is taken for crashed, and all others are killed.
@@ -326,6 +346,7 @@ def _quieten_lightning() -> None:
     """Advice that does not apply: the loaders are this package's own and have no workers."""
     for noisy in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # what trainer.profiler was asked for
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

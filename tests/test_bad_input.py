@@ -17,6 +17,7 @@ import torch
 from gymnasium import spaces
 
 from qmix_lightning import environment
+from qmix_lightning.config import imported
 
 
 class Continuous(fakes.VaryingLength):
@@ -143,6 +144,7 @@ TYPED = [
     ("rollout.num_eval_envs=0", "rollout.num_eval_envs must be at least 1, not 0"),
     ("rollout.update_unit=episode", "Did you mean 'episodes'?"),
     ("rollout.step_timeout_s=0", "rollout.step_timeout_s must be more than 0, not 0.0"),
+    ("algorithm=coma mixer=qmix", "algorithm 'coma' mixes no values: mixer must be none, not qmix"),
     ("replay.batch_size=100 replay.capacity=50", "replay.batch_size (100) is larger than replay.capacity (50)"),
     ("exploration.epsilon_start=2", "exploration.epsilon_start must be between 0 and 1, not 2.0"),
     ("agent.share_parameters=some", "agent.share_parameters must be one of true, false, group, not 'some'"),
@@ -192,6 +194,28 @@ def test_a_mistake_on_the_command_line(work: Path, typed: str, message: str):
     check_refused(inprocess.command(typed.split()), 2, message)
     assert sorted(os.listdir(work)) == ["mine.txt"]
     assert (work / "mine.txt").read_text() == "mine"
+
+
+def test_a_sweep_that_fails_says_which_job_and_how_many_are_left(work: Path):
+    tiny = [a for a in inprocess.TINY if "batch_size" not in a]
+    outcome = inprocess.command(["-m", "replay.batch_size=4,60,4,4", *tiny, "run_dir=sweep"])
+    assert outcome.status == 1
+    assert len(outcome.err.splitlines()) == 1
+    assert outcome.err.endswith("(job #1 of the sweep; the 2 after it were not run)\n")
+
+
+def test_a_file_of_the_working_folder_can_be_named(work: Path):
+    """As installed commands find it, which do not have that folder on their path."""
+    (work / "here.py").write_text("from fakes import Echo\n")
+    script = "import sys; sys.path.pop(0); from qmix_lightning.envs_command import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "check", "here:Echo", "--steps", "20"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
 
 
 EXPERIMENTS = {
@@ -277,6 +301,25 @@ def test_a_folder_that_holds_a_run(run: Path, work: Path):
     before = inprocess.snapshot(work)
     check_refused(inprocess.command(["run_dir=run", *inprocess.TINY]), 2, "run holds a run already", "ckpt_path=last")
     assert inprocess.snapshot(work) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "refused"),
+    [
+        (["replay=uniform", "replay.batch_size=4", "replay.capacity=64"], ""),
+        (["agent=recurrent", "agent.hidden_dim=8"], ""),
+        (["replay=uniform"], "run: replay.batch_size=32 (the checkpoint has 4); replay.capacity=5000 (the check"),
+        (["env=two_step"], ""),
+        (["env=penalty"], "run: env.name='matrix' (the checkpoint has 'two_step'). Resume"),
+        (["algorithm=qmix"], "algorithm=qmix sets more than its own section: leave it out, or type the whole command"),
+    ],
+)
+def test_a_choice_typed_on_resume_brings_its_own_section(run: Path, typed: list[str], refused: str):
+    outcome = inprocess.command(["run_dir=run", "ckpt_path=last", "total_env_steps=70", *typed])
+    if refused:
+        check_refused(outcome, 2, refused)
+    else:
+        assert outcome.status == 0, outcome
 
 
 OF_ANOTHER = {
@@ -407,6 +450,15 @@ def test_a_checkpoint_does_not_decide_which_environment_is_imported(work: Path, 
     check_refused(outcome, 2, "names the environment 'fakes:VaryingLength'", "say env.id=fakes:VaryingLength")
     more = ["total_env_steps=70"] if command == "train" else ["episodes=2"]
     inprocess.succeed(["ckpt_path=run/checkpoints/last.ckpt", "env.id=fakes:VaryingLength", *more], command)
+
+
+def test_what_a_checkpoint_decides_to_import():
+    """Whatever names a module; JaxMARL's and Gymnasium's own names import nothing and need not be typed again."""
+    assert imported({"name": "pettingzoo", "id": "a.b:make"}) == {"id": "a.b:make"}
+    assert imported({"name": "a_plugin", "id": "a.b:make"}) == {"id": "a.b:make"}
+    assert imported({"name": "gymnasium", "id": "Foraging-8x8-2p-3f-v3", "module": None}) == {}
+    assert imported({"name": "gymnasium", "id": "Mine-v0", "module": "mine"}) == {"module": "mine"}
+    assert imported({"name": "jaxmarl", "id": "MPE_simple_spread_v3"}) == {}
 
 
 # -- qmix-eval ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the page's package is installed."""
     folder = tmp_path_factory.mktemp("new") / "a folder's name"
     files = dict(FILE.findall(PAGE.read_text()))
+    (agent,) = re.findall(r"`(my_team/my_agent.py)`:\n\n```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    (small,) = re.findall(r"`(my_team/conf/agent/small.yaml)`.*?```yaml\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    (entry,) = re.findall(r'^and an entry point `(small = "[\w.:]+")` in the group `([\w.]+)`', PAGE.read_text(), re.M)
     assert sorted(files) == ["my_team/__init__.py", "my_team/conf/algorithm/hysteretic.yaml", "pyproject.toml"]
+    files |= dict([agent, small])
+    files["pyproject.toml"] += f'\n[project.entry-points."{entry[1]}"]\n{entry[0]}\n'
+    files["my_team/conf/mixer/mean.yaml"] = "name: mean\n"
     for name, text in files.items():
         (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "source" / name).write_text(text)
@@ -65,6 +71,25 @@ def test_the_mixer_goes_with_other_algorithms(installed: Path, tmp_path: Path):
     inprocess.succeed(["algorithm=vdn", "mixer.name=mean", "env=climbing", *TINY, f"run_dir={tmp_path}/run"])
     saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert (saved["config"]["algorithm"]["name"], saved["config"]["mixer"]["name"]) == ("vdn", "mean")
+
+
+@pytest.mark.parametrize("algorithm", ["qmix", "qtran_alt", "coma"])
+def test_the_agent_trains_and_resumes(installed: Path, tmp_path: Path, algorithm: str):
+    own = ["replay.capacity=8"] if algorithm == "coma" else []
+    arguments = [f"algorithm={algorithm}", "agent=small", "agent.width=8", *TINY, *own]
+    whole, first = tmp_path / "whole", tmp_path / "first"
+    inprocess.succeed([*arguments, f"run_dir={whole}", "total_env_steps=120"])
+    inprocess.succeed([*arguments, f"run_dir={first}"])
+    inprocess.succeed(["ckpt_path=last", f"run_dir={first}", "total_env_steps=120"])
+    a, b = (read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (whole, first))
+    assert all(torch.equal(value, b[name]) for name, value in a.items() if isinstance(value, Tensor))
+    inprocess.succeed([f"ckpt_path={first}/checkpoints/best.ckpt", "episodes=2"], "evaluate")
+
+
+def test_a_mixer_without_settings_takes_none(installed: Path, tmp_path: Path):
+    """A module without a constructor has torch's, which takes anything and then fails."""
+    outcome = inprocess.command(["algorithm=vdn", "mixer=mean", "+mixer.embed_dim=3", f"run_dir={tmp_path}/run"])
+    assert (outcome.status, outcome.err) == (2, "error: unknown key 'mixer.embed_dim'\n")
 
 
 @pytest.mark.parametrize(

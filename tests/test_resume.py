@@ -138,6 +138,8 @@ def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path, number: int,
     output = runs.finish(process)
     assert process.returncode == status, output
     assert "Traceback" not in output
+    name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
+    assert f"stopped by {name} and saved; to go on: qmix-train run_dir={folder} ckpt_path=last {ID}\n" in output
     assert '"status": "interrupted"' in (folder / "summary.json").read_text()
     runs.run([*arguments, "ckpt_path=last"])
     runs.assert_same_run(reference(1, 900), folder)
