@@ -1,6 +1,8 @@
 """The table of what each algorithm reaches on each task, from real runs at equal environment steps.
 
     python benchmarks/results.py --folder outputs/results [--tasks two_step lbf] [--algorithms vdn qmix] [--seeds 1 2 3]
+    python benchmarks/results.py --folder outputs/standardized --tasks simple_spread \
+        --also algorithm.normalize_rewards=standardize
 
 Runs ``qmix-train`` for every task, algorithm and seed, some side by side, and prints a table in Markdown: the mean of
 the last evaluation's greedy return over the seeds, with half of its 95 % interval (Student's t). What is finished
@@ -85,10 +87,10 @@ def overrides(task: str, algorithm: str, seed: int) -> list[str]:
     ]
 
 
-def run(task: str, algorithm: str, seed: int, root: Path) -> dict[str, float] | None:
+def run(task: str, algorithm: str, seed: int, root: Path, also: list[str]) -> dict[str, float] | None:
     """The last evaluation of a run, made if it is not there yet; ``None`` if it failed."""
     folder = root / task / algorithm / f"seed{seed}"
-    found = train_once(f"{task} {algorithm} seed {seed}", overrides(task, algorithm, seed), folder)
+    found = train_once(f"{task} {algorithm} seed {seed}", [*overrides(task, algorithm, seed), *also], folder)
     return None if found is None else found["eval"]
 
 
@@ -99,10 +101,11 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
+    parser.add_argument("--also", nargs="+", default=[], metavar="OVERRIDE", help="for every run; take another folder")
     options = parser.parse_args()
     jobs = [(t, a, s) for t in options.tasks for s in options.seeds for a in options.algorithms]
     with ThreadPoolExecutor(options.jobs) as pool:
-        results = dict(zip(jobs, pool.map(lambda job: run(*job, options.folder), jobs), strict=True))
+        results = dict(zip(jobs, pool.map(lambda job: run(*job, options.folder, options.also), jobs), strict=True))
     metric = {task: "win_rate" if task.startswith("smax") else "return_mean" for task in options.tasks}
     print(f"\nSeeds {', '.join(map(str, options.seeds))}; mean ± half of the 95 % interval (Student's t).")
     print(f"\n| algorithm | {' | '.join(f'{t} ({TASKS[t][0]:,} steps)' for t in options.tasks)} |")
