@@ -22,6 +22,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from qmix_lightning.progress import EnvStepsBar
+
 TINY = [argument for argument in inprocess.TINY if argument != "logger=none"]
 
 
@@ -150,8 +152,6 @@ def test_the_end_says_what_was_reached_and_where(finished: tuple[Path, inprocess
     assert outcome.err == "", "no progress bar and no advice where there is no terminal"
 
 
-def test_a_run_ended_by_lightning_does_not_say_completed(tmp_path: Path):
-    inprocess.succeed([f"run_dir={tmp_path}/run", "trainer.max_steps=3", *inprocess.TINY])
 def test_a_log_file_gets_a_line_after_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(EnvStepsBar.__init__, "__defaults__", (0.0,))
     outcome = inprocess.succeed([f"run_dir={tmp_path}/run", *inprocess.TINY])
@@ -170,6 +170,8 @@ def test_what_a_profiler_found_is_printed(tmp_path: Path, caplog: pytest.LogCapt
     assert "run_training_batch" in caplog.text
 
 
+def test_a_run_ended_by_lightning_does_not_say_completed(tmp_path: Path):
+    inprocess.succeed([f"run_dir={tmp_path}/run", "trainer.max_steps=3", *inprocess.TINY])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["updates"]) == ("stopped", 3)
 
