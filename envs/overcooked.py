@@ -132,7 +132,13 @@ def layouts() -> list[str]:
 
 
 def make(layout: str = "cramped_room", horizon: int = 400, reward_shaping_factor: float = 0.0) -> Overcooked:
-    """The kitchen ``layout``; see :class:`Overcooked`."""
+    """Two cooks in a kitchen.
+
+    Args:
+        layout: the kitchen's name, e.g. ``cramped_room``, ``asymmetric_advantages``, ``coordination_ring``.
+        horizon: steps of an episode. It is a time limit, so the episode ends truncated.
+        reward_shaping_factor: what the package's own shaping (picking up, potting) counts beside soups served.
+    """
     known = layouts()
     if layout not in known:
         raise ConfigurationError(f"unknown Overcooked layout '{layout}'{did_you_mean(layout, known)}")

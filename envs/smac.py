@@ -39,7 +39,9 @@ def make(
             ``reward_sparse``, ``obs_last_action``, ``replay_dir``. A ``seed`` given here is every environment's.
         save_replay: save a replay when an evaluation episode ends. It holds everything since the game was launched.
         evaluation: this environment evaluates; it alone saves replays.
-        timeout_s, launch_attempts, rebuild_after_steps: see :class:`StarCraft`.
+        timeout_s: seconds that the game may take to answer or to start; pysc2's own limit is 360.
+        launch_attempts: how often a launch is tried before giving up: ports are not reserved and may be taken.
+        rebuild_after_steps: take a new game after so many joint steps; ``None``: at half of what the game can do.
     """
     settings = game_settings(kwargs, RESERVED)
     env_class: Any = import_package("smac", "smac.env").StarCraft2Env  # type: ignore[attr-defined]

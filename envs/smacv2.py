@@ -73,8 +73,11 @@ def make(
         map_name: ``None``: the race's, e.g. ``10gen_protoss``.
         capability_config: the wrapper's own configuration, instead of ``race``, ``n_units`` and ``n_enemies``.
         kwargs: any other setting of ``StarCraft2Env`` by its name, e.g. ``conic_fov``, ``difficulty``.
-        save_replay, evaluation: see :func:`qmix_lightning.envs.smac.make`.
-        timeout_s, launch_attempts, rebuild_after_steps: see :class:`StarCraft`.
+        save_replay: save a replay when an evaluation episode ends. It holds everything since the game was launched.
+        evaluation: this environment evaluates; it alone saves replays.
+        timeout_s: seconds that the game may take to answer or to start; pysc2's own limit is 360.
+        launch_attempts: how often a launch is tried before giving up: ports are not reserved and may be taken.
+        rebuild_after_steps: take a new game after so many joint steps; ``None``: at half of what the game can do.
     """
     if race not in _RACES:
         raise ConfigurationError(f"unknown SMACv2 race '{race}'{did_you_mean(race, _RACES)}")

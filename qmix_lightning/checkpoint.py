@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from qmix_lightning.errors import CheckpointError
+from qmix_lightning.errors import CheckpointError, RunError
 from qmix_lightning.replay import EpisodeReplay
 
 __all__ = [
@@ -61,6 +61,14 @@ def _save_durably(payload: Any, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # A full disk: torch's writer raises a RuntimeError about positions, after the system's own error.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError):
+            raise
+        raise RunError(
+            f"{path} could not be written ({cause.strerror}); what was saved before is whole: ckpt_path=last goes on"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     _fsync_folder(path.parent)

@@ -329,7 +329,7 @@ def _print_end(summary: dict[str, Any], run_dir: Path) -> None:
 
     rows = {
         "algorithm": f"{summary['algorithm']} on {summary['env']}, seed {summary['seed']}",
-        "env steps": f"{summary['env_steps']:,} in {summary['wall_s']:.0f} s ({summary['env_steps_per_s']:,.0f}/s)",
+        "env steps": f"{summary['env_steps']:,} in {_seconds(summary['wall_s'])} ({summary['env_steps_per_s']:,.0f}/s)",
         "updates": f"{summary['updates']:,} ({summary['updates_per_s']:,.0f}/s)",
     }
     if result := summary["eval"]:
@@ -340,6 +340,10 @@ def _print_end(summary: dict[str, Any], run_dir: Path) -> None:
             rows["eval win rate"] = f"{result['win_rate']:.1%}"
     rows["written to"] = _shown(run_dir.resolve())
     print_table(rows)
+
+
+def _seconds(wall: float) -> str:
+    return f"{wall:.0f} s" if wall >= 10 else f"{wall:.1f} s"
 
 
 def _quieten_lightning() -> None:

@@ -25,7 +25,7 @@ from qmix_lightning.checkpoint import (
     verify_segments,
     write_checkpoint,
 )
-from qmix_lightning.errors import CheckpointError, ConfigurationError
+from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
 from qmix_lightning.replay import EpisodeReplay
 
 
@@ -222,6 +222,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_checkpoint(payload(2, extra=lambda: None), path)
     assert read_checkpoint(path)["global_step"] == 1
     assert not [n for n in os.listdir(tmp_path) if n.endswith(".writing")]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path, monkeypatch):
+    """torch's own message is about positions in a container."""
+    write_checkpoint({"value": 1}, tmp_path / "last.ckpt")
+    before = (tmp_path / "last.ckpt").read_bytes()
+    opener = Path("/dev/full").open
+    monkeypatch.setattr(checkpoint, "open", lambda _, mode: opener(mode), raising=False)
+    with pytest.raises(RunError, match=r"last.ckpt could not be written \(No space left on device\)"):
+        write_checkpoint({"value": torch.zeros(100_000)}, tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
 def test_lightnings_plugin(tmp_path):

@@ -172,6 +172,18 @@ def test_show_what_is_not_installed(envs):
     assert re.search(r"can run here +no: .*pip install", out)
 
 
+@pytest.mark.parametrize("name", ["smac", "smacv2", "overcooked", "lbf", "rware", "mpe", "smax", "vmas", "jaxmarl"])
+def test_show_says_what_every_setting_means(envs, name: str):
+    """And not where it could be read."""
+    _, said, _ = envs("show", name)
+    heading, *rows = said[said.index("  setting ") :].splitlines()
+    assert len(rows) > 2
+    for row in rows:
+        meaning = row[heading.index("meaning") :]
+        assert meaning.strip(), row
+        assert not meaning.startswith("see "), row
+
+
 def test_check(envs):
     status, out, err = envs("check", "fakes:VaryingLength", "kwargs.n_agents=2")
     assert (status, err) == (0, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import logging
 import os
 import pty
 import re
@@ -20,6 +21,8 @@ import runs
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from qmix_lightning.progress import EnvStepsBar
 
 TINY = [argument for argument in inprocess.TINY if argument != "logger=none"]
 
@@ -147,6 +150,24 @@ def test_the_end_says_what_was_reached_and_where(finished: tuple[Path, inprocess
     assert shown["written to"].endswith("run")
     assert "state 2B" in outcome.out
     assert outcome.err == "", "no progress bar and no advice where there is no terminal"
+
+
+def test_a_log_file_gets_a_line_after_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(EnvStepsBar.__init__, "__defaults__", (0.0,))
+    outcome = inprocess.succeed([f"run_dir={tmp_path}/run", *inprocess.TINY])
+    first, last = outcome.err.splitlines()  # evaluations at the first updates after 30 and 60 steps
+    line = r"env steps, [\d,]+/s, eps [\d.]+, loss [\d.e+-]+, eval return [\d.]+$"
+    assert re.match(r"32/60 " + line, first), first
+    assert re.match(r"60/60 " + line, last), last
+    off = inprocess.succeed([f"run_dir={tmp_path}/off", "trainer.enable_progress_bar=false", *inprocess.TINY])
+    assert off.err == ""
+
+
+def test_what_a_profiler_found_is_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO):
+        inprocess.succeed([f"run_dir={tmp_path}/run", "trainer.profiler=simple", *inprocess.TINY])
+    assert "FIT Profiler Report" in caplog.text
+    assert "run_training_batch" in caplog.text
 
 
 def test_a_run_ended_by_lightning_does_not_say_completed(tmp_path: Path):
