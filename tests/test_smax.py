@@ -143,7 +143,7 @@ def test_other_maps_play_to_the_end(scenario):
         if (transition.terminated | transition.truncated).any():
             break
     assert transition.terminated.sum() >= 1  # random play loses long before the limit
-    assert env.program.traces == {"reset": 1, "step": 1}
+    assert env.program.traces == {"begin": 1, "put": 1, "step": 1}
 
 
 # -- what SMAX itself says -------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_nothing_is_compiled_twice(caplog):
             other.step(attack(observation.avail_actions).int(), torch.zeros(E, dtype=torch.bool))
     assert not [record.getMessage() for record in caplog.records if "ompil" in record.getMessage()]
     assert env.program is other.program
-    assert env.program.traces == {"reset": 1, "step": 1}
+    assert env.program.traces == {"begin": 1, "put": 1, "step": 1}
 
 
 def test_torch_sees_jax_memory():
