@@ -355,6 +355,25 @@ def test_an_episode_is_its_seed_and_its_actions(battle):
     assert not torch.equal(other[0][0], here[0][0])
 
 
+def test_what_is_expected_changes_nothing():
+    """Right hints, wrong ones and none: the episode is the one whose seed `reset` is given."""
+    mask, seeds, later = torch.tensor([True, False, True, False]), torch.arange(E) + 40, torch.arange(E) + 60
+
+    def shown(*hints):
+        env = make()
+        seen = []
+        for hint, chosen, given in zip(hints, (EVERYONE, mask, ~mask), (seeds, later, later), strict=True):
+            if hint is not None:
+                env.expect(hint)
+            seen.append(env.reset(chosen, given).obs.clone())
+        seen.append(env.step(torch.full((E, 3), STOP), EVERYONE).next.obs.clone())
+        return torch.stack(seen)
+
+    plain = shown(None, None, None)
+    assert torch.equal(plain, shown(later, later + 9, seeds))
+    assert torch.equal(plain, shown(seeds + 7, later, later + 1))
+
+
 def test_inference_mode_changes_nothing():
     env = make()
     with torch.inference_mode():
