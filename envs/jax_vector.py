@@ -23,8 +23,8 @@ from qmix_lightning.types import Observation, Transition
 
 __all__ = ["JaxVectorEnv", "start_jax"]
 
-RESET_AT_ONCE = 4
-"""Environments that one call resets: few end in the same step, and a compiled call has one size."""
+BEGUN_AT_ONCE = 32
+"""Most episodes that one call begins; a compiled call has one size."""
 
 
 class JaxVectorEnv:
@@ -44,30 +44,49 @@ class JaxVectorEnv:
         self.num_envs = num_envs
         self._jax_device, self.device = _devices(device)
         self._slots: Slots | None = None
+        # Episodes begun ahead, and which row each seed's is.
+        self._begun: Slots | None = None
+        self._begun_row: dict[int, int] = {}
+        self._expected = np.zeros(0, np.int64)
         _show_torch_what_is_read_only()
         # Where rewards of agents and of the team begin in Slots.numbers.
         obs, state, agents, _ = program.number_sizes
         self._rewards, self._earned = obs + state, obs + state + agents
 
+    def expect(self, seeds: Tensor) -> None:
+        """Each one's next episode will be that of ``seeds [E]``: it may be begun ahead, many in one call."""
+        self._expected = seeds.numpy(force=True)
+
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
-        (rows,) = mask.numpy(force=True).nonzero()
-        chosen = seeds.numpy(force=True).astype(np.uint32)
-        slots, chunk = self._slots, min(RESET_AT_ONCE, self.num_envs)
+        slots, chosen, wanted = self._slots, mask.numpy(force=True), seeds.numpy(force=True).tolist()
         if slots is None:
             # Every environment is started the first time, so that there is something to show for all.
             slots = jax.device_put(self.program.empty(self.num_envs), self._jax_device)
-            rows = np.arange(self.num_envs)
-        for start in range(0, len(rows), chunk):
-            some = rows[start : start + chunk]
-            places = np.full(chunk, self.num_envs, np.int32)
-            places[: len(some)] = some
-            slots = self.program.reset(slots, places, chosen[places % self.num_envs])
-        assert slots is not None
+            chosen = np.ones(self.num_envs, bool)
+        todo = chosen.nonzero()[0].tolist()
+        while todo:
+            if any(wanted[e] not in self._begun_row for e in todo):
+                self._begin([wanted[e] for e in todo], chosen)
+            rows = np.full(self.num_envs, -1, np.int32)
+            rows[todo] = [self._begun_row.get(wanted[e], -1) for e in todo]
+            slots = self.program.put(slots, self._begun, rows)
+            todo = [e for e in todo if rows[e] < 0]
         self._slots = slots
-        slots.t.block_until_ready()
+        slots.numbers.block_until_ready()
         numbers, flags = self._to_torch(slots.numbers), self._to_torch(slots.flags)
         return self._observation(numbers, flags)
+
+    def _begin(self, wanted: list[int], chosen: np.ndarray) -> None:
+        """Begin the ``wanted`` episodes, as many as there is room for, and then of those expected what has room."""
+        size = min(BEGUN_AT_ONCE, self.num_envs)
+        ahead = self._expected
+        if len(ahead):  # those first that have played for some time
+            ahead = np.concatenate([ahead[~chosen], ahead[chosen]])
+        seeds = list(dict.fromkeys([*wanted, *ahead.tolist()]))[:size]
+        self._begun_row = {seed: row for row, seed in enumerate(seeds)}
+        padded = np.array(seeds + [0] * (size - len(seeds)), np.uint32)
+        self._begun = self.program.begin(jax.device_put(padded, self._jax_device))
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
         """One joint step with ``actions [E, N]`` where ``active [E]``."""
@@ -75,7 +94,7 @@ class JaxVectorEnv:
             raise EnvironmentContractError("step was called before reset")
         self._slots = slots = self.program.step(self._slots, self._to_jax(actions), self._to_jax(active))
         # JAX may run behind our back; what it reads belongs to the caller again when we return.
-        slots.t.block_until_ready()
+        slots.numbers.block_until_ready()
         numbers, flags = self._to_torch(slots.numbers), self._to_torch(slots.flags)
         reward, *metrics = numbers[:, self._earned :].unbind(1)
         terminated, truncated = flags[:, -2:].unbind(1)
@@ -90,7 +109,8 @@ class JaxVectorEnv:
 
     def close(self) -> None:
         """Forget the episodes; may be called twice."""
-        self._slots = None
+        self._slots = self._begun = None
+        self._begun_row = {}
 
     def _to_jax(self, tensor: Tensor) -> Any:
         if self.device.type == "cpu":

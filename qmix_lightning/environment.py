@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRONMENTS",
+    "BeginsAhead",
     "TabularGame",
     "VectorEnv",
     "check_arguments",
@@ -67,6 +68,18 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Release everything; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class BeginsAhead(VectorEnv, Protocol):
+    """Environments that can make use of knowing which episodes come next."""
+
+    def expect(self, seeds: Tensor) -> None:
+        """Each one's next episode will be that of ``seeds [E]``.
+
+        A hint, given before a ``reset``: whatever was expected, the episode is the one whose seed ``reset`` is given.
+        """
         ...
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from qmix_lightning import keys
 from qmix_lightning.actor import Actor
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.environment import VectorEnv
+from qmix_lightning.environment import BeginsAhead, VectorEnv
 from qmix_lightning.errors import EnvironmentFault, RunError
 from qmix_lightning.keys import Purpose
 from qmix_lightning.recorder import EpisodeRecorder
@@ -93,6 +93,7 @@ class Collector:
         capture: bool = False,
     ) -> None:
         self.env = env
+        self._foreseeing = env if isinstance(env, BeginsAhead) else None
         self.actor = Actor(policy, env.num_envs, policy_device or env.device, capture=capture)
         self._slots = np.arange(env.num_envs)
         purposes = Purpose.TRAIN_RESET, Purpose.EXPLORE
@@ -118,8 +119,11 @@ class Collector:
     def _begin(self, mask: np.ndarray) -> None:
         episode = self._episode + mask
         reset_keys, episode_keys = self._keys_of(np.stack([episode, episode + 1]))  # [2, E] each
+        seeds, following = torch.from_numpy(keys.bounded(reset_keys))  # [E] each
         torch_mask = torch.from_numpy(mask)
-        self._observation = self.env.reset(torch_mask, torch.from_numpy(keys.bounded(reset_keys[0])))
+        if self._foreseeing is not None:
+            self._foreseeing.expect(following)
+        self._observation = self.env.reset(torch_mask, seeds)
         # Only now: a reset that fails for good leaves everything as it was, to be saved.
         self._episode = episode
         self._episode_keys, self._following_keys = episode_keys
@@ -335,6 +339,9 @@ def evaluate_episodes(
             lengths[begin], returns[begin] = 0, 0.0
             ids = np.array([episode_ids[c] if c >= 0 else 0 for c in current], np.uint64)
             mask = torch.from_numpy(begin)
+            if isinstance(env, BeginsAhead):
+                following = np.array([episode_ids[q[0]] if q else 0 for q in queues], np.uint64)
+                env.expect(torch.from_numpy(keys.bounded(keys.fold(base, following))))
             observation = env.reset(mask, torch.from_numpy(keys.bounded(keys.fold(base, ids))))
             actor.begin(mask.to(env.device))
         active = current >= 0

@@ -73,7 +73,7 @@ def test_simple_spread_is_its_own_step_and_the_limit_is_a_truncation():
         assert bool(transition.truncated[slot]) == (t == 25)
         assert not transition.terminated.any()
     assert observation.agent_mask.all()  # the value of the true last observation is bootstrapped
-    assert env.program.traces == {"reset": 1, "step": 1}
+    assert env.program.traces == {"begin": 1, "put": 1, "step": 1}
 
 
 def test_the_limit_as_an_end_the_mean_and_a_limit_of_ones_own():

@@ -143,7 +143,7 @@ def test_other_maps_play_to_the_end(scenario):
         if (transition.terminated | transition.truncated).any():
             break
     assert transition.terminated.sum() >= 1  # random play loses long before the limit
-    assert env.program.traces == {"reset": 1, "step": 1}
+    assert env.program.traces == {"begin": 1, "put": 1, "step": 1}
 
 
 # -- what SMAX itself says -------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_nothing_is_compiled_twice(caplog):
             other.step(attack(observation.avail_actions).int(), torch.zeros(E, dtype=torch.bool))
     assert not [record.getMessage() for record in caplog.records if "ompil" in record.getMessage()]
     assert env.program is other.program
-    assert env.program.traces == {"reset": 1, "step": 1}
+    assert env.program.traces == {"begin": 1, "put": 1, "step": 1}
 
 
 def test_torch_sees_jax_memory():
@@ -353,6 +353,25 @@ def test_an_episode_is_its_seed_and_its_actions(battle):
     assert_same(here, play(env, seeds, chosen, 3, neighbours=5, rests=(2, 2, 7)))
     other = play(env, seeds + 1, chosen, 3)
     assert not torch.equal(other[0][0], here[0][0])
+
+
+def test_what_is_expected_changes_nothing():
+    """Right hints, wrong ones and none: the episode is the one whose seed `reset` is given."""
+    mask, seeds, later = torch.tensor([True, False, True, False]), torch.arange(E) + 40, torch.arange(E) + 60
+
+    def shown(*hints):
+        env = make()
+        seen = []
+        for hint, chosen, given in zip(hints, (EVERYONE, mask, ~mask), (seeds, later, later), strict=True):
+            if hint is not None:
+                env.expect(hint)
+            seen.append(env.reset(chosen, given).obs.clone())
+        seen.append(env.step(torch.full((E, 3), STOP), EVERYONE).next.obs.clone())
+        return torch.stack(seen)
+
+    plain = shown(None, None, None)
+    assert torch.equal(plain, shown(later, later + 9, seeds))
+    assert torch.equal(plain, shown(seeds + 7, later, later + 1))
 
 
 def test_inference_mode_changes_nothing():
