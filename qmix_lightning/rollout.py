@@ -331,6 +331,7 @@ def evaluate_episodes(
     current = np.full(slots, -1)
     lengths, returns = np.zeros(slots, np.int64), np.zeros(slots)
     observation: Observation | None = None
+    foreseeing = env if isinstance(env, BeginsAhead) else None
     while not interrupted():
         begin = np.array([current[s] < 0 and bool(queues[s]) for s in range(slots)])
         if begin.any():
@@ -339,9 +340,9 @@ def evaluate_episodes(
             lengths[begin], returns[begin] = 0, 0.0
             ids = np.array([episode_ids[c] if c >= 0 else 0 for c in current], np.uint64)
             mask = torch.from_numpy(begin)
-            if isinstance(env, BeginsAhead):
+            if foreseeing is not None:
                 following = np.array([episode_ids[q[0]] if q else 0 for q in queues], np.uint64)
-                env.expect(torch.from_numpy(keys.bounded(keys.fold(base, following))))
+                foreseeing.expect(torch.from_numpy(keys.bounded(keys.fold(base, following))))
             observation = env.reset(mask, torch.from_numpy(keys.bounded(keys.fold(base, ids))))
             actor.begin(mask.to(env.device))
         active = current >= 0
