@@ -23,8 +23,11 @@ from qmix_lightning.types import Observation, Transition
 
 __all__ = ["JaxVectorEnv", "start_jax"]
 
-BEGUN_AT_ONCE = 32
-"""Most episodes that one call begins; a compiled call has one size."""
+BEGUN_AT_ONCE = 256
+"""Most episodes that one call begins: each environment's next one, if there are no more. A compiled call has one size.
+
+With 32 in a call, 64 environments of SMAX collect 20,600 to 25,200 joint steps/s instead of 27,200 to 28,300.
+"""
 
 
 class JaxVectorEnv:
