@@ -114,7 +114,7 @@ def shape_of(batch: TrajectoryBatch) -> Shape:
 def configuration(*overrides: str) -> RunConfig:
     """The configuration that a command line with these overrides would have."""
     with initialize_config_module("qmix_lightning.conf", version_base=None):
-        composed = compose("train", [*overrides])
+        composed = compose("train", list(overrides))
     return validate(OmegaConf.to_container(composed, resolve=True))
 
 
