@@ -35,11 +35,10 @@ import training
 from learner import SHAPES, OurUpdate, Shape, matrix_gflops, our_learner, random_batch, spread
 from specs import spec_of
 
-from qmix_lightning.memory import keep_freed_memory
-from qmix_lightning.precision import set_matmul_precision
-from qmix_lightning.replay import Episode, EpisodeReplay
-from qmix_lightning.summary import versions
-from qmix_lightning.types import TrajectoryBatch
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.runtime.resources import keep_freed_memory, set_matmul_precision
+from qmix_lightning.training.summary import versions
+from qmix_lightning.types import Episode, TrajectoryBatch
 
 QUICK_SHAPES = {"small": Shape(4, 6, 2, 3, 5, 7), "large": Shape(4, 8, 3, 4, 6, 9)}
 PRECISIONS = {"float32": ("highest", "float32"), "tf32": ("high", "float32"), "bf16-mixed": ("highest", "bf16-mixed")}

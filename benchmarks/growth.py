@@ -34,10 +34,9 @@ from replay import speed, spread
 from rollout import CASES, compare, raw_foraging, raw_vector
 from training import train
 
-from qmix_lightning.memory import keep_freed_memory
-from qmix_lightning.summary import versions
-from qmix_lightning.threads import available_cores
-from qmix_lightning.vector import Backend
+from qmix_lightning.runtime.resources import available_cores, keep_freed_memory
+from qmix_lightning.training.summary import versions
+from qmix_lightning.vector.factory import Backend
 
 Row = dict[str, Any]
 

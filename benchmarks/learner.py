@@ -44,11 +44,12 @@ from specs import spec_of
 from torch import nn
 
 from qmix_lightning.algorithms.q_learning import QLearning
-from qmix_lightning.build import build_learner, build_run
-from qmix_lightning.config import RunConfig, validate
-from qmix_lightning.memory import keep_freed_memory
+from qmix_lightning.build import build_run
+from qmix_lightning.components import build_learner
+from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.optimizers import clip_by_norm
-from qmix_lightning.summary import versions
+from qmix_lightning.runtime.resources import keep_freed_memory
+from qmix_lightning.training.summary import versions
 from qmix_lightning.types import TrajectoryBatch
 
 HIDDEN, EMBED, HYPERNET = 64, 32, 64

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from seeds import QUIET, interval, train_once, with_half
 
-from qmix_lightning.summary import versions
+from qmix_lightning.training.summary import versions
 
 TASKS: dict[str, tuple[int, list[str]]] = {
     # joint steps, settings: an update per episode, or per 128 joint steps, so that every round is one update stale

@@ -30,10 +30,10 @@ import torch
 from learner import SHAPES, OurUpdate, our_learner
 from specs import spec_of
 
-from qmix_lightning.prioritized import PrioritizedReplay, importance_weights
-from qmix_lightning.replay import Episode, EpisodeReplay
-from qmix_lightning.summary import versions
-from qmix_lightning.types import EnvSpec
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.replay.prioritized import PrioritizedReplay, importance_weights
+from qmix_lightning.training.summary import versions
+from qmix_lightning.types import EnvSpec, Episode
 
 BATCH = 32
 

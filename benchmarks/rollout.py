@@ -32,11 +32,11 @@ import numpy as np
 import torch
 import yaml
 
-from qmix_lightning.build import build_policy, env_maker
+from qmix_lightning.components import build_policy, env_maker
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.rollout import Collector
-from qmix_lightning.summary import versions
-from qmix_lightning.vector import Backend
+from qmix_lightning.rollout.collector import Collector
+from qmix_lightning.training.summary import versions
+from qmix_lightning.vector.factory import Backend
 
 AGENT = yaml.safe_load((Path(__file__).parent.parent / "conf" / "agent" / "recurrent.yaml").read_text())
 CASES = {

@@ -36,7 +36,15 @@ def train_once(name: str, overrides: list[str], folder: Path) -> dict[str, Any] 
     summary = folder / "summary.json"
     if not summary.exists() or json.loads(summary.read_text())["status"] != "completed":
         shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "-W", "ignore", "-m", "qmix_lightning.train", *overrides, f"run_dir={folder}"]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "qmix_lightning.commands.train",
+            *overrides,
+            f"run_dir={folder}",
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             print(f"{name}: {done.stdout}{done.stderr}".strip(), file=sys.stderr, flush=True)

@@ -25,8 +25,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from qmix_lightning.summary import versions
-from qmix_lightning.threads import available_cores
+from qmix_lightning.runtime.resources import available_cores
+from qmix_lightning.training.summary import versions
 
 if __name__ == "__main__":
     Callback: Any = object  # the benchmark itself needs no Lightning

@@ -30,8 +30,8 @@ import torch
 from pytorch_lightning import Callback
 from rollout import CASES, rate, raw_foraging, raw_spread, raw_vector
 
-from qmix_lightning.summary import versions
-from qmix_lightning.threads import available_cores
+from qmix_lightning.runtime.resources import available_cores
+from qmix_lightning.training.summary import versions
 
 COMMON = [
     "algorithm=qmix",
@@ -100,7 +100,7 @@ def train(overrides: list[str], steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         clock = Path(folder) / "clock.json"
         command = [
-            *(sys.executable, "-W", "ignore", "-m", "qmix_lightning.train", *COMMON, *overrides),
+            *(sys.executable, "-W", "ignore", "-m", "qmix_lightning.commands.train", *COMMON, *overrides),
             *(f"total_env_steps={steps}", f"run_dir={folder}/run"),
             f"callbacks.clock={{_target_:training.Clock,path:{clock}}}",
         ]

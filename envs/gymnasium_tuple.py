@@ -12,8 +12,8 @@ from gymnasium import spaces
 
 from qmix_lightning.environment import check_arguments
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
-from qmix_lightning.parallel_adapter import MASK_KEY
 from qmix_lightning.registry import load_target
+from qmix_lightning.worker.parallel_adapter import MASK_KEY
 
 __all__ = ["TupleEnv", "make"]
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from qmix_lightning.envs.jax_packing import Packing
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
-from qmix_lightning.parallel_adapter import unit_groups
 from qmix_lightning.types import NO_OP, EntityBlock, EnvSpec
+from qmix_lightning.worker.parallel_adapter import unit_groups
 
 __all__ = ["JaxProgram", "JaxmarlRules", "Rules", "Slots", "shared_program"]
 

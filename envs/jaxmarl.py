@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
-from qmix_lightning.registry import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["import_jaxmarl", "make"]
 

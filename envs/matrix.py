@@ -10,7 +10,7 @@ import torch
 
 from qmix_lightning.envs.tabular import TabularEnv
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.registry import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["Matrix"]
 

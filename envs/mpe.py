@@ -11,7 +11,7 @@ from typing import Any
 
 from qmix_lightning.environment import check_arguments
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
-from qmix_lightning.registry import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["make", "scenarios"]
 

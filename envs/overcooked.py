@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from qmix_lightning.envs.optional import require
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.registry import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["Overcooked", "layouts", "make"]
 

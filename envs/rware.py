@@ -11,7 +11,7 @@ from qmix_lightning.environment import check_arguments
 from qmix_lightning.envs.gymnasium_tuple import TupleEnv
 from qmix_lightning.envs.optional import require
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.registry import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["RoboticWarehouse", "make"]
 

@@ -10,7 +10,7 @@ from qmix_lightning.environment import check_arguments
 from qmix_lightning.envs.starcraft import StarCraft
 from qmix_lightning.envs.starcraft_setup import RESERVED, game_settings, import_package
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.registry import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["make", "maps"]
 

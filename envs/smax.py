@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from qmix_lightning.envs.jaxmarl import import_jaxmarl
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.registry import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean
 from qmix_lightning.types import EntityBlock
 
 __all__ = ["SmaxRules", "make"]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
-from qmix_lightning.parallel_adapter import unit_groups
-from qmix_lightning.registry import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean
 from qmix_lightning.types import EnvSpec, Observation, Transition
+from qmix_lightning.worker.parallel_adapter import unit_groups
 
 __all__ = ["VmasVectorEnv", "make", "scenarios"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,198 +12,32 @@ from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
-from qmix_lightning import keys
-from qmix_lightning.agents import AGENTS
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.policy import Policy
-from qmix_lightning.algorithms import ALGORITHMS
-from qmix_lightning.algorithms.base import Learner
-from qmix_lightning.callbacks import MetricsLog, RunCheckpoint, RunControl
-from qmix_lightning.checkpoint import RunCheckpointIO
-from qmix_lightning.config import ReplayConfig, RunConfig, check_settings, settings_of
-from qmix_lightning.datamodule import ReplayDataModule
-from qmix_lightning.env_section import parse_env_section
+from qmix_lightning.checkpoint.files import RunCheckpointIO
+from qmix_lightning.components import build_learner, env_maker, make_component
+from qmix_lightning.config.run_config import RunConfig
+from qmix_lightning.config.schema import check_settings
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.exploration import EpsilonSchedule
-from qmix_lightning.loggers import RunCSVLogger
-from qmix_lightning.mixers import MIXERS
-from qmix_lightning.module import TeamModule
-from qmix_lightning.on_policy import RoundStore
 from qmix_lightning.optimizers import OPTIMIZERS
-from qmix_lightning.prioritized import PrioritizedReplay
-from qmix_lightning.profiling import NoProfiler
-from qmix_lightning.progress import EnvStepsBar
-from qmix_lightning.registry import Registry
-from qmix_lightning.remote_collector import RemoteEnv
-from qmix_lightning.replay import EpisodeReplay
-from qmix_lightning.replay_device import ReplayPlace, choose_place, free_memory
-from qmix_lightning.replay_size import ReplaySize, predict_size
-from qmix_lightning.schedule import UpdateSchedule
-from qmix_lightning.signals import StopFlag
-from qmix_lightning.summary import versions
-from qmix_lightning.supervised import FaultLimit
-from qmix_lightning.types import EnvSpec
-from qmix_lightning.vector import Backend, make_vector_env
+from qmix_lightning.replay.factory import make_store, plan_replay
+from qmix_lightning.rollout.process_collector import RemoteEnv
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.training.callbacks.metrics_log import MetricsLog
+from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
+from qmix_lightning.training.callbacks.run_checkpoint import RunCheckpoint
+from qmix_lightning.training.callbacks.run_control import RunControl
+from qmix_lightning.training.csv_logger import RunCSVLogger
+from qmix_lightning.training.datamodule import ReplayDataModule
+from qmix_lightning.training.module import TeamModule
+from qmix_lightning.training.profiler import NoProfiler
+from qmix_lightning.training.run import Run
+from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
+from qmix_lightning.training.summary import versions
+from qmix_lightning.vector.factory import Backend
+from qmix_lightning.worker.fault_tolerance import FaultLimit
 
-__all__ = [
-    "Run",
-    "build_learner",
-    "build_policy",
-    "build_run",
-    "env_maker",
-    "make_store",
-    "policy_class",
-]
-
-
-@dataclass
-class Run:
-    """Everything one training run consists of."""
-
-    trainer: Trainer
-    module: TeamModule
-    data: ReplayDataModule
-    spec: EnvSpec
-    log: MetricsLog
-    checkpoint: RunCheckpoint
-    replay_size: ReplaySize
-    replay_place: ReplayPlace
-
-
-def _component(registry: Registry, section: Mapping[str, Any], **provided: Any) -> Any:
-    """The component that ``section`` names, made from its settings and what of ``provided`` it asks for."""
-    kind = registry.kind
-    factory = registry.load(section["name"])
-    wanted = inspect.signature(factory).parameters
-    given = {key: value for key, value in section.items() if key != "name"}
-    # A module without a constructor of its own has torch's, which says that it takes anything.
-    schema = _no_settings if getattr(factory, "__init__", None) is torch.nn.Module.__init__ else factory
-    try:
-        settings = check_settings(kind, given, schema, provided)
-        return factory(**settings, **{key: value for key, value in provided.items() if key in wanted})
-    except ValueError as error:
-        raise ConfigurationError(f"{kind} '{section['name']}': {error}") from error
-
-
-def _no_settings() -> None:
-    """The signature of a component that has none."""
-
-
-def env_maker(
-    section: Mapping[str, Any], backend: Backend | None = None, *, evaluation: bool = False
-) -> Callable[[int], VectorEnv]:
-    """From the ``env`` section to a function that makes so many environments, in this process or in workers.
-
-    A factory with an ``evaluation`` parameter is told which ones evaluate.
-    """
-    env = parse_env_section(section)
-    backend = backend or Backend()
-    told = {"evaluation": True} if evaluation and "evaluation" in inspect.signature(env.factory).parameters else {}
-    return partial(_make_envs, env.factory, env.settings | told, name=env.name, backend=backend, **env.adapter)
-
-
-def _make_envs(factory: Callable[..., Any], settings: Mapping[str, Any], num_envs: int, **options: Any) -> VectorEnv:
-    return make_vector_env(factory, settings, num_envs=num_envs, **options)
-
-
-def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] = Policy) -> Policy:
-    """The acting network for an environment, from the ``agent`` section; ``kind`` is the algorithm's."""
-    inputs_keys = settings_of(InputBuilder, ("n_agents", "n_actions", "obs_dim"))
-    own = {key: value for key, value in section.items() if key not in inputs_keys}
-    given = {key: value for key, value in section.items() if key in inputs_keys}
-    sizes = {"n_agents": spec.n_agents, "n_actions": spec.n_actions, "obs_dim": spec.obs_dim}
-    try:
-        inputs = InputBuilder(**sizes, **check_settings("agent", given, InputBuilder, sizes))
-    except ValueError as error:
-        raise ConfigurationError(f"agent: {error}") from error
-    agent = _component(
-        AGENTS,
-        own,
-        input_dim=inputs.output_dim,
-        n_agents=spec.n_agents,
-        n_actions=spec.n_actions,
-        group_of_agent=spec.group_of_agent,
-        obs_entities=spec.obs_entities,
-        inputs=inputs,
-    )
-    return kind(inputs=inputs, agent=agent)
-
-
-def policy_class(algorithm: str) -> type[Policy]:
-    """The kind of acting network that the algorithm of this name trains."""
-    learner = ALGORITHMS.load(algorithm)
-    if not (inspect.isclass(learner) and issubclass(learner, Learner)):
-        raise ConfigurationError(f"algorithm '{algorithm}' must be a class that extends {Learner.__module__}.Learner")
-    return learner.policy_class
-
-
-def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
-    """Networks and learning rule for an environment."""
-    kind = policy_class(config.algorithm["name"])
-    agent = config.agent["name"]
-    if not spec.obs_entities and "obs_entities" in inspect.signature(AGENTS.load(agent)).parameters:
-        raise ConfigurationError(
-            f"agent '{agent}' needs observations that are sets of entities, and environment '{config.env['name']}' "
-            "declares none (lbf, smax, smac and mpe's simple_spread do): use agent=recurrent or agent=feedforward"
-        )
-    policy = build_policy(config.agent, spec, kind)
-    name, mixer_name = config.algorithm["name"], config.mixer["name"]
-    if mixer_name != "none" and "mixer" not in inspect.signature(ALGORITHMS.load(name)).parameters:
-        raise ConfigurationError(f"algorithm '{name}' mixes no values: mixer must be none, not {mixer_name}")
-    mixer = _component(
-        MIXERS,
-        config.mixer,
-        n_agents=spec.n_agents,
-        state_dim=spec.state_dim,
-        obs_dim=spec.obs_dim,
-        n_actions=spec.n_actions,
-    )
-    return _component(
-        ALGORITHMS,
-        config.algorithm,
-        policy=policy,
-        make_policy=partial(build_policy, config.agent, spec, kind),
-        mixer=mixer,
-        spec=spec,
-    )
-
-
-def make_store(
-    config: ReplayConfig, spec: EnvSpec, ranks: int, run_dir: Path, device: torch.device | None = None
-) -> EpisodeReplay:
-    """Where a rank's episodes go; with a ``device``, their observations and states."""
-    capacity, folder = config.capacity // ranks, memmap_folder(config, run_dir)
-    if config.kind == "prioritized":
-        return PrioritizedReplay(
-            spec,
-            capacity,
-            alpha=config.priority_alpha,
-            beta=config.priority_beta,
-            beta_anneal_steps=config.priority_beta_anneal_steps,
-            dtype=config.dtype,
-            folder=folder,
-            device=device,
-        )
-    kinds = {"uniform": EpisodeReplay, "on_policy": RoundStore}
-    return kinds[config.kind](spec, capacity, dtype=config.dtype, folder=folder, device=device)
-
-
-def _place(config: ReplayConfig, size: ReplaySize, spec: EnvSpec, device: torch.device, ranks: int) -> ReplayPlace:
-    """Where a rank's observations and states go: ``device`` is its own, ``ranks`` those of its machine."""
-    return choose_place(
-        config.device,
-        accelerator=device,
-        in_file=config.storage == "memmap",
-        need=size.floats // ranks,
-        free=free_memory(device),
-        growing=spec.episode_limit is None,
-    )
-
-
-def memmap_folder(config: ReplayConfig, run_dir: Path) -> Path | None:
-    """Where the replay is kept on disk, ``None`` if it is in memory."""
-    return Path(config.memmap_dir or run_dir) if config.storage == "memmap" else None
+__all__ = ["build_run"]
 
 
 def _trainer(section: Mapping[str, Any], **ours: Any) -> Trainer:
@@ -263,23 +95,6 @@ def _environments(config: RunConfig) -> tuple[VectorEnv, Callable[[int], VectorE
     return env, lambda episodes: make_eval_env(min(rollout.num_eval_envs, episodes))
 
 
-def _replay_place(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Trainer) -> tuple[ReplaySize, ReplayPlace]:
-    """How large the replay is going to be, and where observations and states go; refused if there is no room."""
-    replay, nodes, device = config.replay, trainer.num_nodes, trainer.strategy.root_device
-    size = predict_size(
-        spec,
-        capacity=replay.capacity,
-        dtype=replay.dtype,
-        prioritized=replay.kind == "prioritized",
-        total_env_steps=config.total_env_steps,
-        folder=memmap_folder(replay, run_dir),
-        machines=nodes,
-    )
-    place = _place(replay, size, spec, device, max(1, trainer.world_size // nodes))
-    (size if place.device is None else size.without_floats()).check()
-    return size, place
-
-
 def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step: int) -> Run:
     """Assemble a run; every rank calls it with the same configuration.
 
@@ -309,12 +124,12 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
 
     env, make_eval_env = _environments(config)
     spec = env.spec
-    size, place = _replay_place(config, spec, run_dir, trainer)
+    size, place = plan_replay(config, spec, run_dir, trainer)
     torch.manual_seed(int(keys.bounded(keys.mix(config.seed, keys.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
     if learner.on_policy and config.replay.kind != "on_policy":
         raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
-    optimizer = _component(OPTIMIZERS, config.optimizer)
+    optimizer = make_component(OPTIMIZERS, config.optimizer)
     module = TeamModule(learner=learner, optimizer=optimizer, episode_metrics=spec.episode_metrics)
     module.extra_checkpoint = {
         "config": config.to_dict(),

@@ -7,25 +7,15 @@ entry points of any installed distribution in the registry's group.
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+from qmix_lightning.runtime.text import did_you_mean
 
-__all__ = ["Registry", "did_you_mean"]
-
-
-def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
-    """``". Did you mean 'x'?"`` for the closest choice, with ``prefix`` before it, otherwise the list of all."""
-    choices = sorted(choices)
-    lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    if close:
-        return f". Did you mean '{prefix}{lower[close[0]]}'?"
-    return f"; known: {', '.join(choices)}" if choices else ""
+__all__ = ["Registry"]
 
 
 class Registry:

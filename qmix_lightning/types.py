@@ -38,6 +38,8 @@ __all__ = [
     "NO_OP",
     "EntityBlock",
     "EnvSpec",
+    "Episode",
+    "EpisodeStats",
     "HostMasks",
     "Observation",
     "TrainBatch",
@@ -45,6 +47,7 @@ __all__ = [
     "Transition",
     "true_positions",
 ]
+
 
 NO_OP = 0
 """The action of a dead, absent or padded agent."""
@@ -141,7 +144,7 @@ class EnvSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain containers only, so that a checkpoint can hold it."""
         plain = {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
-        plain["obs_entities"] = [asdict(block) | {"absent": list(block.absent)} for block in self.obs_entities]
+        plain["obs_entities"] = [{**asdict(block), "absent": list(block.absent)} for block in self.obs_entities]
         return plain
 
     @classmethod
@@ -355,3 +358,50 @@ class TrainBatch:
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TrainBatch:
         return replace(self, trajectories=self.trajectories.to(device, dtype))
+
+
+@dataclass
+class Episode:
+    """One finished episode of ``L`` joint steps.
+
+    Shapes: ``obs [L+1, N, O]``, ``state [L+1, S]``, ``avail_actions [L+1, N, A]``, ``agent_mask [L+1, N]``,
+    ``actions [L, N]``, ``reward [L]``.
+    """
+
+    obs: Tensor
+    state: Tensor
+    avail_actions: Tensor
+    agent_mask: Tensor
+    actions: Tensor
+    reward: Tensor
+    terminated: bool
+    truncated: bool
+
+    @property
+    def length(self) -> int:
+        return self.reward.shape[0]
+
+
+@dataclass
+class EpisodeStats:
+    """Per finished episode: ``returns [n]``, ``lengths [n]`` and the environment's own ``metrics[name] [n]``."""
+
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, episode_return: float, length: int, metrics: dict[str, float]) -> None:
+        self.returns.append(episode_return)
+        self.lengths.append(length)
+        for name, value in metrics.items():
+            self.metrics.setdefault(name, []).append(value)
+
+    def extend(self, other: EpisodeStats) -> None:
+        """Add the episodes of ``other`` behind these."""
+        self.returns += other.returns
+        self.lengths += other.lengths
+        for name, values in other.metrics.items():
+            self.metrics.setdefault(name, []).extend(values)
+
+    def __len__(self) -> int:
+        return len(self.returns)

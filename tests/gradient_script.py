@@ -19,9 +19,9 @@ from on_policy_learners import make_coma, make_pqn, with_round
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 from qmix_lightning.algorithms.base import Learner
-from qmix_lightning.distributed import rank
-from qmix_lightning.module import TeamModule
 from qmix_lightning.optimizers import LearningRate, rmsprop
+from qmix_lightning.runtime.distributed import rank
+from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
 
 

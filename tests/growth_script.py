@@ -6,8 +6,8 @@ import torch
 from batches import random_batch
 from learners import make_learner
 
-from qmix_lightning.memory import keep_freed_memory
 from qmix_lightning.optimizers import clip_by_norm
+from qmix_lightning.runtime.resources import keep_freed_memory
 
 
 def resident() -> int:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
-from qmix_lightning import cli, evaluate, train
+from qmix_lightning.cli import hydra_app as cli
+from qmix_lightning.commands import evaluate, train
 
 TASKS = {"train": train._task, "evaluate": evaluate._task}
 TINY = [
@@ -43,7 +44,7 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def _own_globals(argv: list[str]) -> Iterator[None]:
+def own_globals(argv: list[str]) -> Iterator[None]:
     before, environ, on_sigterm = sys.argv, dict(os.environ), signal.getsignal(signal.SIGTERM)
     GlobalHydra.instance().clear()
     sys.argv = argv
@@ -62,8 +63,8 @@ def _own_globals(argv: list[str]) -> Iterator[None]:
 def command(arguments: list[str], name: str = "train") -> Outcome:
     """``qmix-train`` or, with ``name="evaluate"``, ``qmix-eval``."""
     out, err = io.StringIO(), io.StringIO()
-    with _own_globals([f"qmix-{name}", *arguments]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli._status_of(lambda: cli._run(name, TASKS[name]), name)
+    with own_globals([f"qmix-{name}", *arguments]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.status_of(lambda: cli.run_under_hydra(name, TASKS[name]), name)
     return Outcome(status, out.getvalue(), err.getvalue())
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from qmix_lightning.buffers import Buffers
-from qmix_lightning.parallel_adapter import Outcome, ParallelAdapter
+from qmix_lightning.worker.buffers import Buffers
+from qmix_lightning.worker.parallel_adapter import Outcome, ParallelAdapter
 
 CONF = Path(__file__).parents[1] / "conf" / "env"
 ADAPTER = ("reward_aggregation", "timeout_is_terminal", "episode_limit")

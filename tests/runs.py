@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback
 
-from qmix_lightning.build import make_store
-from qmix_lightning.checkpoint import SegmentStore, read_checkpoint
-from qmix_lightning.config import ReplayConfig
+from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.checkpoint.segments import SegmentStore
+from qmix_lightning.config.run_config import ReplayConfig
+from qmix_lightning.replay.factory import make_store
 from qmix_lightning.types import EnvSpec
 
 TESTS = Path(__file__).parent
@@ -66,7 +67,7 @@ def counting(file: Path) -> list[str]:
     return [f"callbacks.count={{_target_:runs.CountUpdates,path:{file}}}"]
 
 
-def start(arguments: list[str], command: str = "qmix_lightning.train") -> subprocess.Popen[str]:
+def start(arguments: list[str], command: str = "qmix_lightning.commands.train") -> subprocess.Popen[str]:
     """Start a command in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", command, *arguments],
@@ -89,7 +90,7 @@ def finish(process: subprocess.Popen[str], timeout: float = 240) -> str:
     return output
 
 
-def run(arguments: list[str], command: str = "qmix_lightning.train", status: int = 0) -> str:
+def run(arguments: list[str], command: str = "qmix_lightning.commands.train", status: int = 0) -> str:
     """A whole command; fails with its output if it ends with another status."""
     process = start(arguments, command)
     output = finish(process)

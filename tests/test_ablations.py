@@ -8,7 +8,7 @@ import torch
 from small_mixers import FORMULAS, Seen, small_mixer
 
 from qmix_lightning.envs.two_step import TwoStep
-from qmix_lightning.mixers.qmix import POSITIVITY
+from qmix_lightning.mixers.base import POSITIVITY
 
 N, S = 3, 5
 F64 = torch.float64

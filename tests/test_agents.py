@@ -3,13 +3,13 @@ import torch
 from batches import PLAIN_AGENT, PLAIN_INPUTS
 from torch import nn
 
-from qmix_lightning.actor import Actor
 from qmix_lightning.agents.base import Agent, forget_dead
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.layers import AgentLinear, parameter_sets
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
+from qmix_lightning.nn.layers import AgentLinear, parameter_sets
+from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.types import Observation, TrajectoryBatch
 
 N, A, I, H = 3, 4, 6, 8  # noqa: E741

@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 
 from qmix_lightning import environment
-from qmix_lightning.config import imported
+from qmix_lightning.config.resume import imported
 
 
 class Continuous(fakes.VaryingLength):
@@ -207,7 +207,7 @@ def test_a_sweep_that_fails_says_which_job_and_how_many_are_left(work: Path):
 def test_a_file_of_the_working_folder_can_be_named(work: Path):
     """As installed commands find it, which do not have that folder on their path."""
     (work / "here.py").write_text("from fakes import Echo\n")
-    script = "import sys; sys.path.pop(0); from qmix_lightning.envs_command import main; main()"
+    script = "import sys; sys.path.pop(0); from qmix_lightning.commands.envs import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "check", "here:Echo", "--steps", "20"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from qmix_lightning import actor as actor_module
-from qmix_lightning.actor import Actor
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy
-from qmix_lightning.captured import CapturedStep, CaptureError, tensors_of
+from qmix_lightning.rollout import actor as actor_module
+from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.rollout.cuda_graph import CapturedStep, CaptureError, tensors_of
 from qmix_lightning.types import Observation
 
 CPU = torch.device("cpu")
@@ -190,7 +190,7 @@ def test_what_cannot_be_captured_is_taken_as_ever(capsys: pytest.CaptureFixture[
 
 def test_something_unknown_in_what_acts_is_refused():
     class Holder:
-        __module__ = "qmix_lightning.agents.inference"
+        __module__ = "qmix_lightning.rollout.inference"
 
         def __init__(self, part: Any) -> None:
             self.part = part

@@ -14,19 +14,12 @@ import pytest
 import torch
 from test_replay import episode, spec
 
-from qmix_lightning import checkpoint
-from qmix_lightning.checkpoint import (
-    FORMAT,
-    RunCheckpointIO,
-    SegmentStore,
-    find_last,
-    read_checkpoint,
-    remove_leftovers,
-    verify_segments,
-    write_checkpoint,
-)
+from qmix_lightning.checkpoint import files as checkpoint
+from qmix_lightning.checkpoint.files import FORMAT, RunCheckpointIO, read_checkpoint, remove_leftovers, write_checkpoint
+from qmix_lightning.checkpoint.resume import find_last
+from qmix_lightning.checkpoint.segments import SegmentStore, verify_segments
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
-from qmix_lightning.replay import EpisodeReplay
+from qmix_lightning.replay.episode_replay import EpisodeReplay
 
 
 def payload(step=0, **more):

@@ -20,7 +20,7 @@ from test_masking import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_
 from qmix_lightning.agents.stochastic_policy import floored_log_policy, sample_actions
 from qmix_lightning.algorithms import coma
 from qmix_lightning.algorithms.coma import COMA, followed_by
-from qmix_lightning.algorithms.critic import CounterfactualCritic, counterfactual_advantage, expected_values
+from qmix_lightning.algorithms.networks.coma import CounterfactualCritic, counterfactual_advantage, expected_values
 from qmix_lightning.types import TrajectoryBatch
 
 LENGTHS = [9, 1, 4, 6, 3]

@@ -16,26 +16,26 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 
-from qmix_lightning import cli, environment
+from qmix_lightning import environment
 from qmix_lightning.agents import AGENTS
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.algorithms import ALGORITHMS
-from qmix_lightning.config import (
+from qmix_lightning.cli import hydra_app as cli
+from qmix_lightning.config.resume import check_resumable
+from qmix_lightning.config.run_config import (
     EvalConfig,
     ExplorationConfig,
     ReplayConfig,
     RolloutConfig,
     RunConfig,
-    check_resumable,
-    check_settings,
-    flatten,
-    settings_of,
     validate,
 )
-from qmix_lightning.env_section import adapter_settings
+from qmix_lightning.config.schema import check_settings, settings_of
+from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.mixers import MIXERS
 from qmix_lightning.optimizers import OPTIMIZERS
+from qmix_lightning.vector.env_section import adapter_settings
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -45,7 +45,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def composed(*overrides: str, resolve: bool = False) -> dict[str, Any]:
     """The configuration of a command line, as plain containers."""
     GlobalHydra.instance().clear()
-    cli._register_plugin_names()
+    cli.register_plugin_names()
     with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
         config = compose("train", [*overrides, "run_dir=outputs/x"])
     tree = OmegaConf.to_container(config, resolve=resolve)

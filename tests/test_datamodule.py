@@ -7,15 +7,16 @@ import pytest
 import torch
 from test_rollout import make_policy, two_step, varying
 
-from qmix_lightning import batch_source, datamodule, keys
-from qmix_lightning.checkpoint import SegmentStore
-from qmix_lightning.datamodule import TICKET, ReplayDataModule
+from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import RunError, RunInterrupted
-from qmix_lightning.exploration import EpsilonSchedule
-from qmix_lightning.keys import Purpose
-from qmix_lightning.replay import EpisodeReplay
-from qmix_lightning.schedule import UpdateSchedule
-from qmix_lightning.signals import StopFlag
+from qmix_lightning.replay import sampler as batch_source
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime.prng import Purpose
+from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.training import datamodule
+from qmix_lightning.training.datamodule import TICKET, ReplayDataModule
+from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import TrainBatch
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qmix_lightning.agents.dense import product_over_rows, rectified_linear, weight_and_table
+from qmix_lightning.nn.fused_linear import product_over_rows, rectified_linear, weight_and_table
 
 
 def close(one, other):

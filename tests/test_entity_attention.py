@@ -13,11 +13,11 @@ from torch import nn
 from qmix_lightning.agents.base import Agent
 from qmix_lightning.agents.entity_attention import EntityAttentionAgent
 from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.packing import Packing
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.checkpoint import read_checkpoint
-from qmix_lightning.parallel_adapter import ParallelAdapter
+from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import EntityBlock, EnvSpec, TrajectoryBatch
+from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 N, A, OBS = 3, 6, 12
 # 2 own features, 3 enemies of 2 numbers whom actions 3 to 5 are directed at, 2 own, 2 items of 1 number.

@@ -10,12 +10,13 @@ import broken_envs
 import pytest
 from fakes import VaryingLength
 
-from qmix_lightning.env_catalogue import catalogue
-from qmix_lightning.env_checker import PROMISES, Finding, check_environment, check_factory, failures, report
-from qmix_lightning.env_section import parse_env_section
-from qmix_lightning.envs_command import compose_env
+from qmix_lightning.cli.env_catalogue import catalogue
+from qmix_lightning.commands.envs import compose_env
+from qmix_lightning.env_checker.checker import check_environment, check_factory
+from qmix_lightning.env_checker.report import PROMISES, Finding, failures, report
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
-from qmix_lightning.vector import make_vector_env
+from qmix_lightning.vector.env_section import parse_env_section
+from qmix_lightning.vector.factory import make_vector_env
 
 
 def check(name: str) -> list[Finding]:

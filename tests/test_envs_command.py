@@ -13,12 +13,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from inprocess import _own_globals
+from inprocess import own_globals
 
-from qmix_lightning import env_catalogue, environment
-from qmix_lightning.env_catalogue import SIZES, catalogue
-from qmix_lightning.env_checker import PROMISES
-from qmix_lightning.envs_command import _open_spec, compose_env, main
+from qmix_lightning import environment
+from qmix_lightning.cli import env_catalogue
+from qmix_lightning.cli.env_catalogue import SIZES, catalogue
+from qmix_lightning.commands.envs import _open_spec, compose_env, main
+from qmix_lightning.env_checker.report import PROMISES
 
 TESTS = Path(__file__).parent
 
@@ -28,7 +29,7 @@ def envs(capsys):
     """Run the command in this process: status, what it said, and its error line."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        with _own_globals(["qmix-envs", *arguments]), pytest.raises(SystemExit) as stop:
+        with own_globals(["qmix-envs", *arguments]), pytest.raises(SystemExit) as stop:
             main()
         said = capsys.readouterr()
         return stop.value.code, said.out, said.err
@@ -36,7 +37,7 @@ def envs(capsys):
     return run
 
 
-def command(*arguments: str, path: Path | None = None, module: str = "qmix_lightning.envs_command") -> str:
+def command(*arguments: str, path: Path | None = None, module: str = "qmix_lightning.commands.envs") -> str:
     """Run a command in a process of its own; it must end well."""
     search = os.pathsep.join(filter(None, [str(path) if path else None, os.environ.get("PYTHONPATH")]))
     environ = {**os.environ, "PYTHONPATH": search, "PYTHONWARNINGS": "default"}
@@ -77,7 +78,7 @@ def test_declared_sizes_are_the_true_ones(name: str):
 
 def test_sizes_are_looked_up_when_asked(envs, monkeypatch):
     entries = {n: replace(e, sizes=None) for n, e in catalogue().items() if n in ("two_step", "matrix", "pettingzoo")}
-    monkeypatch.setattr("qmix_lightning.envs_command.catalogue", lambda: entries)
+    monkeypatch.setattr("qmix_lightning.cli.env_catalogue.catalogue", lambda: entries)
     out = envs("list", "--sizes")[1]
     assert re.search(r"^two_step .* 2 +2 +3 +3 +2  yes$", out, re.MULTILINE)
     assert re.search(r"^matrix .* - +- +- +- +-  yes$", out, re.MULTILINE)
@@ -117,7 +118,7 @@ def test_registered_from_python(envs):
 def test_nothing_heavy_is_imported(arguments: list[str]):
     code = (
         f"import sys; sys.argv[1:] = {arguments!r}\n"
-        "from qmix_lightning.envs_command import main\n"
+        "from qmix_lightning.commands.envs import main\n"
         "try: main()\n"
         "finally: print([m for m in ('torch', 'jax', 'numpy', 'gymnasium', 'hydra') if m in sys.modules])"
     )
@@ -126,7 +127,7 @@ def test_nothing_heavy_is_imported(arguments: list[str]):
 
 
 def test_a_reader_that_has_seen_enough():
-    typed = f"{sys.executable} -m qmix_lightning.envs_command | true"
+    typed = f"{sys.executable} -m qmix_lightning.commands.envs | true"
     done = subprocess.run(typed, shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == ""
 
@@ -283,7 +284,7 @@ def test_a_new_plugin_installs_passes_and_trains(envs, tmp_path):
     small = ["total_env_steps=600", "eval_interval=300", "eval_episodes=4", "checkpoint_interval=300"]
     small += ["replay.batch_size=8", "trainer.accelerator=cpu", "logger=none", f"run_dir={run_dir}"]
     recipe = ["--config-dir", str(project / "conf"), "experiment=my_team_qmix"]
-    command(*recipe, *small, path=site, module="qmix_lightning.train")
+    command(*recipe, *small, path=site, module="qmix_lightning.commands.train")
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["status"], summary["env"]) == ("completed", "my_team")
     assert summary["env_steps"] >= 600
@@ -297,5 +298,5 @@ def test_the_new_environment_can_be_learned(tmp_path, envs):
     run_dir = tmp_path / "run"
     arguments = ["--config-dir", str(project / "conf"), "experiment=my_team_qmix", "env=pettingzoo"]
     arguments += ["env.id=my_team.environment:MyTeam", "logger=none", "trainer.accelerator=cpu", f"run_dir={run_dir}"]
-    command(*arguments, path=project, module="qmix_lightning.train")
+    command(*arguments, path=project, module="qmix_lightning.commands.train")
     assert json.loads((run_dir / "summary.json").read_text())["eval"]["win_rate"] >= 0.95

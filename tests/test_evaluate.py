@@ -10,7 +10,7 @@ import inprocess
 import pytest
 import torch
 
-from qmix_lightning.evaluate import evaluate
+from qmix_lightning.commands.evaluate import evaluate
 
 FAKE = ["env=pettingzoo", "env.id=fakes:VaryingLength"]
 ID = "env.id=fakes:VaryingLength"

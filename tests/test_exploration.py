@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmix_lightning.exploration import EpsilonSchedule, _nth_legal, epsilon_greedy, greedy_actions
+from qmix_lightning.action_selection import _nth_legal, epsilon_greedy, greedy_actions
+from qmix_lightning.training.schedules import EpsilonSchedule
 
 BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 

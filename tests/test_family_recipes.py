@@ -11,10 +11,10 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from qmix_lightning.build import build_run
-from qmix_lightning.config import validate
+from qmix_lightning.commands.train import quieten_lightning
+from qmix_lightning.config.run_config import validate
 from qmix_lightning.envs import starcraft
-from qmix_lightning.replay import Episode
-from qmix_lightning.train import _quieten_lightning
+from qmix_lightning.types import Episode
 
 SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "mixer.embed_dim=4", "eval_episodes=2"]
 SMALL += ["rollout.num_eval_envs=1", "trainer.accelerator=cpu", "logger=none", "checkpoint_interval=100000"]
@@ -44,7 +44,7 @@ def train(tmp_path: Path, recipe: str, overrides: list[str]):
     budget = overrides[0].partition("=")[2]
     settings = [f"experiment={recipe}", *SMALL, f"eval_interval={budget}", f"run_dir={tmp_path}", *overrides]
     config = validate(composed(*settings))
-    _quieten_lightning()
+    quieten_lightning()
     run = build_run(config, tmp_path, None, 0)
     try:
         run.trainer.fit(run.module, datamodule=run.data)

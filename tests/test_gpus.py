@@ -14,9 +14,9 @@ from test_captured import E, changed, make_policy, shown
 from test_no_waiting import batch_for, team, update
 from test_replay import episode, spec
 
-from qmix_lightning.actor import Actor
-from qmix_lightning.captured import CapturedStep
-from qmix_lightning.replay import EpisodeReplay
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.rollout.cuda_graph import CapturedStep
 from qmix_lightning.types import TrainBatch
 
 GPU = [a for a in runs.BASE if not a.startswith("trainer.accelerator")] + ["trainer.accelerator=gpu"]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from qmix_lightning.agents import gru
-from qmix_lightning.agents.gru import packed_gru
+from qmix_lightning.nn import packed_gru as gru
+from qmix_lightning.nn.packed_gru import packed_gru
 
 H, I = 4, 6  # noqa: E741
 RAGGED, EVEN = [5, 5, 3, 3, 1], [4, 4, 4]

@@ -17,7 +17,7 @@ import yaml
 from qmix_lightning import environment
 
 CONF = Path(__file__).parent.parent / "conf"
-MODULES = {"qmix-train": "qmix_lightning.train", "qmix-eval": "qmix_lightning.evaluate"}
+MODULES = {"qmix-train": "qmix_lightning.commands.train", "qmix-eval": "qmix_lightning.commands.evaluate"}
 
 
 HEAVY = ("torch", "pytorch_lightning", "gymnasium", "pettingzoo", "numpy", "mpe2", "jax", "tensorboard")
@@ -54,7 +54,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path, command: str, module: str):
 
 
 def test_the_table_of_environments_imports_no_torch_and_no_environment(tmp_path: Path):
-    code = command_line("qmix-envs", "qmix_lightning.envs_command")
+    code = command_line("qmix-envs", "qmix_lightning.commands.envs")
     shown, imported = imported_by(code, tmp_path, *HEAVY, "hydra", "jaxmarl", "vmas", "lbforaging")
     assert imported == []
     assert "two_step" in shown

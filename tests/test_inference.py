@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from qmix_lightning.actor import Actor
 from qmix_lightning.agents.feedforward import FeedForwardAgent
-from qmix_lightning.agents.inference import ready_to_act
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
-from qmix_lightning.small_inference import SmallFeedForward, SmallRecurrent, in_numpy
+from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.rollout.inference import ready_to_act
+from qmix_lightning.rollout.numpy_inference import SmallFeedForward, SmallRecurrent, in_numpy
 from qmix_lightning.types import Observation
 
 B, N, A, OBS = 7, 3, 5, 11

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from qmix_lightning import keys
-from qmix_lightning.keys import Purpose
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime.prng import Purpose
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15

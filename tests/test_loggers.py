@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from qmix_lightning.loggers import RunCSVLogger
+from qmix_lightning.training.csv_logger import RunCSVLogger
 
 
 def read(path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qmix_lightning.memory import keep_freed_memory
+from qmix_lightning.runtime.resources import keep_freed_memory
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from qmix_lightning.metrics import MeanWithInterval, half_width_95, student_t_975
+from qmix_lightning.training.metrics import MeanWithInterval, half_width_95, student_t_975
 
 # 97.5 % quantiles of Student's t from printed tables.
 TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 10: 2.228, 20: 2.086, 30: 2.042, 100: 1.984}

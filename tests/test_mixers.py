@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from small_mixers import Seen, qmix
 from torch import nn
 
+from qmix_lightning.mixers.base import POSITIVITY
 from qmix_lightning.mixers.none import NoMixer
-from qmix_lightning.mixers.qmix import POSITIVITY, QMixer, hypernetwork
+from qmix_lightning.mixers.qmix import QMixer
 from qmix_lightning.mixers.vdn import VDNMixer
+from qmix_lightning.nn.mlp import hypernetwork
 
 S = 5
 BOTH = [(p, d) for p in POSITIVITY for d in (1, 2, 3)]

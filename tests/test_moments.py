@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmix_lightning.agents.moments import RunningMoments
+from qmix_lightning.nn.running_moments import RunningMoments
 
 
 def alone(tensor: torch.Tensor) -> torch.Tensor:

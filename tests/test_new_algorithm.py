@@ -16,7 +16,7 @@ import torch
 from batches import random_batch, small_policy, value_settings
 from torch import Tensor
 
-from qmix_lightning.checkpoint import read_checkpoint
+from qmix_lightning.checkpoint.files import read_checkpoint
 
 PAGE = Path(__file__).parents[1] / "docs" / "new_algorithm.md"
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -17,11 +17,11 @@ from learners import MIXERS, make_learner
 from torch.utils._python_dispatch import _disable_current_modes
 
 from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.moments import RunningMoments
-from qmix_lightning.agents.packing import Packing
 from qmix_lightning.algorithms import q_learning
-from qmix_lightning.module import TeamModule
-from qmix_lightning.transfer import copy_values
+from qmix_lightning.nn.packing import Packing
+from qmix_lightning.nn.running_moments import RunningMoments
+from qmix_lightning.runtime.transfer import copy_values
+from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import HostMasks, TrainBatch, TrajectoryBatch
 
 LENGTHS = [9, 1, 4, 6, 3]

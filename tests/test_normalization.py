@@ -11,17 +11,17 @@ import torch
 from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, random_batch, value_settings
 from learners import AGENTS, make_learner
 
-from qmix_lightning.actor import Actor
-from qmix_lightning.agents.heads import DuelingHead
 from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.layers import AgentLayerNorm, AgentLinear, parameter_sets
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.algorithms.value_learner import ValueLearner
-from qmix_lightning.checkpoint import read_checkpoint
+from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.mixers.qmix import QMixer
 from qmix_lightning.mixers.vdn import VDNMixer
+from qmix_lightning.nn.heads import DuelingHead
+from qmix_lightning.nn.layers import AgentLayerNorm, AgentLinear, parameter_sets
+from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.types import Observation, TrajectoryBatch
 
 LENGTHS = [4, 9, 6]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from inprocess import TINY
 
-from qmix_lightning.checkpoint import read_checkpoint, write_checkpoint
-from qmix_lightning.older import complete_config, missing_settings
+from qmix_lightning.checkpoint.files import read_checkpoint, write_checkpoint
+from qmix_lightning.config.resume import complete_config, missing_settings
 
 NEWER = {
     "num_threads": None,

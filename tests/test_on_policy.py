@@ -15,14 +15,15 @@ from test_config import run_config
 from test_datamodule import fingerprint, redeem, two_step, varying
 from test_rollout import assert_same, copied, make_policy
 
-from qmix_lightning import batch_source, datamodule
-from qmix_lightning.checkpoint import SegmentStore
+from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import ConfigurationError, RunInterrupted
-from qmix_lightning.on_policy import RoundStore
-from qmix_lightning.replay import Episode
-from qmix_lightning.rollout import Collector
-from qmix_lightning.supervised import FaultLimit
-from qmix_lightning.vector import Backend, make_vector_env
+from qmix_lightning.replay import sampler as batch_source
+from qmix_lightning.replay.on_policy import RoundStore
+from qmix_lightning.rollout.collector import Collector
+from qmix_lightning.training import datamodule
+from qmix_lightning.types import Episode
+from qmix_lightning.vector.factory import Backend, make_vector_env
+from qmix_lightning.worker.fault_tolerance import FaultLimit
 
 ON_POLICY = ["replay=on_policy", "rollout.update_every=${replay.capacity}"]
 

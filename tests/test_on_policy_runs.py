@@ -9,7 +9,7 @@ import pytest
 import runs
 from test_resume import kill_and_resume
 
-from qmix_lightning.checkpoint import read_checkpoint
+from qmix_lightning.checkpoint.files import read_checkpoint
 
 REPLACED = ("replay.", "mixer.", "algorithm.", "rollout.")
 BASE = [

@@ -22,7 +22,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from qmix_lightning.progress import EnvStepsBar
+from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
 
 TINY = [argument for argument in inprocess.TINY if argument != "logger=none"]
 
@@ -187,7 +187,7 @@ def under_a_terminal(arguments: list[str]) -> str:
     """What a command writes to a terminal 160 columns wide."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-    command = [sys.executable, "-m", "qmix_lightning.train", *arguments]
+    command = [sys.executable, "-m", "qmix_lightning.commands.train", *arguments]
     process = subprocess.Popen(command, env=runs.environ(), stdin=follower, stdout=follower, stderr=follower)
     os.close(follower)
     shown = b""

@@ -7,14 +7,14 @@ import torch
 from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, random_batch
 from learners import AGENTS, make_learner
 
-from qmix_lightning.agents import scratch as pool
 from qmix_lightning.agents.base import Agent
-from qmix_lightning.agents.first_layer import first_layer, first_layer_pair
 from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.packing import Packing
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.agents.scratch import held_bytes, scratch
-from qmix_lightning.mixers.qmix import hypernetwork, side_by_side
+from qmix_lightning.nn import buffer_pool as pool
+from qmix_lightning.nn.buffer_pool import held_bytes, scratch
+from qmix_lightning.nn.mlp import hypernetwork, side_by_side
+from qmix_lightning.nn.packed_input_layer import first_layer, first_layer_pair
+from qmix_lightning.nn.packing import Packing
 
 SHARING = [True, False, "group"]
 LENGTHS = [9, 1, 4, 6, 3]

@@ -11,7 +11,7 @@ import yaml
 from qmix_lightning.environment import check_arguments
 from qmix_lightning.envs import mpe, pettingzoo
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
-from qmix_lightning.vector import make_vector_env
+from qmix_lightning.vector.factory import make_vector_env
 
 CONF = Path(__file__).parents[1] / "conf" / "env"
 

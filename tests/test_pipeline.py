@@ -13,11 +13,12 @@ from test_datamodule import make, redeem
 from test_resume import kill_and_resume
 from test_rollout import varying
 
-from qmix_lightning import train
-from qmix_lightning.checkpoint import SegmentStore
+from qmix_lightning.checkpoint.segments import SegmentStore
+from qmix_lightning.commands import train
 from qmix_lightning.errors import EnvironmentFault, RunInterrupted
-from qmix_lightning.exploration import EpsilonSchedule
-from qmix_lightning.rollout import Collected, EpisodeStats, whole_round
+from qmix_lightning.rollout.collector import Collected, whole_round
+from qmix_lightning.training.schedules import EpsilonSchedule
+from qmix_lightning.types import EpisodeStats
 
 SCHEDULES = [{"every": 1}, {"every": 3}, {"unit": "env_steps", "every": 7}, {"every": 4, "updates": 2}]
 

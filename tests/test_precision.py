@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qmix_lightning.precision import set_matmul_precision
+from qmix_lightning.runtime.resources import set_matmul_precision
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from test_datamodule import make, redeem, resumed, varying
 from test_replay import TENSORS, episode, spec
 
-from qmix_lightning import batch_source, keys
-from qmix_lightning.checkpoint import read_checkpoint
+from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.errors import RunError
-from qmix_lightning.keys import Purpose
-from qmix_lightning.prioritized import PrioritizedReplay, SumTree, importance_weights
+from qmix_lightning.replay import sampler as batch_source
+from qmix_lightning.replay.prioritized import PrioritizedReplay, SumTree, importance_weights
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime.prng import Purpose
 
 EPSILON = 1e-6
 

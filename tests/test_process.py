@@ -15,12 +15,12 @@ import runs
 import torch
 from fakes import VaryingLength
 
-from qmix_lightning.checkpoint import SegmentStore
+from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault
-from qmix_lightning.replay import EpisodeReplay
-from qmix_lightning.supervised import FaultLimit
+from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.types import EnvSpec
-from qmix_lightning.vector import Backend, make_vector_env
+from qmix_lightning.vector.factory import Backend, make_vector_env
+from qmix_lightning.worker.fault_tolerance import FaultLimit
 
 
 def make(

@@ -11,7 +11,7 @@ from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.envs.two_step import TwoStep
-from qmix_lightning.q_table import learned_tables
+from qmix_lightning.training.callbacks.q_table import learned_tables
 
 SIZES = {"n": 2, "a": 2, "obs": 3, "state": 3}
 

@@ -8,9 +8,9 @@ import torch
 from batches import OBS, A, N, S, random_batch
 from small_mixers import qplex, seen_at, small_mixer
 
-from qmix_lightning.algorithms.q_learning import MixerCall
+from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.envs.matrix import Matrix
-from qmix_lightning.exploration import greedy_actions
+from qmix_lightning.mixers.base import MixerCall
 
 F64 = torch.float64
 

@@ -11,7 +11,7 @@ import pytest
 import runs
 import torch
 
-from qmix_lightning.checkpoint import read_checkpoint
+from qmix_lightning.checkpoint.files import read_checkpoint
 
 ALGORITHMS = (
     *("iql", "vdn", "qmix", "qmix_ns", "qmix_lin", "vdn_s", "qplex", "qatten"),
@@ -73,7 +73,7 @@ def test_validation_is_split_and_joined_rightly(two_rank_run: Path):
     """One process playing all episodes of the two-rank run's networks gets the same figures."""
     runs.run(
         [f"ckpt_path={two_rank_run}/checkpoints/best.ckpt", "episodes=5", "env.id=fakes:VaryingLength"],
-        command="qmix_lightning.evaluate",
+        command="qmix_lightning.commands.evaluate",
     )
     alone = json.loads((two_rank_run / "eval.json").read_text())
     best = read_checkpoint(two_rank_run / "checkpoints" / "best.ckpt")["eval"]

@@ -16,8 +16,8 @@ from test_process import faulty_run
 
 from qmix_lightning.environment import load
 from qmix_lightning.errors import ConfigurationError, RunError
-from qmix_lightning.remote_collector import RemoteCollector, RemoteEnv
-from qmix_lightning.vector import make_vector_env
+from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
+from qmix_lightning.vector.factory import make_vector_env
 
 REMOTE = "rollout.collector=process"
 PIPELINED = ["rollout.pipelined=true", "rollout.update_every=2"]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmix_lightning.errors import CheckpointError, RunError
-from qmix_lightning.replay import Episode, EpisodeReplay
-from qmix_lightning.types import EnvSpec
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.types import EnvSpec, Episode
 
 N, A, OBS, S = 2, 3, 2, 3
 TENSORS = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward")

@@ -16,10 +16,10 @@ from test_replay import battle, episode, spec
 from test_replay_storage import whole
 
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.on_policy import RoundStore
-from qmix_lightning.prioritized import PrioritizedReplay
-from qmix_lightning.replay import EpisodeReplay
-from qmix_lightning.replay_device import ReplayPlace, choose_place
+from qmix_lightning.replay.device import ReplayPlace, choose_place
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.replay.on_policy import RoundStore
+from qmix_lightning.replay.prioritized import PrioritizedReplay
 from qmix_lightning.types import TrajectoryBatch
 
 CPU, META, GPU = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)

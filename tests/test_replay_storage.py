@@ -18,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_replay import battle, episode, spec
 
-from qmix_lightning import replay_size, replay_storage
 from qmix_lightning.errors import ConfigurationError, RunError
-from qmix_lightning.prioritized import PrioritizedReplay
-from qmix_lightning.replay import Episode, EpisodeReplay
-from qmix_lightning.replay_size import available_memory, predict_size
-from qmix_lightning.replay_storage import BLANK, RowQueue
+from qmix_lightning.replay import memory_estimate as replay_size
+from qmix_lightning.replay import storage as replay_storage
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.replay.memory_estimate import available_memory, predict_size
+from qmix_lightning.replay.prioritized import PrioritizedReplay
+from qmix_lightning.replay.storage import BLANK, RowQueue
+from qmix_lightning.types import Episode
 
 # Rows -----------------------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learners import make_learner
 
+from qmix_lightning.action_selection import chosen_values
 from qmix_lightning.algorithms.returns import goes_on, lambda_returns, n_step_returns, one_step_targets
-from qmix_lightning.algorithms.value_learner import ValueLearner, chosen_values, row_errors
+from qmix_lightning.algorithms.value_learner import ValueLearner, row_errors
 
 GAMMA = 0.9
 NAN = float("nan")

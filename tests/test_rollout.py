@@ -7,19 +7,20 @@ from batches import PLAIN_AGENT, PLAIN_INPUTS
 from fakes import VaryingLength
 from torch import nn
 
-from qmix_lightning import keys
-from qmix_lightning.actor import Actor
+from qmix_lightning.action_selection import epsilon_greedy
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.errors import RunError
-from qmix_lightning.exploration import epsilon_greedy
-from qmix_lightning.keys import Purpose
-from qmix_lightning.replay import Episode
-from qmix_lightning.rollout import Collector, evaluate_episodes
-from qmix_lightning.vector import make_vector_env
+from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.rollout.collector import Collector
+from qmix_lightning.rollout.evaluation import evaluate_episodes
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime.prng import Purpose
+from qmix_lightning.types import Episode
+from qmix_lightning.vector.factory import make_vector_env
 
 TENSORS = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward")
 

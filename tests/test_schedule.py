@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from qmix_lightning.schedule import UpdateSchedule
+from qmix_lightning.training.schedules import UpdateSchedule
 
 
 @pytest.mark.parametrize(

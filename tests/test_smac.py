@@ -11,11 +11,11 @@ import torch
 import yaml
 from fake_smac import SERVER, LaunchError, NoMapError
 
-from qmix_lightning.buffers import Buffers
 from qmix_lightning.envs import smac, starcraft
 from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, MissingDependencyError, RunError
-from qmix_lightning.parallel_adapter import ParallelAdapter
-from qmix_lightning.vector import make_vector_env
+from qmix_lightning.vector.factory import make_vector_env
+from qmix_lightning.worker.buffers import Buffers
+from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 
 @pytest.fixture(autouse=True)

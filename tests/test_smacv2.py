@@ -11,10 +11,10 @@ import pytest
 import yaml
 from fake_smac import SERVER
 
-from qmix_lightning.buffers import Buffers
 from qmix_lightning.envs import smacv2, starcraft
 from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, MissingDependencyError
-from qmix_lightning.parallel_adapter import ParallelAdapter
+from qmix_lightning.worker.buffers import Buffers
+from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from test_rollout import make_policy
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import smax
 from qmix_lightning.errors import ConfigurationError, RunError
-from qmix_lightning.rollout import Collector
+from qmix_lightning.rollout.collector import Collector
 
 E = 4
 STOP = 4  # SMAX's own no-op of the dead; 0 to 3 are moves

@@ -8,9 +8,10 @@ import torch
 from batches import value_settings
 from torch import nn
 
+from qmix_lightning.action_selection import chosen_values, greedy_values
 from qmix_lightning.algorithms.base import masked_sum
-from qmix_lightning.algorithms.q_learning import QLearning, chosen_values
-from qmix_lightning.algorithms.returns import greedy_values, one_step_targets
+from qmix_lightning.algorithms.q_learning import QLearning
+from qmix_lightning.algorithms.returns import one_step_targets
 from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.types import TrajectoryBatch

@@ -1,6 +1,6 @@
 import pytest
 
-from qmix_lightning.threads import available_cores, choose_pipelining, choose_threads
+from qmix_lightning.runtime.resources import available_cores, choose_pipelining, choose_threads
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ from fakes import Scripted, VaryingLength, WithState
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatten
 
-from qmix_lightning.buffers import Buffers
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
-from qmix_lightning.parallel_adapter import ParallelAdapter
-from qmix_lightning.vector import SyncVectorEnv, make_vector_env
+from qmix_lightning.vector.factory import make_vector_env
+from qmix_lightning.vector.sync import SyncVectorEnv
+from qmix_lightning.worker.buffers import Buffers
+from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 BOTH = {"a_0": True, "a_1": True}
 

@@ -9,7 +9,7 @@ from test_rollout import make_policy
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import vmas
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
-from qmix_lightning.rollout import Collector
+from qmix_lightning.rollout.collector import Collector
 
 E = 4
 EVERYONE = torch.ones(E, dtype=torch.bool)

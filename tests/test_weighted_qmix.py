@@ -14,8 +14,8 @@ from small_mixers import Seen, network, qmix
 from test_learner import episode_values
 from test_masking import GARBAGE, assert_unchanged, dirty_dead, dirty_padding
 
+from qmix_lightning.algorithms.networks.weighted_qmix import CentralMixer
 from qmix_lightning.algorithms.weighted_qmix import central_weights, optimistic_weights
-from qmix_lightning.mixers.central import CentralMixer
 
 NAMES = ("cw_qmix", "ow_qmix")
 F64 = torch.float64

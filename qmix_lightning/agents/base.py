@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.agents.first_layer import PackedInputs
-from qmix_lightning.agents.packing import Packing
+from qmix_lightning.nn.packed_input_layer import PackedInputs
+from qmix_lightning.nn.packing import Packing
 
 __all__ = ["Agent", "AgentState", "forget_dead"]
 
@@ -23,7 +23,7 @@ class Agent(nn.Module):
     Attributes:
         feature_dim: ``F``, size of an agent's features.
         head: ``features [..., N, F]`` to ``q [..., N, A]``.
-        columns: of the packing that ``unroll_packed`` takes, see :class:`~qmix_lightning.agents.packing.Packing`: 1 if
+        columns: of the packing that ``unroll_packed`` takes, see :class:`~qmix_lightning.nn.packing.Packing`: 1 if
             all agents share one network, ``N`` if not; 0 if the agent has no such way and takes whole batches.
         memoryless: a step's features depend on that step's inputs alone, so the order of a packing's cells is nothing
             to it.

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.agents.first_layer import PackedInputs, first_layer
-from qmix_lightning.agents.layers import AgentLinear
+from qmix_lightning.nn.layers import AgentLinear
+from qmix_lightning.nn.packed_input_layer import PackedInputs, first_layer
 from qmix_lightning.types import EntityBlock
 
 __all__ = ["DirectedHead", "EntityEncoder", "Seen"]

@@ -12,11 +12,11 @@ from torch import Tensor
 from qmix_lightning.agents.base import Agent, AgentState
 from qmix_lightning.agents.entities import DirectedHead, EntityEncoder, Seen
 from qmix_lightning.agents.feedforward import FeedForwardAgent
-from qmix_lightning.agents.first_layer import PackedInputs
 from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.layers import AgentLinear, orthogonal_, parameter_sets
-from qmix_lightning.agents.packing import Packing
 from qmix_lightning.agents.recurrent import RecurrentAgent
+from qmix_lightning.nn.layers import AgentLinear, orthogonal_, parameter_sets
+from qmix_lightning.nn.packed_input_layer import PackedInputs
+from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import EntityBlock
 
 __all__ = ["EntityAttentionAgent"]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from qmix_lightning.agents.base import Agent, AgentState
-from qmix_lightning.agents.dense import rectified_linear
-from qmix_lightning.agents.first_layer import PackedInputs, first_layer, first_layer_pair
-from qmix_lightning.agents.heads import make_head
-from qmix_lightning.agents.layers import AgentLayerNorm, AgentLinear, orthogonal_, packing_columns, parameter_sets
-from qmix_lightning.agents.packing import Packing
+from qmix_lightning.nn.fused_linear import rectified_linear
+from qmix_lightning.nn.heads import make_head
+from qmix_lightning.nn.layers import AgentLayerNorm, AgentLinear, orthogonal_, packing_columns, parameter_sets
+from qmix_lightning.nn.packed_input_layer import PackedInputs, first_layer, first_layer_pair
+from qmix_lightning.nn.packing import Packing
 
 __all__ = ["FeedForwardAgent"]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.agents.first_layer import PackedInputs
-from qmix_lightning.agents.moments import RunningMoments
-from qmix_lightning.agents.packing import Packing
+from qmix_lightning.nn.packed_input_layer import PackedInputs
+from qmix_lightning.nn.packing import Packing
+from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.types import TrajectoryBatch
 
 __all__ = ["InputBuilder"]

@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from qmix_lightning.action_selection import epsilon_greedy, greedy_actions
 from qmix_lightning.agents.base import Agent, AgentState
-from qmix_lightning.agents.first_layer import PackedInputs
 from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.packing import Packing
-from qmix_lightning.exploration import epsilon_greedy, greedy_actions
+from qmix_lightning.nn.packed_input_layer import PackedInputs
+from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import TrajectoryBatch
 
 __all__ = ["Policy"]

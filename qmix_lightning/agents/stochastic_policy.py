@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.exploration import greedy_actions
 
 __all__ = ["StochasticPolicy", "floored_log_policy", "sample_actions"]
 

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from qmix_lightning.action_selection import chosen_values
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy, floored_log_policy, sample_actions
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
-from qmix_lightning.algorithms.critic import CounterfactualCritic, counterfactual_advantage, expected_values
-from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, chosen_values
+from qmix_lightning.algorithms.networks.coma import CounterfactualCritic, counterfactual_advantage, expected_values
+from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 
 __all__ = ["COMA"]

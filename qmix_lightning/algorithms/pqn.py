@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.algorithms.value_learner import ValueSettings
-from qmix_lightning.exploration import greedy_actions
 from qmix_lightning.types import TrajectoryBatch
 
 __all__ = ["PQN"]

@@ -26,11 +26,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from qmix_lightning.action_selection import chosen_values, greedy_actions
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
-from qmix_lightning.algorithms.joint import CounterfactualValue, JointValue, StateValue, mean_over
-from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, chosen_values, row_errors
-from qmix_lightning.exploration import greedy_actions
+from qmix_lightning.algorithms.networks.qtran import CounterfactualValue, JointValue, StateValue, mean_over
+from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, row_errors
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 

@@ -17,30 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["goes_on", "greedy_values", "lambda_returns", "n_step_returns", "one_step_targets"]
-
-
-def greedy_values(q_select: Tensor, q_evaluate: Tensor, avail_actions: Tensor) -> Tensor:
-    """The value of each agent's greedy legal action: chosen by one network, valued by another.
-
-    Double Q-learning (van Hasselt et al. 2016, eq. 4) selects with the online network and evaluates with the target
-    network; passing the target network twice gives the ordinary maximum.
-
-    Args:
-        q_select: ``[..., A]``.
-        q_evaluate: ``[..., A]``.
-        avail_actions: ``[..., A]`` bool with at least one legal action; values of illegal actions are never used.
-
-    Returns:
-        ``[...]``.
-    """
-    if q_select.shape != q_evaluate.shape or avail_actions.shape != q_select.shape:
-        raise ValueError(
-            f"q_select, q_evaluate and avail_actions must have one shape, got {tuple(q_select.shape)}, "
-            f"{tuple(q_evaluate.shape)}, {tuple(avail_actions.shape)}"
-        )
-    best = torch.where(avail_actions, q_select, float("-inf")).argmax(dim=-1, keepdim=True)
-    return q_evaluate.gather(-1, best).squeeze(-1)
+__all__ = ["goes_on", "lambda_returns", "n_step_returns", "one_step_targets"]
 
 
 def one_step_targets(reward: Tensor, terminated: Tensor, value_tp1: Tensor, gamma: float) -> Tensor:

@@ -9,12 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.agents.moments import RunningMoments
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.algorithms.returns import goes_on, lambda_returns, n_step_returns, one_step_targets
+from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.types import TrajectoryBatch
 
-__all__ = ["ValueLearner", "ValueSettings", "actions_tp1", "chosen_values", "row_errors"]
+__all__ = ["ValueLearner", "ValueSettings", "actions_tp1", "row_errors"]
+
 
 _VALUE_HORIZON = 1000
 """Updates over which the statistics of values are remembered: values grow while learning."""
@@ -193,11 +194,6 @@ class ValueLearner(Learner):
 def actions_tp1(batch: TrajectoryBatch) -> Tensor:
     """``[B, T, N]``: the actions taken after each step; the no-op after a row's last, where nothing was taken."""
     return torch.cat([batch.actions[:, 1:], torch.zeros_like(batch.actions[:, :1])], dim=1)
-
-
-def chosen_values(q: Tensor, actions: Tensor) -> Tensor:
-    """``q [..., A]`` and ``actions [...]`` int64 to the value of each action taken, ``[...]``."""
-    return q.gather(-1, actions[..., None]).squeeze(-1)
 
 
 @torch.no_grad()

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
-from qmix_lightning.algorithms.q_learning import MixerCall
+from qmix_lightning.algorithms.networks.weighted_qmix import CentralMixer
 from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, row_errors
-from qmix_lightning.exploration import greedy_actions
-from qmix_lightning.mixers.central import CentralMixer
+from qmix_lightning.mixers.base import MixerCall
 from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.mixers.checks import at_least_one, check_inputs
-from qmix_lightning.mixers.qmix import hypernetwork
+from qmix_lightning.mixers.base import at_least_one, check_inputs
+from qmix_lightning.nn.mlp import hypernetwork
 
 __all__ = ["QattenMixer"]
 

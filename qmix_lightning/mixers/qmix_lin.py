@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from qmix_lightning.mixers.checks import at_least_one, check_inputs, positivity_named
-from qmix_lightning.mixers.qmix import hypernetwork
+from qmix_lightning.mixers.base import at_least_one, check_inputs, positivity_named
+from qmix_lightning.nn.mlp import hypernetwork
 
 __all__ = ["LinearMixer"]
 

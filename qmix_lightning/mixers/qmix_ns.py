@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmix_lightning.mixers.checks import at_least_one, positivity_named
+from qmix_lightning.mixers.base import at_least_one, positivity_named
 
 __all__ = ["QMixerWithoutState"]
 

@@ -1,0 +1,30 @@
+"""Run ``python -m qmix_lightning COMMAND ...``: the same as the console scripts ``qmix-train``, ``qmix-eval``, ..."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from qmix_lightning.commands import COMMANDS
+from qmix_lightning.runtime.text import did_you_mean
+
+ALIASES = {"eval": "evaluate"}
+
+
+def main() -> None:
+    """Hand the arguments after the command's name over to the command."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
+        print("python -m qmix_lightning COMMAND ...; COMMAND --help tells more\n")
+        print("\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items()))
+        return
+    typed = sys.argv.pop(1)
+    name = ALIASES.get(typed, typed)
+    if name not in COMMANDS:
+        print(f"error: there is no command '{typed}'{did_you_mean(typed, COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    # Not a plain call: Lightning starts its other ranks by the name of the module that runs as __main__.
+    runpy.run_module(f"qmix_lightning.commands.{name}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks that one algorithm alone has."""

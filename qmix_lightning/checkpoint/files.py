@@ -1,0 +1,144 @@
+"""Checkpoint files: a small manifest that names immutable replay segments, written so that a kill cannot harm it.
+
+A ``.ckpt`` holds tensors and plain containers only and is opened with ``weights_only=True``: opening one never runs
+code from it. It is written beside its destination, fsynced and renamed last, so a reader finds the old file or the
+new one. Each rank's replay lies beside it in segment files that are written once and never overwritten; the manifest
+holds their names and SHA-256 sums.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from qmix_lightning.errors import CheckpointError, RunError
+
+__all__ = [
+    "FORMAT",
+    "RunCheckpointIO",
+    "fsync_folder",
+    "load_plain",
+    "read_checkpoint",
+    "remove_leftovers",
+    "save_durably",
+    "write_checkpoint",
+]
+
+
+FORMAT = "qmix-lightning/1"
+
+
+_TEMPORARY = ".writing"
+
+
+def fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_durably(payload: Any, path: Path) -> None:
+    """``torch.save`` that leaves either the old file or the whole new one, whenever the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # A full disk: torch's writer raises a RuntimeError about positions, after the system's own error.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError):
+            raise
+        raise RunError(
+            f"{path} could not be written ({cause.strerror}); what was saved before is whole: ckpt_path=last goes on"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def write_checkpoint(payload: dict[str, Any], path: str | Path) -> None:
+    """Write a manifest atomically. A full run's checkpoint replaces ``last.ckpt`` and keeps one before it."""
+    path = Path(path)
+    if path.name == "last.ckpt" and path.exists():
+        previous = path.with_name("previous.ckpt")
+        link = path.with_name(f"previous.ckpt.{os.getpid()}{_TEMPORARY}")
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        os.replace(link, previous)
+    save_durably({"format": FORMAT, **payload}, path)
+
+
+def load_plain(path: Path) -> Any:
+    """Tensors and plain containers from a file; its checksums are verified, which ``torch.load`` does not do."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # For an entry that is marked as a folder, torch returns whatever was in memory.
+            folders = (entry.filename for entry in archive.infolist() if entry.external_attr & 0x10)
+            damaged = archive.testzip() or next(folders, None)
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged: '{damaged}' does not match its checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint at {path}") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder; name a .ckpt file in it") from None
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint (cut off while copying?): {error}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} was refused: it holds more than tensors and plain values") from error
+    except Exception as error:  # made-up contents raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The contents of a checkpoint of this project, verified; no code from it is run.
+
+    Raises:
+        CheckpointError: missing, damaged, hostile, or not one of this project's.
+    """
+    payload = load_plain(Path(path))
+    if not isinstance(payload, dict) or "format" not in payload:
+        raise CheckpointError(f"{path} is not a checkpoint of qmix-lightning")
+    if payload["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {payload['format']!r}; this version reads '{FORMAT}'")
+    missing = [key for key in ("state_dict", "config", "spec", "env_steps", "global_step") if key not in payload]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was not written by a whole run")
+    return payload
+
+
+def remove_leftovers(run_dir: str | Path) -> None:
+    """Remove what a killed process was in the middle of writing."""
+    folder = Path(run_dir) / "checkpoints"
+    for path in [*folder.glob(f"*{_TEMPORARY}"), *(folder / "replay").glob(f"*{_TEMPORARY}")]:
+        path.unlink(missing_ok=True)
+
+
+class RunCheckpointIO(CheckpointIO):
+    """Lightning's checkpoint plugin, with the guarantees of this module."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        write_checkpoint(checkpoint, path)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""Resuming: which checkpoint, with which configuration, and what it may not decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.checkpoint.segments import verify_segments
+from qmix_lightning.config.resume import imported
+from qmix_lightning.config.run_config import RunConfig, validate
+from qmix_lightning.config.tree import flatten
+from qmix_lightning.errors import CheckpointError, ConfigurationError
+
+__all__ = ["check_same_shape", "find_last", "merge_saved"]
+
+
+def find_last(run_dir: str | Path) -> Path:
+    """The newest checkpoint of a run folder from which training can go on, damaged ones passed over.
+
+    Raises:
+        CheckpointError: there is none; the message says what was found.
+    """
+    folder = Path(run_dir) / "checkpoints"
+    found = sorted(folder.glob("*.ckpt")) if folder.is_dir() else []
+    if not found:
+        raise CheckpointError(f"no checkpoint in {folder}; name the folder of the run with run_dir=")
+    candidates: list[tuple[int, float, Path]] = []
+    problems: list[str] = []
+    for path in found:
+        try:
+            payload = read_checkpoint(path)
+            if "loops" in payload:
+                verify_segments(payload, folder)
+                candidates.append((payload["global_step"], path.stat().st_mtime, path))
+        except CheckpointError as error:
+            problems.append(str(error))
+    if not candidates:
+        raise CheckpointError(f"no checkpoint in {folder} can be resumed" + "".join(f"; {p}" for p in problems))
+    return max(candidates)[2]
+
+
+_WHOLE = ("algorithm", "experiment")
+"""Choices that set keys of other groups too: typed on resume, they bring the whole command."""
+
+
+_COMPONENTS = ("env", "mixer", "agent", "replay", "rollout", "exploration", "optimizer")
+
+
+_OUTSIDE = ("logger", "callbacks")
+
+
+def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:
+    """The checkpoint's configuration with what was typed on top: a choice brings its section, a recipe everything."""
+    names = [o.lstrip("+~").partition("=")[0] for o in typed]
+    if any(name in _WHOLE for name in names):
+        merged = dict(tree)
+    else:
+        composed = flatten(tree)
+        merged = _copy(saved)
+        for name in [*names, "ckpt_path"]:
+            for key in (k for k in composed if k == name or k.startswith(f"{name}.")):
+                _set(merged, key, composed[key])
+            if name in (*_COMPONENTS, *_OUTSIDE, "trainer"):
+                merged[name] = tree[name]
+        if any(name in _COMPONENTS for name in names):  # what runs beside the training is the command's, as ever
+            merged |= {name: tree[name] for name in _OUTSIDE}
+    for key, value in flatten({group: merged[group] for group in ("logger", "callbacks")}).items():
+        if value is not None and value in (saved["run_dir"], tree["run_dir"]):
+            merged = _copy(merged)
+            _set(merged, key, str(run_dir))  # an interpolation of run_dir when it was composed
+    merged["run_dir"] = str(run_dir)
+    _refuse_imports(merged, tree)
+    return validate(merged)
+
+
+def _refuse_imports(merged: dict[str, Any], tree: dict[str, Any]) -> None:
+    """A checkpoint must not decide what is imported: only what is typed, or shipped with this package.
+
+    Raises:
+        ConfigurationError: says what to type to let it be imported.
+    """
+    from omegaconf import OmegaConf
+
+    for key, value in imported(merged["env"]).items():
+        if value != tree["env"].get(key):
+            raise ConfigurationError(
+                f"the checkpoint names the environment '{value}', which is not in the registry; to let it be imported, "
+                f"say env.{key}={value}"
+            )
+    for group in ("logger", "callbacks"):
+        files = resources.files("qmix_lightning.conf").joinpath(group).iterdir()
+        shipped = [OmegaConf.to_container(OmegaConf.create(file.read_text())) for file in files]
+        known = _targets([shipped, tree[group]])
+        for target in _targets(merged[group]):
+            if target not in known:
+                raise ConfigurationError(
+                    f"the checkpoint names '{target}' under {group}, which is not shipped with this package; to let it "
+                    f"be imported, repeat the {group} settings of the run on the command line"
+                )
+
+
+def _targets(tree: Any) -> list[str]:
+    """Every ``_target_`` of nested containers."""
+    if isinstance(tree, dict):
+        found = [str(tree["_target_"])] if "_target_" in tree else []
+        return found + [target for value in tree.values() for target in _targets(value)]
+    return [target for value in tree for target in _targets(value)] if isinstance(tree, list) else []
+
+
+def _copy(tree: dict[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, dict) else v for k, v in tree.items()}
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = value
+
+
+def check_same_shape(now: Mapping[str, Any], saved: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint whose ranks, kind of device or environment are not those of this run."""
+    if saved["world_size"] != now["world_size"]:
+        raise ConfigurationError(
+            f"{path} was written by {saved['world_size']} rank(s), this run has {now['world_size']}: each rank has its "
+            f"own replay and episodes, so resume with trainer.devices={saved['world_size']}"
+        )
+    if saved["device"] != now["device"]:
+        raise ConfigurationError(
+            f"{path} was trained on {saved['device']}, this run is on {now['device']}: set trainer.accelerator alike"
+        )
+    if saved["spec"] != now["spec"]:
+        different = [key for key in now["spec"] if saved["spec"].get(key) != now["spec"][key]]
+        raise ConfigurationError(f"{path} was trained on another environment: it differs in {', '.join(different)}")

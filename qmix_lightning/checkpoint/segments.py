@@ -1,0 +1,154 @@
+"""A rank's replay on disk: immutable segment files that checkpoints name and hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from qmix_lightning.checkpoint.files import fsync_folder, load_plain, read_checkpoint, save_durably
+from qmix_lightning.errors import CheckpointError
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+
+__all__ = ["SegmentStore", "folder_of_segments", "verify_segments"]
+
+
+_SEGMENT_NAME = re.compile(r"replay-rank\d+-\d+-\d+-[0-9a-f]{16}\.pt")
+
+
+_MERGE_AT = 32
+"""So many small segments are written again as few large ones."""
+
+
+_SEGMENT_BYTES = 1 << 26
+"""A segment is in memory as a whole when it is written or read, so it is no larger, unless one episode is."""
+
+
+def _segments_of(payload: dict[str, Any]) -> list[dict[str, Any]]:
+    try:
+        ranks = payload.get("ReplayDataModule", {}).get("ranks", [])
+        segments = [segment for one in ranks for segment in one["replay"]]
+        if all(isinstance(segment[key], str) for segment in segments for key in ("name", "sha256")):
+            return segments
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise CheckpointError("the checkpoint's list of replay segments is damaged")
+
+
+def folder_of_segments(payload: dict[str, Any], path: Path) -> Path:
+    """The ``checkpoints`` folder of the run that wrote the checkpoint at ``path``, where its segments are.
+
+    A checkpoint of Lightning's own callbacks may lie elsewhere in the run's folder, or outside.
+    """
+    names = [segment["name"] for segment in _segments_of(payload)]
+    above = [parent / "checkpoints" for parent in path.resolve().parents]
+    for folder in [path.parent, *above, Path(payload["config"]["run_dir"] or ".") / "checkpoints"]:
+        if all(_segment_path(folder, name).is_file() for name in names):
+            return folder
+    return path.parent
+
+
+def verify_segments(payload: dict[str, Any], folder: Path) -> None:
+    """Every segment that a manifest names is there and unchanged.
+
+    Raises:
+        CheckpointError: one is missing or differs.
+    """
+    for segment in _segments_of(payload):
+        path = _segment_path(folder, segment["name"])
+        if not path.is_file():
+            raise CheckpointError(f"the checkpoint names a replay segment that is gone: {path}")
+        if _sha256(path) != segment["sha256"]:
+            raise CheckpointError(f"the replay segment {path} does not match its checksum")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _segment_path(folder: Path, name: str) -> Path:
+    if not _SEGMENT_NAME.fullmatch(name):
+        raise CheckpointError(f"{name!r} is not the name of a replay segment")
+    return folder / "replay" / name
+
+
+class SegmentStore:
+    """One rank's replay on disk: append-only segments beside the checkpoints that name them.
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        rank: whose replay it is.
+        source: the ``checkpoints`` folder that a resumed run's segments are read from; the same one unless the run
+            goes on in a new folder.
+    """
+
+    def __init__(self, folder: Path, rank: int, source: Path | None = None) -> None:
+        self.folder = folder
+        self.rank = rank
+        self.source = source or folder
+        self._segments: list[dict[str, Any]] = []
+        self._named_by: dict[Path, tuple[int, set[str]]] = {}
+
+    def save(self, replay: EpisodeReplay) -> list[dict[str, Any]]:
+        """Write the episodes that no segment holds yet; returns the segments that hold what the replay holds."""
+        live = [s for s in self._segments if s["last_id"] > replay.first_id]
+        large = len(live)
+        while large and self._is_small(live[large - 1]):
+            large -= 1
+        if len(live) - large >= _MERGE_AT:
+            live = live[:large]
+        written_to = live[-1]["last_id"] if live else replay.first_id
+        while replay.next_id > written_to:
+            live.append(self._write(replay, written_to, replay.last_within(written_to, _SEGMENT_BYTES)))
+            written_to = live[-1]["last_id"]
+        self._segments = live
+        return [dict(s, oldest_id=replay.first_id) for s in live]
+
+    def _is_small(self, segment: dict[str, Any]) -> bool:
+        return _segment_path(self.folder, segment["name"]).stat().st_size < _SEGMENT_BYTES // 2
+
+    def _write(self, replay: EpisodeReplay, first_id: int, last_id: int) -> dict[str, Any]:
+        temporary = self.folder / "replay" / f"rank{self.rank}-{first_id}-{last_id}.pt"
+        save_durably(replay.export(first_id, last_id), temporary)
+        digest = _sha256(temporary)
+        name = f"replay-rank{self.rank}-{first_id}-{last_id}-{digest[:16]}.pt"
+        os.replace(temporary, temporary.with_name(name))
+        fsync_folder(temporary.parent)
+        return {"name": name, "sha256": digest, "first_id": first_id, "last_id": last_id}
+
+    def load(self, replay: EpisodeReplay, segments: list[dict[str, Any]]) -> None:
+        """Fill an empty replay from the segments of a manifest, each verified first."""
+        for segment in segments:
+            path = _segment_path(self.source, segment["name"])
+            if not path.is_file() or _sha256(path) != segment["sha256"]:
+                raise CheckpointError(f"the replay segment {path} is missing or does not match its checksum")
+            replay.restore(segment["first_id"], load_plain(path), segment["oldest_id"])
+        if self.source == self.folder:
+            self._segments = [{k: v for k, v in s.items() if k != "oldest_id"} for s in segments]
+
+    def collect_garbage(self) -> None:
+        """Remove this rank's segments that no checkpoint of the run names; call it when all have been written."""
+        named = {segment["name"] for segment in self._segments}
+        seen: dict[Path, tuple[int, set[str]]] = {}
+        for path in self.folder.parent.rglob("*.ckpt"):
+            try:
+                stamp = path.stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
+            known = self._named_by.get(path)
+            if known is None or known[0] != stamp:
+                try:
+                    names = {segment["name"] for segment in _segments_of(read_checkpoint(path))}
+                except CheckpointError:
+                    return  # an unreadable checkpoint may name anything: keep everything
+                known = (stamp, names)
+            seen[path] = known
+            named |= known[1]
+        self._named_by = seen
+        for path in (self.folder / "replay").glob("*.pt"):
+            ours = path.name.startswith((f"replay-rank{self.rank}-", f"rank{self.rank}-"))
+            if ours and path.name not in named:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""What the commands share: Hydra around a task, one line for each error, and the exit status.
+
+Nothing here imports torch, so ``--help`` and a typing mistake answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from qmix_lightning.cli.messages import explain_hydra
+from qmix_lightning.cli.overrides import (
+    explicit_overrides,
+    prepare_overrides,
+    register_plugin_names,
+    with_typed_algorithms_mixer,
+)
+from qmix_lightning.errors import ConfigurationError, QMixLightningError
+from qmix_lightning.runtime.text import shown_path
+
+__all__ = ["RANK_CONFIG", "import_from_here", "run_command", "run_under_hydra", "status_of"]
+
+
+RANK_CONFIG = "QMIX_LIGHTNING_RANK_CONFIG"
+"""Names the resolved configuration for ranks above 0: reading the command line again would start another sweep."""
+
+
+def import_from_here() -> None:
+    """Let ``env.id=my_module:make`` and ``_target_`` name files of the working folder, as ``python -m`` does.
+
+    The folder is put last, so that nothing installed is shadowed; worker processes inherit the path.
+    """
+    if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+
+
+Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
+"""``task(configuration, output folder, what was typed)``; ``None`` for a rank that is told its configuration."""
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def _on_early_sigterm(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def run_command(config_name: str, task: Task) -> None:
+    """Run ``task(config, output folder, overrides)`` under Hydra and exit with its status.
+
+    Status 0: done; 1: failed while running; 2: something asked for does not exist or fit; 130 and 143: ended by
+    Ctrl-C or SIGTERM. A traceback is printed only if the user set ``HYDRA_FULL_ERROR=1``.
+    """
+    import_from_here()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it tells of its font cache
+    sys.exit(status_of(lambda: run_under_hydra(config_name, task), config_name))
+
+
+def run_under_hydra(config_name: str, task: Task) -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0" and (rank_config := os.environ.get(RANK_CONFIG)):
+        from omegaconf import OmegaConf
+
+        tree = OmegaConf.to_container(OmegaConf.load(rank_config))
+        assert isinstance(tree, dict)
+        task({str(k): v for k, v in tree.items()}, Path(rank_config).parent, None)
+        return
+
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    register_plugin_names()
+    sys.argv[1:] = prepare_overrides(sys.argv[1:], config_name)
+
+    new_folders = _missing_folders(sys.argv[1:])
+    started: list[Path] = []
+    failures: list[Exception] = []
+    skipped: list[Path] = []
+
+    def job(config: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        started.append(folder)
+        if failures:
+            skipped.append(folder)
+            return  # a sweep ends at its first failure, as Hydra's own do
+        try:
+            if "run_dir" in config:
+                config.run_dir = shown_path(folder)
+            tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            assert isinstance(tree, dict)
+            if config_name == "train":
+                tree = with_typed_algorithms_mixer({str(k): v for k, v in tree.items()}, explicit_overrides())
+            task({str(k): v for k, v in tree.items()}, folder, explicit_overrides())
+        except Exception as error:
+            if not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher"):
+                raise  # the job runs in another process
+            failures.append(error)  # Hydra would add lines of its own to the message
+
+    try:
+        hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except (ValueError, OSError, YAMLError) as error:
+        if started:
+            raise
+        # Hydra refuses some choices, reads files and makes the run folder without exceptions of its own.
+        what = "run_dir cannot be made: " if isinstance(error, OSError) else ""
+        raise ConfigurationError(what + " ".join(str(error).split())) from error
+    finally:
+        _remove_empty(started, new_folders)
+    if failures:
+        if skipped:
+            which = f"job #{len(started) - len(skipped) - 1} of the sweep; the {len(skipped)} after it were not run"
+            failures[0].args = (f"{failures[0]} ({which})",)
+        raise failures[0]
+
+
+def _missing_folders(arguments: list[str]) -> list[Path]:
+    """What does not exist yet of the run folder and those above it, innermost first."""
+    typed = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("run_dir=")]
+    known = Path((typed or ["outputs/"])[-1].split("${")[0])
+    return [path for path in (known, *known.parents) if not path.exists()]
+
+
+def _remove_empty(jobs: list[Path], above: list[Path]) -> None:
+    """Remove what Hydra made before anything was checked, where nothing else was written."""
+    for folder in [*jobs, *above]:
+        if not folder.is_dir() or folder.samefile(Path.cwd()):
+            continue
+        content = [path.name for path in folder.iterdir()]
+        if folder in above and content == ["multirun.yaml"]:
+            (folder / "multirun.yaml").unlink()
+            content = []
+        if not content:
+            folder.rmdir()
+
+
+def status_of(command: Callable[[], None], config_name: str) -> int:
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach this function instead of ending in Hydra
+    signal.signal(signal.SIGTERM, _on_early_sigterm)
+    try:
+        command()
+    except QMixLightningError as error:
+        if full_error and not error.exit_status > 128:
+            traceback.print_exc()
+        _fail(str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        if full_error:
+            traceback.print_exc()
+        if isinstance(error, (HydraException, OmegaConfBaseException)):
+            _fail(explain_hydra(error, config_name))
+            return ConfigurationError.exit_status
+        _fail(f"{type(error).__name__}: {' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)")
+        return 1
+    return 0

@@ -1,0 +1,82 @@
+"""Hydra's errors in one line, with the closest valid name."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from qmix_lightning.cli.overrides import config_groups
+from qmix_lightning.runtime.text import did_you_mean
+
+__all__ = ["explain_hydra"]
+
+
+def explain_hydra(error: BaseException, config_name: str) -> str:
+    """Hydra's message in one line, with the closest valid name."""
+    from hydra.errors import OverrideParseException
+    from omegaconf.errors import MissingMandatoryValue
+
+    text = str(error)
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, name = match.groups()
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        return f"unknown {group} '{name}'{did_you_mean(name, options, f'{group}=')}"
+    if match := re.search(r"Could not override '([^']+)'.*No match in the defaults list", text, re.DOTALL):
+        if config_name == "evaluate":
+            return f"'{match[1]}' comes from the checkpoint; settings of its environment can be given, env.key=value"
+        return f"unknown group '{match[1]}'{did_you_mean(match[1], config_groups())}"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        return _unknown_key(match[1] or match[2], config_name)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} needs a value: {error.full_key}=..."
+    if match := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        return f"{match[1]} has several values: add -m to sweep over them, or write {match[1]}=[{match[2]}] for a list"
+    if match := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+ (\S+)'", text):
+        return f"{match[1]} has a choice already: write {match[1]}={match[2]} without +"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read '{error.override}', which should be key=value (in quotes if the value has special characters)"
+        )
+    if re.search(r"Could not load '([^']+)'|In '([^']+)': .*", text):
+        return " ".join(text.split())
+    return text.splitlines()[0]
+
+
+def _unknown_key(key: str, config_name: str) -> str:
+    """The message for a key that the composed configuration does not have."""
+    known = _known_keys(config_name)
+    section, _, name = key.rpartition(".")
+    siblings = [k.removeprefix(f"{section}.") for k in known if not section or k.startswith(f"{section}.")]
+    siblings = sorted({k.partition(".")[0] for k in siblings})
+    elsewhere = [k for k in known if k.rpartition(".")[2] == name]
+    close = did_you_mean(name, siblings, f"{section}." if section else "")
+    if close.endswith("?"):
+        return f"unknown key '{key}'{close}"
+    if elsewhere:
+        return f"unknown key '{key}'. Did you mean '{elsewhere[0]}'?"
+    if siblings and section:
+        return f"unknown key '{key}'; known in {section}: {', '.join(siblings)}"
+    return f"unknown key '{key}'" + did_you_mean(key, known).split(";")[0] + "; --cfg job lists all keys"
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """Every key and section of the configuration, with the choices that were typed as far as they exist."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    from qmix_lightning.config.tree import flatten
+
+    choice = re.compile(rf"({'|'.join(config_groups())})=[\w.-]+")
+    choices = [a for a in sys.argv[1:] if choice.fullmatch(a)]
+    GlobalHydra.instance().clear()
+    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+        try:
+            composed = compose(config_name, choices)
+        except HydraException:
+            composed = compose(config_name)
+    tree = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(tree, dict)
+    flat = flatten({str(k): v for k, v in tree.items()})
+    return [*flat, *(str(k) for k in tree if k not in flat), *(["experiment"] if config_name == "train" else [])]

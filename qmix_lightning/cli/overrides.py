@@ -1,0 +1,162 @@
+"""What the user typed, as Hydra takes it."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from importlib import resources
+from typing import Any, NoReturn
+
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.text import did_you_mean
+
+__all__ = [
+    "config_groups",
+    "explicit_overrides",
+    "prepare_overrides",
+    "register_plugin_names",
+    "with_typed_algorithms_mixer",
+]
+
+
+_FREE_FORM = {
+    "train": re.compile(
+        r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*=|"
+        r"env\.(id|module|reward_aggregation|timeout_is_terminal|episode_limit)="
+    ),
+    "evaluate": re.compile(r"env\.[^=]*="),
+}
+
+
+def register_plugin_names() -> None:
+    """Make plugins' configuration and ``env=<name>`` of every entry point known to Hydra, importing none of them."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    from qmix_lightning import environment
+    from qmix_lightning.config.search_path import PluginFolders
+
+    Plugins.instance().register(PluginFolders)
+    folder = resources.files("qmix_lightning.conf").joinpath("env")
+    shipped = {path.name.removesuffix(".yaml") for path in folder.iterdir()}
+    for name in environment.names():
+        if name not in shipped:
+            ConfigStore.instance().store(group="env", name=name, node={"name": name, "kwargs": {}})
+
+
+def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
+    """What the user typed, as Hydra takes it.
+
+    Flags may stand anywhere; keys of open-ended sections may be set without ``+`` (they are checked after composing);
+    a sweep's jobs are named by what is swept.
+    """
+    flags, typed = _split(arguments)
+    sweep = any(flag in ("-m", "--multirun") for flag in flags)
+    rest = [f"++{a}" if _FREE_FORM[config_name].match(a) else a for a in typed]
+    if config_name == "train" and not any(a.startswith("run_dir=") for a in rest):
+        job = [os.environ[n] for n in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if n in os.environ]
+        job = job or [os.environ[n] for n in ("SLURM_JOB_ID",) if n in os.environ]
+        if sweep:
+            rest.append(f"run_dir=outputs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+        elif job:  # the time would send a requeued job to a new folder, away from its checkpoints
+            rest.append(f"run_dir='outputs/slurm{'_'.join(job)}_${{env.name}}_${{algorithm.name}}_seed${{seed}}'")
+    rest = [_quoted(a) for a in rest]
+    rest = [a for a in rest if a != "experiment=null"]  # the default, which Hydra refuses to be told
+    for group in config_groups():
+        if f"{group}=null" in rest:
+            raise ConfigurationError(f"{group} must be one of its choices, not null")
+    if any(a in ("run_dir=", "run_dir=null", "run_dir=''", 'run_dir=""') for a in rest):
+        raise ConfigurationError("run_dir must name a folder")
+    if sweep and (name := _job_name(rest)) and not any(a.startswith("hydra.sweep.subdir=") for a in rest):
+        rest.append(f"hydra.sweep.subdir='{name}'")
+    return [*flags, *rest]
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides; Hydra itself wants the flags first."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        flag = re.match(r"unrecognized arguments: (\S+)", message)
+        hint = did_you_mean(flag[1], parser._option_string_actions).split(";")[0] if flag else ""
+        raise ConfigurationError(f"{message}{hint or '; --help shows what can be set'}")
+
+    parser.error = refuse
+    flags, overrides = list(arguments), parser.parse_intermixed_args(arguments).overrides
+    for override in reversed(overrides):
+        del flags[len(flags) - 1 - flags[::-1].index(override)]
+    return flags, overrides
+
+
+def _quoted(argument: str) -> str:
+    """A path with "=" in it, as Lightning's own checkpoints have, in the quotes that Hydra's grammar wants."""
+    key, _, value = argument.partition("=")
+    if key in ("ckpt_path", "run_dir", "output") and "=" in value and value[:1] not in "'\"":
+        return f"{key}='" + value.replace("'", "\\'") + "'"
+    return argument
+
+
+def _job_name(arguments: list[str]) -> str:
+    """What tells the jobs of a sweep apart, as interpolations: ``algorithm=...,seed=...``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    groups = config_groups()
+    parts = []
+    for argument in arguments:
+        if argument.startswith("-") or "=" not in argument or argument.startswith("hydra."):
+            continue
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except HydraException:
+            return ""  # Hydra will say what is wrong with it
+        if override.is_sweep_override():
+            key = override.key_or_group
+            value = f"hydra.runtime.choices.{key}" if key in groups else key
+            parts.append(f"{key}=${{{value}}}")
+    return ",".join(parts)
+
+
+def explicit_overrides() -> list[str]:
+    """The overrides that the user typed for this job, without Hydra's own."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task)
+
+
+def with_typed_algorithms_mixer(tree: dict[str, Any], typed: list[str]) -> dict[str, Any]:
+    """``experiment=... algorithm=vdn`` trains VDN: a recipe's mixer belongs to the recipe's own algorithm.
+
+    Hydra lets the recipe's choice of mixer win over the one that another algorithm, typed beside it, brings. A typed
+    mixer stays, and so does the recipe's if its own algorithm is typed.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    names = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in typed}
+    if "algorithm" not in names or "mixer" in names:
+        return tree
+    choices = HydraConfig.get().runtime.choices
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+
+    def alone(group: str) -> Any:
+        return hydra.config_loader.load_configuration("train", [f"{group}={choices[group]}"], RunMode.RUN)
+
+    if choices.get("experiment") is None:
+        return tree
+    if alone("experiment").hydra.runtime.choices["algorithm"] == choices["algorithm"]:
+        return tree
+    own = alone("algorithm")
+    if own.hydra.runtime.choices["mixer"] == choices["mixer"]:
+        return tree
+    return {**tree, "mixer": OmegaConf.to_container(own.mixer)}
+
+
+def config_groups() -> list[str]:
+    return [entry.name for entry in resources.files("qmix_lightning.conf").iterdir() if entry.is_dir()]

@@ -1,0 +1,8 @@
+"""Hold the commands, one file each; ``python -m qmix_lightning`` lists them."""
+
+COMMANDS = {
+    "train": "train a team, resume a run, sweep over many",
+    "evaluate": "play greedy episodes with a trained team",
+    "envs": "list, show and check environments, write a new one",
+}
+"""Name of a module here -> what it does. Each has a ``main()``, which is also a console script."""

@@ -1,0 +1,377 @@
+"""``qmix-envs``: which environments there are, what they are like, whether they keep their promises, and a new one.
+
+Imports torch only to open an environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qmix_lightning.cli.env_catalogue import SIZES, Entry, catalogue
+from qmix_lightning.cli.hydra_app import import_from_here, status_of
+from qmix_lightning.cli.overrides import register_plugin_names
+from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
+from qmix_lightning.runtime.text import did_you_mean
+
+__all__ = ["main"]
+
+_HELP = """\
+qmix-envs: the environments that env= accepts.
+
+  qmix-envs                          the table of environments; --sizes opens each that can run here
+  qmix-envs show NAME [OVERRIDES]    sizes and settings of one, e.g. qmix-envs show mpe scenario=simple_tag
+  qmix-envs check NAME [OVERRIDES]   play it at random and tell which of its promises are broken
+  qmix-envs new NAME [--path .]      write a plugin package with an environment that works and passes the check
+
+NAME is one of the table, or the address of your own: package.module:factory. OVERRIDES are its settings as qmix-train
+has them, with or without env. in front: scenario=simple_tag kwargs.max_cycles=50.
+
+Status: 0 done, 1 a promise is broken, 2 something asked for does not exist or fit.
+"""
+
+
+def main() -> None:
+    """Console entry point."""
+    import_from_here()
+    sys.exit(status_of(lambda: _run(sys.argv[1:]), "train"))
+
+
+def _run(arguments: list[str]) -> None:
+    try:
+        _dispatch(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough: qmix-envs | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if arguments and arguments[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return
+    command, rest = "list", arguments
+    if arguments and not arguments[0].startswith("-"):
+        command, *rest = arguments
+    if command not in _COMMANDS:
+        hint = did_you_mean(command, _COMMANDS)
+        if command in catalogue():
+            hint = f". Did you mean 'qmix-envs show {command}'?"
+        raise ConfigurationError(f"qmix-envs has no command '{command}'{hint}")
+    _COMMANDS[command](rest)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes become one line, as everywhere."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"qmix-envs {command}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.match(r"unrecognized arguments: (--\S+)", message):
+            message += did_you_mean(match[1], self._option_string_actions).split(";")[0]
+        if "arguments are required: name" in message:
+            message = f"{self.prog} needs a name"
+        raise ConfigurationError(message)
+
+
+def _parse_with_overrides(parser: _Parser, arguments: list[str]) -> argparse.Namespace:
+    parser.add_argument("name", help="an environment of qmix-envs list, or package.module:factory")
+    parser.add_argument("overrides", nargs="*", help="settings, e.g. kwargs.max_cycles=50")
+    return parser.parse_intermixed_args(arguments)
+
+
+# list --------------------------------------------------------------------------------------------------------------
+
+
+def _list(arguments: list[str]) -> None:
+    parser = _Parser("list", "The table of environments.")
+    parser.add_argument("--sizes", action="store_true", help="open each that can run here and look")
+    options = parser.parse_args(arguments)
+    rows = []
+    for entry in catalogue().values():
+        sizes = entry.sizes
+        if options.sizes and entry.install is None:
+            sizes = _sizes_of(entry.name) or sizes
+        shown = ["-" if n is None else str(n) for n in sizes or (None,) * len(SIZES)]
+        rows.append([entry.name, entry.family, entry.origin, *shown, entry.install or "yes"])
+    _print_table(["env", "family", "origin", *SIZES, "can run here"], rows, right=range(3, 3 + len(SIZES)))
+    print("\nSizes are those of the default settings; qmix-envs show NAME tells more.")
+
+
+def _sizes_of(name: str) -> tuple[int | None, ...] | None:
+    try:
+        spec = _open_spec(compose_env(name, []))
+    except QMixLightningError:
+        return None
+    except Exception as error:
+        from omegaconf.errors import OmegaConfBaseException
+
+        if isinstance(error, OmegaConfBaseException):
+            return None  # it needs a setting
+        raise
+    return (spec.n_agents, spec.n_actions, spec.obs_dim, spec.state_dim, spec.episode_limit)
+
+
+def _print_table(head: list[str], rows: list[list[str]], right: Sequence[int] = ()) -> None:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells).rstrip())
+
+
+# One environment ---------------------------------------------------------------------------------------------------
+
+
+def find_entry(name: str) -> Entry | None:
+    """The catalogue's entry; ``None`` for an address of its own.
+
+    Raises:
+        ConfigurationError: there is no such environment.
+    """
+    known = catalogue()
+    if name in known:
+        return known[name]
+    if "." in name or ":" in name:
+        return None
+    raise ConfigurationError(f"unknown environment '{name}'{did_you_mean(name, known)}")
+
+
+def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> dict[str, Any]:
+    """The ``env`` section that ``qmix-train env=NAME OVERRIDES`` would have; ``complete``: refuse values that lack."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import OverrideParseException
+    from omegaconf import OmegaConf
+
+    typed = []
+    for override in overrides:
+        key, equals, value = override.lstrip("+").partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"cannot read '{override}', which should be setting=value")
+        key = key.removeprefix("env.")
+        if key in ("env", "name"):
+            raise ConfigurationError(f"'{override}' would name another environment than '{name}'")
+        typed.append(f"++env.{key}={value}")
+    if find_entry(name) is None:
+        typed = [f"++env.id='{name}'", *typed]
+        name = "pettingzoo"
+    register_plugin_names()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+        try:
+            composed = compose("train", [f"env={name}", *typed]).env
+        except OverrideParseException as error:
+            mistake = error.override.removeprefix("++env.")
+            raise ConfigurationError(
+                f"cannot read '{mistake}', which should be setting=value (in quotes if it has special characters)"
+            ) from error
+        section = OmegaConf.to_container(composed, resolve=True, throw_on_missing=complete)
+    assert isinstance(section, dict)
+    return {str(key): value for key, value in section.items()}
+
+
+def _open_spec(section: dict[str, Any]) -> Any:
+    import torch
+
+    from qmix_lightning.vector.env_section import parse_env_section
+    from qmix_lightning.vector.factory import make_vector_env
+
+    torch.set_num_threads(1)
+    env = parse_env_section(section)
+    opened = make_vector_env(env.factory, env.settings, num_envs=1, name=env.name, **env.adapter)
+    try:
+        return opened.spec
+    finally:
+        opened.close()
+
+
+# show --------------------------------------------------------------------------------------------------------------
+
+
+def _show(arguments: list[str]) -> None:
+    from omegaconf.errors import MissingMandatoryValue
+
+    options = _parse_with_overrides(_Parser("show", "Everything that is known of an environment."), arguments)
+    entry = find_entry(options.name)
+    rows: list[tuple[str, str]] = []
+    if entry is not None:
+        rows += [("family", entry.family), ("origin", f"{entry.origin} ({entry.target})")]
+    section = compose_env(options.name, options.overrides, complete=False)
+    where = f"no: {entry.install}" if entry and entry.install else "yes"
+    try:
+        rows += _describe(_open_spec(compose_env(options.name, options.overrides)))
+    except MissingMandatoryValue as error:
+        where = f"yes, once {error.full_key} has a value" if where == "yes" else where
+    except MissingDependencyError as error:
+        where = f"no: {error}"
+    except ConfigurationError as error:
+        if options.overrides:
+            raise
+        where = f"not with these settings: {error}"
+    rows.append(("can run here", where))
+    width = max(len(name) for name, _ in rows)
+    print(f"{options.name}: {entry.summary}\n" if entry and entry.summary else f"{options.name}\n")
+    print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
+    _show_settings(section)
+
+
+def _describe(spec: Any) -> list[tuple[str, str]]:
+    def each(values: Sequence[int]) -> str:
+        return f"{max(values)}" if len(set(values)) == 1 else f"{max(values)} ({', '.join(map(str, values))})"
+
+    groups = len(set(spec.group_of_agent))
+    names = ", ".join(spec.agent_names[:8]) + (", ..." if spec.n_agents > 8 else "")
+    return [
+        ("agents", f"{spec.n_agents} in {groups} group{'s' if groups > 1 else ''}: {names}"),
+        ("actions", each(spec.action_counts)),
+        ("observation", each(spec.obs_dims)),
+        ("state", str(spec.state_dim)),
+        ("limit", "none" if spec.episode_limit is None else f"{spec.episode_limit} steps"),
+        ("episode metrics", ", ".join(spec.episode_metrics) or "none"),
+        ("stepped", "all in one call, batched by nature" if spec.natively_batched else "one by one, or in workers"),
+    ]
+
+
+_ADAPTER = {
+    "reward_aggregation": ("sum", "str", "the team reward: sum or mean of the agents' rewards"),
+    "timeout_is_terminal": (False, "bool", "count a time limit as a true end"),
+    "episode_limit": (None, "int | None", "cut episodes after so many joint steps"),
+}
+
+
+def _show_settings(section: dict[str, Any]) -> None:
+    """The factory's own words, and its settings with their values here."""
+    from qmix_lightning import environment
+    from qmix_lightning.registry import load_target
+    from qmix_lightning.vector.env_section import adapter_settings
+
+    try:
+        factory = environment.load(section["name"])
+        adapter = adapter_settings(factory)
+        if section["name"] == "pettingzoo" and section["id"] != "???":
+            address = section["id"] if ":" in section["id"] else f"{section['id']}:parallel_env"
+            factory = load_target(address, "env.id")
+    except ConfigurationError:
+        return
+    text = inspect.getdoc(factory) or ""
+    if summary := text.split("\n\n")[0].split("\nArgs:")[0]:
+        print("\n" + "\n".join(f"  {line}" for line in _plain(summary).splitlines()))
+    described = _described_arguments(text)
+    provided = "num_envs" if environment.is_natively_batched(factory) else ""
+    own = {
+        name: parameter
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name != provided and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    rows = []
+    for name, parameter in own.items():
+        # Where there is no YAML file that names the settings, they are under env.kwargs.
+        inside = name not in section and "kwargs" in section and "kwargs" not in own
+        value = (section["kwargs"] if inside else section).get(name, parameter.default)
+        shown = "(needed)" if value is parameter.empty or value == "???" else _yaml(value)
+        kind = parameter.annotation
+        kind = "" if kind is parameter.empty else kind if isinstance(kind, str) else inspect.formatannotation(kind)
+        meaning = described.get(name) or _ADAPTER.get(name, ("", "", ""))[2]
+        rows.append([f"  env.{'kwargs.' if inside else ''}{name}", shown, kind, meaning])
+    for name in adapter:
+        if name not in own:
+            default, kind, meaning = _ADAPTER[name]
+            rows.append([f"  env.{name}", _yaml(section.get(name, default)), kind, meaning])
+    if rows:
+        print()
+        _print_table(["  setting", "value", "type", "meaning"], rows)
+
+
+def _yaml(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_yaml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _plain(text: str) -> str:
+    """Documentation markup taken out."""
+    return re.sub(r":\w+:`([^`]*)`", r"\1", text).replace("``", "")
+
+
+def _described_arguments(text: str) -> dict[str, str]:
+    """``Args:`` of a docstring: name -> what it says, in one line; several names may share a line."""
+    _, _, block = text.partition("Args:\n")
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in block.splitlines():
+        if not line.startswith("    "):
+            break
+        if match := re.match(r"    (\w[\w, ]*):\s*(.*)", line):
+            names = [name.strip() for name in match[1].split(",")]
+            found |= dict.fromkeys(names, match[2])
+        else:
+            for name in names:
+                found[name] += " " + line.strip()
+    return {name: _plain(meaning) for name, meaning in found.items()}
+
+
+# check and new -----------------------------------------------------------------------------------------------------
+
+
+def _check(arguments: list[str]) -> None:
+    parser = _Parser("check", "Play an environment at random and tell which of its promises are broken.")
+    parser.add_argument("--steps", type=int, default=400, help="joint steps of a play at most (400)")
+    parser.add_argument("--seed", type=int, default=0, help="decides episodes and actions (0)")
+    options = _parse_with_overrides(parser, arguments)
+    if options.steps < 1 or options.seed < 0:
+        raise ConfigurationError("--steps must be at least 1 and --seed at least 0")
+    section = compose_env(options.name, options.overrides)
+
+    import torch
+
+    from qmix_lightning.env_checker.checker import check_factory
+    from qmix_lightning.env_checker.report import failures, report
+    from qmix_lightning.vector.env_section import parse_env_section
+
+    torch.set_num_threads(1)
+    env = parse_env_section(section)
+    findings = check_factory(
+        env.factory, env.settings, name=options.name, steps=options.steps, seed=options.seed, **env.adapter
+    )
+    print(f"{options.name}\n{report(findings)}")
+    kept = sum(finding.status == "ok" for finding in findings)
+    broken = len({finding.promise for finding in failures(findings)})
+    unseen = sum(finding.status == "unseen" for finding in findings)
+    print(f"{kept} promises kept, {broken} broken, {unseen} not put to the test")
+    if broken:
+        raise SystemExit(1)
+
+
+def _new(arguments: list[str]) -> None:
+    from qmix_lightning.cli.plugin_template import write_plugin
+
+    parser = _Parser("new", "Write a plugin package with an environment that works.")
+    parser.add_argument("name", help="of the package and of the environment, e.g. my_env")
+    parser.add_argument("--path", type=Path, default=Path(), help="where the new folder is made (here)")
+    options = parser.parse_args(arguments)
+    if options.name in catalogue():
+        raise ConfigurationError(f"there is an environment '{options.name}' already; choose another name")
+    folder = write_plugin(options.name, options.path)
+    print(
+        f"wrote {folder}\n\n"
+        f"  pip install -e {folder}\n"
+        f"  qmix-envs check {options.name}\n"
+        f"  qmix-train --config-dir {folder / 'conf'} experiment={options.name}_qmix\n\n"
+        f"The environment is in {folder / options.name / 'environment.py'}."
+    )
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {"list": _list, "show": _show, "check": _check, "new": _new}
+
+
+if __name__ == "__main__":
+    main()

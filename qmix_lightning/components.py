@@ -1,0 +1,125 @@
+"""From sections of a configuration to components: environments, the acting network, the learner."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from qmix_lightning.agents import AGENTS
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.algorithms import ALGORITHMS
+from qmix_lightning.algorithms.base import Learner
+from qmix_lightning.config.run_config import RunConfig
+from qmix_lightning.config.schema import check_settings, settings_of
+from qmix_lightning.environment import VectorEnv
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.mixers import MIXERS
+from qmix_lightning.registry import Registry
+from qmix_lightning.types import EnvSpec
+from qmix_lightning.vector.env_section import parse_env_section
+from qmix_lightning.vector.factory import Backend, make_vector_env
+
+__all__ = ["build_learner", "build_policy", "env_maker", "make_component", "policy_class"]
+
+
+def make_component(registry: Registry, section: Mapping[str, Any], **provided: Any) -> Any:
+    """The component that ``section`` names, made from its settings and what of ``provided`` it asks for."""
+    kind = registry.kind
+    factory = registry.load(section["name"])
+    wanted = inspect.signature(factory).parameters
+    given = {key: value for key, value in section.items() if key != "name"}
+    # A module without a constructor of its own has torch's, which says that it takes anything.
+    schema = _no_settings if getattr(factory, "__init__", None) is torch.nn.Module.__init__ else factory
+    try:
+        settings = check_settings(kind, given, schema, provided)
+        return factory(**settings, **{key: value for key, value in provided.items() if key in wanted})
+    except ValueError as error:
+        raise ConfigurationError(f"{kind} '{section['name']}': {error}") from error
+
+
+def _no_settings() -> None:
+    """The signature of a component that has none."""
+
+
+def env_maker(
+    section: Mapping[str, Any], backend: Backend | None = None, *, evaluation: bool = False
+) -> Callable[[int], VectorEnv]:
+    """From the ``env`` section to a function that makes so many environments, in this process or in workers.
+
+    A factory with an ``evaluation`` parameter is told which ones evaluate.
+    """
+    env = parse_env_section(section)
+    backend = backend or Backend()
+    told = {"evaluation": True} if evaluation and "evaluation" in inspect.signature(env.factory).parameters else {}
+    return partial(_make_envs, env.factory, env.settings | told, name=env.name, backend=backend, **env.adapter)
+
+
+def _make_envs(factory: Callable[..., Any], settings: Mapping[str, Any], num_envs: int, **options: Any) -> VectorEnv:
+    return make_vector_env(factory, settings, num_envs=num_envs, **options)
+
+
+def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] = Policy) -> Policy:
+    """The acting network for an environment, from the ``agent`` section; ``kind`` is the algorithm's."""
+    inputs_keys = settings_of(InputBuilder, ("n_agents", "n_actions", "obs_dim"))
+    own = {key: value for key, value in section.items() if key not in inputs_keys}
+    given = {key: value for key, value in section.items() if key in inputs_keys}
+    sizes = {"n_agents": spec.n_agents, "n_actions": spec.n_actions, "obs_dim": spec.obs_dim}
+    try:
+        inputs = InputBuilder(**sizes, **check_settings("agent", given, InputBuilder, sizes))
+    except ValueError as error:
+        raise ConfigurationError(f"agent: {error}") from error
+    agent = make_component(
+        AGENTS,
+        own,
+        input_dim=inputs.output_dim,
+        n_agents=spec.n_agents,
+        n_actions=spec.n_actions,
+        group_of_agent=spec.group_of_agent,
+        obs_entities=spec.obs_entities,
+        inputs=inputs,
+    )
+    return kind(inputs=inputs, agent=agent)
+
+
+def policy_class(algorithm: str) -> type[Policy]:
+    """The kind of acting network that the algorithm of this name trains."""
+    learner = ALGORITHMS.load(algorithm)
+    if not (inspect.isclass(learner) and issubclass(learner, Learner)):
+        raise ConfigurationError(f"algorithm '{algorithm}' must be a class that extends {Learner.__module__}.Learner")
+    return learner.policy_class
+
+
+def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
+    """Networks and learning rule for an environment."""
+    kind = policy_class(config.algorithm["name"])
+    agent = config.agent["name"]
+    if not spec.obs_entities and "obs_entities" in inspect.signature(AGENTS.load(agent)).parameters:
+        raise ConfigurationError(
+            f"agent '{agent}' needs observations that are sets of entities, and environment '{config.env['name']}' "
+            "declares none (lbf, smax, smac and mpe's simple_spread do): use agent=recurrent or agent=feedforward"
+        )
+    policy = build_policy(config.agent, spec, kind)
+    name, mixer_name = config.algorithm["name"], config.mixer["name"]
+    if mixer_name != "none" and "mixer" not in inspect.signature(ALGORITHMS.load(name)).parameters:
+        raise ConfigurationError(f"algorithm '{name}' mixes no values: mixer must be none, not {mixer_name}")
+    mixer = make_component(
+        MIXERS,
+        config.mixer,
+        n_agents=spec.n_agents,
+        state_dim=spec.state_dim,
+        obs_dim=spec.obs_dim,
+        n_actions=spec.n_actions,
+    )
+    return make_component(
+        ALGORITHMS,
+        config.algorithm,
+        policy=policy,
+        make_policy=partial(build_policy, config.agent, spec, kind),
+        mixer=mixer,
+        spec=spec,
+    )

@@ -1,0 +1,261 @@
+"""What a run can be configured with, and the checks that turn a mistake into one readable line.
+
+Sections with fixed keys have a dataclass here; sections that name a component (environment, mixer, agent, algorithm,
+optimiser) have the component's own keyword arguments as their schema. Both go through one validator, after Hydra has
+composed, so a key that came with ``+``, from a YAML file or from a plugin is checked like any other.
+
+This module imports neither torch nor Lightning: ``--help`` and a typing mistake answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from qmix_lightning.config.resume import check_resumable, imported
+from qmix_lightning.config.schema import check_settings, from_mapping, settings_of, typed
+from qmix_lightning.config.tree import flatten
+from qmix_lightning.errors import ConfigurationError
+
+__all__ = [
+    "EvalConfig",
+    "ExplorationConfig",
+    "ReplayConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "check_resumable",
+    "check_settings",
+    "flatten",
+    "imported",
+    "settings_of",
+    "validate",
+    "validate_eval",
+]
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Where batches come from. ``batch_size`` and ``capacity`` are episodes over all ranks."""
+
+    kind: Literal["uniform", "prioritized", "on_policy"]
+    batch_size: int
+    capacity: int
+    dtype: Literal["float32", "float16", "bfloat16"]
+    storage: Literal["memory", "memmap"]
+    device: Literal["auto", "cpu", "device"]
+    memmap_dir: str | None
+    priority_alpha: float
+    priority_beta: float
+    priority_beta_anneal_steps: int | None
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How episodes are collected, and how many updates they buy."""
+
+    num_envs: int
+    num_eval_envs: int
+    update_every: int
+    update_unit: Literal["episodes", "env_steps"]
+    updates: int
+    pipelined: bool | Literal["auto"]
+    collector: Literal["here", "process"]
+    policy_device: Literal["env", "device"]
+    capture: Literal["auto", "off"]
+    on_resume: Literal["replay", "restart"]
+    backend: Literal["sync", "process"]
+    num_workers: int
+    step_timeout_s: float
+    max_faults: int
+    fault_window_s: float
+
+
+@dataclass(frozen=True)
+class ExplorationConfig:
+    """Epsilon-greedy; epsilon falls linearly over environment steps."""
+
+    epsilon_start: float
+    epsilon_finish: float
+    epsilon_anneal_steps: int
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run; the groups mirror ``conf/``."""
+
+    seed: int
+    total_env_steps: int
+    eval_interval: int
+    eval_episodes: int
+    checkpoint_interval: int
+    run_dir: str | None
+    ckpt_path: str | None
+    num_threads: int | None
+    matmul_precision: Literal["highest", "high", "medium"]
+    env: dict[str, Any]
+    mixer: dict[str, Any]
+    agent: dict[str, Any]
+    algorithm: dict[str, Any]
+    replay: ReplayConfig
+    rollout: RolloutConfig
+    exploration: ExplorationConfig
+    optimizer: dict[str, Any]
+    trainer: dict[str, Any]
+    logger: dict[str, Any]
+    callbacks: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, as ``config.yaml`` and a checkpoint hold them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What ``qmix-eval`` can be asked."""
+
+    ckpt_path: str
+    episodes: int
+    num_envs: int
+    seed: int | None
+    env: dict[str, Any]
+    output: str | None
+
+
+def validate(given: Mapping[str, Any]) -> RunConfig:
+    """A composed configuration as a :class:`RunConfig`.
+
+    Args:
+        given: plain containers, interpolations resolved.
+
+    Raises:
+        ConfigurationError: an unknown key (with the closest known one), a wrong type, or values that do not fit
+            together.
+    """
+    if "experiment" in given:
+        raise ConfigurationError("an experiment's file must begin with the line '# @package _global_'")
+    config: RunConfig = from_mapping(RunConfig, given, "")
+    for section in ("env", "mixer", "agent", "algorithm", "optimizer"):
+        if not isinstance(getattr(config, section).get("name"), str):
+            raise ConfigurationError(f"{section}.name must be the name of one of {section}'s choices")
+    _check_values(config)
+    return config
+
+
+def validate_eval(given: Mapping[str, Any]) -> EvalConfig:
+    """The configuration of ``qmix-eval``, checked like that of a run.
+
+    Raises:
+        ConfigurationError: an unknown key, a wrong type, or a number that is too small.
+    """
+    config: EvalConfig = from_mapping(EvalConfig, given, "")
+    _check_bounds(
+        {"episodes": (config.episodes, 1), "num_envs": (config.num_envs, 1), "seed": (config.seed or 0, 0)},
+    )
+    _check_kwargs(config.env)
+    return config
+
+
+def _check_bounds(at_least: Mapping[str, tuple[int, int]]) -> None:
+    for name, (value, bound) in at_least.items():
+        if value < bound:
+            raise ConfigurationError(f"{name} must be at least {bound}, not {value}")
+
+
+def _check_kwargs(env: Mapping[str, Any]) -> None:
+    if not isinstance(env.get("kwargs", {}), Mapping):
+        raise ConfigurationError(f"env.kwargs must be a mapping {{key: value}}, not {typed(env['kwargs'])}")
+
+
+_OURS = {
+    "callbacks": "callbacks.<name>._target_=...",
+    "logger": "logger.<name>._target_=...",
+    "default_root_dir": "run_dir=...",
+    "plugins": "trainer.strategy and trainer.precision",
+}
+"""Arguments of the Trainer that have keys of their own."""
+
+
+def _check_values(config: RunConfig) -> None:
+    """Cross-field checks, all in one place."""
+    at_least = {
+        "total_env_steps": (config.total_env_steps, 1),
+        "eval_interval": (config.eval_interval, 1),
+        "eval_episodes": (config.eval_episodes, 1),
+        "checkpoint_interval": (config.checkpoint_interval, 1),
+        "num_threads": (1 if config.num_threads is None else config.num_threads, 1),
+        "replay.batch_size": (config.replay.batch_size, 1),
+        "replay.capacity": (config.replay.capacity, 1),
+        "rollout.num_envs": (config.rollout.num_envs, 1),
+        "rollout.num_eval_envs": (config.rollout.num_eval_envs, 1),
+        "rollout.update_every": (config.rollout.update_every, 1),
+        "rollout.updates": (config.rollout.updates, 1),
+        "rollout.num_workers": (config.rollout.num_workers, 1),
+        "rollout.max_faults": (config.rollout.max_faults, 0),
+        "exploration.epsilon_anneal_steps": (config.exploration.epsilon_anneal_steps, 0),
+        "replay.priority_beta_anneal_steps": (config.replay.priority_beta_anneal_steps or 0, 0),
+        "seed": (config.seed, 0),
+    }
+    _check_bounds(at_least)
+    for name in ("epsilon_start", "epsilon_finish"):
+        value = getattr(config.exploration, name)
+        if not 0.0 <= value <= 1.0:
+            raise ConfigurationError(f"exploration.{name} must be between 0 and 1, not {value}")
+    for name in ("step_timeout_s", "fault_window_s"):
+        if not getattr(config.rollout, name) > 0:
+            raise ConfigurationError(f"rollout.{name} must be more than 0, not {getattr(config.rollout, name)}")
+    for name in ("priority_alpha", "priority_beta"):
+        value = getattr(config.replay, name)
+        if not 0.0 <= value <= 1.0:
+            raise ConfigurationError(f"replay.{name} must be between 0 and 1, not {value}")
+    if config.replay.batch_size > config.replay.capacity:
+        raise ConfigurationError(
+            f"replay.batch_size ({config.replay.batch_size}) is larger than replay.capacity ({config.replay.capacity})"
+        )
+    if config.replay.kind == "on_policy":
+        _check_rounds(config)
+    if config.rollout.collector == "process" and config.rollout.policy_device == "device":
+        raise ConfigurationError(
+            "rollout.collector=process acts on the CPU, in a process of its own: rollout.policy_device must be env"
+        )
+    _check_kwargs(config.env)
+    for name, instead in _OURS.items():
+        if name in config.trainer:
+            raise ConfigurationError(f"trainer.{name} is set by this package: use {instead}")
+    if config.trainer.get("enable_checkpointing") is False or config.trainer.get("barebones"):
+        raise ConfigurationError(
+            "a run always writes its checkpoints and metrics.csv: trainer.barebones must be false, "
+            "trainer.enable_checkpointing true"
+        )
+    clip = config.trainer.get("gradient_clip_val")
+    if isinstance(clip, int | float) and clip < 0:
+        raise ConfigurationError(f"trainer.gradient_clip_val must not be negative, but is {clip}")
+    if config.trainer.get("accumulate_grad_batches") not in (None, 1):
+        raise ConfigurationError(
+            "trainer.accumulate_grad_batches must be 1: an update is one optimiser step; raise replay.batch_size"
+        )
+
+
+def _check_rounds(config: RunConfig) -> None:
+    """A round is what is collected between updates, is drawn without rest, and gives every environment an episode."""
+    replay, rollout = config.replay, config.rollout
+    if rollout.update_unit != "episodes" or rollout.update_every != replay.capacity:
+        raise ConfigurationError(
+            "replay=on_policy learns from whole rounds: rollout.update_unit must be episodes and rollout.update_every "
+            f"equal to replay.capacity ({replay.capacity}), not {rollout.update_every} {rollout.update_unit}; "
+            "rollout.update_every='${replay.capacity}' keeps them equal"
+        )
+    if replay.capacity % replay.batch_size:
+        raise ConfigurationError(
+            f"replay.capacity ({replay.capacity}) must be a multiple of replay.batch_size ({replay.batch_size}): every "
+            "episode of a round is learned from equally often"
+        )
+    if rollout.num_envs > replay.capacity:
+        raise ConfigurationError(
+            f"a round of {replay.capacity} episodes (replay.capacity) leaves some of {rollout.num_envs} environments "
+            "(rollout.num_envs) without one"
+        )
+    if rollout.pipelined is True:
+        raise ConfigurationError(
+            "replay=on_policy learns from what the present policy did: rollout.pipelined must be false or auto"
+        )

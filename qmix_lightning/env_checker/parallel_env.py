@@ -1,0 +1,236 @@
+"""The promises of a single PettingZoo ``ParallelEnv`` that are out of sight once it is behind its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from qmix_lightning.env_checker.report import Ledger
+from qmix_lightning.runtime import prng as keys
+
+__all__ = ["check_parallel_env"]
+
+MASK_KEY = "action_mask"
+EPISODES = 3
+
+
+def check_parallel_env(env: Any, ledger: Ledger, *, steps: int, seed: int, limit: int | None) -> None:
+    """Play random legal episodes with the bare ``env`` and record what it breaks.
+
+    Args:
+        env: has passed the checks of :class:`~qmix_lightning.worker.parallel_adapter.ParallelAdapter`.
+        ledger: where findings go.
+        steps: joint steps at most.
+        seed: decides episodes and actions.
+        limit: joint steps after which it must have ended.
+    """
+    play = _Play(env, ledger, limit)
+    number = taken = 0
+    try:
+        while number < EPISODES and taken < steps:
+            taken += play.episode(int(keys.bounded(keys.mix(seed, number))[0]), steps - taken)
+            number += 1
+    except _CannotGoOn:
+        pass
+    play.judge_ends()
+    ledger.seen("accounts")
+
+
+class _CannotGoOn(Exception):
+    """The next step would make no sense."""
+
+
+class _Play:
+    def __init__(self, env: Any, ledger: Ledger, limit: int | None) -> None:
+        self.env = env
+        self.ledger = ledger
+        self.limit = limit
+        self.agents = list(env.possible_agents)
+        self.metrics = tuple((getattr(env, "metadata", None) or {}).get("episode_metrics", ()))
+        self.where = ""
+        self.ends = 0
+        self.both: list[str] = []  # places where an end was terminated and truncated in one
+
+    # One episode --------------------------------------------------------------------------------------------
+
+    def episode(self, seed: int, budget: int) -> int:
+        """Play the episode of ``seed`` for ``budget`` steps at most; returns the joint steps taken."""
+        self.where = f"reset(seed={seed})"
+        result = self._call(self.env.reset, seed=seed)
+        if not isinstance(result, tuple) or len(result) != 2:
+            self._stop("spec", "reset", "must return (observations, infos)")
+        observations, infos = result
+        alive = self._alive()
+        if not alive:
+            self._stop("spec", "agents", "env.agents is empty")
+        self._look(alive, observations, infos, over=False)
+        for t in range(budget):
+            draws = keys.uniform(keys.mix(seed, t), len(self.agents))[0]
+            actions = {a: self._action(a, observations, infos, float(draws[self.agents.index(a)])) for a in alive}
+            self.where = f"step {t + 1} (seed {seed})"
+            result = self._call(self.env.step, actions)
+            if not isinstance(result, tuple) or len(result) != 5:
+                self._stop("spec", "step", "must return (observations, rewards, terminations, truncations, infos)")
+            observations, rewards, terminations, truncations, infos = result
+            self._account(alive, rewards, terminations, truncations)
+            before, alive = alive, self._alive()
+            over = self._end(before, alive, terminations, truncations, infos)
+            shown = [a for a in before if truncations.get(a) and not terminations.get(a)] if over else alive
+            self._look(shown, observations, infos, over=over)
+            if over:
+                return t + 1
+            if self.limit is not None and t + 1 >= self.limit:
+                self._stop("limit", "kept", f"the episode goes on, but the environment's own limit says {self.limit}")
+        return budget
+
+    def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            self._stop("plays", "raised", f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+    def _stop(self, promise: str, kind: str, message: str) -> None:
+        self._fail(promise, kind, message)
+        raise _CannotGoOn
+
+    def _fail(self, promise: str, kind: str, message: str) -> None:
+        self.ledger.fail(promise, kind, f"{self.where}: {message}")
+
+    def _alive(self) -> list[Any]:
+        alive = list(self.env.agents)
+        strangers = [a for a in alive if a not in self.agents]
+        if strangers:
+            self._fail("spec", "stranger", f"env.agents holds '{strangers[0]}', which is not in possible_agents")
+        return [a for a in self.agents if a in alive]
+
+    # What it shows ------------------------------------------------------------------------------------------
+
+    def _look(self, alive: list[Any], observations: Any, infos: Any, *, over: bool) -> None:
+        for agent in alive:
+            if agent not in observations:
+                self._stop("spec", "missing", f"agent '{agent}' is alive but has no observation")
+            problem = self._misfit(self.env.observation_space(agent), observations[agent])
+            if problem:
+                self._stop("spec", "observation", f"the observation of agent '{agent}' {problem}")
+            if not over:
+                self._look_at_mask(agent, observations, infos)
+
+    def _misfit(self, space: Any, value: Any) -> str | None:
+        """What is wrong with ``value``, if anything."""
+        if isinstance(space, spaces.Dict):
+            if not isinstance(value, Mapping):
+                return f"is {type(value).__name__}, its space is a Dict"
+            for key, part in space.spaces.items():
+                if key not in value:
+                    return f"lacks '{key}', which its space has"
+                # Masks come in any integer or boolean type, and are looked at apart.
+                if key != MASK_KEY and (problem := self._misfit(part, value[key])):
+                    return f"['{key}'] {problem}"
+            return None
+        if not isinstance(space, spaces.Box):
+            return None if space.contains(value) else f"is {_short(value)}, which is not in its space {_short(space)}"
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            return f"has dtype {array.dtype}, numbers are needed"
+        if array.shape != space.shape:
+            return f"has shape {list(array.shape)}, its space says {list(space.shape)}"
+        if not np.isfinite(array).all():
+            self._fail("finite", "observation", f"an observation holds {array[~np.isfinite(array)].flat[0]}")
+        elif (array < space.low).any() or (array > space.high).any():
+            worst = array[(array < space.low) | (array > space.high)].flat[0]
+            self.ledger.note("spec", f"observations leave the bounds of their Box, e.g. {worst} at {self.where}")
+        return None
+
+    def _mask(self, agent: Any, observations: Any, infos: Any) -> Any:
+        space = self.env.observation_space(agent)
+        if isinstance(space, spaces.Dict) and MASK_KEY in space.spaces:
+            return observations[agent][MASK_KEY]
+        return (infos.get(agent) or {}).get(MASK_KEY)
+
+    def _look_at_mask(self, agent: Any, observations: Any, infos: Any) -> None:
+        mask = self._mask(agent, observations, infos)
+        if mask is None:
+            return
+        array, n = np.asarray(mask), int(self.env.action_space(agent).n)
+        if array.size != n:
+            self._stop("masks", "size", f"the mask of agent '{agent}' has {array.size} entries for {n} actions")
+        if not np.isin(array, (0, 1)).all():
+            self._stop("masks", "values", f"the mask of agent '{agent}' holds {array.flat[0]}; 0 or 1 is needed")
+        if not array.any():
+            self._stop("masks", "empty", f"the mask leaves agent '{agent}', who lives, no action (1 is legal, 0 not)")
+
+    def _action(self, agent: Any, observations: Any, infos: Any, draw: float) -> int:
+        space, mask = self.env.action_space(agent), self._mask(agent, observations, infos)
+        legal = np.arange(int(space.n)) if mask is None else np.flatnonzero(np.asarray(mask))
+        return int(space.start) + int(legal[int(draw * len(legal))])
+
+    # What a step comes to -----------------------------------------------------------------------------------
+
+    def _account(self, acted: list[Any], rewards: Any, terminations: Any, truncations: Any) -> None:
+        for name, values in (("reward", rewards), ("termination", terminations), ("truncation", truncations)):
+            for agent in acted:
+                if agent not in values:
+                    self._fail("accounts", name, f"agent '{agent}' acted but has no {name}")
+        for agent, reward in rewards.items():
+            if np.size(reward) != 1 or np.asarray(reward).dtype.kind not in "biuf":
+                self._stop("accounts", "number", f"the reward of agent '{agent}' is {_short(reward)}, not a number")
+            value = float(np.asarray(reward).item())
+            if not np.isfinite(value):
+                self._fail("finite", "reward", f"the reward of agent '{agent}' is {value}")
+            if agent not in acted and value != 0.0:
+                self.ledger.note(
+                    "accounts", f"{self.where}: agent '{agent}' did not act and is paid {value:g}, which is not counted"
+                )
+
+    def _end(self, before: list[Any], alive: list[Any], terminations: Any, truncations: Any, infos: Any) -> bool:
+        ended = [a for a in before if terminations.get(a) or truncations.get(a)]
+        over = not any(a not in ended for a in alive)
+        kept = [a for a in ended if a in alive]
+        if kept and len(ended) == len(before):
+            self._stop(
+                "last observation",
+                "agents",
+                f"all agents are at their end, but env.agents is {_short(alive)}; it must be empty, and nothing may "
+                "reset itself",
+            )
+        elif kept:
+            word = "terminated" if terminations.get(kept[0]) else "truncated"
+            self._fail("ends", "kept", f"agent '{kept[0]}' is {word}, but still in env.agents: it would act again")
+        if over and not ended:
+            self._fail("ends", "silent", "no agent is left, but none was terminated or truncated")
+        elif not over and (gone := [a for a in before if a not in alive and a not in ended]):
+            self.ledger.note(
+                "ends", f"{self.where}: agent '{gone[0]}' leaves without being terminated; counted as dead"
+            )
+        if over:
+            self.ends += 1
+            if ended and all(terminations.get(a) and truncations.get(a) for a in ended):
+                self.both.append(self.where)
+            for name in self.metrics:
+                if not any(info and name in info for info in infos.values()):
+                    self._fail(
+                        "spec",
+                        f"metric {name}",
+                        f"metadata names the episode metric '{name}', but no agent's info has it at the end",
+                    )
+        return over
+
+    def judge_ends(self) -> None:
+        """Both at once may be a coincidence; if it is so every time, one of the two carries no information."""
+        if self.both:
+            message = (
+                f"{self.both[0]}: the end is both terminated and truncated; a time limit is a truncation, the end of "
+                "the task a termination (taken as terminated: nothing is bootstrapped)"
+            )
+            if len(self.both) == self.ends:
+                self.ledger.fail("ends", "both", message)
+            else:
+                self.ledger.note("ends", message)
+
+
+def _short(value: Any, width: int = 80) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= width else text[: width - 3] + "..."

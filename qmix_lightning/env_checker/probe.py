@@ -1,0 +1,315 @@
+"""Random legal episodes in a vector environment, recorded and inspected call by call; for the conformance kit."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmix_lightning.env_checker.episodes import FIELD_WORDS, ROW_FIELDS, Episode, Row, Step
+from qmix_lightning.env_checker.report import Ledger
+from qmix_lightning.environment import VectorEnv
+from qmix_lightning.errors import EnvironmentContractError
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
+
+__all__ = ["Broken", "Probe", "play"]
+
+
+_KEPT = 4096
+"""Numbers of an observation that are kept for messages and comparisons; the rest is known by its checksum."""
+
+
+class Broken(Exception):
+    """The environment is in no state to go on; the reason is in the ledger."""
+
+
+# Watching --------------------------------------------------------------------------------------------------------
+
+
+class Probe:
+    """A vector environment whose every call is inspected.
+
+    Args:
+        env: the environment.
+        num_envs: how many were asked for.
+        ledger: where findings go.
+        blame: the promise that is broken if a call raises.
+    """
+
+    def __init__(self, env: VectorEnv, num_envs: int, ledger: Ledger, blame: str) -> None:
+        self.env = env
+        self.ledger = ledger
+        self.blame = blame
+        self.spec: EnvSpec = env.spec
+        self.num_envs = num_envs
+        self.where = "opening"
+        self._check_spec()
+        self.shown: list[Row | None] = [None] * num_envs  # of episodes in play
+        self.t = [0] * num_envs
+        self.seed = [0] * num_envs
+        self._paused = [False] * num_envs
+
+    def _fail(self, promise: str, kind: str, message: str) -> None:
+        self.ledger.fail(promise, kind, message)
+
+    def _check_spec(self) -> None:
+        spec = self.spec
+        if self.env.num_envs != self.num_envs:
+            self._fail("spec", "num_envs", f"num_envs is {self.env.num_envs}, but {self.num_envs} were asked for")
+            raise Broken
+        for name, have, want in (
+            ("obs_dim", spec.obs_dim, max(spec.obs_dims)),
+            ("n_actions", spec.n_actions, max(spec.action_counts)),
+        ):
+            if have != want:
+                self._fail("spec", name, f"spec.{name} is {have}, the largest agent's is {want}")
+                raise Broken
+
+    # Calls --------------------------------------------------------------------------------------------------
+
+    def reset(self, wanted: Sequence[bool], seeds: Sequence[int]) -> list[Row]:
+        """Reset the slots that are ``wanted``; what every slot shows."""
+        mask, numbers = torch.tensor(list(wanted)), torch.tensor(list(seeds), dtype=torch.int64)
+        before = list(self.shown)
+        for slot in np.flatnonzero(list(wanted)).tolist():
+            self.seed[slot], self.t[slot], before[slot] = seeds[slot], 0, None
+        self.where = "reset of slot " + (", ".join(map(str, np.flatnonzero(list(wanted)).tolist())) or "none")
+        observation = self._call(self.env.reset, mask, numbers)
+        rows = self._rows(observation, list(wanted), [False] * self.num_envs)
+        for slot, row in enumerate(rows):
+            if wanted[slot]:
+                self.shown[slot], self._paused[slot] = row, False
+            elif (old := before[slot]) is not None and old.digest != row.digest:
+                changed = [FIELD_WORDS[n] for n, x, y in zip(ROW_FIELDS, old.digest, row.digest, strict=True) if x != y]
+                if self._paused[slot]:
+                    text = f"slot {slot} was not stepped after its step {self.t[slot]}, but {changed[0]} changed"
+                    self._fail("pause", "changed", text)
+                else:
+                    text = f"{self.where}: {changed[0]} of slot {slot}, in step {self.t[slot]} of its episode, changed"
+                    self._fail("reset", "changed", text)
+                self.shown[slot] = None  # said once
+        return rows
+
+    def step(self, actions: np.ndarray, active: Sequence[bool]) -> tuple[list[Row], list[Step]]:
+        """A joint step with ``actions [E, N]``; rows and steps of slots that are not active mean nothing."""
+        given = torch.from_numpy(actions.copy()).to(self.env.device)
+        stepped = torch.tensor(list(active))
+        for slot in np.flatnonzero(list(active)).tolist():
+            self.t[slot] += 1
+        self._paused = [self._paused[slot] if active[slot] else True for slot in range(self.num_envs)]
+        for slot in np.flatnonzero(list(active)).tolist():
+            self._paused[slot] = False
+        self.where = f"step {max(self.t[s] for s in range(self.num_envs) if active[s])}"
+        outcome: Transition = self._call(self.env.step, given, stepped)
+        if not torch.equal(given.cpu(), torch.from_numpy(actions)) or stepped.tolist() != list(active):
+            self._fail("plays", "arguments", f"{self.where}: step changed the tensors it was given")
+        if outcome.failed is not None and (failed := np.flatnonzero(outcome.failed.numpy(force=True) & active)).size:
+            self._fail(
+                self.blame, "failed", f"{self._at(int(failed[0]))}: the simulator failed (the log has the cause)"
+            )
+            raise Broken
+        steps = self._steps(outcome, actions, active)
+        terminated = [bool(active[s]) and steps[s].terminated for s in range(self.num_envs)]
+        rows = self._rows(outcome.next, list(active), terminated)
+        for slot in np.flatnonzero(list(active)).tolist():
+            self.shown[slot] = None if steps[slot].terminated or steps[slot].truncated else rows[slot]
+        return rows, steps
+
+    def peek(self) -> None:
+        """Ask what all show, without changing anything."""
+        self.reset([False] * self.num_envs, [0] * self.num_envs)
+
+    def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return method(*args)
+        except Exception as error:
+            if isinstance(error, EnvironmentContractError) and self.ledger.failed():
+                raise Broken from error  # the bare environment was seen to do it, and told in detail
+            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self._fail(self.blame, f"raised {type(error).__name__}", f"{self.where}: {message}")
+            raise Broken from error
+
+    def _at(self, slot: int) -> str:
+        return f"step {self.t[slot]}, slot {slot} (seed {self.seed[slot]})"
+
+    # Inspection ---------------------------------------------------------------------------------------------
+
+    def _array(self, value: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> np.ndarray:
+        if not isinstance(value, Tensor):
+            self._fail("spec", name, f"{self.where}: {name} is {type(value).__name__}, a tensor is needed")
+            raise Broken
+        if tuple(value.shape) != shape:
+            self._fail("spec", name, f"{self.where}: {name} has shape {list(value.shape)}, the spec says {list(shape)}")
+            raise Broken
+        if value.dtype != dtype:
+            self._fail("spec", f"{name} dtype", f"{self.where}: {name} is {value.dtype}, {dtype} is needed")
+        return value.to(dtype).numpy(force=True).copy()
+
+    def _rows(self, shown: Observation, inspect: list[bool], terminated: list[bool]) -> list[Row]:
+        spec, e = self.spec, self.num_envs
+        n = spec.n_agents
+        obs = self._array(shown.obs, "obs", (e, n, spec.obs_dim), torch.float32)
+        state = self._array(shown.state, "state", (e, spec.state_dim), torch.float32)
+        avail = self._array(shown.avail_actions, "avail_actions", (e, n, spec.n_actions), torch.bool)
+        mask = self._array(shown.agent_mask, "agent_mask", (e, n), torch.bool)
+        for slot in np.flatnonzero(inspect).tolist():
+            self._inspect(slot, obs[slot], state[slot], avail[slot], mask[slot], terminated[slot])
+        return [
+            Row(
+                (_crc(obs[s]), _crc(state[s]), _crc(avail[s]), _crc(mask[s])), tuple(map(_crc, obs[s])),
+                _sample(obs[s]), _sample(state[s]), avail[s], mask[s],
+            )
+            for s in range(e)
+        ]  # fmt: skip
+
+    def _inspect(
+        self, slot: int, obs: np.ndarray, state: np.ndarray, avail: np.ndarray, mask: np.ndarray, over: bool
+    ) -> None:
+        names, counts = self.spec.agent_names, self.spec.action_counts
+        for word, values in (("observation", obs), ("state", state)):
+            if not np.isfinite(values).all():
+                bad = values[~np.isfinite(values)].flat[0]
+                self._fail("finite", word, f"{self._at(slot)}: the {word} holds {bad}")
+        for i, name in enumerate(names):
+            at = f"{self._at(slot)}, agent '{name}'"
+            if obs[i, self.spec.obs_dims[i] :].any():
+                self._fail("spec", "padding", f"{at}: the padding of its observation is not zero")
+            if avail[i, counts[i] :].any():
+                self._fail("masks", "padding", f"{at}: an action that it does not have is legal")
+            if mask[i]:
+                if not over and not avail[i].any():
+                    self._fail("masks", "empty", f"{at}: it is alive and has no legal action")
+                    raise Broken
+                continue
+            if obs[i].any():
+                self._fail("death", "observation", f"{at}: it is dead, but its observation is not zero")
+            if avail[i].nonzero()[0].tolist() != [NO_OP]:
+                legal = avail[i].nonzero()[0].tolist()
+                self._fail("death", "actions", f"{at}: it is dead, but its legal actions are {legal}, not [{NO_OP}]")
+
+    def _steps(self, outcome: Transition, actions: np.ndarray, active: Sequence[bool]) -> list[Step]:
+        e, n = self.num_envs, self.spec.n_agents
+        reward = self._array(outcome.reward, "reward", (e,), torch.float32)
+        terminated = self._array(outcome.terminated, "terminated", (e,), torch.bool)
+        truncated = self._array(outcome.truncated, "truncated", (e,), torch.bool)
+        shares = None
+        if outcome.agent_reward is not None:
+            shares = self._array(outcome.agent_reward, "agent_reward", (e, n), torch.float32)
+        if set(outcome.metrics) != set(self.spec.episode_metrics):
+            want, have = sorted(self.spec.episode_metrics), sorted(outcome.metrics)
+            self._fail("spec", "metrics", f"{self.where}: metrics are {have}, spec.episode_metrics says {want}")
+            raise Broken
+        metrics = {k: self._array(v, f"metrics['{k}']", (e,), torch.float32) for k, v in outcome.metrics.items()}
+        for slot in np.flatnonzero(list(active)).tolist():
+            at = self._at(slot)
+            if not np.isfinite(reward[slot]):
+                self._fail("finite", "reward", f"{at}: the reward is {reward[slot]}")
+            if shares is not None and not np.isfinite(shares[slot]).all():
+                self._fail("finite", "agent_reward", f"{at}: the reward of an agent is not finite")
+            if terminated[slot] and truncated[slot]:
+                self._fail("ends", "both", f"{at}: the episode is both terminated and truncated")
+            if terminated[slot] or truncated[slot]:
+                for name, values in metrics.items():
+                    if not np.isfinite(values[slot]):
+                        self._fail("finite", f"metric {name}", f"{at}: the metric '{name}' is {values[slot]}")
+                    elif name == "won" and values[slot] not in (0.0, 1.0):
+                        self._fail("spec", "won", f"{at}: the metric 'won' is {values[slot]}, 0 or 1 is needed")
+        return [
+            Step(
+                tuple(actions[s].tolist()),
+                float(reward[s]),
+                bool(terminated[s]),
+                bool(truncated[s]),
+                None if shares is None else tuple(shares[s].tolist()),
+                tuple((k, float(v[s])) for k, v in metrics.items()) if terminated[s] or truncated[s] else (),
+            )
+            for s in range(e)
+        ]
+
+
+def _crc(values: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(values).tobytes())
+
+
+def _sample(values: np.ndarray) -> np.ndarray:
+    flat = values.ravel()
+    return flat[:: max(1, -(-flat.size // _KEPT))].copy()
+
+
+# Playing ---------------------------------------------------------------------------------------------------------
+
+
+def play(
+    probe: Probe,
+    seeds: Sequence[Iterator[int]],
+    steps: int,
+    *,
+    until_episodes: int | None = None,
+    pause_seed: int | None = None,
+) -> list[Episode]:
+    """Play the episodes of ``seeds``, one iterator for each slot, with actions that the seed and the step decide.
+
+    Args:
+        probe: the environment.
+        seeds: a slot rests when its iterator has run out.
+        steps: joint steps at most.
+        until_episodes: stop once every slot has ended so many.
+        pause_seed: let slots rest now and then, and ask what all show.
+    """
+    slots, n = probe.num_envs, probe.spec.n_agents
+    episodes: list[Episode] = []
+    current: list[Episode | None] = [None] * slots
+    ended = [0] * slots
+    for t in range(steps):
+        begin = [False] * slots
+        numbers = [0] * slots
+        for slot in range(slots):
+            if current[slot] is None and (number := next(seeds[slot], None)) is not None:
+                begin[slot], numbers[slot] = True, number
+                current[slot] = episode = Episode(number, slot)
+                episodes.append(episode)
+        if any(begin):
+            rows = probe.reset(begin, numbers)
+            for slot in range(slots):
+                if begin[slot]:
+                    current[slot].rows.append(rows[slot])  # type: ignore[union-attr]
+        playing = [slot for slot in range(slots) if current[slot] is not None]
+        if not playing:
+            break
+        if pause_seed is not None:
+            draws = keys.uniform(keys.mix(pause_seed, t), slots + 1)[0]
+            playing = [slot for slot in playing if draws[slot] < 0.6] or playing[:1]
+        actions = np.full((slots, n), NO_OP, np.int64)
+        for slot in playing:
+            episode = current[slot]
+            assert episode is not None
+            actions[slot] = _legal_actions(episode)
+        rows, outcomes = probe.step(actions, [slot in playing for slot in range(slots)])
+        for slot in playing:
+            episode = current[slot]
+            assert episode is not None
+            episode.steps.append(outcomes[slot])
+            episode.rows.append(rows[slot])
+            if episode.ended:
+                current[slot] = None
+                ended[slot] += 1
+        if pause_seed is not None and t % 3 == 0:
+            probe.peek()
+        if until_episodes is not None and min(ended) >= until_episodes:
+            break
+    return [e for e in episodes if e.steps]
+
+
+def _legal_actions(episode: Episode) -> np.ndarray:
+    row = episode.rows[-1]
+    draws = keys.uniform(keys.mix(episode.seed, len(episode.steps)), len(row.mask))[0]
+    chosen = np.full(len(row.mask), NO_OP)
+    for i in np.flatnonzero(row.mask):
+        legal = np.flatnonzero(row.avail[i])
+        chosen[i] = legal[int(draws[i] * len(legal))]
+    return chosen

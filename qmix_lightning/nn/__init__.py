@@ -1,0 +1,1 @@
+"""Network parts that agents, mixers and algorithms share."""

@@ -1,0 +1,1 @@
+"""Episode stores and what an update draws from them."""

@@ -1,0 +1,144 @@
+"""The replay's large part, observations and states, in an accelerator's memory, and whether it fits there.
+
+Steps stay in the host's memory: rewards, actions and masks are a few percent of the bytes, and the host must know who
+lives, to say what there is to compute. So it also knows where every row lies: what is drawn is gathered on the device,
+which is told the rows and asked nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.replay.storage import RowQueue
+from qmix_lightning.runtime.transfer import sent
+
+__all__ = ["DeviceRows", "ReplayPlace", "choose_place", "free_memory"]
+
+_SHARE = 0.5
+"""Of an accelerator's free memory, what ``auto`` gives to the replay: networks, gradients, and a batch with all that
+its backward pass keeps need the rest."""
+
+
+class DeviceRows(RowQueue):
+    """A :class:`RowQueue` of floats whose rows lie on a device; which row lies where is known to the host.
+
+    The memory for ``expected_rows`` is taken at once, so that a run that begins has it; more are held by moving all.
+
+    Args:
+        width: numbers of a row.
+        dtype: of a number as stored.
+        expected_rows: how many rows will be held.
+        device: where.
+    """
+
+    def __init__(self, width: int, dtype: torch.dtype, *, expected_rows: int, device: torch.device) -> None:
+        self.device = device
+        self._stored = dtype
+        # The host's view of the same bytes: numpy has no bfloat16.
+        plain = np.dtype(np.float32 if dtype == torch.float32 else np.int16)
+        super().__init__(width, plain, expected_rows=expected_rows)
+        rows = 1 + (-(-expected_rows // self.chunk_rows) + 2) * self.chunk_rows if expected_rows else 1
+        self._held = self._new(rows)
+
+    def _new(self, rows: int) -> Tensor:
+        try:
+            return torch.zeros(rows, self.width, dtype=self._stored, device=self.device)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            size = rows * self.row_bytes
+            raise RunError(
+                f"the replay needs {size:,} bytes on {self.device}, which has no room for them: set replay.device=cpu"
+            ) from error
+
+    def _grow(self, chunks: int) -> None:
+        needed = 1 + chunks * self.chunk_rows
+        if needed > len(self._held):
+            old, self._held = self._held, self._new(max(needed, len(self._held) * 9 // 8))
+            self._held[: len(old)] = old
+
+    def _write(self, place: int, rows: NDArray) -> None:
+        values = torch.from_numpy(np.ascontiguousarray(rows)).view(self._stored)
+        self._held[place : place + len(rows)].copy_(sent(values, self.device))
+
+    def _rows_at(self, index: NDArray[np.int64]) -> Tensor:
+        place = np.where(index < 0, 0, self._locate(index)).reshape(-1)
+        return self._held.index_select(0, sent(torch.from_numpy(place), self.device))
+
+    def take(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
+        """Copies in the host's memory, as :meth:`RowQueue.take`; this waits for the device."""
+        assert out is None, "rows of a device are read into memory of their own"
+        rows = self._rows_at(index).cpu()
+        plain = rows if self._stored == torch.float32 else rows.view(torch.int16)
+        return plain.numpy().reshape(*index.shape, self.width)
+
+    def floats(self, index: NDArray[np.int64]) -> Tensor:
+        """The rows of ``index [...]`` as float32 on the device, ``[index.size, width]``; nobody waits."""
+        return self._rows_at(index).float()
+
+
+@dataclass(frozen=True)
+class ReplayPlace:
+    """Where a rank's observations and states are.
+
+    Attributes:
+        device: the device that holds them; ``None``: host memory, or a file.
+        line: what to tell the user; ``None``: nothing was to be chosen.
+    """
+
+    device: torch.device | None
+    line: str | None = None
+
+
+def choose_place(
+    setting: str, *, accelerator: torch.device, in_file: bool, need: int, free: int | None, growing: bool
+) -> ReplayPlace:
+    """Where observations and states go.
+
+    Args:
+        setting: ``auto``, ``cpu`` or ``device``.
+        accelerator: where this rank's networks are.
+        in_file: the replay is to be memory-mapped.
+        need: bytes of a full replay's observations and states, of this rank.
+        free: bytes that are free on the accelerator; ``None``: not known.
+        growing: the number of rows is not known beforehand, and making room for more needs both rooms for a moment.
+
+    Raises:
+        ConfigurationError: they were to be on the device and cannot be.
+    """
+    if setting == "device" and in_file:
+        raise ConfigurationError("replay.device=device and replay.storage=memmap exclude each other: choose one")
+    on_gpu = accelerator.type == "cuda"
+    if setting == "cpu" or in_file or (setting == "auto" and not on_gpu):
+        why = "replay.storage=memmap" if in_file else "replay.device=cpu"
+        return ReplayPlace(None, _from_host(accelerator, why) if on_gpu else None)
+    peak = need * 2 if growing else need
+    if free is not None:
+        allowed = int(_SHARE * free) if setting == "auto" else free
+        if peak > allowed:
+            why = f"{_gb(peak)} GB of observations and states, {_gb(free)} GB free on {accelerator}"
+            if setting == "device":
+                raise ConfigurationError(
+                    f"replay.device=device does not fit: {why}; set replay.device=auto, replay.dtype=float16 or a "
+                    "smaller replay.capacity"
+                )
+            return ReplayPlace(None, _from_host(accelerator, f"{why}, of which auto takes half at most"))
+    room = "" if free is None else f", {_gb(free)} GB free there"
+    return ReplayPlace(accelerator, f"replay on {accelerator}: at most {_gb(need)} GB of observations and states{room}")
+
+
+def _from_host(accelerator: torch.device, why: str) -> str:
+    return f"replay in host memory, copied to {accelerator} from page-locked memory meanwhile ({why})"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3g}"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; ``None`` elsewhere."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

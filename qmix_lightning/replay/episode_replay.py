@@ -1,0 +1,385 @@
+"""The episode store: whole episodes without padding, in as few bytes as they need.
+
+An episode of ``L`` steps takes ``L + 1`` rows: one of packed bytes (reward, actions, masks as bits), one of the state,
+and one of the observation for every agent that is alive there: what a dead agent sees is zero by contract. States that
+are the joined observations are rebuilt when they are read. There are no one-hot vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmix_lightning.errors import CheckpointError
+from qmix_lightning.replay.device import DeviceRows
+from qmix_lightning.replay.layout import DTYPES, JoinedState, StepLayout, Steps, narrow, widen
+from qmix_lightning.replay.storage import BLANK, RowQueue
+from qmix_lightning.runtime.transfer import pinned, sent
+from qmix_lightning.types import EnvSpec, Episode, TrajectoryBatch
+
+__all__ = ["EpisodeReplay"]
+
+
+# A record's columns: where its rows begin in each queue, its steps, its observations, and how it ended.
+_STEP, _OBS, _STATE, _LENGTH, _LIVING, _TERMINATED, _TRUNCATED = range(7)
+
+
+_REBUILT = -1
+"""In place of where its states begin: they are the joined observations."""
+
+
+_UNKNOWN_LIMIT = 100
+
+
+@dataclass
+class _Packed:
+    """``E`` episodes as they are stored, joined: ``steps [rows, W]``, ``obs [living, O]``, ``state [rows, S]``.
+
+    The others are of each episode: ``lengths`` and ``living`` int64, ``rebuilt`` (it has no states), ``terminated`` and
+    ``truncated`` bool, all ``[E]``.
+    """
+
+    steps: NDArray[np.uint8]
+    obs: NDArray
+    state: NDArray
+    lengths: NDArray[np.int64]
+    living: NDArray[np.int64]
+    rebuilt: NDArray[np.bool_]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+def _joined(parts: Sequence[Tensor]) -> NDArray:
+    """Tensors of episodes one after the other, in the host's memory."""
+    return (parts[0] if len(parts) == 1 else torch.cat(list(parts))).numpy(force=True)
+
+
+class EpisodeReplay:
+    """The last ``capacity`` episodes.
+
+    Which episodes are held depends on how many were added and on nothing else, so a resumed store, laid out differently
+    in memory, samples the same batches. Episodes have ever-growing ids.
+
+    Args:
+        spec: sizes of the environment.
+        capacity: episodes to hold; the oldest leaves first.
+        dtype: of observations and states: ``float32``, ``float16`` or ``bfloat16``. What is read is float32 again.
+        folder: hold them in files there, which the system moves between disk and memory; ``None``: in memory.
+        device: hold observations and states on this device, where batches then have theirs; ``None``: in the host's
+            memory. What is held, drawn and saved is the same.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        capacity: int,
+        *,
+        dtype: str = "float32",
+        folder: Path | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"the replay capacity must be at least 1 episode, not {capacity}")
+        self.spec = spec
+        self.capacity = capacity
+        self.dtype = DTYPES[dtype]
+        self.next_id = 0
+        self._layout = StepLayout(spec.n_agents, spec.n_actions)
+        self._joined = JoinedState(spec)
+        stored = np.dtype(np.float32 if dtype == "float32" else np.int16)
+        rows = capacity * ((spec.episode_limit or _UNKNOWN_LIMIT) + 1)
+        self._records = RowQueue(7, np.dtype(np.int64), expected_rows=capacity)
+        self._steps = RowQueue(
+            self._layout.width, np.dtype(np.uint8), expected_rows=rows, folder=folder, blank=self._layout.blank()
+        )
+        if device is None:
+            self._obs = RowQueue(spec.obs_dim, stored, expected_rows=rows * spec.n_agents, folder=folder)
+            self._state = RowQueue(spec.state_dim, stored, expected_rows=rows, folder=folder)
+        else:
+            states = 0 if spec.state_is_joined_obs else rows
+            self._obs = DeviceRows(spec.obs_dim, self.dtype, expected_rows=rows * spec.n_agents, device=device)
+            self._state = DeviceRows(spec.state_dim, self.dtype, expected_rows=states, device=device)
+
+    def __len__(self) -> int:
+        return self._records.end - self._records.first
+
+    @property
+    def first_id(self) -> int:
+        """The id of the oldest episode held."""
+        return self.next_id - len(self)
+
+    def nbytes(self) -> int:
+        """Bytes in use."""
+        return sum(queue.nbytes for queue in (self._records, self._steps, self._obs, self._state))
+
+    # -- adding --------------------------------------------------------------------------------------------------
+
+    def add(self, episode: Episode) -> int:
+        """Copy an episode in, dropping the oldest one when full; returns its id."""
+        self.extend([episode])
+        return self.next_id - 1
+
+    def extend(self, episodes: Sequence[Episode]) -> list[int]:
+        """Add several, one after the other; together they cost little more than one, if they are short.
+
+        Returns:
+            How many are held after each.
+        """
+        if any(episode.length < 1 for episode in episodes):
+            raise ValueError("an episode needs at least one step")
+        held = [min(len(self) + i + 1, self.capacity) for i in range(len(episodes))]
+        for start in range(0, len(episodes), self.capacity):
+            self._append(self._pack(episodes[start : start + self.capacity]))
+        return held
+
+    def _pack(self, episodes: Sequence[Episode]) -> _Packed:
+        lengths = np.array([episode.length for episode in episodes])
+        ends = np.cumsum(lengths + 1)
+        alive = _joined([e.agent_mask for e in episodes])
+        rows = len(alive)
+        reward, actions = np.zeros(rows, np.float32), np.zeros((rows, self.spec.n_agents), np.int64)
+        acting = np.ones(rows, np.bool_)
+        acting[ends - 1] = False
+        reward[acting], actions[acting] = _joined([e.reward for e in episodes]), _joined([e.actions for e in episodes])
+        steps = self._layout.pack(Steps(reward, actions, alive, _joined([e.avail_actions for e in episodes])))
+        obs = _joined([e.obs.float() for e in episodes])
+        seen = obs if alive.all() else np.where(alive[..., None], obs, np.float32(0))
+        state = _joined([e.state.float() for e in episodes])
+        begins = ends - lengths - 1
+        rebuilt = np.logical_and.reduceat(self._joined.equal_rows(state, seen), begins)
+        return _Packed(
+            steps=steps,
+            obs=narrow(obs[alive], self.dtype),
+            state=narrow(state[np.repeat(~rebuilt, lengths + 1)], self.dtype),
+            lengths=lengths,
+            living=np.add.reduceat(alive.sum(1), begins),
+            rebuilt=rebuilt,
+            terminated=np.array([e.terminated for e in episodes]),
+            truncated=np.array([e.truncated for e in episodes]),
+        )
+
+    def _append(self, packed: _Packed) -> None:
+        """Add episodes, no more than the capacity."""
+        count = len(packed.lengths)
+        self._drop_oldest(len(self) + count - self.capacity)
+        rows = packed.lengths + 1
+        record = np.empty((count, 7), np.int64)
+        for column, queue, values, sizes in (
+            (_STEP, self._steps, packed.steps, rows),
+            (_OBS, self._obs, packed.obs, packed.living),
+            (_STATE, self._state, packed.state, np.where(packed.rebuilt, 0, rows)),
+        ):
+            record[:, column] = queue.append(values) + np.cumsum(sizes) - sizes
+        record[packed.rebuilt, _STATE] = _REBUILT
+        record[:, _LENGTH] = packed.lengths
+        record[:, _LIVING] = packed.living
+        record[:, _TERMINATED] = packed.terminated
+        record[:, _TRUNCATED] = packed.truncated
+        self._records.append(record)
+        self.next_id += count
+        self._added(np.arange(self.next_id - count, self.next_id))
+
+    def _added(self, ids: NDArray[np.int64]) -> None:
+        """Called when episodes are held under their ``ids``."""
+
+    def clear(self) -> None:
+        """Drop every episode; ids go on growing."""
+        for queue in (self._records, self._steps, self._obs, self._state):
+            queue.release(queue.end)
+
+    def _drop_oldest(self, count: int) -> None:
+        if count <= 0:
+            return
+        first = self._records.first
+        records = self._records.take(np.arange(first, first + count))
+        last = records[-1].tolist()
+        self._steps.release(last[_STEP] + last[_LENGTH] + 1)
+        self._obs.release(last[_OBS] + last[_LIVING])
+        stored = records[records[:, _STATE] != _REBUILT]
+        if len(stored):
+            self._state.release(int(stored[-1, _STATE] + stored[-1, _LENGTH]) + 1)
+        self._records.release(first + count)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def draw(self, batch_size: int, key: int) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+        """Ids of ``batch_size`` different episodes, uniformly, as a pure function of ``key`` and of what is held.
+
+        Returns:
+            The ids ``[B]``, and the probability with which each was drawn where that is not the same for all.
+        """
+        if batch_size > len(self):
+            raise ValueError(f"cannot draw {batch_size} different episodes from {len(self)}")
+        rng = np.random.Generator(np.random.Philox(key=key))
+        return self.first_id + rng.choice(len(self), batch_size, replace=False), None
+
+    def sample(self, batch_size: int, key: int) -> TrajectoryBatch:
+        """The episodes of :meth:`draw`."""
+        return self.gather(self.draw(batch_size, key)[0])
+
+    def gather(self, ids: NDArray[np.int64], *, pin: bool = False) -> TrajectoryBatch:
+        """The episodes of ``ids [B]`` as a batch, as long as the longest; padding is blank.
+
+        Args:
+            ids: of episodes that are held.
+            pin: in page-locked memory, from which a GPU copies while the CPU goes on.
+        """
+        records = self._records.take(self._records.first + (ids - self.first_id))  # [B, 7]
+        packed, within = self._read_steps(records)  # [B, T+1, W], [B, T+1]
+        size, rows = within.shape
+        steps = self._layout.unpack(packed.reshape(size * rows, -1))
+        alive = steps.agent_mask.reshape(size, -1)  # [B, (T+1)*N]
+        place = records[:, _OBS, None] + np.cumsum(alive, axis=1) - 1
+        n = self.spec.n_agents
+        obs = self._read_floats(self._obs, np.where(alive, place, BLANK), pin).view(size, rows, n, -1)
+        lengths = records[:, _LENGTH, None]  # [B, 1]
+        last = np.arange(rows - 1) == lengths - 1  # [B, T]
+        batch = TrajectoryBatch(
+            obs=obs,
+            state=self._read_states(records, within, obs, pin),
+            avail_actions=torch.from_numpy(steps.avail_actions).view(size, rows, n, -1),
+            agent_mask=torch.from_numpy(steps.agent_mask).view(size, rows, n),
+            actions=torch.from_numpy(steps.actions).view(size, rows, n)[:, :-1],
+            reward=torch.from_numpy(steps.reward).view(size, rows)[:, :-1],
+            terminated=torch.from_numpy(last & (records[:, _TERMINATED, None] == 1)),
+            truncated=torch.from_numpy(last & (records[:, _TRUNCATED, None] == 1)),
+            filled=torch.from_numpy(within[:, 1:].copy()),
+        )
+        if pin:
+            batch = batch.map(pinned)
+        # Behind an episode's end all is blank; what is shown of the dead is theirs who showed it.
+        batch.clean = int(np.count_nonzero(alive)) == n * int(np.count_nonzero(within))
+        return batch
+
+    def _read_steps(self, records: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Packed steps ``[B, T+1, W]`` and which of them are the episode's, ``[B, T+1]``."""
+        time = np.arange(int(records[:, _LENGTH].max()) + 1)
+        within = time <= records[:, _LENGTH, None]
+        return self._steps.take(np.where(within, records[:, _STEP, None] + time, BLANK)), within
+
+    def _read_floats(self, queue: RowQueue, index: NDArray[np.int64], pin: bool) -> Tensor:
+        """Rows of ``queue`` as float32 where they are held, ``[index.size, width]``."""
+        if isinstance(queue, DeviceRows):
+            return queue.floats(index)
+        out = torch.empty(index.size, queue.width, pin_memory=pin)
+        if self.dtype == torch.float32:
+            queue.take(index.reshape(-1), out=out.numpy())
+        else:
+            widen(queue.take(index.reshape(-1)), self.dtype, out)
+        return out
+
+    def _read_states(self, records: NDArray[np.int64], within: NDArray[np.bool_], obs: Tensor, pin: bool) -> Tensor:
+        rebuilt = records[:, _STATE] == _REBUILT  # [B]
+        if rebuilt.all():
+            return self._joined.of(obs)
+        size, rows = within.shape
+        index = np.where(within & ~rebuilt[:, None], records[:, _STATE, None] + np.arange(rows), BLANK)
+        state = self._read_floats(self._state, index, pin).view(size, rows, -1)
+        if rebuilt.any():
+            which = sent(torch.from_numpy(np.flatnonzero(rebuilt)), obs.device)
+            state.index_copy_(0, which, self._joined.of(obs.index_select(0, which)))
+        return state
+
+    def get(self, episode_id: int) -> Episode:
+        """A copy of the episode of that id."""
+        batch = self.gather(np.array([episode_id])).map(lambda t: t.cpu())
+        return Episode(
+            obs=batch.obs[0],
+            state=batch.state[0],
+            avail_actions=batch.avail_actions[0],
+            agent_mask=batch.agent_mask[0],
+            actions=batch.actions[0],
+            reward=batch.reward[0],
+            terminated=bool(batch.terminated[0, -1]),
+            truncated=bool(batch.truncated[0, -1]),
+        )
+
+    # -- between processes ---------------------------------------------------------------------------------------
+
+    def _packed(self, episode_id: int) -> _Packed:
+        records = self._records.take(np.array([self._records.first + episode_id - self.first_id]))
+        record = records[0].tolist()
+        rows, rebuilt = record[_LENGTH] + 1, record[_STATE] == _REBUILT
+        return _Packed(
+            steps=self._steps.take(record[_STEP] + np.arange(rows)),
+            obs=self._obs.take(record[_OBS] + np.arange(record[_LIVING])),
+            state=self._state.take(record[_STATE] + np.arange(0 if rebuilt else rows)),
+            lengths=records[:, _LENGTH],
+            living=records[:, _LIVING],
+            rebuilt=records[:, _STATE] == _REBUILT,
+            terminated=records[:, _TERMINATED] == 1,
+            truncated=records[:, _TRUNCATED] == 1,
+        )
+
+    def last_within(self, first_id: int, size: int) -> int:
+        """The id before which the episodes from ``first_id`` on take ``size`` bytes at most; one always fits."""
+        index = self._records.first + np.arange(first_id - self.first_id, len(self))
+        records = self._records.take(index)
+        rows, states = records[:, _LENGTH] + 1, records[:, _STATE] != _REBUILT
+        each = rows * (self._steps.row_bytes + states * self._state.row_bytes)
+        each += records[:, _LIVING] * self._obs.row_bytes
+        return first_id + max(1, int(np.searchsorted(np.cumsum(each), size, side="right")))
+
+    def export(self, first_id: int, last_id: int) -> dict[str, Tensor]:
+        """Episodes ``first_id`` to ``last_id`` (excluded) as they are stored, joined, for a segment file."""
+        index = self._records.first + np.arange(first_id - self.first_id, last_id - self.first_id)
+        records = self._records.take(index)
+        # What was added one after the other lies so in each queue.
+        rebuilt = records[:, _STATE] == _REBUILT
+        stored = records[~rebuilt]
+        spans = {
+            "steps": (self._steps, records[:, _STEP], records[:, _LENGTH] + 1),
+            "obs": (self._obs, records[:, _OBS], records[:, _LIVING]),
+            "state": (self._state, stored[:, _STATE], stored[:, _LENGTH] + 1),
+        }
+        joined = {
+            name: queue.take(np.arange(begin[0], begin[-1] + count[-1]) if len(begin) else np.zeros(0, np.int64))
+            for name, (queue, begin, count) in spans.items()
+        }
+        return {
+            **{name: torch.from_numpy(rows) for name, rows in joined.items()},
+            "lengths": torch.from_numpy(records[:, _LENGTH].copy()),
+            "living": torch.from_numpy(records[:, _LIVING].copy()),
+            "rebuilt": torch.from_numpy(rebuilt),
+            "terminated": torch.from_numpy(records[:, _TERMINATED] == 1),
+            "truncated": torch.from_numpy(records[:, _TRUNCATED] == 1),
+        }
+
+    def restore(self, first_id: int, segment: dict[str, Tensor], oldest_id: int) -> None:
+        """Add a segment's episodes from ``oldest_id`` on; ``first_id`` is the id of the segment's first.
+
+        Raises:
+            CheckpointError: the segment is of another store.
+        """
+        for name, queue in (("steps", self._steps), ("obs", self._obs), ("state", self._state)):
+            found = segment.get(name)
+            if found is None or found.shape[1:] != (queue.width,) or found.numpy().dtype != queue.dtype:
+                raise CheckpointError(f"the '{name}' of a replay segment do not have this run's layout")
+        columns = {c: segment[c].numpy() for c in ("lengths", "living", "rebuilt", "terminated", "truncated")}
+        rows = columns["lengths"] + 1
+        sizes = {"steps": rows, "obs": columns["living"], "state": np.where(columns["rebuilt"], 0, rows)}
+        begins = {name: np.concatenate([[0], np.cumsum(size)]) for name, size in sizes.items()}
+        known = max(oldest_id, self.next_id)
+        for start in range(max(0, known - first_id), len(rows), self.capacity):
+            stop = min(start + self.capacity, len(rows))
+            parts = {name: segment[name][begin[start] : begin[stop]].numpy() for name, begin in begins.items()}
+            self.next_id = first_id + start
+            self._append(_Packed(**parts, **{name: values[start:stop] for name, values in columns.items()}))
+
+    def content_hash(self) -> str:
+        """SHA-256 over ids and contents in order; equal for equal stores whatever their layout."""
+        digest = hashlib.sha256(f"{self.first_id}:{self.next_id}".encode())
+        for i in range(self.first_id, self.next_id):
+            packed = self._packed(i)
+            ended = bool(packed.terminated[0]), bool(packed.truncated[0])
+            digest.update(f"{len(packed.steps)},{bool(packed.rebuilt[0])},{ended[0]},{ended[1]};".encode())
+            for part in (packed.steps, packed.obs, packed.state):
+                digest.update(part.tobytes())
+        return digest.hexdigest()

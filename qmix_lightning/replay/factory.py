@@ -1,0 +1,72 @@
+"""From the replay section of a configuration to a store in the right place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+
+from qmix_lightning.config.run_config import ReplayConfig, RunConfig
+from qmix_lightning.replay.device import ReplayPlace, choose_place, free_memory
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.replay.memory_estimate import ReplaySize, predict_size
+from qmix_lightning.replay.on_policy import RoundStore
+from qmix_lightning.replay.prioritized import PrioritizedReplay
+from qmix_lightning.types import EnvSpec
+
+__all__ = ["make_store", "memmap_folder", "plan_replay"]
+
+
+def make_store(
+    config: ReplayConfig, spec: EnvSpec, ranks: int, run_dir: Path, device: torch.device | None = None
+) -> EpisodeReplay:
+    """Where a rank's episodes go; with a ``device``, their observations and states."""
+    capacity, folder = config.capacity // ranks, memmap_folder(config, run_dir)
+    if config.kind == "prioritized":
+        return PrioritizedReplay(
+            spec,
+            capacity,
+            alpha=config.priority_alpha,
+            beta=config.priority_beta,
+            beta_anneal_steps=config.priority_beta_anneal_steps,
+            dtype=config.dtype,
+            folder=folder,
+            device=device,
+        )
+    kinds = {"uniform": EpisodeReplay, "on_policy": RoundStore}
+    return kinds[config.kind](spec, capacity, dtype=config.dtype, folder=folder, device=device)
+
+
+def _place(config: ReplayConfig, size: ReplaySize, spec: EnvSpec, device: torch.device, ranks: int) -> ReplayPlace:
+    """Where a rank's observations and states go: ``device`` is its own, ``ranks`` those of its machine."""
+    return choose_place(
+        config.device,
+        accelerator=device,
+        in_file=config.storage == "memmap",
+        need=size.floats // ranks,
+        free=free_memory(device),
+        growing=spec.episode_limit is None,
+    )
+
+
+def memmap_folder(config: ReplayConfig, run_dir: Path) -> Path | None:
+    """Where the replay is kept on disk, ``None`` if it is in memory."""
+    return Path(config.memmap_dir or run_dir) if config.storage == "memmap" else None
+
+
+def plan_replay(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Trainer) -> tuple[ReplaySize, ReplayPlace]:
+    """How large the replay is going to be, and where observations and states go; refused if there is no room."""
+    replay, nodes, device = config.replay, trainer.num_nodes, trainer.strategy.root_device
+    size = predict_size(
+        spec,
+        capacity=replay.capacity,
+        dtype=replay.dtype,
+        prioritized=replay.kind == "prioritized",
+        total_env_steps=config.total_env_steps,
+        folder=memmap_folder(replay, run_dir),
+        machines=nodes,
+    )
+    place = _place(replay, size, spec, device, max(1, trainer.world_size // nodes))
+    (size if place.device is None else size.without_floats()).check()
+    return size, place

@@ -1,0 +1,76 @@
+"""What an update learns from: this rank's share of its batch, and the priorities that come back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.replay.on_policy import RoundStore
+from qmix_lightning.replay.prioritized import PrioritizedReplay, importance_weights
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime.distributed import least_number, rank, world_size
+from qmix_lightning.runtime.prng import Purpose
+from qmix_lightning.runtime.transfer import Fetched, pinned
+from qmix_lightning.types import TrajectoryBatch
+
+__all__ = ["BatchSource"]
+
+
+class BatchSource:
+    """Draws from a rank's replay, or goes through its round where the data is on-policy.
+
+    Args:
+        replay: this rank's shard.
+        batch_size: episodes in a batch, over all ranks.
+        seed: the run's seed.
+    """
+
+    def __init__(self, replay: EpisodeReplay, batch_size: int, seed: int) -> None:
+        self._replay = replay
+        self._rounds = replay if isinstance(replay, RoundStore) else None
+        self._prioritized = replay if isinstance(replay, PrioritizedReplay) else None
+        self._batch_size = batch_size
+        self._seed = seed
+        self._errors: tuple[Tensor, Fetched] | None = None
+
+    @property
+    def share(self) -> int:
+        """Episodes of a batch that are this rank's."""
+        return self._batch_size // world_size()
+
+    def draw(self, update: int, env_steps: int, device: torch.device) -> tuple[TrajectoryBatch, Tensor | None]:
+        """From the replay, for the ``update``-th update, to learn on ``device``; and whose errors are wanted back."""
+        self.take_errors()
+        pin = device.type == "cuda"
+        key = int(keys.mix(self._seed, rank(), Purpose.SAMPLE, update)[0])
+        ids, probabilities = self._replay.draw(self.share, key)
+        batch = self._replay.gather(ids, pin=pin)
+        if self._prioritized is None or probabilities is None:
+            return batch, None
+        least = least_number(float(probabilities.min()), device)
+        weights = importance_weights(probabilities, least, self._prioritized.beta(env_steps))
+        batch.extras["weight"] = pinned(weights) if pin else weights
+        return batch, torch.from_numpy(ids)
+
+    def of_round(self, update: int, epsilon: float, device: torch.device) -> TrajectoryBatch:
+        """Of the present round, which was played with ``epsilon``, for the ``update``-th update on it, from 0."""
+        assert self._rounds is not None
+        pin = device.type == "cuda"
+        batch = self._rounds.minibatch(self.share, update, seed=self._seed, rank=rank(), pin=pin)
+        batch.extras["epsilon"] = torch.full((self.share,), epsilon)
+        if pin:
+            batch.extras = {name: pinned(values) for name, values in batch.extras.items()}
+        return batch
+
+    def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
+        """How wrong the values of the episodes ``episode_ids [B]`` were, ``errors [B]``, after the update on them."""
+        if self._prioritized is not None:
+            self.take_errors()
+            self._errors = episode_ids, Fetched(errors.detach())
+
+    def take_errors(self) -> None:
+        """Before anything depends on the priorities; as late as that, so that a GPU may still be computing them."""
+        if self._prioritized is not None and self._errors is not None:
+            (ids, errors), self._errors = self._errors, None
+            self._prioritized.update_priorities(ids.numpy(), errors().double().numpy())

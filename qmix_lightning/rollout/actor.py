@@ -1,0 +1,122 @@
+"""A policy that acts in many environments: its own copy of the network, its memory, and the choice of actions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from qmix_lightning.agents.base import AgentState, forget_dead
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.rollout.cuda_graph import CapturedStep, CaptureError
+from qmix_lightning.rollout.inference import Forward, ready_to_act
+from qmix_lightning.rollout.numpy_inference import in_numpy
+from qmix_lightning.runtime.transfer import copy_values, sent
+from qmix_lightning.types import NO_OP, Observation
+
+__all__ = ["Actor"]
+
+
+class Actor:
+    """A policy acting in ``E`` environments: its memory, the last actions, and the choice of the next.
+
+    The policy is this actor's own copy; :meth:`publish` refreshes it, so training may go on meanwhile.
+
+    Args:
+        policy: what acts; copied.
+        num_envs: ``E``.
+        device: where it acts; what it is shown may be elsewhere, and its actions go there.
+        capture: on a GPU, capture the step and replay it, see :mod:`qmix_lightning.rollout.cuda_graph`.
+    """
+
+    def __init__(self, policy: Policy, num_envs: int, device: torch.device, *, capture: bool = False) -> None:
+        self.policy = deepcopy(policy).to(device).float().requires_grad_(False).eval()
+        self.device = device
+        self._num_envs = num_envs
+        self._captured: CapturedStep | None = None
+        if capture and device.type == "cuda":
+            self._captured = CapturedStep(self.policy, ready_to_act(self.policy), num_envs, device)
+        self._forward = self._ready()
+        self._first_state: AgentState = self.policy.initial_state(num_envs)
+        self.state: AgentState = self.policy.initial_state(num_envs)
+        self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
+
+    @torch.no_grad()
+    def _ready(self) -> Forward:
+        return in_numpy(ready_to_act(self.policy), self._num_envs * self.policy.inputs.n_agents)
+
+    def publish(self, policy: Policy) -> None:
+        """Take over the parameters of ``policy``, and its statistics."""
+        self.take([*policy.parameters(), *policy.buffers()])
+
+    def take(self, values: Sequence[Tensor]) -> None:
+        """Take over parameters and then buffers of another copy of :attr:`policy`."""
+        copy_values([*self.policy.parameters(), *self.policy.buffers()], values)
+        self._get_ready()
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a ``state_dict`` of :attr:`policy`."""
+        self.policy.load_state_dict(weights)
+        self._get_ready()
+
+    def _get_ready(self) -> None:
+        """After the parameters have changed, in place."""
+        self._first_state = self.policy.initial_state(self._num_envs)
+        if self._captured is not None:
+            try:
+                self._captured.refresh(ready_to_act(self.policy))
+            except CaptureError as error:
+                self._give_up(error)
+        else:
+            self._forward = self._ready()
+
+    def _give_up(self, error: CaptureError) -> None:
+        self._captured = None
+        self._forward = self._ready()
+        print(f"rollout: the policy's step is not captured, and runs kernel by kernel: {error}", file=sys.stderr)
+
+    @torch.inference_mode()
+    def begin(self, mask: Tensor) -> None:
+        """Forget everything where a new episode begins, ``mask [E]``."""
+        mask = mask.to(self.device)
+        begun = mask[:, None, None]
+        self.state = tuple(torch.where(begun, new, old) for new, old in zip(self._first_state, self.state, strict=True))
+        self.last_action = torch.where(mask[:, None], -1, self.last_action)
+
+    @torch.inference_mode()
+    def act(
+        self, observation: Observation, epsilon: float, draws: Tensor | None, waiting: Tensor | None = None
+    ) -> Tensor:
+        """Legal actions ``[E, N]``; ``draws [E, N, 2]`` is needed only to explore.
+
+        Where an environment is ``waiting [E]`` what it shows means nothing, and the no-op is taken.
+        """
+        there = observation.obs.device
+        if self._captured is not None:
+            given = self.last_action, self.state, epsilon, draws, waiting
+            try:
+                self.last_action, self.state = self._captured(observation, *given)
+                return self.last_action.to(there, copy=True)  # the next step overwrites it
+            except CaptureError as error:
+                self._give_up(error)
+        if there != self.device:
+            observation = Observation(
+                sent(observation.obs, self.device),
+                observation.state,
+                sent(observation.avail_actions, self.device),
+                sent(observation.agent_mask, self.device),
+            )
+            draws = None if draws is None else sent(draws, self.device)
+            waiting = None if waiting is None else sent(waiting, self.device)
+        q, self.state = self._forward(observation.obs, self.last_action, self.state)
+        alive = observation.agent_mask
+        # Elsewhere than on a CPU the question costs a synchronisation, more than the answer saves.
+        if self.state and (alive.device.type != "cpu" or not alive.numpy().all()):
+            self.state = forget_dead(self.state, alive)
+        self.last_action = self.policy.select(q, observation.avail_actions, epsilon, draws)
+        if waiting is not None:
+            self.last_action = torch.where(waiting[:, None], NO_OP, self.last_action)
+        return self.last_action.to(there)

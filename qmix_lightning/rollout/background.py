@@ -1,0 +1,63 @@
+"""Collecting the next round while an update runs: in a thread, or in the collector's process.
+
+The round that will buy the next update is begun right before the batch of this one is drawn, by the policy as it was
+before this update, and is taken in before anything else happens after it. So the data is never more than one update
+stale, what is collected does not depend on how fast the threads were, and between two updates nothing is under way: a
+checkpoint there is as whole as without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from qmix_lightning.errors import EnvironmentFault
+from qmix_lightning.rollout.collector import Collected, Collector
+from qmix_lightning.rollout.process_collector import RemoteCollector
+
+__all__ = ["RoundAhead"]
+
+
+Round = tuple[Collected, EnvironmentFault | None]
+
+
+class RoundAhead:
+    """One round of collecting, in a thread of its own or in the collector's process."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        self._wait: Callable[[], Round] | None = None
+
+    def begin(
+        self,
+        collector: Collector | RemoteCollector,
+        epsilon: float,
+        *,
+        steps: int | None,
+        episodes: int | None,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        """Start a round of this rank: of so many joint steps or episodes, whichever is given."""
+        assert self._wait is None, "a round is under way already"
+        if isinstance(collector, RemoteCollector):
+            self._wait = collector.begin_round_of(epsilon, steps=steps, episodes=episodes, interrupted=interrupted)
+            return
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="collector")
+        self._wait = self._threads.submit(
+            collector.collect_round, epsilon, steps=steps, episodes=episodes, interrupted=interrupted
+        ).result
+
+    def result(self) -> Round | None:
+        """What the round brought, when it is over; ``None`` if none was begun."""
+        if self._wait is None:
+            return None
+        wait, self._wait = self._wait, None
+        return wait()
+
+    def close(self) -> None:
+        """Wait for the thread to end."""
+        self._wait = None
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+            self._threads = None

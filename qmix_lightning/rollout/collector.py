@@ -1,0 +1,284 @@
+"""The collector: policy x vector environment -> episodes, for training and for evaluation.
+
+Environments do not wait for each other: one that ends starts its next episode at the next joint step. Every draw is
+keyed by (seed, rank, slot, episode, step), so an episode in flight is fully described by its slot, its number and its
+actions so far; on resume it is played again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.environment import BeginsAhead, VectorEnv
+from qmix_lightning.errors import EnvironmentFault, RunError
+from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.rollout.recorder import EpisodeRecorder
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime.prng import Purpose
+from qmix_lightning.types import Episode, EpisodeStats, Observation
+
+__all__ = ["Collected", "Collector", "whole_round"]
+
+
+@dataclass
+class Collected:
+    """What one round brought: joint steps taken, and the episodes that ended (views, valid until the next round).
+
+    ``cut``: it was interrupted before it was over; the next one is the rest of it.
+    """
+
+    env_steps: int
+    episodes: list[Episode]
+    stats: EpisodeStats
+    cut: bool = False
+
+
+class Collector:
+    """Collects training episodes from ``env`` with its own copy of the policy.
+
+    Args:
+        env: the environments; the collector owns and closes them.
+        policy: what acts; copied.
+        seed: the run's seed.
+        rank: this process's rank: ranks see different episodes.
+        round_episodes: deal so many episodes to the slots beforehand, at the start and at each :meth:`begin_round`; a
+            slot that has played its share waits (taking whichever finish first would favour short episodes). ``None``:
+            every slot plays on.
+        policy_device: where the policy acts; ``None``: where the environments' tensors are.
+        capture: see :class:`Actor`.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        policy: Policy,
+        *,
+        seed: int,
+        rank: int,
+        round_episodes: int | None = None,
+        policy_device: torch.device | None = None,
+        capture: bool = False,
+    ) -> None:
+        self.env = env
+        self._foreseeing = env if isinstance(env, BeginsAhead) else None
+        self.actor = Actor(policy, env.num_envs, policy_device or env.device, capture=capture)
+        self._slots = np.arange(env.num_envs)
+        purposes = Purpose.TRAIN_RESET, Purpose.EXPLORE
+        slot_keys = np.stack([keys.mix(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
+        self._keys_of = keys.EpisodeKeys(slot_keys)
+        self._recorder = EpisodeRecorder(env.spec, env.num_envs, env.device)
+        self._episode = np.full(env.num_envs, -1)  # number of each slot's current episode
+        self._ended = np.ones(env.num_envs, bool)
+        self._observation: Observation | None = None
+        # Of the present episodes and of those that follow, [E] each: what they draw from.
+        self._episode_keys, self._following_keys = slot_keys[1], slot_keys[1]
+        self._step_draws = keys.StepDraws(env.num_envs, env.spec.n_agents, 2)
+        self._round_episodes = round_episodes
+        self._quota: np.ndarray | None = None  # episodes of the round that each slot still has to finish
+        self.begin_round()
+
+    def begin_round(self) -> None:
+        """Deal the episodes of the next round, if there are rounds."""
+        if self._round_episodes is not None:
+            each, rest = divmod(self._round_episodes, self.env.num_envs)
+            self._quota = each + (self._slots < rest).astype(np.int64)
+
+    def _begin(self, mask: np.ndarray) -> None:
+        episode = self._episode + mask
+        reset_keys, episode_keys = self._keys_of(np.stack([episode, episode + 1]))  # [2, E] each
+        seeds, following = torch.from_numpy(keys.bounded(reset_keys))  # [E] each
+        torch_mask = torch.from_numpy(mask)
+        if self._foreseeing is not None:
+            self._foreseeing.expect(following)
+        self._observation = self.env.reset(torch_mask, seeds)
+        # Only now: a reset that fails for good leaves everything as it was, to be saved.
+        self._episode = episode
+        self._episode_keys, self._following_keys = episode_keys
+        self.actor.begin(torch_mask.to(self.env.device))
+        self._recorder.begin(mask, self._observation)
+        self._ended[mask] = False
+
+    def _draws(self) -> Tensor:
+        draws = self._step_draws(self._episode_keys, self._recorder.t, self._following_keys)  # [E, N, 2]
+        return torch.from_numpy(draws).to(self.env.device)
+
+    def collect(
+        self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
+    ) -> Collected:
+        """Step until an episode ends, ``max_steps`` joint steps were taken, or ``interrupted()``.
+
+        All episodes that end in the same joint step are returned together; none where the share of a round is played.
+        """
+        taken = 0
+        exploring = epsilon > 0.0 or self.actor.policy.stochastic
+        while True:
+            begin = self._ended if self._quota is None else self._ended & (self._quota > 0)
+            if begin.any():
+                self._begin(begin.copy())
+            active = ~self._ended
+            playing = int(active.sum())
+            if playing == 0:
+                return Collected(taken, [], EpisodeStats())
+            assert self._observation is not None
+            waiting = torch.from_numpy(self._ended).to(self.env.device) if playing < self.env.num_envs else None
+            actions = self.actor.act(self._observation, epsilon, self._draws() if exploring else None, waiting)
+            finished, stats, dropped = self._advance(actions, active)
+            taken += playing - dropped
+            over = bool(finished) or (max_steps is not None and taken >= max_steps)
+            if over or interrupted():
+                return Collected(taken, finished, stats, cut=not over)
+
+    def _advance(self, actions: Tensor, active: np.ndarray) -> tuple[list[Episode], EpisodeStats, int]:
+        """A joint step; returns the episodes that ended, and the steps of those that were dropped with a fault."""
+        outcome = self.env.step(actions, torch.from_numpy(active))
+        self._observation = outcome.next
+        self._recorder.step(actions, outcome, outcome.reward.numpy(force=True), active)
+        terminated = outcome.terminated.numpy(force=True)
+        truncated = outcome.truncated.numpy(force=True)
+        ended = (terminated | truncated) & active
+        dropped = 0
+        if outcome.failed is not None and (failed := outcome.failed.numpy(force=True)).any():
+            # What a failing simulator said last means nothing: its episode was never played.
+            failed = failed & active
+            dropped = int(self._recorder.t[failed].sum())
+            ended &= ~failed
+            self._ended |= failed
+        finished, stats = [], EpisodeStats()
+        if not ended.any():
+            return finished, stats, dropped
+        for e in ended.nonzero()[0].tolist():
+            finished.append(self._recorder.episode(e, bool(terminated[e]), bool(truncated[e])))
+            metrics = {name: float(values[e]) for name, values in outcome.metrics.items()}
+            stats.add(float(self._recorder.returns[e]), int(self._recorder.t[e]), metrics)
+        self._ended |= ended
+        if self._quota is not None:
+            self._quota[ended] -= 1
+        return finished, stats, dropped
+
+    def publish(self, policy: Policy) -> None:
+        """Act by the parameters of ``policy`` from now on."""
+        self.actor.publish(policy)
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Act by what :meth:`acting_weights` gave."""
+        self.actor.restore(weights)
+
+    def acting_weights(self) -> dict[str, Tensor]:
+        """What acts now, as it is no longer wherever the policy has learned meanwhile."""
+        return {name: v.to("cpu", copy=True) for name, v in self.actor.policy.state_dict().items()}
+
+    def collect_round(
+        self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
+    ) -> tuple[Collected, EnvironmentFault | None]:
+        """A round of so many joint steps or episodes; see :func:`whole_round`."""
+        return whole_round(
+            lambda left: self.collect(epsilon, max_steps=left, interrupted=interrupted), steps=steps, episodes=episodes
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Episode numbers, the actions of every episode in flight, the agents' memories, and the rest of a round."""
+        in_flight = [
+            torch.zeros(0) if self._ended[e] else self._recorder.actions_so_far(e) for e in range(self.env.num_envs)
+        ]
+        # What a slot that waits still computes depends on what it last saw, and means nothing.
+        playing = torch.from_numpy(~self._ended).to(self.actor.device)
+        memory = [s.where(playing[:, None, None], s.new_zeros(())) for s in self.actor.state]
+        last_action = self.actor.last_action.where(playing[:, None], -1)
+        quota = {} if self._quota is None else {"quota": torch.from_numpy(self._quota.copy())}
+        return {
+            "episode": torch.from_numpy(self._episode.copy()),
+            "ended": torch.from_numpy(self._ended.copy()),
+            "actions": in_flight,
+            "memory": [s.to("cpu", copy=True) for s in memory],
+            "last_action": last_action.to("cpu", copy=True),
+            "checksums": [0 if self._ended[e] else self._recorder.checksum(e) for e in range(self.env.num_envs)],
+            **quota,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Play the episodes in flight again, up to where they were.
+
+        Raises:
+            RunError: an episode came out differently: the environment is not deterministic given its seed.
+        """
+        fresh = state["ended"].numpy()
+        # Episodes that had ended begin their next one at the next round, as they would have.
+        self._episode = state["episode"].numpy().copy()
+        playing = ~fresh
+        if playing.any():
+            self._episode[playing] -= 1
+            self._begin(playing)
+            self._ended = fresh.copy()
+            lengths = np.array([len(a) for a in state["actions"]])
+            for t in range(int(lengths.max())):
+                active = (lengths > t) & playing
+                actions = torch.zeros(self.env.num_envs, self.env.spec.n_agents, dtype=torch.int64)
+                for e in np.flatnonzero(active):
+                    actions[e] = state["actions"][e][t]
+                self._advance(actions.to(self.env.device), active)
+                if (self._ended & playing).any():  # it ended early, or what was legal is not and it failed
+                    break
+            same = all(self._recorder.checksum(e) == state["checksums"][e] for e in np.flatnonzero(playing).tolist())
+            if not same or (self._ended & playing).any():
+                raise RunError(
+                    "the episodes in flight could not be repeated: this environment is not deterministic given its "
+                    "seed, so the run cannot be resumed exactly; rollout.on_resume=restart begins them anew"
+                )
+            # The last step showed nothing meaningful of slots that had caught up before it; this shows all.
+            none = torch.zeros(self.env.num_envs, dtype=torch.bool)
+            self._observation = self.env.reset(none, torch.zeros(self.env.num_envs, dtype=torch.int64))
+        self._ended = fresh.copy()
+        self._load_quota(state)
+        self.actor.state = tuple(m.to(self.actor.device) for m in state["memory"])
+        self.actor.last_action = state["last_action"].to(self.actor.device)
+
+    def restart(self, state: dict[str, Any]) -> None:
+        """Drop the episodes in flight and begin new ones; for environments that cannot repeat an episode."""
+        self._episode = state["episode"].numpy().copy()
+        self._ended[:] = True
+        self._load_quota(state)
+
+    def _load_quota(self, state: dict[str, Any]) -> None:
+        if self._quota is not None:
+            self._quota = state["quota"].numpy().copy()
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def whole_round(
+    collect: Callable[[int | None], Collected], *, steps: int | None, episodes: int | None
+) -> tuple[Collected, EnvironmentFault | None]:
+    """So many joint steps or episodes, whichever is given; cut short where the environments fail for good.
+
+    Args:
+        collect: collects a part of the round, of no more than so many joint steps.
+        steps: ``None`` if episodes are counted.
+        episodes: ``None`` if steps are counted.
+    """
+    total = Collected(0, [], EpisodeStats())
+    while total.env_steps < (steps or 0) or len(total.episodes) < (episodes or 0):
+        try:
+            part = collect(None if steps is None else steps - total.env_steps)
+        except EnvironmentFault as error:
+            return replace(total, cut=True), error
+        total.env_steps += part.env_steps
+        # The collector reuses the memory of what it returned.
+        total.episodes.extend(_copied(episode) for episode in part.episodes)
+        total.stats.extend(part.stats)
+        if part.cut:
+            return replace(total, cut=True), None
+    return total, None
+
+
+def _copied(episode: Episode) -> Episode:
+    values = {f.name: getattr(episode, f.name) for f in fields(episode)}
+    copied: dict[str, Any] = {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
+    return Episode(**copied)

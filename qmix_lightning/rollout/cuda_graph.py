@@ -1,0 +1,207 @@
+"""The acting step captured once and replayed: on a GPU a step of some thirty small kernels costs their launches.
+
+A CUDA graph repeats kernels on the addresses they were captured with. So everything a step reads lies in memory that
+stays: observations, masks and draws are copied into it, the agents' memories and last actions are left there by the
+step before, and a publication writes the new weights over the old ones, and what was computed from them beforehand too.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from qmix_lightning.agents.base import AgentState, forget_dead
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.rollout.inference import Forward
+from qmix_lightning.runtime.transfer import pinned
+from qmix_lightning.types import NO_OP, Observation
+
+__all__ = ["CaptureError", "CapturedStep", "CudaGraph", "Graph", "tensors_of"]
+
+_WARM_UP = 3
+
+
+class CaptureError(Exception):
+    """The step cannot be captured; nothing has changed, and it can be taken as ever."""
+
+
+class Graph(Protocol):
+    """Something that does what a function did when it was captured, on the same memory."""
+
+    def capture(self, run: Callable[[], None]) -> None:
+        """Note what ``run`` does; it may be called several times meanwhile, or not carried out at all."""
+        ...
+
+    def replay(self) -> None:
+        """Do it."""
+        ...
+
+
+class CudaGraph:
+    """A :class:`torch.cuda.CUDAGraph`.
+
+    Args:
+        device: a GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._graph = torch.cuda.CUDAGraph()
+
+    def capture(self, run: Callable[[], None]) -> None:
+        with torch.cuda.device(self._device):
+            # Libraries prepare themselves at their first calls, which must not be part of it.
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(_WARM_UP):
+                    run()
+            torch.cuda.current_stream().wait_stream(aside)
+            # Other threads may go on: an update runs while a round is collected.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                run()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+class CapturedStep:
+    """One joint step of ``E`` environments: values, memory, choice of actions; captured when it is first taken.
+
+    Args:
+        policy: what acts, on ``device``; its parameters are only ever changed in place.
+        forward: the policy made ready to act.
+        num_envs: ``E``.
+        device: where.
+        make_graph: makes what captures.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        forward: Forward,
+        num_envs: int,
+        device: torch.device,
+        make_graph: Callable[[torch.device], Graph] = CudaGraph,
+    ) -> None:
+        n, a, o = policy.inputs.n_agents, policy.inputs.n_actions, policy.inputs.obs_dim
+        self._policy = policy
+        self._forward = forward
+        self._device = device
+        self._make_graph = make_graph
+        self._graphs: dict[bool, Graph] = {}
+
+        def memory(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(num_envs, *shape, dtype=dtype, device=device)
+
+        self._obs = memory(n, o)
+        self._avail = memory(n, a, dtype=torch.bool)
+        self._alive = memory(n, dtype=torch.bool)
+        self._waiting = memory(dtype=torch.bool)
+        self._any_waiting = False
+        self._draws: Tensor | None = None  # of the collector's precision
+        self._epsilon = torch.zeros((), device=device)
+        self._last_action = torch.full((num_envs, n), -1, device=device)
+        self._state: AgentState = tuple(s.clone() for s in policy.initial_state(num_envs))
+
+    @torch.no_grad()
+    def refresh(self, forward: Forward) -> None:
+        """Take over ``forward``, made anew after the policy's parameters changed, without moving anything.
+
+        Raises:
+            CaptureError: it holds other tensors than the one before.
+        """
+        old, new = list(tensors_of(self._forward)), list(tensors_of(forward))
+        if [t.shape for t in old] != [t.shape for t in new]:
+            raise CaptureError("the policy made ready to act is of another shape than before")
+        for mine, theirs in zip(old, new, strict=True):
+            if mine.data_ptr() != theirs.data_ptr():  # a view of a parameter has changed with it
+                mine.copy_(theirs)
+
+    def __call__(
+        self,
+        observation: Observation,
+        last_action: Tensor,
+        state: AgentState,
+        epsilon: float,
+        draws: Tensor | None,
+        waiting: Tensor | None,
+    ) -> tuple[Tensor, AgentState]:
+        """Legal actions ``[E, N]`` and the next state, in memory that the next call overwrites.
+
+        Arguments are those of :meth:`~qmix_lightning.rollout.actor.Actor.act`, on any device.
+
+        Raises:
+            CaptureError: it is the first such step, and cannot be captured.
+        """
+        given = [(self._obs, observation.obs), (self._avail, observation.avail_actions)]
+        given += [(self._alive, observation.agent_mask), (self._last_action, last_action)]
+        given += zip(self._state, state, strict=True)
+        if draws is not None:
+            if self._draws is None:
+                self._draws = torch.zeros(draws.shape, dtype=draws.dtype, device=self._device)
+                self._epsilon = self._epsilon.to(draws.dtype)
+            given.append((self._draws, draws))
+            self._epsilon.fill_(epsilon)
+        if waiting is not None:
+            given.append((self._waiting, waiting))
+        elif self._any_waiting:
+            self._waiting.zero_()
+        self._any_waiting = waiting is not None
+        for mine, values in given:
+            if mine is not values:
+                mine.copy_(pinned(values) if self._device.type == "cuda" else values, non_blocking=True)
+        self._graph(exploring=draws is not None).replay()
+        return self._last_action, self._state
+
+    def _graph(self, *, exploring: bool) -> Graph:
+        if exploring not in self._graphs:
+            kept = [t.clone() for t in (self._last_action, *self._state)]
+            try:
+                graph = self._make_graph(self._device)
+                graph.capture(lambda: self._step(exploring))
+            except Exception as error:
+                raise CaptureError(" ".join(str(error).split()) or type(error).__name__) from error
+            finally:  # trying it out has moved them on
+                for mine, before in zip((self._last_action, *self._state), kept, strict=True):
+                    mine.copy_(before)
+            self._graphs[exploring] = graph
+        return self._graphs[exploring]
+
+    def _step(self, exploring: bool) -> None:
+        q, state = self._forward(self._obs, self._last_action, self._state)
+        state = forget_dead(state, self._alive)
+        chosen = self._policy.select(q, self._avail, self._epsilon, self._draws if exploring else None)
+        self._last_action.copy_(chosen.masked_fill(self._waiting[:, None], NO_OP))
+        for mine, new in zip(self._state, state, strict=True):
+            mine.copy_(new)
+
+
+def tensors_of(thing: Any) -> Iterator[Tensor]:
+    """Every tensor that a function or an object of plain parts holds, in a fixed order.
+
+    Raises:
+        CaptureError: it holds something that is not understood, which might hide one.
+    """
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, nn.Module):
+        yield from thing.parameters()
+        yield from thing.buffers()
+    elif isinstance(thing, tuple | list):
+        for part in thing:
+            yield from tensors_of(part)
+    elif isinstance(thing, Mapping):
+        yield from tensors_of(list(thing.values()))
+    elif isinstance(thing, types.FunctionType):
+        yield from tensors_of([cell.cell_contents for cell in thing.__closure__ or ()])
+    elif isinstance(thing, types.MethodType):
+        yield from tensors_of(thing.__self__)
+    elif type(thing).__module__.startswith("qmix_lightning."):
+        yield from tensors_of(vars(thing))
+    elif thing is not None and not isinstance(thing, bool | int | float | str | torch.dtype | torch.device):
+        raise CaptureError(f"what acts holds a {type(thing).__name__}, which is not followed")

@@ -1,0 +1,76 @@
+"""Greedy evaluation episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from qmix_lightning.environment import BeginsAhead, VectorEnv
+from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime.prng import Purpose
+from qmix_lightning.types import EpisodeStats, Observation
+
+__all__ = ["evaluate_episodes"]
+
+
+@torch.inference_mode()
+def evaluate_episodes(
+    env: VectorEnv,
+    actor: Actor,
+    episode_ids: list[int],
+    *,
+    seed: int,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> EpisodeStats:
+    """Greedy episodes, one for each id; the id and ``seed`` alone decide how an episode starts.
+
+    Ids are dealt to the environments beforehand: taking whichever finish first would favour short episodes. The result
+    is in the order of ``episode_ids``.
+    """
+    slots = env.num_envs
+    queues = [list(range(s, len(episode_ids), slots)) for s in range(slots)]
+    base = keys.mix(seed, Purpose.EVAL_RESET)
+    results: dict[int, tuple[float, int, dict[str, float]]] = {}
+    current = np.full(slots, -1)
+    lengths, returns = np.zeros(slots, np.int64), np.zeros(slots)
+    observation: Observation | None = None
+    foreseeing = env if isinstance(env, BeginsAhead) else None
+    while not interrupted():
+        begin = np.array([current[s] < 0 and bool(queues[s]) for s in range(slots)])
+        if begin.any():
+            for s in np.flatnonzero(begin):
+                current[s] = queues[s].pop(0)
+            lengths[begin], returns[begin] = 0, 0.0
+            ids = np.array([episode_ids[c] if c >= 0 else 0 for c in current], np.uint64)
+            mask = torch.from_numpy(begin)
+            if foreseeing is not None:
+                following = np.array([episode_ids[q[0]] if q else 0 for q in queues], np.uint64)
+                foreseeing.expect(torch.from_numpy(keys.bounded(keys.fold(base, following))))
+            observation = env.reset(mask, torch.from_numpy(keys.bounded(keys.fold(base, ids))))
+            actor.begin(mask.to(env.device))
+        active = current >= 0
+        if not active.any():
+            break
+        assert observation is not None
+        outcome = env.step(actor.act(observation, 0.0, None), torch.from_numpy(active))
+        observation = outcome.next
+        lengths[active] += 1
+        returns[active] += outcome.reward.numpy(force=True)[active]
+        ended = (outcome.terminated | outcome.truncated).numpy(force=True) & active
+        if outcome.failed is not None:
+            failed = outcome.failed.numpy(force=True) & active
+            for s in np.flatnonzero(failed):  # play it again
+                queues[s].insert(0, int(current[s]))
+                current[s] = -1
+            ended &= ~failed
+        for s in np.flatnonzero(ended):
+            metrics = {name: float(values[s]) for name, values in outcome.metrics.items()}
+            results[int(current[s])] = (float(returns[s]), int(lengths[s]), metrics)
+            current[s] = -1
+    stats = EpisodeStats()
+    for index in sorted(results):
+        stats.add(*results[index])
+    return stats

@@ -1,0 +1,365 @@
+"""The collector in a process of its own: the policy's copy acts there, and whole rounds of episodes come back.
+
+With ``rollout.pipelined`` a round is collected while an update runs. In a thread the two share one interpreter, and
+small operations spend their time waiting for it; a process has its own. It collects what the collector in this process
+would have: everything is drawn by keys, and both act by the same functions.
+
+The process ends when it is told to, and when the trainer is gone: it leads a process group of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import fields, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.environment import VectorEnv
+from qmix_lightning.errors import ConfigurationError, EnvironmentFault, QMixLightningError, RunError
+from qmix_lightning.rollout.collector import Collected, Collector, whole_round
+from qmix_lightning.runtime.resources import keep_freed_memory
+from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.transfer import on_host
+from qmix_lightning.types import EnvSpec, Episode, Observation, Transition
+from qmix_lightning.worker.lifeline import is_gone, watch
+
+__all__ = ["RemoteCollector", "RemoteEnv"]
+
+_POLL_S = 0.05
+_JOIN_S = 10.0
+
+
+class RemoteEnv:
+    """Environments in a collector's process: their sizes are known here, and only a collector there steps them.
+
+    Args:
+        make: makes the environments; sent to the process, so it must be picklable.
+        num_envs: how many.
+        name: what messages call them.
+        start_s: how long they may take to be made.
+    """
+
+    def __init__(self, make: Callable[[], VectorEnv], *, num_envs: int, name: str, start_s: float) -> None:
+        self.num_envs = num_envs
+        self.device = torch.device("cpu")
+        self.faults: dict[str, int] = {}
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["qmix_lightning.worker.loop"])
+        self._connection, theirs = context.Pipe()
+        self._lifeline, their_lifeline = socket.socketpair()
+        # Not a daemon: its environments may live in workers of its own.
+        self.process = context.Process(target=_work, args=(theirs, their_lifeline, make), name=f"{name}-collector")
+        try:
+            self.process.start()
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            self._connection.close()
+            self._lifeline.close()
+            raise ConfigurationError(
+                f"environment '{name}' cannot be sent to the collector's process ({error}): register its factory by "
+                "'package.module:name', or use rollout.collector=here"
+            ) from error
+        finally:
+            theirs.close()
+            their_lifeline.close()
+        # A command that ends before its run begins would wait for a process that nobody has told to end.
+        atexit.register(self.close)
+        try:
+            if not self._connection.poll(start_s):
+                raise RunError(f"the collector of '{name}' did not start within {start_s:g} s")
+            told = self._receive()
+        except BaseException:
+            self.close()
+            raise
+        self.spec = EnvSpec.from_dict(told["spec"])
+        self.versions: dict[str, str] = told["versions"]
+        self.faults = told["faults"]
+
+    def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
+        """Not from here."""
+        raise TypeError("these environments are stepped by their collector, in its process")
+
+    def step(self, actions: Tensor, active: Tensor) -> Transition:
+        """Not from here."""
+        raise TypeError("these environments are stepped by their collector, in its process")
+
+    def tell(self, name: str, *arguments: Any) -> None:
+        """Have the collector's process do something that has no answer; what it raises, the next :meth:`call` does."""
+        try:
+            self._connection.send_bytes(pickle.dumps((name, arguments, False), protocol=5))
+        except OSError:
+            raise self._gone() from None
+
+    def call(self, name: str, *arguments: Any, interrupted: Callable[[], bool] | None = None) -> Any:
+        """What the collector's process makes of a request; waits for it, and hands on what it raised.
+
+        Raises:
+            RunError: the process is gone.
+        """
+        return self.ask(name, *arguments)(interrupted)
+
+    def ask(self, name: str, *arguments: Any) -> Callable[[Callable[[], bool] | None], Any]:
+        """Begin a :meth:`call`; returns what waits for its answer, to be called before anything else is asked."""
+        try:
+            self._connection.send_bytes(pickle.dumps((name, arguments, True), protocol=5))
+        except OSError:
+            raise self._gone() from None
+        return self._answer
+
+    def _answer(self, interrupted: Callable[[], bool] | None) -> Any:
+        told = interrupted is None
+        try:
+            while not told and not self._connection.poll(_POLL_S):
+                if interrupted is not None and interrupted():
+                    self._interrupt()
+                    told = True
+        except OSError:
+            raise self._gone() from None
+        return self._receive()
+
+    def _interrupt(self) -> None:
+        """Have the round under way end with its next joint step."""
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.process.pid, signal.SIGUSR1)
+
+    def _receive(self) -> Any:
+        try:
+            kind, value, self.faults = pickle.loads(self._connection.recv_bytes())  # from our own process
+        except (EOFError, OSError):
+            raise self._gone() from None
+        if kind == "error":
+            raise value
+        return value
+
+    def _gone(self) -> RunError:
+        self.process.join(1)
+        code = self.process.exitcode
+        how = "gone" if code is None else f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return RunError(
+            f"the collector's process is {how}, and its episodes in flight are lost; go on from the last checkpoint "
+            "with ckpt_path=last"
+        )
+
+    def close(self) -> None:
+        """End the process and everything that its environments started; may be called twice."""
+        atexit.unregister(self.close)
+        if self._lifeline.fileno() < 0:
+            return
+        deadline = time.monotonic() + _JOIN_S
+        self._interrupt()
+        with contextlib.suppress(OSError, EOFError):
+            self._connection.send_bytes(pickle.dumps(("close", (), False), protocol=5))
+            while time.monotonic() < deadline:
+                if self._connection.poll(_POLL_S):
+                    self._connection.recv_bytes()  # what nobody waits for any more; it could not end before
+        self.process.join(max(0.0, deadline - time.monotonic()))
+        self._connection.close()
+        self._lifeline.close()
+        if self.process.is_alive() and self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.join(5)
+
+
+class RemoteCollector:
+    """A :class:`~qmix_lightning.rollout.collector.Collector` in the process of ``env``: the same methods and episodes.
+
+    Args:
+        env: where it collects.
+        policy: what acts; copied.
+        seed: the run's seed.
+        rank: this process's rank.
+        round_episodes: as for the collector.
+    """
+
+    def __init__(
+        self, env: RemoteEnv, policy: Policy, *, seed: int, rank: int, round_episodes: int | None = None
+    ) -> None:
+        self.env = env
+        settings = {"seed": seed, "rank": rank, "round_episodes": round_episodes}
+        env.call("start", deepcopy(policy).to("cpu").float(), settings)
+
+    def publish(self, policy: Policy) -> None:
+        """Take over the parameters of ``policy``, and its statistics."""
+        self.env.tell("publish", [t.numpy() for t in on_host([*policy.parameters(), *policy.buffers()])])
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`acting_weights` gave."""
+        self.env.call("restore", dict(weights))
+
+    def acting_weights(self) -> dict[str, Tensor]:
+        """What acts now."""
+        return self.env.call("acting_weights")
+
+    def begin_round(self) -> None:
+        """Deal the episodes of the next round, if there are rounds."""
+        self.env.call("begin_round")
+
+    def collect(
+        self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
+    ) -> Collected:
+        """As the collector's own."""
+        return _unpacked(self.env.call("collect", epsilon, max_steps, interrupted=interrupted))
+
+    def begin_round_of(
+        self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
+    ) -> Callable[[], tuple[Collected, EnvironmentFault | None]]:
+        """Begin the collector's ``collect_round``; returns what waits for it."""
+        wait = self.env.ask("collect_round", epsilon, steps, episodes)
+
+        def result() -> tuple[Collected, EnvironmentFault | None]:
+            collected, fault = wait(interrupted)
+            return _unpacked(collected), fault
+
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the collector's own."""
+        return self.env.call("state_dict")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As the collector's own."""
+        self.env.call("load_state_dict", state)
+
+    def restart(self, state: dict[str, Any]) -> None:
+        """As the collector's own."""
+        self.env.call("restart", state)
+
+    def close(self) -> None:
+        """End the process."""
+        self.env.close()
+
+
+# -- the other side -----------------------------------------------------------------------------------------------
+
+
+class _Served:
+    """The requests that the process answers."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        self.env = env
+        self.collector: Any = None
+        self.cut = False
+
+    def interrupt(self, *_: object) -> None:
+        self.cut = True
+
+    def start(self, policy: Policy, settings: dict[str, Any]) -> None:
+        self.collector = Collector(self.env, policy, **settings)
+
+    def publish(self, values: list[Any]) -> None:
+        self.collector.actor.take([torch.from_numpy(v) for v in values])
+
+    def collect(self, epsilon: float, max_steps: int | None) -> Collected:
+        return _packed(self.collector.collect(epsilon, max_steps=max_steps, interrupted=lambda: self.cut))
+
+    def collect_round(
+        self, epsilon: float, steps: int | None, episodes: int | None
+    ) -> tuple[Collected, EnvironmentFault | None]:
+        collected, fault = whole_round(
+            lambda left: self.collector.collect(epsilon, max_steps=left, interrupted=lambda: self.cut),
+            steps=steps,
+            episodes=episodes,
+        )
+        return _packed(collected), fault
+
+    def answer(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return getattr(self if hasattr(type(self), name) else self.collector, name)(*arguments)
+        finally:
+            self.cut = False  # only now: the signal may be here before the request that it is for
+
+
+def _packed(collected: Collected) -> Collected:
+    """Arrays instead of tensors, which pickle in one piece each."""
+    return replace(collected, episodes=[_map_tensors(e, lambda t: t.numpy(force=True)) for e in collected.episodes])
+
+
+def _unpacked(collected: Collected) -> Collected:
+    return replace(
+        collected,
+        episodes=[
+            Episode(**{f.name: _tensor(getattr(e, f.name)) for f in fields(Episode)}) for e in collected.episodes
+        ],
+    )
+
+
+def _map_tensors(episode: Episode, change: Callable[[Tensor], Any]) -> Episode:
+    values = {f.name: getattr(episode, f.name) for f in fields(episode)}
+    return Episode(**{name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()})
+
+
+def _tensor(value: Any) -> Any:
+    return value if isinstance(value, bool) else torch.from_numpy(value)
+
+
+def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], VectorEnv]) -> None:
+    """The life of the collector's process."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    threading.Thread(target=watch, args=(lifeline,), daemon=True).start()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    env: VectorEnv | None = None
+
+    def tell(kind: str, value: Any) -> None:
+        faults = dict(getattr(env, "faults", {}))
+        connection.send_bytes(pickle.dumps((kind, value, faults), protocol=5))
+
+    try:
+        try:
+            env = make()
+            if env.device.type != "cpu":
+                raise ConfigurationError(
+                    f"the environments are on {env.device.type}: rollout.collector=process is for those on a CPU"
+                )
+            tell("done", {"spec": env.spec.to_dict(), "versions": dict(getattr(env, "versions", {})), "faults": {}})
+        except Exception as error:
+            tell("error", _portable(error))
+            return
+        served = _Served(env)
+        signal.signal(signal.SIGUSR1, served.interrupt)
+        failed: Exception | None = None  # of a request that has no answer
+        while True:
+            name, arguments, answered = pickle.loads(connection.recv_bytes())  # from the trainer, which started this
+            if name == "close":
+                return
+            value = None
+            try:
+                if failed is None:
+                    value = served.answer(name, arguments)
+            except Exception as error:
+                failed = _portable(error)
+            if answered:
+                tell("done", value) if failed is None else tell("error", failed)
+                failed = None
+    except (EOFError, OSError):
+        pass  # the trainer is gone
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if env is not None:
+            env.close()
+        if is_gone(lifeline):
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _portable(error: Exception) -> Exception:
+    """An exception that another process can load and show as one line."""
+    if type(error).__module__ == QMixLightningError.__module__:
+        return error
+    return RunError(f"the collector failed: {one_line(error)}")

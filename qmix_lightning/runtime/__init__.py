@@ -1,0 +1,1 @@
+"""The process: random numbers, collectives, signals, memory and threads, messages."""

@@ -1,0 +1,36 @@
+"""Short texts for messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["did_you_mean", "one_line", "shortened", "shown_path"]
+
+
+def shown_path(folder: Path) -> str:
+    """A folder as people write it: relative when it is below the working folder."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
+    """``". Did you mean 'x'?"`` for the closest choice, with ``prefix`` before it, otherwise the list of all."""
+    choices = sorted(choices)
+    lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    if close:
+        return f". Did you mean '{prefix}{lower[close[0]]}'?"
+    return f"; known: {', '.join(choices)}" if choices else ""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def shortened(value: Any, width: int = 120) -> str:
+    """Return ``value`` as one line of at most ``width`` characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= width else text[: width - 3] + "..."

@@ -1,0 +1,1 @@
+"""Training in Lightning's terms: module, data module, callbacks, loggers."""

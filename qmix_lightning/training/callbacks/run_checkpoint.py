@@ -1,0 +1,122 @@
+"""last.ckpt and best.ckpt."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from qmix_lightning.checkpoint.files import write_checkpoint
+from qmix_lightning.checkpoint.segments import SegmentStore
+from qmix_lightning.errors import EnvironmentFault, RunInterrupted
+from qmix_lightning.training.callbacks.metrics_log import MetricsLog
+from qmix_lightning.training.csv_logger import RunCSVLogger
+from qmix_lightning.training.datamodule import data_of
+from qmix_lightning.training.module import TeamModule
+
+__all__ = ["RunCheckpoint"]
+
+
+class RunCheckpoint(Checkpoint):
+    """``last.ckpt``: the whole run; ``best.ckpt``: the networks of the best evaluation.
+
+    Args:
+        run_dir: where the run writes; checkpoints go to its ``checkpoints`` folder.
+        interval: environment steps between checkpoints.
+        source: the ``checkpoints`` folder of the run that this one goes on from.
+        log: whose evaluation decides about ``best``.
+    """
+
+    def __init__(self, run_dir: Path, interval: int, source: Path | None, log: MetricsLog) -> None:
+        self.run_dir = run_dir
+        self.interval = interval
+        self.source = source
+        self._metrics_log = log  # not "log": Lightning gives every callback a method of that name
+        self.best: list[float] = []
+        self.wall_before = 0.0
+        self.saved = 0
+        self._start = time.monotonic()
+        self._saved_at = 0
+        self._loggers_state: dict[str, Any] = {}
+
+    @property
+    def folder(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self.wall_before + time.monotonic() - self._start
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.run_dir = Path(trainer.strategy.broadcast(str(self.run_dir)))
+        data_of(trainer).store = SegmentStore(self.folder, trainer.global_rank, self.source)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = time.monotonic()
+        counters = data_of(trainer).counters
+        self._saved_at = counters.env_steps
+        if self.source is not None and trainer.is_global_zero:
+            other = self.source.parent / "metrics.csv"
+            for logger in trainer.loggers:
+                if isinstance(logger, RunCSVLogger):
+                    same = other.resolve() == logger.path.resolve()
+                    logger.load_state_dict(self._loggers_state, counters.updates, None if same else other)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if data_of(trainer).counters.env_steps - self._saved_at >= self.interval:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        results = self._metrics_log.last_eval
+        score = [results.get("eval/win_rate", 0.0), results.get("eval/return_mean", math.nan)]
+        if trainer.sanity_checking or math.isnan(score[1]) or (self.best and score < self.best):
+            return
+        self.best = score
+        weights = trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            payload = {
+                "state_dict": weights,
+                "global_step": trainer.global_step,
+                "env_steps": data_of(trainer).counters.env_steps,
+                "eval": results,
+                **cast(TeamModule, pl_module).extra_checkpoint,
+            }
+            write_checkpoint(payload, self.folder / "best.ckpt")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # An environment that failed for good in the middle of an evaluation is known to one rank only, which must not
+        # wait for the others.
+        together = trainer.world_size == 1 or not data_of(trainer).counters.evaluation_pending
+        if isinstance(exception, RunInterrupted) or (isinstance(exception, EnvironmentFault) and together):
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write ``last.ckpt``; every rank calls it."""
+        trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+        self._saved_at = data_of(trainer).counters.env_steps
+        self.saved += 1
+        cast(SegmentStore, data_of(trainer).store).collect_garbage()
+
+    def state_dict(self) -> dict[str, Any]:
+        loggers = {}
+        # Lightning asks for this when it saves, on every rank; only rank 0 has rows.
+        for logger in self.csv_loggers:
+            loggers = logger.state_dict()
+        return {"best": self.best, "wall_s": self.wall_s, "loggers": loggers}
+
+    csv_loggers: tuple[RunCSVLogger, ...] = ()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = list(state_dict["best"])
+        self.wall_before = float(state_dict["wall_s"])
+        self._loggers_state = state_dict["loggers"]

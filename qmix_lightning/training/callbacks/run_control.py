@@ -1,0 +1,76 @@
+"""Signals, the budget, and a pending evaluation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+from qmix_lightning.runtime.signals import SignalHandlers
+from qmix_lightning.training.datamodule import data_of
+
+__all__ = ["RunControl"]
+
+
+class RunControl(Callback):
+    """Signals, the budget, and an evaluation that was due when the run was saved."""
+
+    def __init__(self) -> None:
+        self._handlers: SignalHandlers | None = None
+
+    def _take_signals(self, trainer: Trainer) -> None:
+        # Not earlier: Lightning sets its own handlers after on_fit_start.
+        def end_children() -> None:
+            if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+                for process in launcher.procs:
+                    process.kill()
+
+        environment = trainer._accelerator_connector.cluster_environment
+        requeue = None
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            requeue = environment.requeue_signal
+        self._handlers = SignalHandlers(data_of(trainer).stop, end_children)
+        self._handlers.install(requeue)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_signals(trainer)
+        data = data_of(trainer)
+        if data.counters.evaluation_pending and trainer.enable_validation:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+        self._stop_at_budget(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            data_of(trainer).evaluated()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        data_of(trainer).take_round_ahead()  # before anything is logged or saved
+        if self._handlers is not None and self._handlers.run_deferred() and trainer.is_global_zero:
+            # Lightning would load its requeue checkpoint before any other one for ever after; as "last" it is just the
+            # newest.
+            folder = Path(trainer.default_root_dir)
+            for path in sorted(folder.glob("hpc_ckpt_*.ckpt")):
+                os.replace(path, folder / "checkpoints" / "last.ckpt")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = data_of(trainer)
+        if data.counters.evaluation_pending:  # evaluation is switched off: the epoch still ends
+            data.evaluated()
+        self._stop_at_budget(trainer)
+
+    def _stop_at_budget(self, trainer: Trainer) -> None:
+        if data_of(trainer).finished:
+            trainer.should_stop = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._handlers is not None:
+            self._handlers.restore()
+            self._handlers = None

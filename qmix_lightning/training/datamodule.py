@@ -1,0 +1,459 @@
+"""Collect -> add -> sample, as a LightningDataModule.
+
+The training loader yields *tickets*, which hold nothing. Lightning fetches one batch ahead from an iterable without
+length; were the ticket a batch, the data would be one update ahead of the optimiser, and a resumed run would drift.
+So the work is done when a ticket is redeemed, in ``on_before_batch_transfer``, right before its update: nothing is
+ahead of the optimiser at a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any, Protocol, cast
+
+import torch
+from pytorch_lightning import LightningDataModule, Trainer
+from torch import Tensor
+
+from qmix_lightning.environment import VectorEnv
+from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.replay.on_policy import RoundStore
+from qmix_lightning.replay.prioritized import PrioritizedReplay
+from qmix_lightning.replay.sampler import BatchSource
+from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.rollout.background import RoundAhead
+from qmix_lightning.rollout.collector import Collected, Collector
+from qmix_lightning.rollout.evaluation import evaluate_episodes
+from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
+from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
+from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.training.counters import Counters
+from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
+from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
+from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
+
+__all__ = ["ReplayDataModule", "ReplayStore", "Tickets", "data_of"]
+
+
+TICKET = "ticket"
+
+
+class Tickets:
+    """An endless iterable of nothing: each item stands for one update."""
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            yield TICKET
+
+
+class _EvaluationLoader:
+    """One batch: the greedy episodes of this rank."""
+
+    def __init__(self, evaluate: Callable[[], EpisodeStats]) -> None:
+        self._evaluate = evaluate
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[EpisodeStats]:
+        yield self._evaluate()
+
+
+class ReplayStore(Protocol):
+    """Where a rank's replay lives between processes."""
+
+    def save(self, replay: EpisodeReplay) -> list[dict[str, Any]]:
+        """Persist what is not yet; returns the segments that together hold the replay."""
+        ...
+
+    def load(self, replay: EpisodeReplay, segments: list[dict[str, Any]]) -> None:
+        """Fill an empty replay from segments."""
+        ...
+
+
+class ReplayDataModule(LightningDataModule):
+    """Episodes collected by this rank go to its replay shard, batches come from it.
+
+    With a :class:`RoundStore` the data is on-policy: what is collected between updates is a round, dealt beforehand.
+
+    Args:
+        env: the training environments of this rank; closed with this object.
+        make_eval_env: makes the evaluation environments; training never touches them.
+        policy_of: returns the network that acts, from which parameters are published.
+        replay: this rank's shard; its capacity is the rank's share.
+        batch_size: episodes in a batch, over all ranks.
+        schedule: when updates are due.
+        epsilon: exploration over environment steps.
+        seed: the run's seed.
+        total_env_steps: budget, over all ranks.
+        eval_interval: environment steps between evaluations.
+        eval_episodes: greedy episodes of an evaluation, over all ranks.
+        stop: set by a signal.
+        on_resume: ``replay`` plays episodes in flight again, ``restart`` begins new ones.
+        policy_on_device: act on the trainer's device, not where the environments' tensors are.
+        capture: on a GPU, capture the acting step and replay it; see :mod:`qmix_lightning.rollout.cuda_graph`.
+        pipelined: collect the next round while an update runs; see :mod:`qmix_lightning.rollout.background`.
+    """
+
+    def __init__(
+        self,
+        *,
+        env: VectorEnv,
+        make_eval_env: Callable[[int], VectorEnv],
+        policy_of: Callable[[], Any],
+        replay: EpisodeReplay,
+        batch_size: int,
+        schedule: UpdateSchedule,
+        epsilon: EpsilonSchedule,
+        seed: int,
+        total_env_steps: int,
+        eval_interval: int,
+        eval_episodes: int,
+        stop: StopFlag,
+        on_resume: str,
+        pipelined: bool = False,
+        policy_on_device: bool = False,
+        capture: bool = False,
+    ) -> None:
+        super().__init__()
+        self._env = env
+        self.make_eval_env = make_eval_env
+        self._policy_of = policy_of
+        self.replay = replay
+        self.rounds = replay if isinstance(replay, RoundStore) else None
+        self.prioritized = replay if isinstance(replay, PrioritizedReplay) else None
+        self.batch_size = batch_size
+        self.batches = BatchSource(replay, batch_size, seed)
+        self.schedule = schedule
+        self.epsilon = epsilon
+        self.seed = seed
+        self.total_env_steps = total_env_steps
+        self.eval_interval = eval_interval
+        self.eval_episodes = eval_episodes
+        self.stop = stop
+        self.on_resume = on_resume
+        self.pipelined = pipelined
+        self._policy_on_device = policy_on_device
+        self._capture = capture
+        self._ahead = RoundAhead()
+        self._fault: EnvironmentFault | None = None
+        self._agreed_stop = 0
+        self.counters = Counters()
+        self.store: ReplayStore | None = None
+        self.collector: Collector | RemoteCollector | None = None
+        self._eval_env: VectorEnv | None = None
+        self._eval_actor: Actor | None = None
+        self._resume_from: dict[str, Any] | None = None
+        self._resume_acting: dict[str, Tensor] | None = None
+        self._faults_seen: dict[str, dict[str, int]] = {}
+
+    # -- Lightning's hooks ---------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> Tickets:
+        return Tickets()
+
+    def val_dataloader(self) -> _EvaluationLoader:
+        return _EvaluationLoader(self.evaluate)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self._redeem() if isinstance(batch, str) and batch == TICKET else batch
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if not isinstance(batch, TrainBatch):
+            return batch
+        dtype = next(self._policy_of().parameters()).dtype
+        return batch.to(device, dtype)
+
+    def teardown(self, stage: str) -> None:
+        self._ahead.close()
+        self._env.close()
+        if self._eval_env is not None:
+            self._eval_env.close()
+            self._eval_env = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """This run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
+        self.batches.take_errors()
+        mine = {
+            # A run that was resumed and collected nothing yet still has its episodes in flight.
+            "collector": self.collector.state_dict() if self.collector else self._resume_from,
+            "replay": self.store.save(self.replay) if self.store else [],
+            "next_id": self.replay.next_id,
+            "acting": self._acting_weights(),
+            "priorities": None if self.prioritized is None else self.prioritized.state_dict(),
+        }
+        return {
+            "counters": asdict(self.counters),
+            "pipelined": self.pipelined,
+            "ranks": all_gather_objects(mine),
+        }
+
+    def _acting_weights(self) -> dict[str, Tensor] | None:
+        """What the rest of an open round is played with, when that is not the policy as it is now."""
+        if not (self.pipelined and self.counters.round_open):
+            return None
+        if self.collector is None:
+            return self._resume_acting
+        return self.collector.acting_weights()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.counters = Counters(**state_dict["counters"])
+        self.pipelined = state_dict.get("pipelined", self.pipelined)  # as the run began, whatever this machine is
+        mine = state_dict["ranks"][rank()]
+        if self.store is not None:
+            self.store.load(self.replay, mine["replay"])
+        if self.replay.next_id != mine["next_id"]:
+            raise RunError(f"the replay came back with {self.replay.next_id} episodes, not {mine['next_id']}")
+        if self.prioritized is not None:
+            self.prioritized.load_state_dict(mine["priorities"])
+        self._resume_from, self._resume_acting = mine["collector"], mine.get("acting")
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def _collector(self) -> Collector | RemoteCollector:
+        if self.collector is None:
+            # Ranks on different machines may have chosen differently, and would wait for each other for ever.
+            self.pipelined = bool(least_number(float(self.pipelined), self._device))
+            dealt = None if self.rounds is None else self.rounds.capacity
+            given: dict[str, Any] = {"seed": self.seed, "rank": rank(), "round_episodes": dealt}
+            if isinstance(self._env, RemoteEnv):
+                self.collector = RemoteCollector(self._env, self._policy_of(), **given)
+            else:
+                given |= {"policy_device": self._device if self._policy_on_device else None, "capture": self._capture}
+                self.collector = Collector(self._env, self._policy_of(), **given)
+            if self._resume_from is not None:
+                if self.on_resume == "restart":
+                    self.collector.restart(self._resume_from)
+                else:
+                    self.collector.load_state_dict(self._resume_from)
+                if self._resume_acting is not None:
+                    self.collector.restore(self._resume_acting)
+                self._resume_from = self._resume_acting = None
+        return self.collector
+
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+
+    @property
+    def finished(self) -> bool:
+        """The budget is spent, and no update is due; a round that began within the budget is played to its end."""
+        counters = self.counters
+        spent = counters.env_steps if self.rounds is None else counters.round_start
+        return spent >= self.total_env_steps and counters.owed == 0
+
+    def _redeem(self) -> TrainBatch:
+        """Collect until an update is due, then sample its batch."""
+        counters, collector = self.counters, self._collector()
+        # The counter moves with the optimiser: a ticket is redeemed only after the update before it.
+        unpublished = not counters.round_open
+        while True:
+            self._raise_if_over()
+            if counters.owed > 0:
+                break
+            # A round that was begun within the budget goes on to its update, a little past it.
+            if counters.env_steps >= self.total_env_steps and counters.updates == 0 and self.rounds is None:
+                raise RunError(
+                    f"the budget of {self.total_env_steps} environment steps ended after {counters.episodes} episodes"
+                    f", before a batch of {self.batch_size} could be drawn: raise total_env_steps or lower "
+                    "replay.batch_size"
+                )
+            steps, _ = self._to_next_update() if self._ready(len(self.replay)) else (None, None)
+            if unpublished:
+                collector.publish(self._policy_of())
+                unpublished = False
+            fault: EnvironmentFault | None = None
+            try:
+                collected = collector.collect(
+                    self.epsilon(counters.round_start), max_steps=steps, interrupted=self._interrupted
+                )
+            except EnvironmentFault as error:
+                # Not raised yet: the other ranks wait for this one's counters, and all save together.
+                collected, fault = Collected(0, [], EpisodeStats(), cut=True), error
+            self._account(collected, fault)
+        counters.owed -= 1
+        counters.updates += 1
+        self._mark_end_of_epoch()
+        if self.pipelined and counters.owed == 0 and counters.env_steps < self.total_env_steps:
+            self._begin_round_ahead(collector)  # before drawing: the collector has nothing else to do meanwhile
+        trajectories, ids = self._sample()
+        return TrainBatch(
+            trajectories=trajectories,
+            env_steps=counters.env_steps,
+            episodes=counters.episodes,
+            epsilon=self.epsilon(counters.env_steps),
+            episode_ids=ids,
+        )
+
+    def _sample(self) -> tuple[TrajectoryBatch, Tensor | None]:
+        """This rank's share of the batch for the present update, and whose errors are wanted back."""
+        counters = self.counters
+        if self.rounds is None:
+            return self.batches.draw(counters.updates, counters.env_steps, self._device)
+        update = self.schedule.updates - counters.owed - 1
+        batch = self.batches.of_round(update, self.epsilon(counters.round_start), self._device)
+        if counters.owed == 0:
+            counters.round_start = counters.env_steps
+        return batch, None
+
+    def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
+        """See :meth:`BatchSource.update_priorities`."""
+        self.batches.update_priorities(episode_ids, errors)
+
+    def _to_next_update(self) -> tuple[int | None, int | None]:
+        """This rank's share of the steps, or of the episodes, until an update is due."""
+        counters = self.counters
+        steps = self.schedule.steps_to_next(counters.env_steps)
+        if steps is not None:
+            return max(1, steps // world_size()), None
+        return None, max(1, self.schedule.episodes_to_next(counters.episodes) // world_size())
+
+    def _interrupted(self) -> bool:
+        # Ranks that are interrupted at different moments could not go on as one run, so theirs is a whole round.
+        return world_size() == 1 and self.stop.is_set()
+
+    def _begin_round_ahead(self, collector: Collector | RemoteCollector) -> None:
+        steps, episodes = self._to_next_update()
+        epsilon = self.epsilon(self.counters.round_start)
+        collector.publish(self._policy_of())
+        self._ahead.begin(collector, epsilon, steps=steps, episodes=episodes, interrupted=self._interrupted)
+
+    def take_round_ahead(self) -> None:
+        """Take in the round that was collected during an update; called after every update, on every rank.
+
+        Raises nothing: a fault or a signal ends the run when the next batch is asked for.
+        """
+        if (result := self._ahead.result()) is not None:
+            self._account(*result)
+
+    def _ready(self, held: int) -> bool:
+        return held >= self.batches.share
+
+    def _account(self, collected: Collected, fault: EnvironmentFault | None = None) -> None:
+        """Add what every rank collected to the global counters, and count the updates it makes due."""
+        self.batches.take_errors()  # a new episode has the largest priority so far
+        counters = self.counters
+        short = sum(not self._ready(held) for held in self.replay.extend(collected.episodes))
+        stats = collected.stats
+        names = sorted(self.replay.spec.episode_metrics)
+        mine = [
+            collected.env_steps,
+            len(collected.episodes),
+            0 if self._ready(len(self.replay)) else 1,
+            short,
+            self.stop.signal_number,
+            0 if fault is None else 1,
+            *self._new_faults("training", self._env),
+            sum(stats.returns),
+            sum(stats.lengths),
+            *(sum(stats.metrics.get(name, [])) for name in names),
+        ]
+        steps, episodes, unready, short, stop, fatal, *sums = sum_numbers([float(x) for x in mine], self._device)
+        self._count_faults(sums[: len(FAULT_KINDS)])
+        del sums[: len(FAULT_KINDS)]
+        self._agreed_stop = int(stop)
+        if fatal:
+            self._fault = fault or EnvironmentFault("the environments of another rank failed for good")
+        episodes_before = counters.episodes
+        counters.env_steps += int(steps)
+        counters.episodes += int(episodes)
+        window = counters.window
+        for name, value in zip(["episodes", "return", "length", *names], [episodes, *sums], strict=True):
+            window[name] = window.get(name, 0.0) + value
+        counters.round_open = collected.cut or self._fault is not None
+        if counters.round_open:  # nothing is due, and policy and epsilon stay, until its rest is played
+            return
+        if self.rounds is None:
+            counters.round_start = counters.env_steps
+        by_episode = self.schedule.unit == "episodes"
+        now = counters.episodes if by_episode else counters.env_steps
+        if unready:
+            counters.accounted = now
+        else:
+            # The episodes that still filled the first batch owe nothing, except the one that completed it.
+            floor = episodes_before + int(short) if by_episode else counters.accounted
+            before = max(counters.accounted, floor)
+            # Steps of a dropped episode are taken back, so the counter may fall; nothing is bought twice.
+            counters.owed += self.schedule.owed(before, max(before, now))
+            counters.accounted = max(before, now)
+        if self.rounds is not None and counters.owed and self.collector is not None:
+            self.collector.begin_round()
+
+    def _new_faults(self, which: str, env: VectorEnv | None) -> list[int]:
+        """Faults of this rank's environments by kind, since the last call; the batched ones have none."""
+        now = dict(getattr(env, "faults", {}))
+        seen, self._faults_seen[which] = self._faults_seen.get(which, {}), now
+        return [now.get(kind, 0) - seen.get(kind, 0) for kind in FAULT_KINDS]
+
+    def _count_faults(self, numbers: list[float]) -> None:
+        for kind, number in zip(FAULT_KINDS, numbers, strict=True):
+            if number:
+                self.counters.faults[kind] = self.counters.faults.get(kind, 0) + int(number)
+
+    def _raise_if_over(self) -> None:
+        """End here if the environments failed for good, or if a signal came."""
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
+        self._raise_if_stopped(self._agreed_stop)
+
+    def _raise_if_stopped(self, agreed: int) -> None:
+        """End here if a signal came: ranks agree on it with the counters, one process sees it at once."""
+        number = self.stop.signal_number if world_size() == 1 else agreed
+        if number:
+            raise RunInterrupted(self.stop.signal_number or number)
+
+    def _mark_end_of_epoch(self) -> None:
+        """An epoch ends with the last update owed at an evaluation boundary or at the end of the budget."""
+        counters = self.counters
+        boundary = (counters.evaluated_at // self.eval_interval + 1) * self.eval_interval
+        if counters.owed == 0 and counters.env_steps >= min(boundary, self.total_env_steps):
+            counters.evaluation_pending = True
+            if self.trainer is not None:
+                # Lightning learns of an iterable's last batch by fetching one too many; here it is known now.
+                self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> EpisodeStats:
+        """This rank's share of the greedy episodes; episode i belongs to rank i mod world size."""
+        mine = list(range(rank(), self.eval_episodes, world_size()))
+        if not mine:
+            return EpisodeStats()
+        policy = self._policy_of()
+        if self._eval_env is None or self._eval_actor is None:
+            self._eval_env = self.make_eval_env(len(mine))
+            device = self._device if self._policy_on_device else self._eval_env.device
+            self._eval_actor = Actor(policy, self._eval_env.num_envs, device, capture=self._capture)
+        self._eval_actor.publish(policy)
+        alone = world_size() == 1
+        stats = evaluate_episodes(
+            self._eval_env,
+            self._eval_actor,
+            mine,
+            seed=self.seed,
+            interrupted=self.stop.is_set if alone else lambda: False,
+        )
+        if alone:
+            self._raise_if_stopped(agreed=0)
+        return stats
+
+    def evaluated(self) -> None:
+        """The pending evaluation is done; every rank calls it."""
+        mine = [float(n) for n in self._new_faults("evaluation", self._eval_env)]
+        self._count_faults(sum_numbers(mine, self._device))
+        self.counters.evaluation_pending = False
+        self.counters.evaluated_at = self.counters.env_steps
+
+    def take_window(self) -> dict[str, float]:
+        """Means over the training episodes since the last call (``episodes``: their number)."""
+        window, self.counters.window = self.counters.window, {}
+        count = window.pop("episodes", 0.0)
+        return {name: value / count for name, value in window.items()} if count else {}
+
+
+def data_of(trainer: Trainer) -> ReplayDataModule:
+    """Return the data module of ``trainer``, which is this package's."""
+    return cast(ReplayDataModule, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]

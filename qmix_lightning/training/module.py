@@ -1,0 +1,188 @@
+"""The LightningModule: one learner, one loss, one automatic optimisation step for each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from qmix_lightning.algorithms.base import Learner, LossTerms
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.optimizers import clip_by_norm, set_learning_rates
+from qmix_lightning.runtime.distributed import all_reduce_sum
+from qmix_lightning.training.metrics import MeanWithInterval
+from qmix_lightning.types import EpisodeStats, TrainBatch
+
+__all__ = ["TeamModule", "rewind_loops"]
+
+
+class TeamModule(LightningModule):
+    """Holds the learner (agents, mixer and both targets), its optimiser and the evaluation metrics.
+
+    Args:
+        learner: networks and learning rule; see ``qmix_lightning.algorithms``.
+        optimizer: makes the optimiser from parameter groups; a group's ``max_grad_norm`` is its own clipping.
+        episode_metrics: names the environment reports at an episode's end; ``won`` becomes the win rate.
+    """
+
+    def __init__(
+        self,
+        *,
+        learner: Learner,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        episode_metrics: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        if not isinstance(learner, Learner):
+            raise TypeError(f"a learner must extend {Learner.__module__}.Learner, got {type(learner).__name__}")
+        self.learner = learner
+        learner.all_reduce = all_reduce_sum
+        self._make_optimizer = optimizer
+        self.episode_metrics = episode_metrics
+        self.eval_metrics = nn.ModuleDict({n: MeanWithInterval() for n in ("return", "length", *episode_metrics)})
+        self.extra_checkpoint: dict[str, Any] = {}
+        self._last_terms: LossTerms | None = None
+        self._grad_norm: Tensor | None = None
+        self._counters = (0, 0)
+        self._errors: tuple[Tensor, Tensor] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes each hook's name here, forty times an update; a module looks at what else it could be.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, obs: Tensor, last_action: Tensor, state: tuple[Tensor, ...]) -> Any:
+        """The acting network: see :class:`qmix_lightning.agents.policy.Policy`."""
+        return self.learner.policy(obs, last_action, state)
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
+        set_learning_rates(self.trainer.optimizers[0], batch.env_steps)  # the step is taken after this returns
+        self.learner.observe(batch.trajectories)
+        terms = self.learner.loss(batch.trajectories)
+        # Ranks hold different numbers of filled steps. DDP averages gradients over ranks, so dividing by the global
+        # count and multiplying by the ranks makes the average the gradient of the joined batch.
+        count = all_reduce_sum(terms.count.to(terms.total.dtype))
+        self._counters = (batch.episodes, self.trainer.global_step + 1)
+        if batch.episode_ids is not None:
+            if terms.row_errors is None:
+                raise ConfigurationError("this algorithm tells no errors of episodes: use replay=uniform")
+            self._errors = (batch.episode_ids, terms.row_errors)
+        self._last_terms, total = terms, terms.total
+        terms.total = total.detach()  # what is kept until the next update has no graph
+        return total * (self.trainer.world_size / count.clamp(min=1))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        episodes, updates = self._counters
+        self.learner.after_update(episodes=episodes, updates=updates)
+        if self._errors is not None:
+            self.trainer.datamodule.update_priorities(*self._errors)  # pyright: ignore[reportAttributeAccessIssue]
+            self._errors = None
+
+    def configure_optimizers(self) -> Optimizer:
+        return self._make_optimizer(self.learner.parameter_groups())
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients; ``trainer.gradient_clip_val``, if set, is used instead of the groups'."""
+        if gradient_clip_val is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        limits: dict[float, list[Tensor]] = {}
+        for group in optimizer.param_groups:
+            limits.setdefault(group.get("max_grad_norm") or 0.0, []).extend(group["params"])
+        norms = [clip_by_norm(params, limit if limit > 0 else None).detach() for limit, params in limits.items()]
+        self._grad_norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+    @property
+    def last_sums(self) -> dict[str, Tensor]:
+        """The last update's sums and count, and the norm of its gradient; empty before the first."""
+        if self._last_terms is None:
+            return {}
+        terms, norm = self._last_terms, self._grad_norm
+        sums = {"loss": terms.total.detach(), **terms.sums, "count": terms.count.detach()}
+        return sums if norm is None else sums | {"grad_norm": norm}
+
+    def train_metrics(self) -> dict[str, float]:
+        """Means over the last batch of all ranks; call it on every rank. One synchronisation with the device."""
+        sums = self.last_sums
+        if not sums:
+            return {}
+        local = {name: sums[name].to(torch.float32) for name in sorted(sums)}
+        norm = local.pop("grad_norm", None)
+        summed = all_reduce_sum(torch.stack(list(local.values())))
+        # The norm is that of the joined gradient already.
+        numbers = (summed if norm is None else torch.cat([summed, norm[None]])).tolist()
+        values = dict(zip(local, numbers, strict=False))
+        count = max(1.0, values.pop("count"))
+        means = {name: value / count for name, value in values.items()}
+        means["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return means if norm is None else means | {"grad_norm": numbers[-1]}
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: EpisodeStats, batch_idx: int) -> None:
+        values = {"return": batch.returns, "length": batch.lengths, **batch.metrics}
+        for name, metric in self.eval_metrics.items():
+            cast(Metric, metric).update(values.get(name, []))
+
+    def on_validation_epoch_end(self) -> None:
+        results: dict[str, float] = {}
+        for name, metric in self.eval_metrics.items():
+            mean, half_width, count = cast(Metric, metric).compute()
+            cast(Metric, metric).reset()
+            if name == "return":
+                results |= {"eval/return_mean": mean, "eval/return_ci95": half_width, "eval/episodes": float(count)}
+            else:
+                results["eval/win_rate" if name == "won" else f"eval/{name}_mean"] = mean
+        # Every rank has the joined values already, so averaging them again changes nothing.
+        self.log_dict(results, logger=False, sync_dist=self.trainer.world_size > 1)
+        self.eval_results = results
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(self.extra_checkpoint)
+        checkpoint["env_steps"] = self.trainer.datamodule.counters.env_steps  # pyright: ignore[reportAttributeAccessIssue]
+        rewind_loops(checkpoint["loops"]["fit_loop"], updates=checkpoint["global_step"])
+
+
+def rewind_loops(fit_loop: dict[str, Any], updates: int) -> None:
+    """Make the saved progress of Lightning's loops that of a run between two epochs.
+
+    Lightning's own bookkeeping of a loop saved in the middle decides by guesses which hooks to repeat, and skips a
+    validation that was due. Here an epoch is only a stretch of environment steps, kept in the data module's
+    counters, so the loops restart clean: ``updates`` optimiser steps behind them, epochs counted, nothing half done.
+    """
+    epoch = fit_loop["epoch_progress"]
+    batch = fit_loop["epoch_loop.batch_progress"]
+    done = epoch["current"]["processed"]
+    if batch["is_last_batch"] and epoch["current"]["ready"] > done:
+        done += 1
+    for tracker in (epoch["total"], epoch["current"]):
+        tracker.update(dict.fromkeys(tracker, done))
+    batch["is_last_batch"] = False
+    batch["total"].update(dict.fromkeys(batch["total"], updates))
+    batch["current"].update(dict.fromkeys(batch["current"], 0))
+    optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    for progress in optimizer.values():
+        progress["total"].update(dict.fromkeys(progress["total"], updates))
+        progress["current"].update(dict.fromkeys(progress["current"], 0))
+    for name in ("epoch_loop.val_loop.batch_progress",):
+        fit_loop[name]["is_last_batch"] = False
+        for tracker in (fit_loop[name]["total"], fit_loop[name]["current"]):
+            tracker.update(dict.fromkeys(tracker, 0))
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = updates

@@ -1,0 +1,31 @@
+"""Everything that one training run consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytorch_lightning import Trainer
+
+from qmix_lightning.replay.device import ReplayPlace
+from qmix_lightning.replay.memory_estimate import ReplaySize
+from qmix_lightning.training.callbacks.metrics_log import MetricsLog
+from qmix_lightning.training.callbacks.run_checkpoint import RunCheckpoint
+from qmix_lightning.training.datamodule import ReplayDataModule
+from qmix_lightning.training.module import TeamModule
+from qmix_lightning.types import EnvSpec
+
+__all__ = ["Run"]
+
+
+@dataclass
+class Run:
+    """Everything one training run consists of."""
+
+    trainer: Trainer
+    module: TeamModule
+    data: ReplayDataModule
+    spec: EnvSpec
+    log: MetricsLog
+    checkpoint: RunCheckpoint
+    replay_size: ReplaySize
+    replay_place: ReplayPlace

@@ -1,0 +1,122 @@
+"""``summary.json`` and the table at the end of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmix_lightning.config.run_config import RunConfig
+from qmix_lightning.runtime.text import shown_path
+
+if TYPE_CHECKING:
+    from qmix_lightning.training.run import Run
+
+__all__ = ["eval_summary", "print_end", "print_table", "versions", "with_interval", "write_json", "write_summary"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"python": platform.python_version()}
+    for name in ("qmix-lightning", "torch", "pytorch-lightning", "numpy", "pettingzoo", "gymnasium"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process had resident, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinities are no JSON; they become null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(value: dict[str, Any], path: Path) -> None:
+    """Write atomically, so that a reader never finds half of it."""
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(json.dumps(_plain(value), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def eval_summary(results: dict[str, float]) -> dict[str, Any] | None:
+    """An evaluation's metrics by the names of ``summary.json``; ``return_ci95`` is the half width of the interval."""
+    if not results:
+        return None
+    names = {n.removeprefix("eval/"): v for n, v in results.items()}
+    summary: dict[str, Any] = {"episodes": int(names.pop("episodes"))}
+    return summary | names
+
+
+def print_table(rows: dict[str, str]) -> None:
+    """Two aligned columns."""
+    width = max(map(len, rows))
+    print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items()), flush=True)
+
+
+def with_interval(mean: float, half_width: float | None) -> str:
+    """``mean ± half width`` for people."""
+    known = half_width is not None and math.isfinite(half_width)
+    return f"{mean:.4g} ± {half_width:.2g} (95 %)" if known else f"{mean:.4g}"
+
+
+def write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> dict[str, Any]:
+    """Write ``summary.json`` with ``status``; returns what it holds."""
+    counters, wall = run.data.counters, run.checkpoint.wall_s
+    updates = run.trainer.global_step
+    summary = {
+        "status": status,
+        "env": config.env["name"],
+        "algorithm": config.algorithm["name"],
+        "seed": config.seed,
+        "env_steps": counters.env_steps,
+        "episodes": counters.episodes,
+        "updates": updates,
+        "wall_s": round(wall, 3),
+        "env_steps_per_s": round(counters.env_steps / wall, 3),
+        "updates_per_s": round(updates / wall, 3),
+        "peak_rss_mb": peak_rss_mb(),
+        "eval": eval_summary(run.log.last_eval),
+        "faults": counters.faults,
+        "num_threads": run.module.extra_checkpoint["num_threads"],
+        "pipelined": run.data.pipelined,
+        "versions": run.module.extra_checkpoint["versions"],
+    }
+    write_json(summary, run_dir / "summary.json")
+    return summary
+
+
+def print_end(summary: dict[str, Any], run_dir: Path) -> None:
+    """Print the table at the end of a run."""
+    rows = {
+        "algorithm": f"{summary['algorithm']} on {summary['env']}, seed {summary['seed']}",
+        "env steps": f"{summary['env_steps']:,} in {_seconds(summary['wall_s'])} ({summary['env_steps_per_s']:,.0f}/s)",
+        "updates": f"{summary['updates']:,} ({summary['updates_per_s']:,.0f}/s)",
+    }
+    if result := summary["eval"]:
+        rows["eval return"] = (
+            f"{with_interval(result['return_mean'], result['return_ci95'])}, {result['episodes']} episodes"
+        )
+        if "win_rate" in result:
+            rows["eval win rate"] = f"{result['win_rate']:.1%}"
+    rows["written to"] = shown_path(run_dir.resolve())
+    print_table(rows)
+
+
+def _seconds(wall: float) -> str:
+    return f"{wall:.0f} s" if wall >= 10 else f"{wall:.1f} s"

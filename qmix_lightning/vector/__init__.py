@@ -1,0 +1,1 @@
+"""Vector environments: the PettingZoo adapter, stepping in this process or in workers, supervision."""

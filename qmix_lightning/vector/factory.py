@@ -1,0 +1,93 @@
+"""From a factory and its settings to a vector environment; what fails becomes one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qmix_lightning.environment import VectorEnv, is_natively_batched
+from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
+from qmix_lightning.vector.process import ProcessVectorEnv
+from qmix_lightning.vector.sync import SyncVectorEnv, close_all
+from qmix_lightning.worker.create_env import AdapterMaker, create_env
+from qmix_lightning.worker.fault_tolerance import FaultLimit, Faults, SupervisedEnv
+
+__all__ = ["Backend", "make_vector_env"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where single environments step: ``sync`` (this process) or ``process`` (workers), and how faults are met."""
+
+    backend: str = "sync"
+    num_workers: int = 1
+    timeout_s: float = 300.0
+    limit: FaultLimit = field(default_factory=FaultLimit)
+
+
+SYNC = Backend()
+
+
+def make_vector_env(
+    factory: Callable[..., Any],
+    settings: Mapping[str, Any],
+    *,
+    num_envs: int,
+    name: str,
+    reward_aggregation: str = "sum",
+    timeout_is_terminal: bool = False,
+    episode_limit: int | None = None,
+    backend: Backend = SYNC,
+) -> VectorEnv:
+    """``num_envs`` environments of ``factory``.
+
+    Args:
+        factory: from :func:`qmix_lightning.environment.load`. With a ``num_envs`` parameter it is called once and
+            returns a :class:`VectorEnv`; otherwise it is called ``num_envs`` times and returns a ``ParallelEnv``.
+        settings: its keyword arguments.
+        num_envs: environments that step together, ``E``.
+        name: what messages call the environment.
+        reward_aggregation, timeout_is_terminal, episode_limit: see :class:`ParallelAdapter`; a natively batched
+            environment decides these for itself and refuses them.
+        backend: where single environments step, and what faults are put up with.
+    """
+    if num_envs < 1:
+        raise ConfigurationError(f"num_envs must be at least 1, not {num_envs}")
+    what = f"environment '{name}'"
+    if is_natively_batched(factory):
+        changed = {
+            "reward_aggregation": reward_aggregation != "sum",
+            "timeout_is_terminal": timeout_is_terminal,
+            "episode_limit": episode_limit is not None,
+        }
+        if refused := [setting for setting, differs in changed.items() if differs]:
+            raise ConfigurationError(f"{what} is batched by nature and does not take {', '.join(refused)}")
+        if backend.backend == "process":
+            raise ConfigurationError(f"{what} is batched by nature and steps in this process: use rollout=sync")
+        env = create_env(factory, {**settings, "num_envs": num_envs}, what)
+        if not isinstance(env, VectorEnv):
+            raise EnvironmentContractError(
+                f"{what}: its factory takes num_envs, so it must return a VectorEnv "
+                f"(spec, num_envs, device, reset, step, close), not {type(env).__name__}"
+            )
+        return env
+    make = AdapterMaker(factory, settings, name, reward_aggregation, timeout_is_terminal, episode_limit)
+    if backend.backend == "process":
+        return ProcessVectorEnv(
+            make,
+            num_envs=num_envs,
+            num_workers=backend.num_workers,
+            name=name,
+            limit=backend.limit,
+            timeout_s=backend.timeout_s,
+        )
+    opened: list[SupervisedEnv] = []
+    try:
+        faults = Faults(name, backend.limit)
+        for number in range(num_envs):
+            opened.append(SupervisedEnv(make, number, faults))
+        return SyncVectorEnv(opened, faults)
+    except BaseException:
+        close_all(opened)
+        raise

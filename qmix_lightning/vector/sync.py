@@ -1,0 +1,100 @@
+"""PettingZoo environments stepped one after the other in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qmix_lightning.errors import EnvironmentContractError
+from qmix_lightning.types import Observation, Transition
+from qmix_lightning.worker.buffers import Buffers
+from qmix_lightning.worker.fault_tolerance import EnvBlock, Faults, SupervisedEnv, versions_of
+from qmix_lightning.worker.parallel_adapter import ParallelAdapter
+
+__all__ = ["SyncVectorEnv", "close_all"]
+
+
+class SyncVectorEnv:
+    """``E`` PettingZoo environments, stepped one after the other in this process.
+
+    A :class:`~qmix_lightning.environment.VectorEnv`: the tensors it returns are its own memory, overwritten by the
+    next ``reset`` or ``step``.
+
+    Args:
+        adapters: one for each environment; closed with this object.
+        faults: where supervised ones count theirs.
+    """
+
+    def __init__(self, adapters: Sequence[ParallelAdapter | SupervisedEnv], faults: Faults | None = None) -> None:
+        self.spec = adapters[0].spec
+        self.num_envs = len(adapters)
+        self.device = torch.device("cpu")
+        self._adapters = list(adapters)
+        self.faults = faults.counts if faults else {}
+        first = adapters[0]
+        self.versions = first.versions if isinstance(first, SupervisedEnv) else versions_of(first)
+        self._none = torch.zeros(self.num_envs, dtype=torch.bool)
+        for index, adapter in enumerate(adapters):
+            if adapter.spec != self.spec:
+                raise EnvironmentContractError(_difference(self.spec.to_dict(), adapter.spec.to_dict(), index))
+        self._buffers = buffers = Buffers.zeros(self.spec, self.num_envs)
+        self._block = EnvBlock(dict(enumerate(adapters)), buffers)
+        self._observation = Observation(
+            obs=torch.from_numpy(buffers.obs),
+            state=torch.from_numpy(buffers.state),
+            avail_actions=torch.from_numpy(buffers.avail_actions),
+            agent_mask=torch.from_numpy(buffers.agent_mask),
+        )
+        # Views too, so that a step costs no tensor at all.
+        self._transition = Transition(
+            next=self._observation,
+            reward=torch.from_numpy(buffers.reward),
+            terminated=torch.from_numpy(buffers.terminated),
+            truncated=torch.from_numpy(buffers.truncated),
+            agent_reward=torch.from_numpy(buffers.agent_reward),
+            metrics={
+                name: torch.from_numpy(buffers.metrics[m]) for m, name in enumerate(self.spec.episode_metrics)
+            },
+        )  # fmt: skip
+
+    def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
+        """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
+        self._block.reset(seeds.tolist(), mask.tolist())
+        return self._observation
+
+    def step(self, actions: Tensor, active: Tensor) -> Transition:
+        """One joint step with ``actions [E, N]`` where ``active [E]``."""
+        wanted = active.tolist()
+        if not all(wanted):
+            buffers, idle = self._buffers, ~active.numpy()
+            buffers.reward[idle], buffers.terminated[idle], buffers.truncated[idle] = 0.0, False, False
+        failed = self._block.step(actions.tolist(), wanted)
+        self._transition.failed = self._none
+        if failed:
+            self._transition.failed = self._none.clone()
+            self._transition.failed[failed] = True
+        return self._transition
+
+    def close(self) -> None:
+        """Close every environment, even where closing one fails; may be called twice."""
+        if failures := close_all(self._adapters):
+            raise failures[0]
+
+
+def close_all(closeables: Iterable[Any]) -> list[Exception]:
+    """Close each of them, whatever the others do; what was raised."""
+    failures = []
+    for closeable in closeables:
+        try:
+            closeable.close()
+        except Exception as error:
+            failures.append(error)
+    return failures
+
+
+def _difference(first: dict[str, Any], other: dict[str, Any], index: int) -> str:
+    key = next(k for k in first if first[k] != other[k])
+    return f"environments that step together must be alike: {key} is {first[key]} in number 0, {other[key]} in {index}"

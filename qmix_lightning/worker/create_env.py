@@ -1,0 +1,86 @@
+"""Create one adapted environment from a factory and its settings; what fails becomes one line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
+from qmix_lightning.runtime.text import did_you_mean
+from qmix_lightning.worker.parallel_adapter import ParallelAdapter
+
+__all__ = ["AdapterMaker", "check_arguments", "create_env"]
+
+
+@dataclass(frozen=True)
+class AdapterMaker:
+    """Makes one :class:`ParallelAdapter` each time it is called; can be sent to a worker process.
+
+    Args:
+        factory: returns a ``ParallelEnv``.
+        settings: its keyword arguments.
+        name: what messages call the environment.
+        reward_aggregation, timeout_is_terminal, episode_limit: see :class:`ParallelAdapter`.
+    """
+
+    factory: Callable[..., Any]
+    settings: Mapping[str, Any]
+    name: str
+    reward_aggregation: str
+    timeout_is_terminal: bool
+    episode_limit: int | None
+
+    def __call__(self) -> ParallelAdapter:
+        env = create_env(self.factory, self.settings, f"environment '{self.name}'")
+        try:
+            return ParallelAdapter(
+                env,
+                name=self.name,
+                reward_aggregation=self.reward_aggregation,
+                timeout_is_terminal=self.timeout_is_terminal,
+                episode_limit=self.episode_limit,
+            )
+        except BaseException:
+            close = getattr(env, "close", None)  # a simulator may hold processes
+            if callable(close):
+                close()
+            raise
+
+
+def create_env(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> Any:
+    """``factory(**arguments)``; whatever it raises becomes one line that names the environment."""
+    check_arguments(factory, arguments, what)
+    try:
+        return factory(**arguments)
+    except QMixLightningError:
+        raise
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        way_out = f"needs the package '{package}': pip install {package}" if package else f"could not be made: {error}"
+        raise MissingDependencyError(f"{what} {way_out}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or "no message"
+        raise ConfigurationError(f"{what} could not be made: {type(error).__name__}: {reason}") from error
+
+
+def check_arguments(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> None:
+    """Refuse keyword arguments that ``factory`` does not take, and required ones that are missing.
+
+    A factory with ``**kwargs`` takes everything here; it has to refuse for itself.
+
+    Args:
+        factory: what will be called.
+        arguments: its keyword arguments.
+        what: names the factory in messages.
+    """
+    parameters = {k: p for k, p in inspect.signature(factory).parameters.items() if p.kind is not p.POSITIONAL_ONLY}
+    named = {k: p for k, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in arguments:
+            if key not in named:
+                raise ConfigurationError(f"{what} has no setting '{key}'{did_you_mean(key, named)}")
+    missing = [k for k, p in named.items() if p.default is p.empty and k not in arguments]
+    if missing:
+        raise ConfigurationError(f"{what} needs {', '.join(missing)}")

@@ -1,0 +1,110 @@
+"""Run a worker process: some environments, stepped on command, written to shared memory.
+
+A worker ends when it is told to, when the trainer is gone (its sockets close), and with everything that its
+environments started: it leads a process group of its own.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from qmix_lightning.errors import QMixLightningError
+from qmix_lightning.runtime.text import one_line
+from qmix_lightning.worker.buffers import SharedBuffers
+from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, EnvBlock, FaultLimit, Faults, SupervisedEnv
+from qmix_lightning.worker.lifeline import is_gone, watch
+from qmix_lightning.worker.parallel_adapter import ParallelAdapter
+from qmix_lightning.worker.protocol import DONE, FATAL, FAULTY, QUIT, RESET, receive, send
+
+__all__ = ["work"]
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def work(
+    connection: socket.socket,
+    lifeline: socket.socket,
+    make: Callable[[], ParallelAdapter],
+    name: str,
+    slots: list[int],
+    limit: FaultLimit,
+) -> None:
+    """The life of a worker.
+
+    Args:
+        connection: commands come in, answers go out.
+        lifeline: closes when the trainer is gone.
+        make: makes one environment.
+        name: what messages call it.
+        slots: which rows of the shared memory are this worker's.
+        limit: how many faults are put up with.
+    """
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _on_terminate)
+    envs: dict[int, SupervisedEnv] = {}
+    try:
+        threading.Thread(target=watch, args=(lifeline,), daemon=True).start()
+        faults = Faults(name, limit)
+        try:
+            for slot in slots:
+                envs[slot] = SupervisedEnv(make, slot, faults)
+        except Exception as error:
+            status = getattr(error, "exit_status", 1)
+            text = str(error) if isinstance(error, QMixLightningError) else one_line(error)
+            send(connection, {"error": text, "status": status})
+            return
+        spec = envs[slots[0]].spec
+        send(connection, {"spec": spec.to_dict(), "versions": envs[slots[0]].versions})
+        _, descriptors, _, _ = socket.recv_fds(connection, 16, 1)
+        if not descriptors:
+            return
+        num_envs = int(receive(connection))  # type: ignore[call-overload]
+        size = SharedBuffers(spec, num_envs, None).nbytes
+        with mmap.mmap(descriptors[0], size) as memory:
+            os.close(descriptors[0])
+            try:
+                _serve(connection, SharedBuffers(spec, num_envs, memory), envs, faults)
+            except BufferError:
+                return
+    except (EOFError, OSError, SystemExit):
+        pass  # the trainer is gone, or asked
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that came now would leave the rest open
+        for env in envs.values():
+            env.close()
+        if is_gone(lifeline):
+            os.killpg(os.getpgrp(), signal.SIGKILL)  # nobody else is there to end what did not close
+
+
+def _serve(connection: socket.socket, shared: SharedBuffers, envs: dict[int, SupervisedEnv], faults: Faults) -> None:
+    block = EnvBlock(envs, shared.buffers)
+    while True:
+        command = connection.recv(1)
+        if command in (QUIT, b""):
+            return
+        before = dict(faults.counts)
+        try:
+            wanted = shared.wanted.tolist()
+            if command == RESET:
+                block.reset(shared.seeds.tolist(), wanted)
+            else:
+                for slot in block.step(shared.actions.tolist(), wanted):
+                    shared.failed[slot] = True
+        except Exception as error:
+            connection.sendall(FATAL)
+            send(connection, one_line(error) if not isinstance(error, QMixLightningError) else str(error))
+            continue
+        if faults.counts == before:
+            connection.sendall(DONE)
+        else:
+            connection.sendall(FAULTY)
+            send(connection, {kind: faults.counts[kind] - before[kind] for kind in FAULT_KINDS})

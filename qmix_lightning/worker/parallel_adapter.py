@@ -1,0 +1,367 @@
+"""Turn one PettingZoo ``ParallelEnv`` into rows of numbers: flattened, padded, masked, with one team reward.
+
+The adapter owns no memory. It writes into the :class:`~qmix_lightning.worker.buffers.Row` it is handed, so that the
+same code serves environments in this process and workers that share memory with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
+from qmix_lightning.runtime.text import shortened
+from qmix_lightning.types import NO_OP, EntityBlock, EnvSpec
+from qmix_lightning.worker.buffers import Row
+from qmix_lightning.worker.spaces import dict_space, flatten, is_space, observation_reader
+
+__all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter", "unit_groups"]
+
+REWARD_AGGREGATIONS = ("sum", "mean")
+
+MASK_KEY = "action_mask"
+LIMIT_ATTRIBUTES = ("max_cycles", "max_steps", "episode_limit")
+
+
+class Outcome(NamedTuple):
+    """What a joint step came to; ``metrics`` in the order of ``EnvSpec.episode_metrics``, empty before the end."""
+
+    reward: float
+    terminated: bool
+    truncated: bool
+    metrics: tuple[float, ...] = ()
+
+
+class ParallelAdapter:
+    """Wraps one ``ParallelEnv``.
+
+    * Observations are flattened as ``gymnasium.spaces.utils.flatten`` does; smaller ones and smaller action
+      counts are padded. An agent's slot is its place in ``possible_agents``.
+    * The action mask is ``observation["action_mask"]`` (where the space declares it) or
+      ``infos[agent]["action_mask"]``; without one, every action of the agent is legal.
+    * The global state is ``state()`` where the environment has it, otherwise the agents' observations joined.
+    * An agent that is not in ``env.agents``, or was terminated or truncated, is masked until it is back.
+    * The episode ends when no agent is left to act. It is truncated if an agent that acted last was truncated and
+      not terminated, or if ``episode_limit`` cuts it; otherwise terminated. Agents that ended by truncation stay in
+      the last successor's mask, so that its value can be bootstrapped.
+    * With ``metadata["shared_reward"]`` every agent's reward is the team's reward already, and is taken once.
+    * At the end, the values named in ``env.metadata["episode_metrics"]`` are read from any agent's info. (An
+      episode cut by ``episode_limit`` may lack them: the environment does not know that it ended. They count as 0.)
+    * ``metadata["obs_entities"]``, a list of mappings with the fields of ``EntityBlock``, says which parts of an
+      observation are sets of entities.
+
+    Args:
+        env: the environment.
+        name: what messages call it.
+        reward_aggregation: the team reward is the ``sum`` of the rewards of the agents that acted, or that sum
+            divided by the number of all possible agents (``mean``: an agent that is gone counts as 0).
+        timeout_is_terminal: report truncation as termination, as SMAC's published results do.
+        episode_limit: cut episodes after so many joint steps.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        *,
+        name: str = "environment",
+        reward_aggregation: str = "sum",
+        timeout_is_terminal: bool = False,
+        episode_limit: int | None = None,
+    ) -> None:
+        if reward_aggregation not in REWARD_AGGREGATIONS:
+            raise ConfigurationError(f"reward_aggregation must be sum or mean, not '{reward_aggregation}'")
+        if episode_limit is not None and episode_limit < 1:
+            raise ConfigurationError(f"episode_limit must be at least 1, not {episode_limit}")
+        self._what = f"environment '{name}'"
+        _require_parallel_env(env, self._what)
+        self.env = env
+        self._closed = False
+        self._timeout_is_terminal = timeout_is_terminal
+        self._episode_limit = episode_limit
+        self._agents = list(env.possible_agents)
+        n = len(self._agents)
+        self._divisor = n if reward_aggregation == "mean" else 1
+        metadata = getattr(env, "metadata", None) or {}
+        self._shared_reward = bool(metadata.get("shared_reward", False))
+        self._starts, counts = zip(*(self._action_range(agent) for agent in self._agents))
+        sizes, self._readers, self._mask_in_observation = zip(
+            *(self._read_observation_space(agent) for agent in self._agents)
+        )
+        self._acting: list[int] = []  # slots of the agents that take part in the next step
+        self._steps = 0
+        self._state_reader: Callable[[Any], np.ndarray] | None = None
+        state_dim = self._find_state(sum(sizes))
+        ends = np.cumsum(sizes).tolist()
+        self._joined = [slice(end - size, end) for end, size in zip(ends, sizes)]
+        self._unpadded = len(set(sizes)) == 1
+        self._plain = [reader is flatten for reader in self._readers]  # vectors that need no reader
+        self.spec = EnvSpec(
+            n_agents=n,
+            n_actions=max(counts),
+            obs_dim=max(sizes),
+            state_dim=state_dim,
+            obs_dims=sizes,
+            action_counts=counts,
+            agent_names=tuple(str(agent) for agent in self._agents),
+            group_of_agent=unit_groups(self._agents, sizes, counts),
+            episode_limit=episode_limit or _own_limit(env),
+            episode_metrics=tuple(metadata.get("episode_metrics", ())),
+            state_is_joined_obs=self._state_reader is None,
+            obs_entities=_entities(metadata.get("obs_entities", ()), self._what),
+        )
+        self._legal = np.arange(max(counts)) < np.array(counts)[:, None]  # [N, A]
+        self._only_no_op = np.arange(max(counts)) == NO_OP  # [A]
+
+    def reset(self, seed: int, row: Row) -> None:
+        """Start the episode of ``seed`` and write its first observation."""
+        result = self.env.reset(seed=int(seed))
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise EnvironmentContractError(f"{self._what}: reset must return (observations, infos)")
+        observations, infos = result
+        if not hasattr(self.env, "agents"):
+            raise EnvironmentContractError(f"{self._what}: reset must set env.agents, the agents that take part")
+        self._steps = 0
+        self._acting = self._present()
+        if not self._acting:
+            raise EnvironmentContractError(f"{self._what}: env.agents is empty after reset")
+        row.agent_reward[...] = 0.0
+        self._write(row, self._acting, observations, infos, at_end=False)
+
+    def step(self, actions: Sequence[int], row: Row) -> Outcome:
+        """One joint step with ``actions [N]`` (those of masked agents are dropped); writes the true successor."""
+        agents, starts = self._agents, self._starts
+        acting = self._acting
+        result = self.env.step({agents[i]: actions[i] + starts[i] for i in acting})
+        if len(result) != 5:
+            raise EnvironmentContractError(
+                f"{self._what}: step must return (observations, rewards, terminations, truncations, infos), "
+                f"not {len(result)} values"
+            )
+        observations, rewards, terminations, truncations, infos = result
+        self._steps += 1
+
+        shares = [0.0] * len(agents)
+        total = 0.0
+        timed_out = []  # slots of agents that acted and were truncated, not terminated
+        for i in acting:
+            agent = agents[i]
+            if agent in rewards:
+                shares[i] = reward = float(rewards[agent])
+                total = reward if self._shared_reward else total + reward
+            if truncations.get(agent, False) and not terminations.get(agent, False):
+                timed_out.append(i)
+        row.agent_reward[:] = shares
+        reward = total if self._shared_reward else total / self._divisor
+
+        self._acting = [
+            i
+            for i in self._present()
+            if not terminations.get(agents[i], False) and not truncations.get(agents[i], False)
+        ]
+        if self._acting:
+            cut = self._steps == self._episode_limit
+            self._write(row, self._acting, observations, infos, at_end=cut)
+            if not cut:
+                self._check_limit()
+                return Outcome(reward, False, False)
+            truncated = True
+        else:
+            cut = False
+            self._write(row, timed_out, observations, infos, at_end=True)
+            truncated = bool(timed_out)
+        terminated = not truncated or self._timeout_is_terminal
+        return Outcome(reward, terminated, not terminated, self._metrics(infos, cut))
+
+    def close(self) -> None:
+        """Close the environment; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            close = getattr(self.env, "close", None)
+            if close is not None:
+                close()
+
+    # Writing ------------------------------------------------------------------------------------------------
+
+    def _present(self) -> list[int]:
+        """Slots of the agents in ``env.agents``."""
+        now = self.env.agents
+        if now == self._agents:
+            return list(range(len(self._agents)))
+        now = set(now)
+        return [i for i, agent in enumerate(self._agents) if agent in now]
+
+    def _write(self, row: Row, alive: list[int], observations: Any, infos: Any, *, at_end: bool) -> None:
+        """Write observation, state and masks with the slots ``alive`` and all others masked."""
+        if len(alive) == len(self._agents):
+            row.avail_actions[...] = self._legal
+            row.agent_mask[...] = True
+        else:
+            row.obs[...] = 0.0
+            row.avail_actions[...] = self._only_no_op
+            row.avail_actions[alive] = self._legal[alive]
+            row.agent_mask[...] = False
+            row.agent_mask[alive] = True
+        for i in alive:
+            agent = self._agents[i]
+            try:
+                value = observations[agent]
+            except KeyError:
+                raise EnvironmentContractError(
+                    f"{self._what}: agent '{agent}' is alive but has no observation; step and reset must return one"
+                ) from None
+            plain = self._plain[i] and isinstance(value, np.ndarray) and value.ndim == 1
+            flat = value if plain else self._readers[i](value)
+            target = row.agent_obs[i]
+            # Checked here because numpy would silently spread a single value over the whole row.
+            if flat.size != target.size:
+                raise EnvironmentContractError(
+                    f"{self._what}: the observation of agent '{agent}' has {flat.size} values, "
+                    f"its observation_space says {target.size}"
+                )
+            target[:] = flat
+            if self._mask_in_observation[i]:
+                self._write_mask(row, i, value[MASK_KEY], at_end)
+            elif (info := infos.get(agent)) and (mask := info.get(MASK_KEY)) is not None:
+                self._write_mask(row, i, mask, at_end)
+        if self._state_reader is None:
+            if self._unpadded:
+                row.state[:] = row.obs.reshape(-1)
+            else:
+                for i, part in enumerate(self._joined):
+                    row.state[part] = row.agent_obs[i]
+        else:
+            try:
+                state = self.env.state()
+            except NotImplementedError:
+                raise EnvironmentContractError(f"{self._what}: there is a state_space but no state()") from None
+            flat = self._state_reader(state)
+            if flat.size != row.state.size:
+                raise EnvironmentContractError(
+                    f"{self._what}: state() has {flat.size} values, expected {row.state.size}"
+                )
+            row.state[...] = flat
+
+    def _write_mask(self, row: Row, i: int, mask: Any, at_end: bool) -> None:
+        mask = np.asarray(mask).ravel()
+        target = row.agent_avail[i]
+        if mask.size != target.size:
+            raise EnvironmentContractError(
+                f"{self._what}: the action_mask of agent '{self._agents[i]}' has {mask.size} entries "
+                f"for {target.size} actions"
+            )
+        if any(mask.tolist()):  # several times faster than mask.any() on a few actions
+            target[:] = mask
+        elif not at_end:  # at the end an empty mask means that none is given
+            raise EnvironmentContractError(
+                f"{self._what}: the action_mask of agent '{self._agents[i]}' leaves no legal action"
+            )
+
+    def _metrics(self, infos: Any, cut: bool) -> tuple[float, ...]:
+        values = []
+        for name in self.spec.episode_metrics:
+            found = next((info[name] for info in infos.values() if info and name in info), None)
+            if found is None and not cut:
+                raise EnvironmentContractError(
+                    f"{self._what}: metadata names the episode metric '{name}', but no agent's info has it at the end"
+                )
+            values.append(0.0 if found is None else float(found))
+        return tuple(values)
+
+    def _check_limit(self) -> None:
+        limit = self.spec.episode_limit
+        if limit is not None and self._steps >= limit:
+            raise EnvironmentContractError(
+                f"{self._what}: an episode goes on after {self._steps} joint steps, but the environment's own limit "
+                f"says {limit}; set env.episode_limit"
+            )
+
+    # Reading the spaces -------------------------------------------------------------------------------------
+
+    def _action_range(self, agent: Any) -> tuple[int, int]:
+        """First action and number of actions."""
+        space = self.env.action_space(agent)
+        if not is_space(space, "Discrete"):
+            way_out = (
+                "pass continuous_actions=False if the environment has it, or discretise the actions"
+                if is_space(space, "Box")
+                else "number the combinations in one Discrete space"
+            )
+            raise EnvironmentContractError(
+                f"{self._what}: the action space of agent '{agent}' is {shortened(space)}, "
+                f"but Discrete is needed; {way_out}"
+            )
+        return int(space.start), int(space.n)
+
+    def _read_observation_space(self, agent: Any) -> tuple[int, Callable[[Any], np.ndarray], bool]:
+        """Flat size, the function that flattens, and whether the observation brings an action mask."""
+        space = self.env.observation_space(agent)
+        what = f"{self._what}: the observation of agent '{agent}'"
+        if not is_space(space, "Dict") or MASK_KEY not in space.spaces:
+            return *observation_reader(space, what), False
+        rest = {key: part for key, part in space.spaces.items() if key != MASK_KEY}
+        if not rest:
+            raise EnvironmentContractError(f"{what} holds an action_mask and nothing else")
+        if set(rest) != {"observation"}:
+            return *observation_reader(dict_space(space, rest), what), True
+        size, read = observation_reader(rest["observation"], what)
+        return size, lambda value: read(value["observation"]), True
+
+    def _find_state(self, joined: int) -> int:
+        """Size of the global state; decides whether ``state()`` or the joined observations are used."""
+        space = getattr(self.env, "state_space", None)
+        if is_space(space):
+            size, self._state_reader = observation_reader(space, f"{self._what}: state()")
+            return size
+        if not callable(getattr(self.env, "state", None)):
+            return joined
+        self.env.reset(seed=0)
+        try:
+            state = self.env.state()
+        except (AttributeError, NotImplementedError):
+            return joined
+        self._state_reader = flatten
+        return flatten(state).size
+
+
+def _entities(declared: Sequence[Any], what: str) -> tuple[EntityBlock, ...]:
+    try:
+        return tuple(EntityBlock(**block) for block in declared)
+    except (TypeError, ValueError) as error:
+        raise EnvironmentContractError(f"{what}: metadata['obs_entities']: {error}") from error
+
+
+def _require_parallel_env(env: Any, what: str) -> None:
+    found = type(env).__name__
+    # An AEC environment has every method that is asked for below, so it is told apart first.
+    if callable(getattr(env, "agent_iter", None)):
+        raise EnvironmentContractError(
+            f"{what}: {found} is an AEC environment, a ParallelEnv is needed; "
+            "use its parallel_env, or pettingzoo.utils.aec_to_parallel"
+        )
+    for method in ("reset", "step", "observation_space", "action_space"):
+        if not callable(getattr(env, method, None)):
+            raise EnvironmentContractError(f"{what}: {found} is not a PettingZoo ParallelEnv, it has no {method}()")
+    if not getattr(env, "possible_agents", None):
+        raise EnvironmentContractError(f"{what}: {found} has no possible_agents; a fixed list of agents is needed")
+
+
+def _own_limit(env: Any) -> int | None:
+    """The environment's own limit on joint steps, where it shows one."""
+    for source in (env, getattr(env, "unwrapped", None)):
+        for attribute in LIMIT_ATTRIBUTES:
+            limit = getattr(source, attribute, None)
+            if isinstance(limit, (int, np.integer)) and not isinstance(limit, bool) and limit > 0:
+                return int(limit)
+    return None
+
+
+def unit_groups(agents: Sequence[Any], sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
+    """Agents of one kind share a group: same name but for the number at its end, same sizes."""
+    ids: dict[tuple[str, int, int], int] = {}
+    return tuple(
+        ids.setdefault((re.sub(r"_?\d+$", "", str(agent)), size, count), len(ids))
+        for agent, size, count in zip(agents, sizes, counts)
+    )
