@@ -46,9 +46,9 @@ PRECISIONS = {"float32": ("highest", "float32"), "tf32": ("high", "float32"), "b
 ON_DEVICE = "rollout.policy_device=device"
 RUNS = {
     "policy_with_env": [],
-    "policy_with_env_pipelined": ["rollout.pipelined=true"],
+    "policy_with_env_pipelined": ["rollout.asynchronous=true"],
     "policy_on_device": [ON_DEVICE],
-    "policy_on_device_not_captured": [ON_DEVICE, "rollout.capture=off"],
+    "policy_on_device_not_captured": [ON_DEVICE, "rollout.cuda_graph=off"],
     "bf16-mixed": ["trainer.precision=bf16-mixed"],
 }
 QUICK_RUN = ["env=two_step", "rollout.num_envs=2", "replay.batch_size=8", "replay.capacity=32", "agent.hidden_dim=8"]

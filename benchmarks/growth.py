@@ -124,7 +124,7 @@ def ranks() -> list[Row]:
                 train(
                     [
                         *("env=lbf", "env.task=8x8-2p-3f", f"rollout.num_envs={16 // n}", "rollout.update_every=4"),
-                        *("rollout.pipelined=false", "trainer.accelerator=cpu", f"trainer.devices={n}"),
+                        *("rollout.asynchronous=false", "trainer.accelerator=cpu", f"trainer.devices={n}"),
                         *(["trainer.strategy=ddp"] if n > 1 else []),
                         f"callbacks.processor={{_target_:growth.Processor,folder:{folder},begin:4000}}",
                     ],

@@ -2,7 +2,7 @@
 
     python benchmarks/overlap.py --folder outputs/overlap [--tasks simple_spread] [--seeds 1 2 3 4 5] [--jobs 2]
 
-Each task is trained with every seed, once with ``rollout.pipelined=false`` and once with ``true``, and evaluated at the
+Each task is trained with every seed, once with ``rollout.asynchronous=false`` and once with ``true``, and evaluated at the
 end over 400 greedy episodes. The table has the mean return over the seeds with half of its 95 % interval (Student's t),
 whether the two intervals overlap, and how far apart the means are. What is finished already is not run again. The
 returns do not depend on the machine's speed, nor on what else it does.
@@ -49,14 +49,16 @@ def main() -> None:
         task, seed, mode = job
         steps, settings = TASKS[task]
         budget = [f"total_env_steps={steps}", f"eval_interval={steps}", "eval_episodes=400", f"seed={seed}"]
-        overrides = [*settings, *QUIET, *budget, f"rollout.pipelined={mode}"]
-        found = train_once(f"{task} pipelined={mode} seed {seed}", overrides, options.folder / task / mode / str(seed))
+        overrides = [*settings, *QUIET, *budget, f"rollout.asynchronous={mode}"]
+        found = train_once(
+            f"{task} asynchronous={mode} seed {seed}", overrides, options.folder / task / mode / str(seed)
+        )
         return None if found is None else found["eval"]["return_mean"]
 
     with ThreadPoolExecutor(options.jobs) as pool:
         results = dict(zip(jobs, pool.map(run, jobs), strict=True))
     rows = []
-    print("\n| task | seeds | one after the other | pipelined | intervals overlap | means apart |")
+    print("\n| task | seeds | one after the other | asynchronous | intervals overlap | means apart |")
     print("|---|---|---|---|---|---|")
     for task in options.tasks:
         returns = {

@@ -41,7 +41,7 @@ class PlainBatch:
     @classmethod
     def of(cls, batch: TrajectoryBatch) -> PlainBatch:
         """From our batch, made clean; a dead agent's action is the no-op, whose value is mixed in like any other."""
-        clean = batch.sanitized()
+        clean = batch.mask_invalid()
         a = clean.avail_actions.shape[-1]
         one_hot = F.one_hot(clean.actions, a).float()  # [B, T, N, A]
         return cls(

@@ -67,9 +67,9 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     ),
 }
 WAYS = {
-    "turns": ["rollout.pipelined=false"],
-    "thread": ["rollout.pipelined=true"],
-    "process": ["rollout.pipelined=true", "rollout.collector=process"],
+    "turns": ["rollout.asynchronous=false"],
+    "thread": ["rollout.asynchronous=true"],
+    "process": ["rollout.asynchronous=true", "rollout.collector=process"],
 }
 RAW: dict[str, Callable[[], Callable[[], int]]] = {
     "lbf_8x8_2p_3f": raw_foraging,

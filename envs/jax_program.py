@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from qmix_lightning.envs.jax_packing import Packing
+from qmix_lightning.envs.jax_flat_state import Packing
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.types import NO_OP, EntityBlock, EnvSpec
 from qmix_lightning.worker.parallel_adapter import unit_groups
 
 __all__ = ["JaxProgram", "JaxmarlRules", "Rules", "Slots", "shared_program"]
 
-_NEVER = 2**30
+_NO_LIMIT = 2**30
 """A time limit that is never reached."""
 _PROGRAMS_KEPT = 8
 
@@ -103,7 +103,7 @@ class JaxmarlRules:
         self._unlimited: Any = None
         if isinstance(getattr(simulator, "max_steps", None), int):
             self._unlimited = copy.copy(simulator)
-            self._unlimited.max_steps = _NEVER
+            self._unlimited.max_steps = _NO_LIMIT
 
     def task_over(self, before: Any, after: Any, key: jax.Array, actions: Mapping[str, jax.Array], dones: Any) -> Any:
         if self._unlimited is None:
@@ -150,7 +150,7 @@ class JaxProgram:
         self._timeout_is_terminal = timeout_is_terminal
         own_limit = getattr(simulator, "max_steps", None)
         limit = episode_limit or (own_limit if isinstance(own_limit, int) and own_limit > 0 else None)
-        self._limit = limit or _NEVER
+        self._limit = limit or _NO_LIMIT
         self._agents, shapes, counts, state_dim, self._mask_of = _layout(simulator, name)
         self.traces: Counter[str] = Counter()
         self._rules = family = rules(simulator)

@@ -56,7 +56,7 @@ class JaxVectorEnv:
         obs, state, agents, _ = program.number_sizes
         self._rewards, self._earned = obs + state, obs + state + agents
 
-    def expect(self, seeds: Tensor) -> None:
+    def prefetch_resets(self, seeds: Tensor) -> None:
         """Each one's next episode will be that of ``seeds [E]``: it may be begun ahead, many in one call."""
         self._expected = seeds.numpy(force=True)
 

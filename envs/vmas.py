@@ -38,7 +38,7 @@ NOT_SEPARABLE = frozenset(
 """Scenarios of VMAS 1.5.2 whose environments cannot share a simulator: what they draw while stepping, or when one of
 them starts, is for all at once."""
 
-_OURS = ("num_envs", "device", "continuous_actions", "multidiscrete_actions", "max_steps", "seed", "dict_spaces",
+_RESERVED_KEYS = ("num_envs", "device", "continuous_actions", "multidiscrete_actions", "max_steps", "seed", "dict_spaces",
          "terminated_truncated", "wrapper", "wrapper_kwargs", "grad_enabled", "clamp_actions", "scenario")  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def make(
         raise ConfigurationError(f"VMAS: max_steps must be at least 1, not {max_steps}")
     given = dict(kwargs or {})
     for key in given:
-        if key in _OURS:
+        if key in _RESERVED_KEYS:
             raise ConfigurationError(f"VMAS: '{key}' cannot be set in env.kwargs")
     import vmas
 

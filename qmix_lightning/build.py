@@ -21,7 +21,7 @@ from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.optimizers import OPTIMIZERS
 from qmix_lightning.replay.factory import make_store, plan_replay
 from qmix_lightning.rollout.process_collector import RemoteEnv
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.signals import StopFlag
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
@@ -125,7 +125,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
     env, make_eval_env = _environments(config)
     spec = env.spec
     size, place = plan_replay(config, spec, run_dir, trainer)
-    torch.manual_seed(int(keys.bounded(keys.mix(config.seed, keys.Purpose.INIT))[0]))
+    torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
     if learner.on_policy and config.replay.kind != "on_policy":
         raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
@@ -155,8 +155,8 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         eval_episodes=config.eval_episodes,
         stop=StopFlag(),
         on_resume=rollout.on_resume,
-        pipelined=rollout.pipelined is True,
+        asynchronous=rollout.asynchronous is True,
         policy_on_device=rollout.policy_device == "device",
-        capture=rollout.capture == "auto",
+        cuda_graph=rollout.cuda_graph == "auto",
     )
     return Run(trainer, module, data, spec, log, checkpoint, size, place)

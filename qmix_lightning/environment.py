@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRONMENTS",
-    "BeginsAhead",
+    "PrefetchesResets",
     "TabularGame",
     "VectorEnv",
     "check_arguments",
@@ -72,10 +72,10 @@ class VectorEnv(Protocol):
 
 
 @runtime_checkable
-class BeginsAhead(VectorEnv, Protocol):
+class PrefetchesResets(VectorEnv, Protocol):
     """Environments that can make use of knowing which episodes come next."""
 
-    def expect(self, seeds: Tensor) -> None:
+    def prefetch_resets(self, seeds: Tensor) -> None:
         """Each one's next episode will be that of ``seeds [E]``.
 
         A hint, given before a ``reset``: whatever was expected, the episode is the one whose seed ``reset`` is given.

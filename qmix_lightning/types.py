@@ -197,8 +197,8 @@ class HostMasks:
     agent_mask: Tensor
     filled: Tensor
 
-    def sanitized(self) -> HostMasks:
-        """Those of the sanitised batch."""
+    def mask_invalid(self) -> HostMasks:
+        """Return those of the masked batch."""
         return replace(self, agent_mask=self.agent_mask & _row_valid(self.filled)[..., None])
 
 
@@ -237,12 +237,12 @@ class TrajectoryBatch:
     initial_state: tuple[Tensor, ...] | None = None
     initial_action: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
-    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What several readers of this batch need and one of them has computed; a changed copy starts with none."""
     host: HostMasks | None = field(default=None, init=False, repr=False, compare=False)
     """Of a batch that was moved to another device; a changed copy has none, since its masks may be others."""
-    clean: bool = field(default=False, init=False, repr=False, compare=False)
-    """It is known to be as :meth:`sanitized` would make it; a changed copy may not be."""
+    is_masked: bool = field(default=False, init=False, repr=False, compare=False)
+    """It is known to be as :meth:`mask_invalid` would make it; a changed copy may not be."""
 
     @property
     def batch_size(self) -> int:
@@ -274,7 +274,7 @@ class TrajectoryBatch:
         moved = self.map(
             lambda t: t.to(device, dtype if dtype and t.is_floating_point() else t.dtype, non_blocking=True)
         )
-        moved.clean = self.clean
+        moved.is_masked = self.is_masked
         if device.type != "cpu":
             here = self.agent_mask.device.type == "cpu" and self.filled.device.type == "cpu"
             moved.host = HostMasks(self.agent_mask, self.filled) if here else self.host
@@ -304,22 +304,22 @@ class TrajectoryBatch:
             first = torch.full_like(self.actions[:, 0], -1)
         return torch.cat([first[:, None], self.actions], dim=1)  # [B, T+1, N]
 
-    def sanitized(self, *, leave: Collection[str] = ()) -> TrajectoryBatch:
-        """The batch with everything that has no meaning replaced by a finite constant.
+    def mask_invalid(self, *, skip: Collection[str] = ()) -> TrajectoryBatch:
+        """Return the batch with everything that has no meaning replaced by a finite constant.
 
         Padded steps and dead agents may hold anything, infinities and NaN included. Masking the loss
         afterwards would be too late: the gradient of ``where`` multiplies what it drops by zero,
-        and zero times NaN is NaN. So the inputs are cleaned, once, here.
+        and zero times NaN is NaN. So the inputs are masked, once, here.
 
         Args:
-            leave: ``obs`` or ``state``, if the caller reads them only where they have a meaning: they are the
-                largest fields, and cleaning them is a copy.
+            skip: ``obs`` or ``state``, if the caller reads them only where they have a meaning: they are the
+                largest fields, and masking them is a copy.
         """
         import torch
 
-        if self.clean:
+        if self.is_masked:
             same = copy(self)
-            same.memo = {}
+            same.cache = {}
             return same
         valid = self.row_valid()  # [B, T+1]
         alive = self.agent_mask & valid[..., None]  # [B, T+1, N]
@@ -327,10 +327,10 @@ class TrajectoryBatch:
         no_op = torch.zeros_like(self.avail_actions)
         no_op[..., NO_OP] = True
         zero = self.obs.new_zeros(())
-        clean = replace(
+        masked = replace(
             self,
-            obs=self.obs if "obs" in leave else torch.where(alive[..., None], self.obs, zero),
-            state=self.state if "state" in leave else torch.where(valid[..., None], self.state, zero),
+            obs=self.obs if "obs" in skip else torch.where(alive[..., None], self.obs, zero),
+            state=self.state if "state" in skip else torch.where(valid[..., None], self.state, zero),
             avail_actions=torch.where(alive[..., None], self.avail_actions, no_op),
             agent_mask=alive,
             actions=torch.where(acting, self.actions, NO_OP),
@@ -339,8 +339,8 @@ class TrajectoryBatch:
             truncated=self.truncated & self.filled,
             agent_reward=None if self.agent_reward is None else torch.where(acting, self.agent_reward, zero),
         )
-        clean.host = None if self.host is None else self.host.sanitized()
-        return clean
+        masked.host = None if self.host is None else self.host.mask_invalid()
+        return masked
 
 
 @dataclass(frozen=True)

@@ -68,16 +68,16 @@ class Agent(nn.Module):
         """
         raise NotImplementedError
 
-    def unroll_packed_beside(
-        self, fixed: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
+    def unroll_packed_online_and_target(
+        self, target: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
     ) -> tuple[Tensor, Tensor]:
-        """``unroll_packed`` of this agent and, without a gradient, of ``fixed``, one like it with weights of its own.
+        """``unroll_packed`` of this agent and, without a gradient, of ``target``, one like it with weights of its own.
 
         To be overridden where both together are faster than one after the other.
         """
         features = self.unroll_packed(inputs, state, packing)
         with torch.no_grad():
-            return features, fixed.unroll_packed(inputs, state, packing)
+            return features, target.unroll_packed(inputs, state, packing)
 
     def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
         """As ``unroll_body``, to ``q [B, T, N, A]``."""

@@ -70,15 +70,15 @@ class FeedForwardAgent(Agent):
     def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
         return self._after_packed(first_layer(self.encode, inputs, rectify=self._rectified_first))
 
-    def unroll_packed_beside(
-        self, fixed: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
+    def unroll_packed_online_and_target(
+        self, target: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
     ) -> tuple[Tensor, Tensor]:
-        if not isinstance(fixed, FeedForwardAgent):
-            return super().unroll_packed_beside(fixed, inputs, state, packing)
-        first, other = first_layer_pair(self.encode, fixed.encode, inputs, rectify=self._rectified_first)
+        if not isinstance(target, FeedForwardAgent):
+            return super().unroll_packed_online_and_target(target, inputs, state, packing)
+        first, other = first_layer_pair(self.encode, target.encode, inputs, rectify=self._rectified_first)
         with torch.no_grad():
-            fixed_features = fixed._after_packed(other)
-        return self._after_packed(first), fixed_features
+            target_features = target._after_packed(other)
+        return self._after_packed(first), target_features
 
     def after_first_layer(self, first: Tensor, state: AgentState, packing: Packing) -> Tensor:
         """The rest of ``unroll_packed``, for an agent that makes ``first [P, C, H]`` in another way; overwrites it."""

@@ -85,9 +85,9 @@ class InputBuilder(nn.Module):
     def packed(self, batch: TrajectoryBatch, packing: Packing) -> PackedInputs:
         """What the input of the cells of ``packing`` is made of; under autocast to be multiplied in its precision."""
         key = ("code", packing.columns, packing.ordered)
-        if key not in batch.memo:
+        if key not in batch.cache:
             first = torch.arange(self.n_agents, device=packing.source.device) * (1 + self.n_actions) + 1  # [N]
-            batch.memo[key] = (batch.last_actions() + first).reshape(-1).index_select(0, packing.source)
+            batch.cache[key] = (batch.last_actions() + first).reshape(-1).index_select(0, packing.source)
         kind = batch.obs.device.type
         obs = batch.obs.reshape(-1, self.obs_dim)
         scaling = None
@@ -97,7 +97,7 @@ class InputBuilder(nn.Module):
             obs=obs if self.use_obs else obs[:, :0],
             source=packing.source,
             columns=packing.columns,
-            code=batch.memo[key],
+            code=batch.cache[key],
             n_actions=self.n_actions,
             use_last_action=self.use_last_action,
             use_agent_id=self.use_agent_id,

@@ -54,36 +54,36 @@ class Policy(nn.Module):
 
         Only values of living agents mean anything.
         """
-        if self.reads_living_only:
-            cells, packing = self._unroll_packed(batch)
-            return packing.scatter(self.values(cells))
+        if self.reads_alive_only:
+            packed, packing = self._unroll_packed(batch)
+            return packing.scatter(self.values(packed))
         return self.values(self.unroll_features(batch))
 
-    def unroll_beside(self, fixed: Policy, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
-        """``unroll`` of this policy and, without a gradient, of ``fixed``, one like it with weights of its own."""
+    def unroll_online_and_target(self, target: Policy, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
+        """``unroll`` of this policy and, without a gradient, of ``target``, one like it with weights of its own."""
         # Each normalises by statistics of its own: a target network takes the online one's after an update.
-        if not self.reads_living_only or self.inputs.moments is not None:
+        if not self.reads_alive_only or self.inputs.moments is not None:
             q = self.unroll(batch)
             with torch.no_grad():
-                return q, fixed.unroll(batch)
+                return q, target.unroll(batch)
         inputs, state, packing = self._packed(batch)
-        cells, fixed_cells = self.agent.unroll_packed_beside(fixed.agent, inputs, state, packing)
+        packed, target_packed = self.agent.unroll_packed_online_and_target(target.agent, inputs, state, packing)
         with torch.no_grad():
-            q_fixed = packing.scatter(fixed.values(fixed_cells))
-        return packing.scatter(self.values(cells)), q_fixed
+            q_target = packing.scatter(target.values(target_packed))
+        return packing.scatter(self.values(packed)), q_target
 
     def unroll_features(self, batch: TrajectoryBatch) -> Tensor:
         """What the agents' heads are given in every row of ``batch``: ``[B, T+1, N, F]``, as for ``unroll``."""
-        if self.reads_living_only:
-            cells, packing = self._unroll_packed(batch)
-            return packing.scatter(cells)
+        if self.reads_alive_only:
+            packed, packing = self._unroll_packed(batch)
+            return packing.scatter(packed)
         state = batch.initial_state or self.initial_state(batch.batch_size)
         inputs = self.inputs(batch.obs, batch.last_actions())
         features, _ = self.agent.unroll_body(inputs, state, batch.agent_mask)
         return features
 
     @property
-    def reads_living_only(self) -> bool:
+    def reads_alive_only(self) -> bool:
         """Whether unrolling looks at no observation but those of living agents, so that others need not be cleaned."""
         return self.agent.columns > 0
 
@@ -97,11 +97,11 @@ class Policy(nn.Module):
         columns = self.agent.columns
         unordered = self.agent.memoryless and columns == 1
         key = "packing", columns, unordered
-        if key not in batch.memo:
+        if key not in batch.cache:
             alive = batch.agent_mask if batch.host is None else batch.host.agent_mask
             packing = Packing.unordered(alive) if unordered else Packing.of(alive, columns)
-            batch.memo[key] = packing.to(batch.agent_mask.device)
-        packing: Packing = batch.memo[key]
+            batch.cache[key] = packing.to(batch.agent_mask.device)
+        packing: Packing = batch.cache[key]
         state = batch.initial_state or self.initial_state(batch.batch_size)
         return self.inputs.packed(batch, packing), state, packing
 

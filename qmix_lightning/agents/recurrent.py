@@ -100,15 +100,15 @@ class RecurrentAgent(Agent):
         """The rest of ``unroll_packed``, for an agent that makes ``first [P, C, H]`` in another way; overwrites it."""
         return self._unroll_memory(torch.relu_(self.encode_norm(first)), state, packing)
 
-    def unroll_packed_beside(
-        self, fixed: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
+    def unroll_packed_online_and_target(
+        self, target: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
     ) -> tuple[Tensor, Tensor]:
-        if not isinstance(fixed, RecurrentAgent):
-            return super().unroll_packed_beside(fixed, inputs, state, packing)
-        first, other = first_layer_pair(self.encode, fixed.encode, inputs, rectify=self._rectified_first)
+        if not isinstance(target, RecurrentAgent):
+            return super().unroll_packed_online_and_target(target, inputs, state, packing)
+        first, other = first_layer_pair(self.encode, target.encode, inputs, rectify=self._rectified_first)
         features = self._unroll_memory(self._encoded(first), state, packing)
         with torch.no_grad():
-            return features, fixed._unroll_memory(fixed._encoded(other), state, packing)
+            return features, target._unroll_memory(target._encoded(other), state, packing)
 
     @property
     def _rectified_first(self) -> bool:

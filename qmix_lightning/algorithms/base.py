@@ -24,7 +24,7 @@ class LossTerms:
         total: sum of the loss over what counts, a scalar with a graph.
         count: how many items were summed, a scalar.
         sums: what to log, each a detached sum over the same items.
-        row_errors: ``[B]``, how wrong each row's values were, for prioritised replay; ``None`` if it means nothing.
+        td_errors: ``[B]``, how wrong each row's values were, for prioritised replay; ``None`` if it means nothing.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class LossTerms:
         total: Tensor,
         count: Tensor,
         sums: dict[str, Tensor] | Callable[[], dict[str, Tensor]] | None = None,
-        row_errors: Tensor | Callable[[], Tensor] | None = None,
+        td_errors: Tensor | Callable[[], Tensor] | None = None,
     ) -> None:
         self.total = total
         self.count = count
         self._sums = {} if sums is None else sums
-        self._row_errors = row_errors
+        self._td_errors = td_errors
 
     @property
     def sums(self) -> dict[str, Tensor]:
@@ -48,12 +48,12 @@ class LossTerms:
         return self._sums
 
     @property
-    def row_errors(self) -> Tensor | None:
+    def td_errors(self) -> Tensor | None:
         """How wrong each row's values were."""
-        if callable(self._row_errors):
+        if callable(self._td_errors):
             with torch.no_grad():
-                self._row_errors = self._row_errors()
-        return self._row_errors
+                self._td_errors = self._td_errors()
+        return self._td_errors
 
 
 class Learner(nn.Module):

@@ -118,7 +118,7 @@ class COMA(ValueLearner):
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, actions: Tensor, probabilities: Tensor) -> Tensor:
-        """``y [B, T, N]`` for a sanitised batch.
+        """``y [B, T, N]`` for a masked batch.
 
         Args:
             batch: ``[B, T]`` steps.
@@ -140,7 +140,7 @@ class COMA(ValueLearner):
         """
         if not {"epsilon", "draws"} <= batch.extras.keys():
             raise ValueError("COMA needs the epsilon and the draws of an on-policy round: use replay=on_policy")
-        batch = batch.sanitized()
+        batch = batch.mask_invalid()
         before = slice(0, -1)
         logits = self.policy.unroll(batch)  # [B, T+1, N, A]
         log_pi = floored_log_policy(logits, batch.avail_actions, batch.extras["epsilon"][:, None, None])
@@ -178,7 +178,7 @@ def followed_by(batch: TrajectoryBatch, probabilities: Tensor, draws: Tensor) ->
     sample of the policy is right on average.
 
     Args:
-        batch: sanitised; each row's filled steps are its first.
+        batch: masked; each row's filled steps are its first.
         probabilities: ``[B, T+1, N, A]``, zero for illegal actions.
         draws: ``[B, N]`` in [0, 1).
     """

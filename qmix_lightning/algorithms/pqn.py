@@ -70,7 +70,7 @@ class PQN(QLearning):
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """``G [B, T]`` (or ``[B, T, N]``) for a sanitised batch; ``q_online [B, T+1, N, A]``."""
+        """``G [B, T]`` (or ``[B, T, N]``) for a masked batch; ``q_online [B, T+1, N, A]``."""
         after = slice(1, None)
         q = q_online.detach()[:, after]
         greedy = greedy_actions(q, batch.avail_actions[:, after])  # [B, T, N]

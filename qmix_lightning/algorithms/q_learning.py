@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
-from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, row_errors
+from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, td_errors
 from qmix_lightning.mixers.base import MixerCall
 from qmix_lightning.types import TrajectoryBatch
 
@@ -33,7 +33,7 @@ class QLearning(ValueLearner):
         self.policy = policy
         self.mixer = mixer
         self.mix = MixerCall(mixer)
-        obs_too = policy.reads_living_only and "obs" not in self.mix.wants
+        obs_too = policy.reads_alive_only and "obs" not in self.mix.wants
         self._read_where_meaningful = ("state", "obs") if obs_too else ("state",)
         self.target_policy = copy.deepcopy(policy).requires_grad_(False)
         self.target_mixer = copy.deepcopy(mixer).requires_grad_(False)
@@ -43,13 +43,13 @@ class QLearning(ValueLearner):
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """``y [B, T]`` (or ``[B, T, N]``) for a sanitised batch; ``q_online [B, T+1, N, A]``.
+        """``y [B, T]`` (or ``[B, T, N]``) for a masked batch; ``q_online [B, T+1, N, A]``.
 
         The target mixer gets the next state. Double Q-learning (van Hasselt et al. 2016, eq. 4) selects the greedy
         action with the online network and values it with the target network.
         """
         after = slice(1, None)
-        q_target = batch.memo.pop("target values", None)  # [B, T+1, N, A]
+        q_target = batch.cache.pop("target values", None)  # [B, T+1, N, A]
         if q_target is None:
             q_target = self.target_policy.unroll(batch)
         q_target = q_target[:, after]  # [B, T, N, A]
@@ -67,14 +67,14 @@ class QLearning(ValueLearner):
         are faster."""
         # A policy with an unroll of its own is unrolled by that, and by nothing else.
         plain = all(type(p).unroll is Policy.unroll for p in (self.policy, self.target_policy))
-        if not (plain and self.policy.reads_living_only):
+        if not (plain and self.policy.reads_alive_only):
             return self.policy.unroll(batch)
-        q, batch.memo["target values"] = self.policy.unroll_beside(self.target_policy, batch)
+        q, batch.cache["target values"] = self.policy.unroll_online_and_target(self.target_policy, batch)
         return q
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """Squared TD error over filled steps (and, without a mixer, living agents)."""
-        batch = batch.sanitized(leave=self._read_where_meaningful)
+        batch = batch.mask_invalid(skip=self._read_where_meaningful)
         q = self.unroll(batch)  # [B, T+1, N, A]
         before = slice(0, -1)
         q_mixed = self.mix(self.mixer, q, batch.actions, batch, before)  # [B, T] or [B, T, N]
@@ -94,5 +94,5 @@ class QLearning(ValueLearner):
                 "q_taken": masked_sum(self.unscaled(played), mask),
                 "target": masked_sum(self.unscaled(y), mask),
             },
-            row_errors=lambda: row_errors(error, mask),
+            td_errors=lambda: td_errors(error, mask),
         )

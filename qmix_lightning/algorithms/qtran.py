@@ -30,7 +30,7 @@ from qmix_lightning.action_selection import chosen_values, greedy_actions
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
 from qmix_lightning.algorithms.networks.qtran import CounterfactualValue, JointValue, StateValue, mean_over
-from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, row_errors
+from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, td_errors
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 
@@ -126,7 +126,7 @@ class QTran(ValueLearner):
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """``y [B, T]`` for a sanitised batch; ``q_online [B, T+1, N, A]``."""
+        """``y [B, T]`` for a masked batch; ``q_online [B, T+1, N, A]``."""
         after = slice(1, None)
         features = self.target_policy.unroll_features(batch)[:, after]  # [B, T, N, F]
         selecting = q_online.detach()[:, after] if self.settings.double_q else self.target_policy.values(features)
@@ -145,7 +145,7 @@ class QTran(ValueLearner):
         """Squared errors of the temporal difference, of both conditions, and the plain first one.
 
         Args:
-            batch: sanitised.
+            batch: masked.
             features: ``[B, T, N, F]``.
             q: the agents' values, ``[B, T, N, A]``.
             greedy: the agents' greedy actions, ``[B, T, N]``.
@@ -159,7 +159,7 @@ class QTran(ValueLearner):
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """``L_td + lambda_opt L_opt + lambda_nopt L_nopt`` over filled steps."""
-        batch = batch.sanitized()
+        batch = batch.mask_invalid()
         unrolled = self.policy.unroll_features(batch)  # [B, T+1, N, F]
         values = self.policy.values(unrolled)  # [B, T+1, N, A]
         before = slice(0, -1)
@@ -184,7 +184,7 @@ class QTran(ValueLearner):
                 "loss_opt": masked_sum(opt.detach(), mask),
                 "loss_nopt": masked_sum(nopt.detach(), mask),
             },
-            row_errors=row_errors(error, mask),
+            td_errors=td_errors(error, mask),
         )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["goes_on", "lambda_returns", "n_step_returns", "one_step_targets"]
+__all__ = ["continuation_mask", "lambda_returns", "n_step_returns", "one_step_targets"]
 
 
 def one_step_targets(reward: Tensor, terminated: Tensor, value_tp1: Tensor, gamma: float) -> Tensor:
@@ -38,7 +38,7 @@ def one_step_targets(reward: Tensor, terminated: Tensor, value_tp1: Tensor, gamm
     return reward + gamma * torch.where(terminated, torch.zeros_like(value_tp1), value_tp1)
 
 
-def goes_on(filled: Tensor, terminated: Tensor, truncated: Tensor) -> Tensor:
+def continuation_mask(filled: Tensor, terminated: Tensor, truncated: Tensor) -> Tensor:
     """``[B, T]`` bool: step ``t + 1`` of the row exists and belongs to the same stretch (``c_t`` of the module).
 
     Args:
@@ -58,7 +58,7 @@ def n_step_returns(
     Args:
         reward: ``[B, T]``.
         terminated: ``[B, T]`` bool.
-        continues: ``[B, T]`` bool, from :func:`goes_on`.
+        continues: ``[B, T]`` bool, from :func:`continuation_mask`.
         value_tp1: ``[B, T]`` or ``[B, T, N]``.
         gamma: discount.
         n: steps, at least 1.
@@ -89,7 +89,7 @@ def lambda_returns(
     Args:
         reward: ``[B, T]``.
         terminated: ``[B, T]`` bool.
-        continues: ``[B, T]`` bool, from :func:`goes_on`.
+        continues: ``[B, T]`` bool, from :func:`continuation_mask`.
         value_tp1: ``[B, T]`` or ``[B, T, N]``.
         gamma: discount.
         lambda_: in [0, 1].

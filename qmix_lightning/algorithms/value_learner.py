@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from qmix_lightning.algorithms.base import Learner
-from qmix_lightning.algorithms.returns import goes_on, lambda_returns, n_step_returns, one_step_targets
+from qmix_lightning.algorithms.returns import continuation_mask, lambda_returns, n_step_returns, one_step_targets
 from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.types import TrajectoryBatch
 
-__all__ = ["ValueLearner", "ValueSettings", "actions_tp1", "row_errors"]
+__all__ = ["ValueLearner", "ValueSettings", "actions_tp1", "td_errors"]
 
 
 _VALUE_HORIZON = 1000
@@ -97,7 +97,7 @@ class ValueLearner(Learner):
     # -- returns -------------------------------------------------------------------------------------------------
 
     def returns(self, batch: TrajectoryBatch, greedy_tp1: Tensor, taken_tp1: Tensor | None = None) -> Tensor:
-        """Targets for a sanitised batch, in the scale that the networks learn.
+        """Targets for a masked batch, in the scale that the networks learn.
 
         Args:
             batch: ``[B, T]`` steps.
@@ -108,7 +108,7 @@ class ValueLearner(Learner):
         """
         settings = self.settings
         reward = self._rewards(batch)
-        continues = goes_on(batch.filled, batch.terminated, batch.truncated)
+        continues = continuation_mask(batch.filled, batch.terminated, batch.truncated)
         value_tp1 = greedy_tp1
         if settings.returns == "td_lambda":
             if taken_tp1 is None:
@@ -152,7 +152,7 @@ class ValueLearner(Learner):
             # Of what was played, never of targets: those are made in this scale, and would raise it without bound as
             # long as the networks' first values are large.
             nothing = torch.zeros_like(batch.reward)
-            continues = goes_on(batch.filled, batch.terminated, batch.truncated)
+            continues = continuation_mask(batch.filled, batch.terminated, batch.truncated)
             played = lambda_returns(
                 self._rewards(batch), batch.terminated, continues, nothing, self.settings.gamma, lambda_=1.0
             )
@@ -197,7 +197,7 @@ def actions_tp1(batch: TrajectoryBatch) -> Tensor:
 
 
 @torch.no_grad()
-def row_errors(error: Tensor, mask: Tensor, eta: float = 0.9) -> Tensor:
+def td_errors(error: Tensor, mask: Tensor, eta: float = 0.9) -> Tensor:
     """``[B]``: ``eta max_t |delta| + (1 - eta) mean_t |delta|`` over what counts (Kapturowski et al. 2019, sec. 2.3).
 
     Args:

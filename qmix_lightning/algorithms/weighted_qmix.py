@@ -23,7 +23,7 @@ from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
 from qmix_lightning.algorithms.networks.weighted_qmix import CentralMixer
-from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, row_errors
+from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings, actions_tp1, td_errors
 from qmix_lightning.mixers.base import MixerCall
 from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
@@ -114,7 +114,7 @@ class WeightedQMIX(ValueLearner):
         """``w [B, T]``, without a gradient.
 
         Args:
-            batch: sanitised.
+            batch: masked.
             q: values of the acting agents, ``[B, T, N, A]``.
             q_tot: of the actions taken, ``[B, T]``.
             q_central: values of the agents of ``Q*``, ``[B, T, N, A]``.
@@ -134,7 +134,7 @@ class WeightedQMIX(ValueLearner):
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """``y [B, T]`` for a sanitised batch; ``q_online [B, T+1, N, A]`` of the acting network."""
+        """``y [B, T]`` for a masked batch; ``q_online [B, T+1, N, A]`` of the acting network."""
         after = slice(1, None)
         selecting = q_online.detach() if self.target_policy is None else self.target_policy.unroll(batch)
         greedy = greedy_actions(selecting[:, after], batch.avail_actions[:, after])  # [B, T, N]
@@ -148,7 +148,7 @@ class WeightedQMIX(ValueLearner):
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """Weighted squared errors of ``Q_tot`` and plain ones of ``Q*``, over filled steps."""
-        batch = batch.sanitized()
+        batch = batch.mask_invalid()
         before = slice(0, -1)
         q = self.policy.unroll(batch)  # [B, T+1, N, A]
         q_central = self.central_policy.unroll(batch)[:, before]  # [B, T, N, A]
@@ -174,7 +174,7 @@ class WeightedQMIX(ValueLearner):
                 "target": masked_sum(self.unscaled(y), mask),
                 "weight": masked_sum(weights, mask),
             },
-            row_errors=row_errors(error, mask),
+            td_errors=td_errors(error, mask),
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
+from qmix_lightning.checkpoint.compatibility import upgrade_checkpoint
 from qmix_lightning.errors import CheckpointError, RunError
 
 __all__ = [
@@ -119,7 +120,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     missing = [key for key in ("state_dict", "config", "spec", "env_steps", "global_step") if key not in payload]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was not written by a whole run")
-    return payload
+    return upgrade_checkpoint(payload)
 
 
 def remove_leftovers(run_dir: str | Path) -> None:

@@ -42,20 +42,20 @@ def find_last(run_dir: str | Path) -> Path:
     return max(candidates)[2]
 
 
-_WHOLE = ("algorithm", "experiment")
+MULTI_SECTION_GROUPS = ("algorithm", "experiment")
 """Choices that set keys of other groups too: typed on resume, they bring the whole command."""
 
 
 _COMPONENTS = ("env", "mixer", "agent", "replay", "rollout", "exploration", "optimizer")
 
 
-_OUTSIDE = ("logger", "callbacks")
+_REPORTING_GROUPS = ("logger", "callbacks")
 
 
 def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:
     """The checkpoint's configuration with what was typed on top: a choice brings its section, a recipe everything."""
     names = [o.lstrip("+~").partition("=")[0] for o in typed]
-    if any(name in _WHOLE for name in names):
+    if any(name in MULTI_SECTION_GROUPS for name in names):
         merged = dict(tree)
     else:
         composed = flatten(tree)
@@ -63,10 +63,10 @@ def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], r
         for name in [*names, "ckpt_path"]:
             for key in (k for k in composed if k == name or k.startswith(f"{name}.")):
                 _set(merged, key, composed[key])
-            if name in (*_COMPONENTS, *_OUTSIDE, "trainer"):
+            if name in (*_COMPONENTS, *_REPORTING_GROUPS, "trainer"):
                 merged[name] = tree[name]
         if any(name in _COMPONENTS for name in names):  # what runs beside the training is the command's, as ever
-            merged |= {name: tree[name] for name in _OUTSIDE}
+            merged |= {name: tree[name] for name in _REPORTING_GROUPS}
     for key, value in flatten({group: merged[group] for group in ("logger", "callbacks")}).items():
         if value is not None and value in (saved["run_dir"], tree["run_dir"]):
             merged = _copy(merged)

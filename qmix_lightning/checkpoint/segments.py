@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from qmix_lightning.checkpoint.compatibility import upgrade_segment
 from qmix_lightning.checkpoint.files import fsync_folder, load_plain, read_checkpoint, save_durably
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.replay.episode_replay import EpisodeReplay
@@ -125,7 +126,7 @@ class SegmentStore:
             path = _segment_path(self.source, segment["name"])
             if not path.is_file() or _sha256(path) != segment["sha256"]:
                 raise CheckpointError(f"the replay segment {path} is missing or does not match its checksum")
-            replay.restore(segment["first_id"], load_plain(path), segment["oldest_id"])
+            replay.restore(segment["first_id"], upgrade_segment(load_plain(path)), segment["oldest_id"])
         if self.source == self.folder:
             self._segments = [{k: v for k, v in s.items() if k != "oldest_id"} for s in segments]
 

@@ -28,7 +28,7 @@ __all__ = ["SIZES", "Entry", "catalogue"]
 SIZES = ("agents", "actions", "observation", "state", "limit")
 _SIZES_LINE = re.compile(r"Sizes: (\d+) agents, (\d+) actions, observation (\d+), state (\d+), limit (\d+|none)\.?\s*")
 _NEEDS_LINE = re.compile(r"Needs: ([\w.]+) \((.+)\)\.?\s*")
-_OURS = "qmix-lightning"
+_DISTRIBUTION = "qmix-lightning"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _header(text: str) -> tuple[str, tuple[int | None, ...] | None, tuple[str, s
 def _origin(point: EntryPoint | None, family: str) -> str:
     if family in ENVIRONMENTS.registered() or point is None:
         return "registered"
-    if point.dist is None or canonicalize_name(point.dist.name) == _OURS:
+    if point.dist is None or canonicalize_name(point.dist.name) == _DISTRIBUTION:
         return "built-in"
     return f"{point.dist.name} {point.dist.version}"
 

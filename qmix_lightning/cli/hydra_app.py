@@ -22,6 +22,7 @@ from qmix_lightning.cli.overrides import (
     register_plugin_names,
     with_typed_algorithms_mixer,
 )
+from qmix_lightning.config.aliases import rename_settings
 from qmix_lightning.errors import ConfigurationError, QMixLightningError
 from qmix_lightning.runtime.text import shown_path
 
@@ -103,7 +104,8 @@ def run_under_hydra(config_name: str, task: Task) -> None:
             assert isinstance(tree, dict)
             if config_name == "train":
                 tree = with_typed_algorithms_mixer({str(k): v for k, v in tree.items()}, explicit_overrides())
-            task({str(k): v for k, v in tree.items()}, folder, explicit_overrides())
+            typed = {override.lstrip("+~").partition("=")[0] for override in explicit_overrides()}
+            task(rename_settings({str(k): v for k, v in tree.items()}, typed), folder, explicit_overrides())
         except Exception as error:
             if not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher"):
                 raise  # the job runs in another process

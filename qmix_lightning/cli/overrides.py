@@ -8,6 +8,7 @@ import time
 from importlib import resources
 from typing import Any, NoReturn
 
+from qmix_lightning.config.aliases import rename_override
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
@@ -52,6 +53,7 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
     a sweep's jobs are named by what is swept.
     """
     flags, typed = _split(arguments)
+    typed = [rename_override(a) for a in typed]
     sweep = any(flag in ("-m", "--multirun") for flag in flags)
     rest = [f"++{a}" if _FREE_FORM[config_name].match(a) else a for a in typed]
     if config_name == "train" and not any(a.startswith("run_dir=") for a in rest):

@@ -1,4 +1,4 @@
-"""``qmix-envs``: which environments there are, what they are like, whether they keep their promises, and a new one.
+"""``qmix-envs``: which environments there are, what they are like, whether they keep their checks, and a new one.
 
 Imports torch only to open an environment.
 """
@@ -27,13 +27,13 @@ qmix-envs: the environments that env= accepts.
 
   qmix-envs                          the table of environments; --sizes opens each that can run here
   qmix-envs show NAME [OVERRIDES]    sizes and settings of one, e.g. qmix-envs show mpe scenario=simple_tag
-  qmix-envs check NAME [OVERRIDES]   play it at random and tell which of its promises are broken
+  qmix-envs check NAME [OVERRIDES]   play it at random and tell which of its checks are broken
   qmix-envs new NAME [--path .]      write a plugin package with an environment that works and passes the check
 
 NAME is one of the table, or the address of your own: package.module:factory. OVERRIDES are its settings as qmix-train
 has them, with or without env. in front: scenario=simple_tag kwargs.max_cycles=50.
 
-Status: 0 done, 1 a promise is broken, 2 something asked for does not exist or fit.
+Status: 0 done, 1 a check is broken, 2 something asked for does not exist or fit.
 """
 
 
@@ -106,7 +106,7 @@ def _list(arguments: list[str]) -> None:
 
 def _sizes_of(name: str) -> tuple[int | None, ...] | None:
     try:
-        spec = _open_spec(compose_env(name, []))
+        spec = _spec_of(compose_env(name, []))
     except QMixLightningError:
         return None
     except Exception as error:
@@ -176,7 +176,7 @@ def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> di
     return {str(key): value for key, value in section.items()}
 
 
-def _open_spec(section: dict[str, Any]) -> Any:
+def _spec_of(section: dict[str, Any]) -> Any:
     import torch
 
     from qmix_lightning.vector.env_section import parse_env_section
@@ -184,11 +184,11 @@ def _open_spec(section: dict[str, Any]) -> Any:
 
     torch.set_num_threads(1)
     env = parse_env_section(section)
-    opened = make_vector_env(env.factory, env.settings, num_envs=1, name=env.name, **env.adapter)
+    created = make_vector_env(env.factory, env.settings, num_envs=1, name=env.name, **env.adapter)
     try:
-        return opened.spec
+        return created.spec
     finally:
-        opened.close()
+        created.close()
 
 
 # show --------------------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def _show(arguments: list[str]) -> None:
     section = compose_env(options.name, options.overrides, complete=False)
     where = f"no: {entry.install}" if entry and entry.install else "yes"
     try:
-        rows += _describe(_open_spec(compose_env(options.name, options.overrides)))
+        rows += _describe(_spec_of(compose_env(options.name, options.overrides)))
     except MissingMandatoryValue as error:
         where = f"yes, once {error.full_key} has a value" if where == "yes" else where
     except MissingDependencyError as error:
@@ -323,7 +323,7 @@ def _described_arguments(text: str) -> dict[str, str]:
 
 
 def _check(arguments: list[str]) -> None:
-    parser = _Parser("check", "Play an environment at random and tell which of its promises are broken.")
+    parser = _Parser("check", "Play an environment at random and tell which of its checks are broken.")
     parser.add_argument("--steps", type=int, default=400, help="joint steps of a play at most (400)")
     parser.add_argument("--seed", type=int, default=0, help="decides episodes and actions (0)")
     options = _parse_with_overrides(parser, arguments)
@@ -339,14 +339,14 @@ def _check(arguments: list[str]) -> None:
 
     torch.set_num_threads(1)
     env = parse_env_section(section)
-    findings = check_factory(
+    results = check_factory(
         env.factory, env.settings, name=options.name, steps=options.steps, seed=options.seed, **env.adapter
     )
-    print(f"{options.name}\n{report(findings)}")
-    kept = sum(finding.status == "ok" for finding in findings)
-    broken = len({finding.promise for finding in failures(findings)})
-    unseen = sum(finding.status == "unseen" for finding in findings)
-    print(f"{kept} promises kept, {broken} broken, {unseen} not put to the test")
+    print(f"{options.name}\n{report(results)}")
+    kept = sum(result.status == "ok" for result in results)
+    broken = len({result.check for result in failures(results)})
+    unseen = sum(result.status == "unseen" for result in results)
+    print(f"{kept} checks kept, {broken} broken, {unseen} not put to the test")
     if broken:
         raise SystemExit(1)
 

@@ -70,15 +70,15 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
 
     from qmix_lightning.checkpoint.files import read_checkpoint
     from qmix_lightning.components import build_policy, env_maker, policy_class
-    from qmix_lightning.config.resume import complete_config
+    from qmix_lightning.config.resume import fill_missing_defaults
     from qmix_lightning.config.run_config import validate
-    from qmix_lightning.rollout.actor import Actor
     from qmix_lightning.rollout.evaluation import evaluate_episodes
+    from qmix_lightning.rollout.rollout_policy import RolloutPolicy
     from qmix_lightning.training.metrics import MeanWithInterval
     from qmix_lightning.training.summary import versions
 
     payload = read_checkpoint(ckpt_path)
-    config = validate(complete_config(payload["config"], ckpt_path))
+    config = validate(fill_missing_defaults(payload["config"], ckpt_path))
     torch.set_num_threads(config.num_threads or 1)
     section = _env_section(config.env, env, ckpt_path)
     environment = env_maker(section, evaluation=True)(min(num_envs, episodes))
@@ -95,8 +95,8 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
                 f"{ckpt_path} does not fit its own configuration: {str(error).splitlines()[-1]}"
             ) from None
         used_seed = config.seed if seed is None else seed
-        actor = Actor(policy, environment.num_envs, environment.device)
-        stats = evaluate_episodes(environment, actor, list(range(episodes)), seed=used_seed)
+        rollout_policy = RolloutPolicy(policy, environment.num_envs, environment.device)
+        stats = evaluate_episodes(environment, rollout_policy, list(range(episodes)), seed=used_seed)
     finally:
         environment.close()
     result: dict[str, Any] = {

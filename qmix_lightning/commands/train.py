@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.hydra_app import RANK_CONFIG, run_command
-from qmix_lightning.config.resume import check_resumable, complete_config, imported
+from qmix_lightning.config.resume import check_resumable, fill_missing_defaults, imported
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunInterrupted
-from qmix_lightning.runtime.resources import available_cores, choose_pipelining, choose_threads
+from qmix_lightning.runtime.resources import available_cores, choose_asynchronous, choose_threads
 from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
     saved: dict[str, Any] | None = None
     if config.ckpt_path is not None:
         from qmix_lightning.checkpoint.files import read_checkpoint
-        from qmix_lightning.checkpoint.resume import _WHOLE, find_last, merge_saved
+        from qmix_lightning.checkpoint.resume import MULTI_SECTION_GROUPS, find_last, merge_saved
         from qmix_lightning.checkpoint.segments import folder_of_segments, verify_segments
 
         resume_from = find_last(run_dir) if config.ckpt_path == "last" else Path(config.ckpt_path)
         saved = read_checkpoint(resume_from)
         if "loops" not in saved:
             raise CheckpointError(f"{resume_from} holds networks only, for qmix-eval; resume from a last.ckpt")
-        saved["config"] = complete_config(saved["config"], resume_from)
+        saved["config"] = fill_missing_defaults(saved["config"], resume_from)
         source = folder_of_segments(saved, resume_from)
         verify_segments(saved, source)
         if overrides is not None:
@@ -74,7 +74,7 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
         try:
             check_resumable(saved["config"], config.to_dict(), resume_from)
         except ConfigurationError as error:
-            whole = [o for o in overrides or () if o.partition("=")[0].lstrip("+~") in _WHOLE]
+            whole = [o for o in overrides or () if o.partition("=")[0].lstrip("+~") in MULTI_SECTION_GROUPS]
             if not whole:
                 raise
             hint = f"{whole[0]} sets more than its own section: leave it out, or type the whole command"
@@ -114,12 +114,12 @@ def _run(
     try:
         if saved is not None and resume_from is not None:
             check_same_shape(run.module.extra_checkpoint, saved, resume_from)
-        run.data.pipelined = _pipelined(run, config, saved)
+        run.data.asynchronous = _asynchronous(run, config, saved)
         torch.set_num_threads(_threads(run, config, saved))
         set_matmul_precision(config.matmul_precision)
         first = run.trainer.global_rank == 0
         if first:
-            print(*filter(None, [run.replay_size, run.replay_place.line]), sep="\n", flush=True)
+            print(*filter(None, [run.replay_size, run.replay_device.line]), sep="\n", flush=True)
         fresh = not run_dir.exists() or not any(run_dir.iterdir())
         if first:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -132,15 +132,15 @@ def _run(
         _leave_process_group()
 
 
-def _pipelined(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> bool:
+def _asynchronous(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> bool:
     """Whether rounds are collected ahead; a run that is resumed goes on as it began, since its data depend on it."""
     rollout = config.rollout
-    if rollout.pipelined != "auto":
-        pipelined, reason = rollout.pipelined, "rollout.pipelined"
+    if rollout.asynchronous != "auto":
+        asynchronous, reason = rollout.asynchronous, "rollout.asynchronous"
     elif saved is not None:
-        pipelined, reason = saved["ReplayDataModule"].get("pipelined", False), "as the run began"
+        asynchronous, reason = saved["ReplayDataModule"].get("asynchronous", False), "as the run began"
     else:
-        pipelined, reason = choose_pipelining(
+        asynchronous, reason = choose_asynchronous(
             available_cores(),
             ranks=run.trainer.num_devices,
             on_policy=config.replay.kind == "on_policy",
@@ -149,9 +149,9 @@ def _pipelined(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> boo
             workers=_workers(config),
         )
     if run.trainer.global_rank == 0:
-        what = "while an update runs, by the policy from before it" if pipelined else "between updates"
+        what = "while an update runs, by the policy from before it" if asynchronous else "between updates"
         print(f"collecting: {what} ({reason})", flush=True)
-    return pipelined
+    return asynchronous
 
 
 def _workers(config: RunConfig) -> int:
@@ -163,14 +163,14 @@ def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
     """Intra-op threads; those that a run was begun with stay, since sums depend on them."""
     cores = available_cores()
     workers = _workers(config)
-    pipelined = run.data.pipelined
+    asynchronous = run.data.asynchronous
     if config.num_threads is not None:
         threads, reason = config.num_threads, "num_threads"
     elif saved is not None and "num_threads" in saved:
         threads, reason = saved["num_threads"], "as the run began"
     else:
-        threads = choose_threads(cores, ranks=run.trainer.num_devices, workers=workers, pipelined=pipelined)
-        busy = [f"{workers} worker processes"] * bool(workers) + ["collecting meanwhile"] * pipelined
+        threads = choose_threads(cores, ranks=run.trainer.num_devices, workers=workers, asynchronous=asynchronous)
+        busy = [f"{workers} worker processes"] * bool(workers) + ["collecting meanwhile"] * asynchronous
         reason = ", ".join([f"{cores} cores", *busy])
     run.module.extra_checkpoint["num_threads"] = threads
     if run.trainer.global_rank == 0:

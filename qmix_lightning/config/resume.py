@@ -12,7 +12,7 @@ from qmix_lightning.config.schema import typed
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import ConfigurationError
 
-__all__ = ["check_resumable", "complete_config", "imported", "missing_settings"]
+__all__ = ["check_resumable", "fill_missing_defaults", "imported", "missing_settings"]
 
 
 _MAY_CHANGE = (
@@ -90,10 +90,10 @@ def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any)
 _GROUPS = ("mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer")
 
 
-_NEVER = ("run_dir", "ckpt_path")
+_RESERVED_KEYS = ("run_dir", "ckpt_path")
 
 
-def complete_config(saved: Mapping[str, Any], path: Any) -> dict[str, Any]:
+def fill_missing_defaults(saved: Mapping[str, Any], path: Any) -> dict[str, Any]:
     """The configuration of a checkpoint with the settings that it lacks; one line on stderr says which.
 
     Args:
@@ -114,7 +114,9 @@ def missing_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of what ``saved`` lacks, nested as it is."""
     top = {key: value for key, value in _read("train").items() if not isinstance(value, dict | list)}
     missing: dict[str, Any] = {
-        key: value for key, value in top.items() if key not in saved and key not in _NEVER and not _refers(value)
+        key: value
+        for key, value in top.items()
+        if key not in saved and key not in _RESERVED_KEYS and not _refers(value)
     }
     for group in _GROUPS:
         section = saved.get(group)

@@ -59,10 +59,10 @@ class RolloutConfig:
     update_every: int
     update_unit: Literal["episodes", "env_steps"]
     updates: int
-    pipelined: bool | Literal["auto"]
-    collector: Literal["here", "process"]
+    asynchronous: bool | Literal["auto"]
+    collector: Literal["inline", "process"]
     policy_device: Literal["env", "device"]
-    capture: Literal["auto", "off"]
+    cuda_graph: Literal["auto", "off"]
     on_resume: Literal["replay", "restart"]
     backend: Literal["sync", "process"]
     num_workers: int
@@ -167,7 +167,7 @@ def _check_kwargs(env: Mapping[str, Any]) -> None:
         raise ConfigurationError(f"env.kwargs must be a mapping {{key: value}}, not {typed(env['kwargs'])}")
 
 
-_OURS = {
+_RESERVED_TRAINER_KEYS = {
     "callbacks": "callbacks.<name>._target_=...",
     "logger": "logger.<name>._target_=...",
     "default_root_dir": "run_dir=...",
@@ -219,7 +219,7 @@ def _check_values(config: RunConfig) -> None:
             "rollout.collector=process acts on the CPU, in a process of its own: rollout.policy_device must be env"
         )
     _check_kwargs(config.env)
-    for name, instead in _OURS.items():
+    for name, instead in _RESERVED_TRAINER_KEYS.items():
         if name in config.trainer:
             raise ConfigurationError(f"trainer.{name} is set by this package: use {instead}")
     if config.trainer.get("enable_checkpointing") is False or config.trainer.get("barebones"):
@@ -255,7 +255,7 @@ def _check_rounds(config: RunConfig) -> None:
             f"a round of {replay.capacity} episodes (replay.capacity) leaves some of {rollout.num_envs} environments "
             "(rollout.num_envs) without one"
         )
-    if rollout.pipelined is True:
+    if rollout.asynchronous is True:
         raise ConfigurationError(
-            "replay=on_policy learns from what the present policy did: rollout.pipelined must be false or auto"
+            "replay=on_policy learns from what the present policy did: rollout.asynchronous must be false or auto"
         )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from qmix_lightning.env_checker.episodes import Episode, Row
-from qmix_lightning.env_checker.report import Ledger
+from qmix_lightning.env_checker.episodes import RandomEpisode, Snapshot
+from qmix_lightning.env_checker.report import CheckReport
 
-__all__ = ["check_last_observations"]
+__all__ = ["detect_auto_reset"]
 
 
-def check_last_observations(episodes: list[Episode], ledger: Ledger) -> None:
+def detect_auto_reset(episodes: list[RandomEpisode], check_report: CheckReport) -> None:
     """Record a failure if the last rows look like first ones."""
     # One step says nothing, and neither does an environment that always looks the same.
     telling = [e for e in episodes if e.ended and any(not _alike(row, e.rows[0], e) for row in e.rows[1:-1])]
@@ -22,8 +22,8 @@ def check_last_observations(episodes: list[Episode], ledger: Ledger) -> None:
     for suspects, judge in ((telling, _starts_anew), (telling, _shows_the_next), (cut, _looks_fresh), (cut, _jumps)):
         if len(suspects) >= 2 and (reason := judge(suspects, episodes)):
             e = suspects[0]
-            ledger.fail(
-                "last observation",
+            check_report.fail(
+                "auto-reset",
                 "reset",
                 f"step {len(e.steps)}, slot {e.slot} (seed {e.seed}): {reason} in all {len(suspects)} episodes looked "
                 "at; step must return the true successor and never reset",
@@ -31,19 +31,19 @@ def check_last_observations(episodes: list[Episode], ledger: Ledger) -> None:
             return
 
 
-def _alike(one: Row, other: Row, e: Episode) -> bool:
+def _alike(one: Snapshot, other: Snapshot, e: RandomEpisode) -> bool:
     """Whether two rows show the same, in the state and to those who saw the end of ``e``."""
     seen = np.flatnonzero(e.rows[-1].mask)
     return one.digest[1] == other.digest[1] and all(one.agents[i] == other.agents[i] for i in seen)
 
 
-def _starts_anew(ended: list[Episode], episodes: list[Episode]) -> str | None:
+def _starts_anew(ended: list[RandomEpisode], episodes: list[RandomEpisode]) -> str | None:
     if all(_alike(e.rows[-1], e.rows[0], e) for e in ended):
         return "the last observation is the episode's first one again"
     return None
 
 
-def _shows_the_next(ended: list[Episode], episodes: list[Episode]) -> str | None:
+def _shows_the_next(ended: list[RandomEpisode], episodes: list[RandomEpisode]) -> str | None:
     followed = []
     for e in ended:
         later = [other for other in episodes[episodes.index(e) + 1 :] if other.slot == e.slot]
@@ -54,12 +54,12 @@ def _shows_the_next(ended: list[Episode], episodes: list[Episode]) -> str | None
     return None
 
 
-def _values(e: Episode) -> np.ndarray:
+def _values(e: RandomEpisode) -> np.ndarray:
     """``[T+1, F]``: observation and state of every row."""
     return np.stack([np.concatenate([row.obs, row.state]) for row in e.rows])
 
 
-def _looks_fresh(cut: list[Episode], episodes: list[Episode]) -> str | None:
+def _looks_fresh(cut: list[RandomEpisode], episodes: list[RandomEpisode]) -> str | None:
     """Values that every episode starts with and none shows later (a clock, a speed of zero) are back at the end."""
     first = np.stack([np.concatenate([e.rows[0].obs, e.rows[0].state]) for e in episodes])
     fresh = first[0]
@@ -71,7 +71,7 @@ def _looks_fresh(cut: list[Episode], episodes: list[Episode]) -> str | None:
     return None
 
 
-def _jumps(cut: list[Episode], episodes: list[Episode]) -> str | None:
+def _jumps(cut: list[RandomEpisode], episodes: list[RandomEpisode]) -> str | None:
     """A time limit changes nothing in the world, so the last step should be like the ones before it."""
     if len(cut) < 3 or min(len(e.steps) for e in cut) < 5:
         return None

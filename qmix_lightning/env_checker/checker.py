@@ -1,14 +1,14 @@
-"""The conformance kit: plays random legal episodes and tells which promises of an environment are broken, and where.
+"""The conformance kit: plays random legal episodes and tells which checks of an environment are broken, and where.
 
 For a plugin's own tests::
 
     from qmix_lightning import environment
     from qmix_lightning.env_checker import check_factory, failures, report
 
-    findings = check_factory(environment.load("my_env"))
-    assert not failures(findings), report(findings)
+    results = check_factory(environment.load("my_env"))
+    assert not failures(results), report(results)
 
-``qmix-envs check`` is the same from the command line. The promises are listed in :data:`PROMISES`.
+``qmix-envs check`` is the same from the command line. The checks are listed in :data:`CHECKS`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from qmix_lightning.env_checker.auto_reset import check_last_observations
-from qmix_lightning.env_checker.episodes import Episode, difference
+from qmix_lightning.env_checker.auto_reset import detect_auto_reset
+from qmix_lightning.env_checker.episodes import RandomEpisode, difference
+from qmix_lightning.env_checker.instrumented_env import InstrumentedEnv, Unusable, random_episodes
 from qmix_lightning.env_checker.parallel_env import check_parallel_env
-from qmix_lightning.env_checker.probe import Broken, Probe, play
-from qmix_lightning.env_checker.report import PROMISES, Finding, Ledger, failures, report
+from qmix_lightning.env_checker.report import CHECKS, CheckReport, CheckResult, failures, report
 from qmix_lightning.environment import VectorEnv, is_natively_batched
 from qmix_lightning.errors import QMixLightningError
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime import prng
 from qmix_lightning.vector.factory import make_vector_env
 from qmix_lightning.vector.sync import SyncVectorEnv
 from qmix_lightning.worker.create_env import AdapterMaker
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
-__all__ = ["PROMISES", "Finding", "check_environment", "check_factory", "failures", "report"]
+__all__ = ["CHECKS", "CheckResult", "check_environment", "check_factory", "failures", "report"]
 
 SLOTS = 3
 STEPS = 400
@@ -39,8 +39,8 @@ _ROUNDING = 1e-4
 """Batched arithmetic may round differently in another slot; this much at the first difference, relative."""
 
 
-def check_environment(make: Callable[[int], VectorEnv], *, steps: int = STEPS, seed: int = 0) -> list[Finding]:
-    """Check what every vector environment promises.
+def check_environment(make: Callable[[int], VectorEnv], *, steps: int = STEPS, seed: int = 0) -> list[CheckResult]:
+    """Check what every vector environment checks.
 
     Args:
         make: makes so many environments that step together; called several times.
@@ -48,11 +48,11 @@ def check_environment(make: Callable[[int], VectorEnv], *, steps: int = STEPS, s
         seed: decides the episodes and the actions.
 
     Returns:
-        One finding at least for each promise; see :func:`failures` and :func:`report`.
+        One result at least for each check; see :func:`failures` and :func:`report`.
     """
-    ledger = Ledger()
-    _check_vector_env(make, ledger, steps, seed)
-    return ledger.findings()
+    check_report = CheckReport()
+    _check_vector_env(make, check_report, steps, seed)
+    return check_report.results()
 
 
 def check_factory(
@@ -65,7 +65,7 @@ def check_factory(
     reward_aggregation: str = "sum",
     timeout_is_terminal: bool = False,
     episode_limit: int | None = None,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Check an environment by its factory: all of :func:`check_environment`, what only the bare ``ParallelEnv`` shows,
     and that unknown settings are refused.
 
@@ -80,7 +80,7 @@ def check_factory(
         ConfigurationError: it cannot be opened with these settings at all.
     """
     settings = dict(settings or {})
-    ledger = Ledger()
+    check_report = CheckReport()
 
     def adapters(given: Mapping[str, Any]) -> AdapterMaker:
         return AdapterMaker(factory, given, name, reward_aggregation, timeout_is_terminal, episode_limit)
@@ -107,108 +107,110 @@ def check_factory(
         adapter = adapters(settings)()
         try:
             limit = adapter.spec.episode_limit if episode_limit is None else None
-            check_parallel_env(adapter.env, ledger, steps=steps, seed=seed, limit=limit)
+            check_parallel_env(adapter.env, check_report, steps=steps, seed=seed, limit=limit)
         finally:
-            _close(adapter, ledger)
-    ledger.unseen("accounts", "only a single environment (ParallelEnv) has dicts by agent")
-    _check_vector_env(make, ledger, steps, seed)
-    _check_keywords(make_unknown, settings, ledger)
-    return ledger.findings()
+            _close(adapter, check_report)
+    check_report.unseen("accounts", "only a single environment (ParallelEnv) has dicts by agent")
+    _check_vector_env(make, check_report, steps, seed)
+    _check_keywords(make_unknown, settings, check_report)
+    return check_report.results()
 
 
 # Unknown settings ------------------------------------------------------------------------------------------------
 
 
-def _check_keywords(make: Callable[[Mapping[str, Any]], Any], settings: Mapping[str, Any], ledger: Ledger) -> None:
+def _check_keywords(
+    make: Callable[[Mapping[str, Any]], Any], settings: Mapping[str, Any], check_report: CheckReport
+) -> None:
     misspelt = {"": {**settings, _UNKNOWN: 1}}
     if isinstance(settings.get("kwargs"), Mapping):
         misspelt["kwargs."] = {**settings, "kwargs": {**settings["kwargs"], _UNKNOWN: 1}}
-    ledger.seen("keywords")
+    check_report.seen("keywords")
     for prefix, given in misspelt.items():
         try:
             env = make(given)
         except QMixLightningError:
             continue
-        _close(env, ledger)
-        ledger.fail(
+        _close(env, check_report)
+        check_report.fail(
             "keywords",
             prefix,
             f"the setting '{prefix}{_UNKNOWN}' was taken without a word; a misspelt one would be too",
         )
 
 
-def _close(env: Any, ledger: Ledger) -> None:
+def _close(env: Any, check_report: CheckReport) -> None:
     try:
         env.close()
     except Exception as error:
-        ledger.fail("close", "raised", f"close() raised {type(error).__name__}: {error}")
+        check_report.fail("close", "raised", f"close() raised {type(error).__name__}: {error}")
 
 
 # A vector environment --------------------------------------------------------------------------------------------
 
 
-def _check_vector_env(make: Callable[[int], VectorEnv], ledger: Ledger, steps: int, seed: int) -> None:
+def _check_vector_env(make: Callable[[int], VectorEnv], check_report: CheckReport, steps: int, seed: int) -> None:
     first = make(SLOTS)
     try:
-        probe = Probe(first, SLOTS, ledger, "plays")
-        episodes = play(probe, [_seeds(seed, slot) for slot in range(SLOTS)], steps, until_episodes=3)
-    except Broken:
-        _close_twice(first, ledger)
-        _put_off(ledger, "an episode could not be played")
+        instrumented = InstrumentedEnv(first, SLOTS, check_report, "runs")
+        episodes = random_episodes(instrumented, [_seeds(seed, slot) for slot in range(SLOTS)], steps, until_episodes=3)
+    except Unusable:
+        _close_twice(first, check_report)
+        _put_off(check_report, "an episode could not be played")
         return
-    ledger.seen("plays", "spec", "finite", "masks", "reset")
-    _judge_episodes(first, episodes, ledger)
-    if ledger.failed("spec", "reset"):
-        _close_twice(first, ledger)
-        _put_off(ledger, _AFTER_FAILURES)
+    check_report.seen("runs", "spec", "finite", "masks", "reset")
+    _judge_episodes(first, episodes, check_report)
+    if check_report.failed("spec", "reset"):
+        _close_twice(first, check_report)
+        _put_off(check_report, _AFTER_FAILURES)
         return
     try:
-        _replay(make, first, episodes, ledger, steps, seed)
-    except Broken:
-        _put_off(ledger, _AFTER_FAILURES)
+        _replay(make, first, episodes, check_report, steps, seed)
+    except Unusable:
+        _put_off(check_report, _AFTER_FAILURES)
     finally:
-        _close_twice(first, ledger)
+        _close_twice(first, check_report)
 
 
-def _put_off(ledger: Ledger, why: str) -> None:
-    for promise in PROMISES:
-        ledger.unseen(promise, why)
+def _put_off(check_report: CheckReport, why: str) -> None:
+    for check in CHECKS:
+        check_report.unseen(check, why)
 
 
 def _seeds(seed: int, slot: int) -> Iterator[int]:
     number = 0
     while True:
-        yield int(keys.bounded(keys.mix(seed, slot, number))[0])
+        yield int(prng.to_seed(prng.derive_key(seed, slot, number))[0])
         number += 1
 
 
-def _close_twice(env: VectorEnv, ledger: Ledger) -> None:
-    ledger.seen("close")
+def _close_twice(env: VectorEnv, check_report: CheckReport) -> None:
+    check_report.seen("close")
     for time in ("", "the second "):
         try:
             env.close()
         except Exception as error:
-            ledger.fail("close", "raised", f"{time}close() raised {type(error).__name__}: {error}")
+            check_report.fail("close", "raised", f"{time}close() raised {type(error).__name__}: {error}")
 
 
-def _judge_episodes(env: VectorEnv, episodes: list[Episode], ledger: Ledger) -> None:
+def _judge_episodes(env: VectorEnv, episodes: list[RandomEpisode], check_report: CheckReport) -> None:
     """What shows in the episodes of one play."""
     spec, ended = env.spec, [e for e in episodes if e.ended]
     taken = sum(len(e.steps) for e in episodes)
     if any(not row.mask.all() for e in episodes for row in e.rows[: -1 if e.terminated else None]):
-        ledger.seen("death")
-    ledger.unseen("death", f"no agent died in {taken} steps of random play")
+        check_report.seen("death")
+    check_report.unseen("death", f"no agent died in {taken} steps of random play")
     if ended:
-        ledger.seen("ends", "last observation")
-    for promise in ("ends", "last observation"):
-        ledger.unseen(promise, f"no episode ended in {taken} steps; --steps plays on")
+        check_report.seen("ends", "auto-reset")
+    for check in ("ends", "auto-reset"):
+        check_report.unseen(check, f"no episode ended in {taken} steps; --steps plays on")
     if spec.episode_limit is None:
-        ledger.note("limit", "none is declared; env.episode_limit cuts episodes that never end")
+        check_report.note("limit", "none is declared; env.episode_limit cuts episodes that never end")
     else:
-        ledger.seen("limit")
+        check_report.seen("limit")
         for e in episodes:
             if len(e.steps) > spec.episode_limit:
-                ledger.fail(
+                check_report.fail(
                     "limit",
                     "kept",
                     f"step {spec.episode_limit + 1}, slot {e.slot} (seed {e.seed}): the episode goes on, but "
@@ -216,54 +218,61 @@ def _judge_episodes(env: VectorEnv, episodes: list[Episode], ledger: Ledger) -> 
                 )
         at_limit = [e for e in ended if len(e.steps) == spec.episode_limit]
         if at_limit and all(e.terminated for e in at_limit):
-            ledger.note(
+            check_report.note(
                 "ends",
                 f"every episode that reached the limit of {spec.episode_limit} steps ({len(at_limit)} seen) ended as "
                 "terminated: right only if the limit is part of the task",
             )
-    ledger.unseen("limit", "none is declared")
+    check_report.unseen("limit", "none is declared")
     for e in episodes:
         for t, row in enumerate(e.rows[:-1]):
             if not row.mask.any():
-                ledger.note(
+                check_report.note(
                     "death", f"step {t}, slot {e.slot} (seed {e.seed}): nobody is alive, but the episode goes on"
                 )
     if len({e.seed for e in episodes}) > 1 and len({e.rows[0].digest for e in episodes}) == 1:
-        ledger.note("seeding", f"all {len(episodes)} seeds tried start alike: right for a task without chance")
+        check_report.note("seeding", f"all {len(episodes)} seeds tried start alike: right for a task without chance")
     states = {row.digest[1] for e in episodes for row in e.rows}
     if len(states) == 1 and len({row.digest[0] for e in episodes for row in e.rows}) > 1:
-        ledger.note("state", "the state never changes, though observations do")
-    check_last_observations(episodes, ledger)
+        check_report.note("state", "the state never changes, though observations do")
+    detect_auto_reset(episodes, check_report)
 
 
 def _replay(
-    make: Callable[[int], VectorEnv], first: VectorEnv, episodes: list[Episode], ledger: Ledger, steps: int, seed: int
+    make: Callable[[int], VectorEnv],
+    first: VectorEnv,
+    episodes: list[RandomEpisode],
+    check_report: CheckReport,
+    steps: int,
+    seed: int,
 ) -> None:
     """Play the same seeds again in other circumstances; the episodes must be the same."""
     known = {e.seed: e for e in episodes}
     by_slot = [[e.seed for e in episodes if e.slot == slot] for slot in range(SLOTS)]
     starts = [seeds[0] for seeds in by_slot]
-    other = [int(keys.bounded(keys.mix(seed, slot, 10**6))[0]) for slot in range(SLOTS)]
+    other = [int(prng.to_seed(prng.derive_key(seed, slot, 10**6))[0]) for slot in range(SLOTS)]
 
     # 1. The same slots, in another order. The first instance is closed meanwhile, as one that evaluates would be.
-    with _Opened(make, SLOTS, ledger, "close") as probe:
-        _close_twice(first, ledger)
-        ledger.seen("seeding", "state")
+    with _CreatedEnv(make, SLOTS, check_report, "close") as instrumented:
+        _close_twice(first, check_report)
+        check_report.seen("seeding", "state")
         everyone = [True] * SLOTS
-        before = probe.reset(everyone, starts)
-        probe.reset(everyone, other)
-        again = probe.reset(everyone, starts)
+        before = instrumented.reset(everyone, starts)
+        instrumented.reset(everyone, other)
+        again = instrumented.reset(everyone, starts)
         for slot in range(SLOTS):
-            found = difference(Episode(starts[slot], slot, [before[slot]]), Episode(starts[slot], slot, [again[slot]]))
+            found = difference(
+                RandomEpisode(starts[slot], slot, [before[slot]]), RandomEpisode(starts[slot], slot, [again[slot]])
+            )
             if found:
-                promise = "state" if found.only_state else "seeding"
-                ledger.fail(promise, "start", f"seed {starts[slot]}, slot {slot}: reset twice, {found}")
-        if ledger.failed("seeding", "state"):
-            _put_off(ledger, _AFTER_FAILURES)
+                check = "state" if found.only_state else "seeding"
+                check_report.fail(check, "start", f"seed {starts[slot]}, slot {slot}: reset twice, {found}")
+        if check_report.failed("seeding", "state"):
+            _put_off(check_report, _AFTER_FAILURES)
             return
         same = True
         backwards = [iter(seeds[1::-1]) for seeds in by_slot]
-        for replayed in play(probe, backwards, steps):
+        for replayed in random_episodes(instrumented, backwards, steps):
             original = known[replayed.seed]
             found = difference(original, replayed)
             if found is None:
@@ -272,60 +281,60 @@ def _replay(
             message = f"seed {replayed.seed}, slot {replayed.slot}: played again with the same actions, {found}"
             if found.at_end:
                 text = f"{message}; what comes back at the end is not the successor of the last step"
-                ledger.fail("last observation", "replay", text)
+                check_report.fail("auto-reset", "replay", text)
             elif found.only_state:
-                ledger.fail("state", "replay", message)
-            elif _neighbours_matter(make, ledger, original, by_slot[replayed.slot][:2], steps):
-                ledger.fail("slots", "replay", f"{message}, and without neighbours it is another one again")
+                check_report.fail("state", "replay", message)
+            elif _neighbours_matter(make, check_report, original, by_slot[replayed.slot][:2], steps):
+                check_report.fail("slots", "replay", f"{message}, and without neighbours it is another one again")
             else:
-                ledger.fail("seeding", "replay", message)
+                check_report.fail("seeding", "replay", message)
     if not same:
-        _put_off(ledger, _AFTER_FAILURES)
+        _put_off(check_report, _AFTER_FAILURES)
         return
 
     # 2. Each episode in its neighbour's slot.
-    with _Opened(make, SLOTS, ledger, "close") as probe:
-        ledger.seen("slots")
+    with _CreatedEnv(make, SLOTS, check_report, "close") as instrumented:
+        check_report.seen("slots")
         moved = [iter([starts[(slot + 1) % SLOTS]]) for slot in range(SLOTS)]
-        for replayed in play(probe, moved, steps):
+        for replayed in random_episodes(instrumented, moved, steps):
             original = known[replayed.seed]
             if found := difference(original, replayed):
                 message = f"seed {replayed.seed} in slot {replayed.slot} instead of {original.slot}, {found}"
                 if found.size < _ROUNDING:
-                    ledger.note("slots", f"{message} (rounding)")
+                    check_report.note("slots", f"{message} (rounding)")
                 else:
-                    ledger.fail("slots", "moved", message)
+                    check_report.fail("slots", "moved", message)
 
     # 3. With pauses, so that resets and steps of neighbours fall into the middle of an episode.
-    with _Opened(make, SLOTS, ledger, "pause") as probe:
-        ledger.seen("pause")
-        for replayed in play(probe, [iter([s]) for s in starts], 2 * steps, pause_seed=seed):
+    with _CreatedEnv(make, SLOTS, check_report, "pause") as instrumented:
+        check_report.seen("pause")
+        for replayed in random_episodes(instrumented, [iter([s]) for s in starts], 2 * steps, pause_seed=seed):
             found = difference(known[replayed.seed], replayed)
-            if found and not ledger.failed("pause", "reset"):
+            if found and not check_report.failed("pause", "reset"):
                 message = f"seed {replayed.seed}, slot {replayed.slot}: stepped with pauses in between, {found}"
-                ledger.fail("pause", "replay", message)
+                check_report.fail("pause", "replay", message)
 
     # 4. After an episode that was left in the middle.
-    with _Opened(make, SLOTS, ledger, "unfinished") as probe:
+    with _CreatedEnv(make, SLOTS, check_report, "unfinished") as instrumented:
         longest = max(len(e.steps) for e in episodes)
-        left = play(probe, [iter([s]) for s in other], max(1, min(3, longest - 1)))
+        left = random_episodes(instrumented, [iter([s]) for s in other], max(1, min(3, longest - 1)))
         if any(not e.ended for e in left):
-            ledger.seen("unfinished")
-        ledger.unseen("unfinished", "every episode was over at once")
-        for replayed in play(probe, [iter([s]) for s in starts], steps):
+            check_report.seen("unfinished")
+        check_report.unseen("unfinished", "every episode was over at once")
+        for replayed in random_episodes(instrumented, [iter([s]) for s in starts], steps):
             if found := difference(known[replayed.seed], replayed):
                 message = f"seed {replayed.seed}, slot {replayed.slot}: after an unfinished episode, {found}"
-                ledger.fail("unfinished", "replay", message)
+                check_report.fail("unfinished", "replay", message)
 
 
 def _neighbours_matter(
-    make: Callable[[int], VectorEnv], ledger: Ledger, original: Episode, seeds: list[int], steps: int
+    make: Callable[[int], VectorEnv], check_report: CheckReport, original: RandomEpisode, seeds: list[int], steps: int
 ) -> bool:
     """Whether an environment that is alone, with the same past, repeats itself but not what it did in company."""
     alone = []
     for _ in range(2):
-        with _Opened(make, 1, ledger, "plays") as probe:
-            played = {e.seed: e for e in play(probe, [iter(seeds)], steps)}
+        with _CreatedEnv(make, 1, check_report, "runs") as instrumented:
+            played = {e.seed: e for e in random_episodes(instrumented, [iter(seeds)], steps)}
             if original.seed not in played:
                 return False
             alone.append(played[original.seed])
@@ -333,20 +342,20 @@ def _neighbours_matter(
     return difference(*alone) is None and found is not None and found.size > _ROUNDING
 
 
-class _Opened:
-    """A new instance for a ``with`` block; ``blame`` is the promise that is broken if it raises."""
+class _CreatedEnv:
+    """A new instance for a ``with`` block; ``blame`` is the check that is broken if it raises."""
 
-    def __init__(self, make: Callable[[int], VectorEnv], num_envs: int, ledger: Ledger, blame: str) -> None:
+    def __init__(self, make: Callable[[int], VectorEnv], num_envs: int, check_report: CheckReport, blame: str) -> None:
         try:
             self.env = make(num_envs)
         except Exception as error:
-            ledger.fail("close", "reopen", f"it cannot be opened again: {type(error).__name__}: {error}")
-            raise Broken from error
-        self.probe_of = lambda: Probe(self.env, num_envs, ledger, blame)
-        self.ledger = ledger
+            check_report.fail("close", "reopen", f"it cannot be opened again: {type(error).__name__}: {error}")
+            raise Unusable from error
+        self.instrument = lambda: InstrumentedEnv(self.env, num_envs, check_report, blame)
+        self.check_report = check_report
 
-    def __enter__(self) -> Probe:
-        return self.probe_of()
+    def __enter__(self) -> InstrumentedEnv:
+        return self.instrument()
 
     def __exit__(self, *_: object) -> None:
-        _close_twice(self.env, self.ledger)
+        _close_twice(self.env, self.check_report)

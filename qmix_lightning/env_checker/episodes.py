@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Difference", "Episode", "Row", "Step", "difference"]
+__all__ = ["Difference", "RandomEpisode", "Snapshot", "Step", "difference"]
 
 
 ROW_FIELDS = ("obs", "state", "avail_actions", "agent_mask")
 
 
 @dataclass(frozen=True)
-class Row:
+class Snapshot:
     """What one environment shows before a joint step.
 
     ``digest``: checksums of observation, state, legal actions and mask; ``agents``: of each agent's observation.
@@ -41,12 +41,12 @@ class Step:
 
 
 @dataclass
-class Episode:
+class RandomEpisode:
     """One episode as played: a row more than steps."""
 
     seed: int
     slot: int
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Snapshot] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -82,7 +82,7 @@ class Difference:
         return self.text
 
 
-def difference(one: Episode, other: Episode) -> Difference | None:
+def difference(one: RandomEpisode, other: RandomEpisode) -> Difference | None:
     """Where the common beginning of two plays differs, if it does."""
     for t in range(min(len(one.rows), len(other.rows))):
         if t > 0 and (found := _step_difference(one.steps[t - 1], other.steps[t - 1], t)):

@@ -1,4 +1,4 @@
-"""The promises of a single PettingZoo ``ParallelEnv`` that are out of sight once it is behind its adapter."""
+"""The checks of a single PettingZoo ``ParallelEnv`` that are out of sight once it is behind its adapter."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from qmix_lightning.env_checker.report import Ledger
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.env_checker.report import CheckReport
+from qmix_lightning.runtime import prng
 
 __all__ = ["check_parallel_env"]
 
@@ -17,36 +17,36 @@ MASK_KEY = "action_mask"
 EPISODES = 3
 
 
-def check_parallel_env(env: Any, ledger: Ledger, *, steps: int, seed: int, limit: int | None) -> None:
+def check_parallel_env(env: Any, check_report: CheckReport, *, steps: int, seed: int, limit: int | None) -> None:
     """Play random legal episodes with the bare ``env`` and record what it breaks.
 
     Args:
         env: has passed the checks of :class:`~qmix_lightning.worker.parallel_adapter.ParallelAdapter`.
-        ledger: where findings go.
+        check_report: where results go.
         steps: joint steps at most.
         seed: decides episodes and actions.
         limit: joint steps after which it must have ended.
     """
-    play = _Play(env, ledger, limit)
+    play = _BareEpisodes(env, check_report, limit)
     number = taken = 0
     try:
         while number < EPISODES and taken < steps:
-            taken += play.episode(int(keys.bounded(keys.mix(seed, number))[0]), steps - taken)
+            taken += play.episode(int(prng.to_seed(prng.derive_key(seed, number))[0]), steps - taken)
             number += 1
     except _CannotGoOn:
         pass
     play.judge_ends()
-    ledger.seen("accounts")
+    check_report.seen("accounts")
 
 
 class _CannotGoOn(Exception):
     """The next step would make no sense."""
 
 
-class _Play:
-    def __init__(self, env: Any, ledger: Ledger, limit: int | None) -> None:
+class _BareEpisodes:
+    def __init__(self, env: Any, check_report: CheckReport, limit: int | None) -> None:
         self.env = env
-        self.ledger = ledger
+        self.check_report = check_report
         self.limit = limit
         self.agents = list(env.possible_agents)
         self.metrics = tuple((getattr(env, "metadata", None) or {}).get("episode_metrics", ()))
@@ -68,7 +68,7 @@ class _Play:
             self._stop("spec", "agents", "env.agents is empty")
         self._look(alive, observations, infos, over=False)
         for t in range(budget):
-            draws = keys.uniform(keys.mix(seed, t), len(self.agents))[0]
+            draws = prng.uniform(prng.derive_key(seed, t), len(self.agents))[0]
             actions = {a: self._action(a, observations, infos, float(draws[self.agents.index(a)])) for a in alive}
             self.where = f"step {t + 1} (seed {seed})"
             result = self._call(self.env.step, actions)
@@ -90,14 +90,14 @@ class _Play:
         try:
             return method(*args, **kwargs)
         except Exception as error:
-            self._stop("plays", "raised", f"{type(error).__name__}: {' '.join(str(error).split())}")
+            self._stop("runs", "raised", f"{type(error).__name__}: {' '.join(str(error).split())}")
 
-    def _stop(self, promise: str, kind: str, message: str) -> None:
-        self._fail(promise, kind, message)
+    def _stop(self, check: str, kind: str, message: str) -> None:
+        self._fail(check, kind, message)
         raise _CannotGoOn
 
-    def _fail(self, promise: str, kind: str, message: str) -> None:
-        self.ledger.fail(promise, kind, f"{self.where}: {message}")
+    def _fail(self, check: str, kind: str, message: str) -> None:
+        self.check_report.fail(check, kind, f"{self.where}: {message}")
 
     def _alive(self) -> list[Any]:
         alive = list(self.env.agents)
@@ -141,7 +141,7 @@ class _Play:
             self._fail("finite", "observation", f"an observation holds {array[~np.isfinite(array)].flat[0]}")
         elif (array < space.low).any() or (array > space.high).any():
             worst = array[(array < space.low) | (array > space.high)].flat[0]
-            self.ledger.note("spec", f"observations leave the bounds of their Box, e.g. {worst} at {self.where}")
+            self.check_report.note("spec", f"observations leave the bounds of their Box, e.g. {worst} at {self.where}")
         return None
 
     def _mask(self, agent: Any, observations: Any, infos: Any) -> Any:
@@ -181,7 +181,7 @@ class _Play:
             if not np.isfinite(value):
                 self._fail("finite", "reward", f"the reward of agent '{agent}' is {value}")
             if agent not in acted and value != 0.0:
-                self.ledger.note(
+                self.check_report.note(
                     "accounts", f"{self.where}: agent '{agent}' did not act and is paid {value:g}, which is not counted"
                 )
 
@@ -191,7 +191,7 @@ class _Play:
         kept = [a for a in ended if a in alive]
         if kept and len(ended) == len(before):
             self._stop(
-                "last observation",
+                "auto-reset",
                 "agents",
                 f"all agents are at their end, but env.agents is {_short(alive)}; it must be empty, and nothing may "
                 "reset itself",
@@ -202,7 +202,7 @@ class _Play:
         if over and not ended:
             self._fail("ends", "silent", "no agent is left, but none was terminated or truncated")
         elif not over and (gone := [a for a in before if a not in alive and a not in ended]):
-            self.ledger.note(
+            self.check_report.note(
                 "ends", f"{self.where}: agent '{gone[0]}' leaves without being terminated; counted as dead"
             )
         if over:
@@ -226,9 +226,9 @@ class _Play:
                 "the task a termination (taken as terminated: nothing is bootstrapped)"
             )
             if len(self.both) == self.ends:
-                self.ledger.fail("ends", "both", message)
+                self.check_report.fail("ends", "both", message)
             else:
-                self.ledger.note("ends", message)
+                self.check_report.note("ends", message)
 
 
 def _short(value: Any, width: int = 80) -> str:

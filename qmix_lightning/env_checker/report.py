@@ -1,4 +1,4 @@
-"""What an environment promises, and the record of which promises were seen kept or broken."""
+"""What an environment checks, and the record of which checks were seen kept or broken."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["PROMISES", "Finding", "Ledger", "failures", "report"]
+__all__ = ["CHECKS", "CheckReport", "CheckResult", "failures", "report"]
 
-PROMISES = {
-    "plays": "legal actions are played without an error, and what is handed over stays as it was",
+CHECKS = {
+    "runs": "legal actions are played without an error, and what is handed over stays as it was",
     "spec": "shapes, dtypes, sizes and names are those of the spec",
     "finite": "observations, state, rewards and metrics are finite numbers",
     "masks": "a mask leaves every living agent an action; padded actions are illegal",
@@ -17,7 +17,7 @@ PROMISES = {
     "accounts": "every agent that acted has its reward, termination and truncation",
     "ends": "an episode is terminated or truncated, never both, and says which",
     "limit": "an episode limit is declared and kept",
-    "last observation": "the last observation is the true successor: nothing resets itself",
+    "auto-reset": "the last observation is the true successor: nothing resets itself",
     "seeding": "the same seed and the same actions give the same episode",
     "state": "the global state is the same for the same seed and actions",
     "slots": "an episode does not depend on its slot or its neighbours",
@@ -27,23 +27,23 @@ PROMISES = {
     "close": "it closes twice, opens again, and closes no other instance",
     "keywords": "an unknown setting is refused",
 }
-"""Every promise by its short name, in the order of reports."""
+"""Every check by its short name, in the order of reports."""
 
 Status = Literal["ok", "failed", "note", "unseen"]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of a report: a promise kept (``ok``), broken (``failed``), not put to the test (``unseen``), or a
+class CheckResult:
+    """One line of a report: a check kept (``ok``), broken (``failed``), not put to the test (``unseen``), or a
     ``note``: something that may be meant, but that its author should know of."""
 
-    promise: str
+    check: str
     status: Status
     message: str
 
 
-class Ledger:
-    """Collects findings; a promise that breaks in the same way again is counted, not repeated."""
+class CheckReport:
+    """Collects results; a check that breaks in the same way again is counted, not repeated."""
 
     def __init__(self) -> None:
         self._first: dict[tuple[str, str, str], str] = {}
@@ -51,57 +51,57 @@ class Ledger:
         self._seen: set[str] = set()
         self._unseen: dict[str, str] = {}
 
-    def seen(self, *promises: str) -> None:
-        """These promises were put to the test."""
-        self._seen.update(promises)
+    def seen(self, *checks: str) -> None:
+        """These checks were put to the test."""
+        self._seen.update(checks)
 
-    def unseen(self, promise: str, why: str) -> None:
-        """This promise could not be put to the test."""
-        self._unseen.setdefault(promise, why)
+    def unseen(self, check: str, why: str) -> None:
+        """This check could not be put to the test."""
+        self._unseen.setdefault(check, why)
 
-    def fail(self, promise: str, kind: str, message: str) -> None:
-        """A promise is broken; ``kind`` tells ways of breaking it apart."""
-        self._add(promise, "failed", kind, message)
+    def fail(self, check: str, kind: str, message: str) -> None:
+        """A check is broken; ``kind`` tells ways of breaking it apart."""
+        self._add(check, "failed", kind, message)
 
-    def note(self, promise: str, message: str) -> None:
-        self._add(promise, "note", message, message)
+    def note(self, check: str, message: str) -> None:
+        self._add(check, "note", message, message)
 
-    def _add(self, promise: str, status: str, kind: str, message: str) -> None:
-        assert promise in PROMISES
-        key = (promise, status, kind)
+    def _add(self, check: str, status: str, kind: str, message: str) -> None:
+        assert check in CHECKS
+        key = (check, status, kind)
         self._first.setdefault(key, message)
         self._times[key] = self._times.get(key, 0) + 1
 
-    def failed(self, *promises: str) -> bool:
-        """Whether any of these (or of all) promises was broken."""
-        return any(status == "failed" and (not promises or name in promises) for name, status, _ in self._first)
+    def failed(self, *checks: str) -> bool:
+        """Whether any of these (or of all) checks was broken."""
+        return any(status == "failed" and (not checks or name in checks) for name, status, _ in self._first)
 
-    def findings(self) -> list[Finding]:
-        """Everything, in the order of ``PROMISES``; one line at least for each."""
+    def results(self) -> list[CheckResult]:
+        """Everything, in the order of ``CHECKS``; one line at least for each."""
         found = []
-        for name, sentence in PROMISES.items():
+        for name, sentence in CHECKS.items():
             lines = []
             for status in ("failed", "note"):
                 for key, message in self._first.items():
                     if key[:2] == (name, status):
                         again = self._times[key] - 1
-                        lines.append(Finding(name, status, f"{message} (and {again} more)" if again else message))
+                        lines.append(CheckResult(name, status, f"{message} (and {again} more)" if again else message))
             if not any(line.status == "failed" for line in lines):
                 if name in self._seen:
-                    lines.insert(0, Finding(name, "ok", sentence))
+                    lines.insert(0, CheckResult(name, "ok", sentence))
                 else:
-                    lines.insert(0, Finding(name, "unseen", self._unseen.get(name, "not put to the test")))
+                    lines.insert(0, CheckResult(name, "unseen", self._unseen.get(name, "not put to the test")))
             found.extend(lines)
         return found
 
 
-def failures(findings: Iterable[Finding]) -> list[Finding]:
-    """The broken promises."""
-    return [finding for finding in findings if finding.status == "failed"]
+def failures(results: Iterable[CheckResult]) -> list[CheckResult]:
+    """The broken checks."""
+    return [result for result in results if result.status == "failed"]
 
 
-def report(findings: Iterable[Finding]) -> str:
-    """The findings as people read them, a line each."""
+def report(results: Iterable[CheckResult]) -> str:
+    """The results as people read them, a line each."""
     marks = {"ok": "ok", "failed": "FAILED", "note": "note", "unseen": "-"}
-    width = max(map(len, PROMISES))
-    return "\n".join(f"  {marks[f.status]:<6}  {f.promise:<{width}}  {f.message}" for f in findings)
+    width = max(map(len, CHECKS))
+    return "\n".join(f"  {marks[f.status]:<6}  {f.check:<{width}}  {f.message}" for f in results)

@@ -82,10 +82,10 @@ def _picked(q: Tensor, actions: Tensor, rows: slice) -> Tensor:
 
 def _filled_steps(batch: TrajectoryBatch) -> Tensor:
     """``[F]``: the steps that happened, as positions in the flattened ``[B, T]``."""
-    if "filled_steps" not in batch.memo:
+    if "filled_steps" not in batch.cache:
         steps = true_positions(batch.filled if batch.host is None else batch.host.filled)
-        batch.memo["filled_steps"] = sent(steps, batch.filled.device)
-    return batch.memo["filled_steps"]
+        batch.cache["filled_steps"] = sent(steps, batch.filled.device)
+    return batch.cache["filled_steps"]
 
 
 def at_least_one(**sizes: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["held_bytes", "scratch"]
+__all__ = ["held_bytes", "pooled_empty"]
 
 _SMALLEST = 1 << 20
 """Bytes below which the C library keeps freed memory itself."""
@@ -42,7 +42,7 @@ def _take(need: int) -> bytearray:
     return _buffers[-1]
 
 
-def scratch(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def pooled_empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """As ``torch.empty``, of memory that was used before where there is some.
 
     The memory is free again as soon as no tensor and no graph refers to it.

@@ -83,11 +83,11 @@ def first_layer(layer: AgentLinear, inputs: PackedInputs, *, rectify: bool = Fal
 
 
 def first_layer_pair(
-    layer: AgentLinear, fixed: AgentLinear, inputs: PackedInputs, *, rectify: bool = False
+    layer: AgentLinear, target: AgentLinear, inputs: PackedInputs, *, rectify: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """``first_layer`` of ``layer`` and, without a gradient, of ``fixed``: the observations are read once for both."""
+    """``first_layer`` of ``layer`` and, without a gradient, of ``target``: the observations are read once for both."""
     with torch.no_grad():
-        other = _weight_and_table(fixed, inputs)
+        other = _weight_and_table(target, inputs)
     with torch.autocast(inputs.obs.device.type, enabled=False):
         return _FirstLayer.apply(*_weight_and_table(layer, inputs), other, inputs, rectify)  # pyright: ignore
 
@@ -131,16 +131,16 @@ class _FirstLayer(torch.autograd.Function):
         ctx: Any,
         weight: Tensor,
         table: Tensor,
-        fixed: tuple[Tensor, Tensor] | None,
+        target: tuple[Tensor, Tensor] | None,
         inputs: PackedInputs,
         rectify: bool,
     ) -> tuple[Tensor, ...]:
-        """``[P, C, H]``, and a second one for weight and table of a ``fixed`` layer."""
+        """``[P, C, H]``, and a second one for weight and table of a ``target`` layer."""
         ctx.inputs, ctx.rows, ctx.weight_dtype, ctx.rectify = inputs, table.shape[0], weight.dtype, rectify
         ctx.dtype = dtype = inputs.low_precision or weight.dtype
         size = table.shape[1]
-        if fixed is not None:
-            weight, table = torch.cat([weight, fixed[0]], dim=1), torch.cat([table, fixed[1]], dim=1)
+        if target is not None:
+            weight, table = torch.cat([weight, target[0]], dim=1), torch.cat([table, target[1]], dim=1)
         width = table.shape[1]
         out = table.new_empty(len(inputs.source) // inputs.columns, inputs.columns, width, dtype=dtype)
         flat = out.view(-1, width)
@@ -159,8 +159,8 @@ class _FirstLayer(torch.autograd.Function):
                 block.relu_()
             if dtype != weight.dtype:
                 flat[cells] = block
-        outputs = (out,) if fixed is None else out.split(size, dim=-1)
-        ctx.set_materialize_grads(False)  # or the fixed layer's, which nobody asks for, would be zeros of its size
+        outputs = (out,) if target is None else out.split(size, dim=-1)
+        ctx.set_materialize_grads(False)  # or the target layer's, which nobody asks for, would be zeros of its size
         ctx.save_for_backward(outputs[0] if rectify else None)
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs

@@ -18,7 +18,7 @@ from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.replay.storage import RowQueue
 from qmix_lightning.runtime.transfer import sent
 
-__all__ = ["DeviceRows", "ReplayPlace", "choose_place", "free_memory"]
+__all__ = ["DeviceRows", "ReplayDevice", "choose_replay_device", "free_memory"]
 
 _SHARE = 0.5
 """Of an accelerator's free memory, what ``auto`` gives to the replay: networks, gradients, and a batch with all that
@@ -69,8 +69,8 @@ class DeviceRows(RowQueue):
         place = np.where(index < 0, 0, self._locate(index)).reshape(-1)
         return self._held.index_select(0, sent(torch.from_numpy(place), self.device))
 
-    def take(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
-        """Copies in the host's memory, as :meth:`RowQueue.take`; this waits for the device."""
+    def gather(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
+        """Copies in the host's memory, as :meth:`RowQueue.gather`; this waits for the device."""
         assert out is None, "rows of a device are read into memory of their own"
         rows = self._rows_at(index).cpu()
         plain = rows if self._stored == torch.float32 else rows.view(torch.int16)
@@ -82,7 +82,7 @@ class DeviceRows(RowQueue):
 
 
 @dataclass(frozen=True)
-class ReplayPlace:
+class ReplayDevice:
     """Where a rank's observations and states are.
 
     Attributes:
@@ -94,9 +94,9 @@ class ReplayPlace:
     line: str | None = None
 
 
-def choose_place(
+def choose_replay_device(
     setting: str, *, accelerator: torch.device, in_file: bool, need: int, free: int | None, growing: bool
-) -> ReplayPlace:
+) -> ReplayDevice:
     """Where observations and states go.
 
     Args:
@@ -115,7 +115,7 @@ def choose_place(
     on_gpu = accelerator.type == "cuda"
     if setting == "cpu" or in_file or (setting == "auto" and not on_gpu):
         why = "replay.storage=memmap" if in_file else "replay.device=cpu"
-        return ReplayPlace(None, _from_host(accelerator, why) if on_gpu else None)
+        return ReplayDevice(None, _from_host(accelerator, why) if on_gpu else None)
     peak = need * 2 if growing else need
     if free is not None:
         allowed = int(_SHARE * free) if setting == "auto" else free
@@ -126,9 +126,11 @@ def choose_place(
                     f"replay.device=device does not fit: {why}; set replay.device=auto, replay.dtype=float16 or a "
                     "smaller replay.capacity"
                 )
-            return ReplayPlace(None, _from_host(accelerator, f"{why}, of which auto takes half at most"))
+            return ReplayDevice(None, _from_host(accelerator, f"{why}, of which auto takes half at most"))
     room = "" if free is None else f", {_gb(free)} GB free there"
-    return ReplayPlace(accelerator, f"replay on {accelerator}: at most {_gb(need)} GB of observations and states{room}")
+    return ReplayDevice(
+        accelerator, f"replay on {accelerator}: at most {_gb(need)} GB of observations and states{room}"
+    )
 
 
 def _from_host(accelerator: torch.device, why: str) -> str:

@@ -2,7 +2,7 @@
 
 An episode of ``L`` steps takes ``L + 1`` rows: one of packed bytes (reward, actions, masks as bits), one of the state,
 and one of the observation for every agent that is alive there: what a dead agent sees is zero by contract. States that
-are the joined observations are rebuilt when they are read. There are no one-hot vectors.
+are the joined observations are state_from_obs when they are read. There are no one-hot vectors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.replay.device import DeviceRows
 from qmix_lightning.replay.layout import DTYPES, JoinedState, StepLayout, Steps, narrow, widen
-from qmix_lightning.replay.storage import BLANK, RowQueue
+from qmix_lightning.replay.storage import PADDING_ROW, RowQueue
 from qmix_lightning.runtime.transfer import pinned, sent
 from qmix_lightning.types import EnvSpec, Episode, TrajectoryBatch
 
@@ -28,10 +28,10 @@ __all__ = ["EpisodeReplay"]
 
 
 # A record's columns: where its rows begin in each queue, its steps, its observations, and how it ended.
-_STEP, _OBS, _STATE, _LENGTH, _LIVING, _TERMINATED, _TRUNCATED = range(7)
+_STEP, _OBS, _STATE, _LENGTH, _ALIVE, _TERMINATED, _TRUNCATED = range(7)
 
 
-_REBUILT = -1
+_STATE_FROM_OBS = -1
 """In place of where its states begin: they are the joined observations."""
 
 
@@ -39,10 +39,10 @@ _UNKNOWN_LIMIT = 100
 
 
 @dataclass
-class _Packed:
-    """``E`` episodes as they are stored, joined: ``steps [rows, W]``, ``obs [living, O]``, ``state [rows, S]``.
+class _StoredEpisodes:
+    """``E`` episodes as they are stored, joined: ``steps [rows, W]``, ``obs [alive_rows, O]``, ``state [rows, S]``.
 
-    The others are of each episode: ``lengths`` and ``living`` int64, ``rebuilt`` (it has no states), ``terminated`` and
+    The others are of each episode: ``lengths`` and ``alive_rows`` int64, ``state_from_obs`` (it has no states), ``terminated`` and
     ``truncated`` bool, all ``[E]``.
     """
 
@@ -50,8 +50,8 @@ class _Packed:
     obs: NDArray
     state: NDArray
     lengths: NDArray[np.int64]
-    living: NDArray[np.int64]
-    rebuilt: NDArray[np.bool_]
+    alive_rows: NDArray[np.int64]
+    state_from_obs: NDArray[np.bool_]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
 
@@ -97,7 +97,11 @@ class EpisodeReplay:
         rows = capacity * ((spec.episode_limit or _UNKNOWN_LIMIT) + 1)
         self._records = RowQueue(7, np.dtype(np.int64), expected_rows=capacity)
         self._steps = RowQueue(
-            self._layout.width, np.dtype(np.uint8), expected_rows=rows, folder=folder, blank=self._layout.blank()
+            self._layout.width,
+            np.dtype(np.uint8),
+            expected_rows=rows,
+            folder=folder,
+            padding_row=self._layout.padding_row(),
         )
         if device is None:
             self._obs = RowQueue(spec.obs_dim, stored, expected_rows=rows * spec.n_agents, folder=folder)
@@ -136,10 +140,10 @@ class EpisodeReplay:
             raise ValueError("an episode needs at least one step")
         held = [min(len(self) + i + 1, self.capacity) for i in range(len(episodes))]
         for start in range(0, len(episodes), self.capacity):
-            self._append(self._pack(episodes[start : start + self.capacity]))
+            self._append(self._encode(episodes[start : start + self.capacity]))
         return held
 
-    def _pack(self, episodes: Sequence[Episode]) -> _Packed:
+    def _encode(self, episodes: Sequence[Episode]) -> _StoredEpisodes:
         lengths = np.array([episode.length for episode in episodes])
         ends = np.cumsum(lengths + 1)
         alive = _joined([e.agent_mask for e in episodes])
@@ -148,24 +152,24 @@ class EpisodeReplay:
         acting = np.ones(rows, np.bool_)
         acting[ends - 1] = False
         reward[acting], actions[acting] = _joined([e.reward for e in episodes]), _joined([e.actions for e in episodes])
-        steps = self._layout.pack(Steps(reward, actions, alive, _joined([e.avail_actions for e in episodes])))
+        steps = self._layout.encode(Steps(reward, actions, alive, _joined([e.avail_actions for e in episodes])))
         obs = _joined([e.obs.float() for e in episodes])
         seen = obs if alive.all() else np.where(alive[..., None], obs, np.float32(0))
         state = _joined([e.state.float() for e in episodes])
         begins = ends - lengths - 1
-        rebuilt = np.logical_and.reduceat(self._joined.equal_rows(state, seen), begins)
-        return _Packed(
+        state_from_obs = np.logical_and.reduceat(self._joined.equal_rows(state, seen), begins)
+        return _StoredEpisodes(
             steps=steps,
             obs=narrow(obs[alive], self.dtype),
-            state=narrow(state[np.repeat(~rebuilt, lengths + 1)], self.dtype),
+            state=narrow(state[np.repeat(~state_from_obs, lengths + 1)], self.dtype),
             lengths=lengths,
-            living=np.add.reduceat(alive.sum(1), begins),
-            rebuilt=rebuilt,
+            alive_rows=np.add.reduceat(alive.sum(1), begins),
+            state_from_obs=state_from_obs,
             terminated=np.array([e.terminated for e in episodes]),
             truncated=np.array([e.truncated for e in episodes]),
         )
 
-    def _append(self, packed: _Packed) -> None:
+    def _append(self, packed: _StoredEpisodes) -> None:
         """Add episodes, no more than the capacity."""
         count = len(packed.lengths)
         self._drop_oldest(len(self) + count - self.capacity)
@@ -173,13 +177,13 @@ class EpisodeReplay:
         record = np.empty((count, 7), np.int64)
         for column, queue, values, sizes in (
             (_STEP, self._steps, packed.steps, rows),
-            (_OBS, self._obs, packed.obs, packed.living),
-            (_STATE, self._state, packed.state, np.where(packed.rebuilt, 0, rows)),
+            (_OBS, self._obs, packed.obs, packed.alive_rows),
+            (_STATE, self._state, packed.state, np.where(packed.state_from_obs, 0, rows)),
         ):
             record[:, column] = queue.append(values) + np.cumsum(sizes) - sizes
-        record[packed.rebuilt, _STATE] = _REBUILT
+        record[packed.state_from_obs, _STATE] = _STATE_FROM_OBS
         record[:, _LENGTH] = packed.lengths
-        record[:, _LIVING] = packed.living
+        record[:, _ALIVE] = packed.alive_rows
         record[:, _TERMINATED] = packed.terminated
         record[:, _TRUNCATED] = packed.truncated
         self._records.append(record)
@@ -198,11 +202,11 @@ class EpisodeReplay:
         if count <= 0:
             return
         first = self._records.first
-        records = self._records.take(np.arange(first, first + count))
+        records = self._records.gather(np.arange(first, first + count))
         last = records[-1].tolist()
         self._steps.release(last[_STEP] + last[_LENGTH] + 1)
-        self._obs.release(last[_OBS] + last[_LIVING])
-        stored = records[records[:, _STATE] != _REBUILT]
+        self._obs.release(last[_OBS] + last[_ALIVE])
+        stored = records[records[:, _STATE] != _STATE_FROM_OBS]
         if len(stored):
             self._state.release(int(stored[-1, _STATE] + stored[-1, _LENGTH]) + 1)
         self._records.release(first + count)
@@ -225,20 +229,20 @@ class EpisodeReplay:
         return self.gather(self.draw(batch_size, key)[0])
 
     def gather(self, ids: NDArray[np.int64], *, pin: bool = False) -> TrajectoryBatch:
-        """The episodes of ``ids [B]`` as a batch, as long as the longest; padding is blank.
+        """The episodes of ``ids [B]`` as a batch, as long as the longest; padding is padding_row.
 
         Args:
             ids: of episodes that are held.
             pin: in page-locked memory, from which a GPU copies while the CPU goes on.
         """
-        records = self._records.take(self._records.first + (ids - self.first_id))  # [B, 7]
+        records = self._records.gather(self._records.first + (ids - self.first_id))  # [B, 7]
         packed, within = self._read_steps(records)  # [B, T+1, W], [B, T+1]
         size, rows = within.shape
-        steps = self._layout.unpack(packed.reshape(size * rows, -1))
+        steps = self._layout.decode(packed.reshape(size * rows, -1))
         alive = steps.agent_mask.reshape(size, -1)  # [B, (T+1)*N]
         place = records[:, _OBS, None] + np.cumsum(alive, axis=1) - 1
         n = self.spec.n_agents
-        obs = self._read_floats(self._obs, np.where(alive, place, BLANK), pin).view(size, rows, n, -1)
+        obs = self._read_floats(self._obs, np.where(alive, place, PADDING_ROW), pin).view(size, rows, n, -1)
         lengths = records[:, _LENGTH, None]  # [B, 1]
         last = np.arange(rows - 1) == lengths - 1  # [B, T]
         batch = TrajectoryBatch(
@@ -254,15 +258,15 @@ class EpisodeReplay:
         )
         if pin:
             batch = batch.map(pinned)
-        # Behind an episode's end all is blank; what is shown of the dead is theirs who showed it.
-        batch.clean = int(np.count_nonzero(alive)) == n * int(np.count_nonzero(within))
+        # Behind an episode's end all is padding_row; what is shown of the dead is theirs who showed it.
+        batch.is_masked = int(np.count_nonzero(alive)) == n * int(np.count_nonzero(within))
         return batch
 
     def _read_steps(self, records: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Packed steps ``[B, T+1, W]`` and which of them are the episode's, ``[B, T+1]``."""
         time = np.arange(int(records[:, _LENGTH].max()) + 1)
         within = time <= records[:, _LENGTH, None]
-        return self._steps.take(np.where(within, records[:, _STEP, None] + time, BLANK)), within
+        return self._steps.gather(np.where(within, records[:, _STEP, None] + time, PADDING_ROW)), within
 
     def _read_floats(self, queue: RowQueue, index: NDArray[np.int64], pin: bool) -> Tensor:
         """Rows of ``queue`` as float32 where they are held, ``[index.size, width]``."""
@@ -270,20 +274,20 @@ class EpisodeReplay:
             return queue.floats(index)
         out = torch.empty(index.size, queue.width, pin_memory=pin)
         if self.dtype == torch.float32:
-            queue.take(index.reshape(-1), out=out.numpy())
+            queue.gather(index.reshape(-1), out=out.numpy())
         else:
-            widen(queue.take(index.reshape(-1)), self.dtype, out)
+            widen(queue.gather(index.reshape(-1)), self.dtype, out)
         return out
 
     def _read_states(self, records: NDArray[np.int64], within: NDArray[np.bool_], obs: Tensor, pin: bool) -> Tensor:
-        rebuilt = records[:, _STATE] == _REBUILT  # [B]
-        if rebuilt.all():
+        state_from_obs = records[:, _STATE] == _STATE_FROM_OBS  # [B]
+        if state_from_obs.all():
             return self._joined.of(obs)
         size, rows = within.shape
-        index = np.where(within & ~rebuilt[:, None], records[:, _STATE, None] + np.arange(rows), BLANK)
+        index = np.where(within & ~state_from_obs[:, None], records[:, _STATE, None] + np.arange(rows), PADDING_ROW)
         state = self._read_floats(self._state, index, pin).view(size, rows, -1)
-        if rebuilt.any():
-            which = sent(torch.from_numpy(np.flatnonzero(rebuilt)), obs.device)
+        if state_from_obs.any():
+            which = sent(torch.from_numpy(np.flatnonzero(state_from_obs)), obs.device)
             state.index_copy_(0, which, self._joined.of(obs.index_select(0, which)))
         return state
 
@@ -303,17 +307,17 @@ class EpisodeReplay:
 
     # -- between processes ---------------------------------------------------------------------------------------
 
-    def _packed(self, episode_id: int) -> _Packed:
-        records = self._records.take(np.array([self._records.first + episode_id - self.first_id]))
+    def _stored(self, episode_id: int) -> _StoredEpisodes:
+        records = self._records.gather(np.array([self._records.first + episode_id - self.first_id]))
         record = records[0].tolist()
-        rows, rebuilt = record[_LENGTH] + 1, record[_STATE] == _REBUILT
-        return _Packed(
-            steps=self._steps.take(record[_STEP] + np.arange(rows)),
-            obs=self._obs.take(record[_OBS] + np.arange(record[_LIVING])),
-            state=self._state.take(record[_STATE] + np.arange(0 if rebuilt else rows)),
+        rows, state_from_obs = record[_LENGTH] + 1, record[_STATE] == _STATE_FROM_OBS
+        return _StoredEpisodes(
+            steps=self._steps.gather(record[_STEP] + np.arange(rows)),
+            obs=self._obs.gather(record[_OBS] + np.arange(record[_ALIVE])),
+            state=self._state.gather(record[_STATE] + np.arange(0 if state_from_obs else rows)),
             lengths=records[:, _LENGTH],
-            living=records[:, _LIVING],
-            rebuilt=records[:, _STATE] == _REBUILT,
+            alive_rows=records[:, _ALIVE],
+            state_from_obs=records[:, _STATE] == _STATE_FROM_OBS,
             terminated=records[:, _TERMINATED] == 1,
             truncated=records[:, _TRUNCATED] == 1,
         )
@@ -321,33 +325,33 @@ class EpisodeReplay:
     def last_within(self, first_id: int, size: int) -> int:
         """The id before which the episodes from ``first_id`` on take ``size`` bytes at most; one always fits."""
         index = self._records.first + np.arange(first_id - self.first_id, len(self))
-        records = self._records.take(index)
-        rows, states = records[:, _LENGTH] + 1, records[:, _STATE] != _REBUILT
+        records = self._records.gather(index)
+        rows, states = records[:, _LENGTH] + 1, records[:, _STATE] != _STATE_FROM_OBS
         each = rows * (self._steps.row_bytes + states * self._state.row_bytes)
-        each += records[:, _LIVING] * self._obs.row_bytes
+        each += records[:, _ALIVE] * self._obs.row_bytes
         return first_id + max(1, int(np.searchsorted(np.cumsum(each), size, side="right")))
 
     def export(self, first_id: int, last_id: int) -> dict[str, Tensor]:
         """Episodes ``first_id`` to ``last_id`` (excluded) as they are stored, joined, for a segment file."""
         index = self._records.first + np.arange(first_id - self.first_id, last_id - self.first_id)
-        records = self._records.take(index)
+        records = self._records.gather(index)
         # What was added one after the other lies so in each queue.
-        rebuilt = records[:, _STATE] == _REBUILT
-        stored = records[~rebuilt]
+        state_from_obs = records[:, _STATE] == _STATE_FROM_OBS
+        stored = records[~state_from_obs]
         spans = {
             "steps": (self._steps, records[:, _STEP], records[:, _LENGTH] + 1),
-            "obs": (self._obs, records[:, _OBS], records[:, _LIVING]),
+            "obs": (self._obs, records[:, _OBS], records[:, _ALIVE]),
             "state": (self._state, stored[:, _STATE], stored[:, _LENGTH] + 1),
         }
         joined = {
-            name: queue.take(np.arange(begin[0], begin[-1] + count[-1]) if len(begin) else np.zeros(0, np.int64))
+            name: queue.gather(np.arange(begin[0], begin[-1] + count[-1]) if len(begin) else np.zeros(0, np.int64))
             for name, (queue, begin, count) in spans.items()
         }
         return {
             **{name: torch.from_numpy(rows) for name, rows in joined.items()},
             "lengths": torch.from_numpy(records[:, _LENGTH].copy()),
-            "living": torch.from_numpy(records[:, _LIVING].copy()),
-            "rebuilt": torch.from_numpy(rebuilt),
+            "alive_rows": torch.from_numpy(records[:, _ALIVE].copy()),
+            "state_from_obs": torch.from_numpy(state_from_obs),
             "terminated": torch.from_numpy(records[:, _TERMINATED] == 1),
             "truncated": torch.from_numpy(records[:, _TRUNCATED] == 1),
         }
@@ -362,24 +366,26 @@ class EpisodeReplay:
             found = segment.get(name)
             if found is None or found.shape[1:] != (queue.width,) or found.numpy().dtype != queue.dtype:
                 raise CheckpointError(f"the '{name}' of a replay segment do not have this run's layout")
-        columns = {c: segment[c].numpy() for c in ("lengths", "living", "rebuilt", "terminated", "truncated")}
+        columns = {
+            c: segment[c].numpy() for c in ("lengths", "alive_rows", "state_from_obs", "terminated", "truncated")
+        }
         rows = columns["lengths"] + 1
-        sizes = {"steps": rows, "obs": columns["living"], "state": np.where(columns["rebuilt"], 0, rows)}
+        sizes = {"steps": rows, "obs": columns["alive_rows"], "state": np.where(columns["state_from_obs"], 0, rows)}
         begins = {name: np.concatenate([[0], np.cumsum(size)]) for name, size in sizes.items()}
         known = max(oldest_id, self.next_id)
         for start in range(max(0, known - first_id), len(rows), self.capacity):
             stop = min(start + self.capacity, len(rows))
             parts = {name: segment[name][begin[start] : begin[stop]].numpy() for name, begin in begins.items()}
             self.next_id = first_id + start
-            self._append(_Packed(**parts, **{name: values[start:stop] for name, values in columns.items()}))
+            self._append(_StoredEpisodes(**parts, **{name: values[start:stop] for name, values in columns.items()}))
 
     def content_hash(self) -> str:
         """SHA-256 over ids and contents in order; equal for equal stores whatever their layout."""
         digest = hashlib.sha256(f"{self.first_id}:{self.next_id}".encode())
         for i in range(self.first_id, self.next_id):
-            packed = self._packed(i)
+            packed = self._stored(i)
             ended = bool(packed.terminated[0]), bool(packed.truncated[0])
-            digest.update(f"{len(packed.steps)},{bool(packed.rebuilt[0])},{ended[0]},{ended[1]};".encode())
+            digest.update(f"{len(packed.steps)},{bool(packed.state_from_obs[0])},{ended[0]},{ended[1]};".encode())
             for part in (packed.steps, packed.obs, packed.state):
                 digest.update(part.tobytes())
         return digest.hexdigest()

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from qmix_lightning.config.run_config import ReplayConfig, RunConfig
-from qmix_lightning.replay.device import ReplayPlace, choose_place, free_memory
+from qmix_lightning.replay.device import ReplayDevice, choose_replay_device, free_memory
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.memory_estimate import ReplaySize, predict_size
 from qmix_lightning.replay.on_policy import RoundStore
@@ -38,9 +38,9 @@ def make_store(
     return kinds[config.kind](spec, capacity, dtype=config.dtype, folder=folder, device=device)
 
 
-def _place(config: ReplayConfig, size: ReplaySize, spec: EnvSpec, device: torch.device, ranks: int) -> ReplayPlace:
+def _place(config: ReplayConfig, size: ReplaySize, spec: EnvSpec, device: torch.device, ranks: int) -> ReplayDevice:
     """Where a rank's observations and states go: ``device`` is its own, ``ranks`` those of its machine."""
-    return choose_place(
+    return choose_replay_device(
         config.device,
         accelerator=device,
         in_file=config.storage == "memmap",
@@ -55,7 +55,7 @@ def memmap_folder(config: ReplayConfig, run_dir: Path) -> Path | None:
     return Path(config.memmap_dir or run_dir) if config.storage == "memmap" else None
 
 
-def plan_replay(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Trainer) -> tuple[ReplaySize, ReplayPlace]:
+def plan_replay(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Trainer) -> tuple[ReplaySize, ReplayDevice]:
     """How large the replay is going to be, and where observations and states go; refused if there is no room."""
     replay, nodes, device = config.replay, trainer.num_nodes, trainer.strategy.root_device
     size = predict_size(

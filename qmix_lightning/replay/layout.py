@@ -50,7 +50,7 @@ class StepLayout:
         self._actions = slice(4, 4 + n_agents * self.action_dtype.itemsize)
         self.width = self._actions.stop + (self._bits + 7) // 8
 
-    def pack(self, steps: Steps) -> NDArray[np.uint8]:
+    def encode(self, steps: Steps) -> NDArray[np.uint8]:
         """``[K, width]``."""
         k = len(steps.reward)
         packed = np.empty((k, self.width), np.uint8)
@@ -60,7 +60,7 @@ class StepLayout:
         packed[:, self._actions.stop :] = np.packbits(bits, axis=1)
         return packed
 
-    def unpack(self, packed: NDArray[np.uint8]) -> Steps:
+    def decode(self, packed: NDArray[np.uint8]) -> Steps:
         """The steps of ``packed [K, width]``."""
         k, n = len(packed), self.n_agents
         bits = np.unpackbits(packed[:, self._actions.stop :], axis=1, count=self._bits).view(np.bool_)
@@ -71,13 +71,13 @@ class StepLayout:
             avail_actions=np.ascontiguousarray(bits[:, n:]).reshape(k, n, self.n_actions),
         )
 
-    def blank(self) -> NDArray[np.uint8]:
+    def padding_row(self) -> NDArray[np.uint8]:
         """A step that never happened, ``[width]``: nobody is there, and only the no-op is legal."""
         n = self.n_agents
         legal = np.zeros((1, n, self.n_actions), np.bool_)
         legal[..., NO_OP] = True
         nobody = np.zeros((1, n), np.bool_)
-        return self.pack(Steps(np.zeros(1, np.float32), np.zeros((1, n), np.int64), nobody, legal))[0]
+        return self.encode(Steps(np.zeros(1, np.float32), np.zeros((1, n), np.int64), nobody, legal))[0]
 
 
 class JoinedState:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from qmix_lightning.replay.episode_replay import EpisodeReplay
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode, TrajectoryBatch
 
@@ -43,10 +43,10 @@ class RoundStore(EpisodeReplay):
             raise ValueError(f"cannot divide {len(self)} episodes of a round of {self.capacity} into batches of {size}")
         epoch, part = divmod(update, self.capacity // size)
         # A round is known by the id of its first episode.
-        key = int(keys.mix(seed, rank, Purpose.ROUND, self.first_id, epoch)[0])
+        key = int(prng.derive_key(seed, rank, Purpose.ROUND, self.first_id, epoch)[0])
         order = np.random.Generator(np.random.Philox(key=key)).permutation(self.capacity)
         drawn = order[part * size : (part + 1) * size]
         batch = self.gather(self.first_id + drawn, pin=pin)
-        ids = keys.mix(seed, rank, Purpose.LAST_ACTION, self.first_id + drawn)
-        batch.extras["draws"] = torch.from_numpy(keys.uniform(ids, self.spec.n_agents))  # [B, N]
+        ids = prng.derive_key(seed, rank, Purpose.LAST_ACTION, self.first_id + drawn)
+        batch.extras["draws"] = torch.from_numpy(prng.uniform(ids, self.spec.n_agents))  # [B, N]
         return batch

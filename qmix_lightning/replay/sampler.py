@@ -8,16 +8,16 @@ from torch import Tensor
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.prioritized import PrioritizedReplay, importance_weights
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.distributed import least_number, rank, world_size
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.runtime.transfer import Fetched, pinned
 from qmix_lightning.types import TrajectoryBatch
 
-__all__ = ["BatchSource"]
+__all__ = ["ReplaySampler"]
 
 
-class BatchSource:
+class ReplaySampler:
     """Draws from a rank's replay, or goes through its round where the data is on-policy.
 
     Args:
@@ -41,9 +41,9 @@ class BatchSource:
 
     def draw(self, update: int, env_steps: int, device: torch.device) -> tuple[TrajectoryBatch, Tensor | None]:
         """From the replay, for the ``update``-th update, to learn on ``device``; and whose errors are wanted back."""
-        self.take_errors()
+        self.apply_priorities()
         pin = device.type == "cuda"
-        key = int(keys.mix(self._seed, rank(), Purpose.SAMPLE, update)[0])
+        key = int(prng.derive_key(self._seed, rank(), Purpose.SAMPLE, update)[0])
         ids, probabilities = self._replay.draw(self.share, key)
         batch = self._replay.gather(ids, pin=pin)
         if self._prioritized is None or probabilities is None:
@@ -66,10 +66,10 @@ class BatchSource:
     def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
         """How wrong the values of the episodes ``episode_ids [B]`` were, ``errors [B]``, after the update on them."""
         if self._prioritized is not None:
-            self.take_errors()
+            self.apply_priorities()
             self._errors = episode_ids, Fetched(errors.detach())
 
-    def take_errors(self) -> None:
+    def apply_priorities(self) -> None:
         """Before anything depends on the priorities; as late as that, so that a GPU may still be computing them."""
         if self._prioritized is not None and self._errors is not None:
             (ids, errors), self._errors = self._errors, None

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from qmix_lightning.errors import RunError
 
-__all__ = ["BLANK", "Memory", "RowQueue"]
+__all__ = ["PADDING_ROW", "GrowableBuffer", "RowQueue"]
 
-BLANK = -1
+PADDING_ROW = -1
 """The index of a row that is always there: what padding and dead agents show."""
 
 _LEAST_ROWS, _MOST_ROWS = 32, 1 << 16
@@ -23,7 +23,7 @@ _CHUNKS = 2048
 _LEAST_GROWTH = 1 << 16
 
 
-class Memory:
+class GrowableBuffer:
     """Bytes that start as zeros and can grow; nothing is resident before it is written.
 
     Args:
@@ -93,8 +93,8 @@ class RowQueue:
         width: items of a row.
         dtype: of an item.
         expected_rows: how many rows will be held; decides the size of a chunk and nothing else.
-        folder: see :class:`Memory`.
-        blank: the content of the row ``BLANK``; zeros if it is not given.
+        folder: see :class:`GrowableBuffer`.
+        padding_row: the content of the row ``PADDING_ROW``; zeros if it is not given.
     """
 
     def __init__(
@@ -104,15 +104,15 @@ class RowQueue:
         *,
         expected_rows: int,
         folder: Path | None = None,
-        blank: NDArray | None = None,
+        padding_row: NDArray | None = None,
     ) -> None:
         self.width = width
         self.dtype = np.dtype(dtype)
         self.row_bytes = width * self.dtype.itemsize
         wanted = min(max(expected_rows // _CHUNKS, _LEAST_ROWS), _MOST_ROWS)
         self._shift = wanted.bit_length() - 1  # rows of a chunk: a power of two
-        self._memory = Memory(folder)
-        self._blank = blank
+        self._memory = GrowableBuffer(folder)
+        self._padding_row = padding_row
         self._rows: NDArray = np.empty((0, width), self.dtype)
         self._chunks = 0  # chunks that have ever been used
         self._free: list[int] = []
@@ -151,11 +151,11 @@ class RowQueue:
             self._free.append(int(self._place[chunk & mask]))
         self.first = first
 
-    def take(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
-        """Copies of the rows of ``index [...]``: ``[..., width]``; ``BLANK`` is the blank row.
+    def gather(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
+        """Copies of the rows of ``index [...]``: ``[..., width]``; ``PADDING_ROW`` is the padding_row row.
 
         Args:
-            index: of rows that are held, or ``BLANK``.
+            index: of rows that are held, or ``PADDING_ROW``.
             out: where to write them.
         """
         place = np.where(index < 0, 0, self._locate(index))
@@ -192,5 +192,5 @@ class RowQueue:
         found = self._memory.grow(needed)
         whole = len(found) // self.row_bytes * self.row_bytes
         self._rows = found[:whole].view(self.dtype).reshape(-1, self.width)
-        if empty and self._blank is not None:
-            self._rows[0] = self._blank
+        if empty and self._padding_row is not None:
+            self._rows[0] = self._padding_row

@@ -15,13 +15,13 @@ from qmix_lightning.errors import EnvironmentFault
 from qmix_lightning.rollout.collector import Collected, Collector
 from qmix_lightning.rollout.process_collector import RemoteCollector
 
-__all__ = ["RoundAhead"]
+__all__ = ["BackgroundCollector"]
 
 
 Round = tuple[Collected, EnvironmentFault | None]
 
 
-class RoundAhead:
+class BackgroundCollector:
     """One round of collecting, in a thread of its own or in the collector's process."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class RoundAhead:
         """Start a round of this rank: of so many joint steps or episodes, whichever is given."""
         assert self._wait is None, "a round is under way already"
         if isinstance(collector, RemoteCollector):
-            self._wait = collector.begin_round_of(epsilon, steps=steps, episodes=episodes, interrupted=interrupted)
+            self._wait = collector.submit_round(epsilon, steps=steps, episodes=episodes, interrupted=interrupted)
             return
         if self._threads is None:
             self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="collector")

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.environment import BeginsAhead, VectorEnv
+from qmix_lightning.environment import PrefetchesResets, VectorEnv
 from qmix_lightning.errors import EnvironmentFault, RunError
-from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.rollout.recorder import EpisodeRecorder
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode, EpisodeStats, Observation
 
@@ -31,13 +31,13 @@ __all__ = ["Collected", "Collector", "whole_round"]
 class Collected:
     """What one round brought: joint steps taken, and the episodes that ended (views, valid until the next round).
 
-    ``cut``: it was interrupted before it was over; the next one is the rest of it.
+    ``interrupted``: it was interrupted before it was over; the next one is the rest of it.
     """
 
     env_steps: int
     episodes: list[Episode]
     stats: EpisodeStats
-    cut: bool = False
+    interrupted: bool = False
 
 
 class Collector:
@@ -52,7 +52,7 @@ class Collector:
             slot that has played its share waits (taking whichever finish first would favour short episodes). ``None``:
             every slot plays on.
         policy_device: where the policy acts; ``None``: where the environments' tensors are.
-        capture: see :class:`Actor`.
+        cuda_graph: see :class:`RolloutPolicy`.
     """
 
     def __init__(
@@ -64,22 +64,22 @@ class Collector:
         rank: int,
         round_episodes: int | None = None,
         policy_device: torch.device | None = None,
-        capture: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         self.env = env
-        self._foreseeing = env if isinstance(env, BeginsAhead) else None
-        self.actor = Actor(policy, env.num_envs, policy_device or env.device, capture=capture)
+        self._prefetches = env if isinstance(env, PrefetchesResets) else None
+        self.rollout_policy = RolloutPolicy(policy, env.num_envs, policy_device or env.device, cuda_graph=cuda_graph)
         self._slots = np.arange(env.num_envs)
         purposes = Purpose.TRAIN_RESET, Purpose.EXPLORE
-        slot_keys = np.stack([keys.mix(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
-        self._keys_of = keys.EpisodeKeys(slot_keys)
+        slot_keys = np.stack([prng.derive_key(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
+        self._keys_of = prng.EpisodeKeys(slot_keys)
         self._recorder = EpisodeRecorder(env.spec, env.num_envs, env.device)
         self._episode = np.full(env.num_envs, -1)  # number of each slot's current episode
         self._ended = np.ones(env.num_envs, bool)
         self._observation: Observation | None = None
         # Of the present episodes and of those that follow, [E] each: what they draw from.
         self._episode_keys, self._following_keys = slot_keys[1], slot_keys[1]
-        self._step_draws = keys.StepDraws(env.num_envs, env.spec.n_agents, 2)
+        self._step_draws = prng.StepDraws(env.num_envs, env.spec.n_agents, 2)
         self._round_episodes = round_episodes
         self._quota: np.ndarray | None = None  # episodes of the round that each slot still has to finish
         self.begin_round()
@@ -93,15 +93,15 @@ class Collector:
     def _begin(self, mask: np.ndarray) -> None:
         episode = self._episode + mask
         reset_keys, episode_keys = self._keys_of(np.stack([episode, episode + 1]))  # [2, E] each
-        seeds, following = torch.from_numpy(keys.bounded(reset_keys))  # [E] each
+        seeds, following = torch.from_numpy(prng.to_seed(reset_keys))  # [E] each
         torch_mask = torch.from_numpy(mask)
-        if self._foreseeing is not None:
-            self._foreseeing.expect(following)
+        if self._prefetches is not None:
+            self._prefetches.prefetch_resets(following)
         self._observation = self.env.reset(torch_mask, seeds)
         # Only now: a reset that fails for good leaves everything as it was, to be saved.
         self._episode = episode
         self._episode_keys, self._following_keys = episode_keys
-        self.actor.begin(torch_mask.to(self.env.device))
+        self.rollout_policy.begin(torch_mask.to(self.env.device))
         self._recorder.begin(mask, self._observation)
         self._ended[mask] = False
 
@@ -117,7 +117,7 @@ class Collector:
         All episodes that end in the same joint step are returned together; none where the share of a round is played.
         """
         taken = 0
-        exploring = epsilon > 0.0 or self.actor.policy.stochastic
+        exploring = epsilon > 0.0 or self.rollout_policy.policy.stochastic
         while True:
             begin = self._ended if self._quota is None else self._ended & (self._quota > 0)
             if begin.any():
@@ -128,12 +128,12 @@ class Collector:
                 return Collected(taken, [], EpisodeStats())
             assert self._observation is not None
             waiting = torch.from_numpy(self._ended).to(self.env.device) if playing < self.env.num_envs else None
-            actions = self.actor.act(self._observation, epsilon, self._draws() if exploring else None, waiting)
+            actions = self.rollout_policy.act(self._observation, epsilon, self._draws() if exploring else None, waiting)
             finished, stats, dropped = self._advance(actions, active)
             taken += playing - dropped
             over = bool(finished) or (max_steps is not None and taken >= max_steps)
             if over or interrupted():
-                return Collected(taken, finished, stats, cut=not over)
+                return Collected(taken, finished, stats, interrupted=not over)
 
     def _advance(self, actions: Tensor, active: np.ndarray) -> tuple[list[Episode], EpisodeStats, int]:
         """A joint step; returns the episodes that ended, and the steps of those that were dropped with a fault."""
@@ -164,15 +164,15 @@ class Collector:
 
     def publish(self, policy: Policy) -> None:
         """Act by the parameters of ``policy`` from now on."""
-        self.actor.publish(policy)
+        self.rollout_policy.publish(policy)
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Act by what :meth:`acting_weights` gave."""
-        self.actor.restore(weights)
+        self.rollout_policy.restore(weights)
 
     def acting_weights(self) -> dict[str, Tensor]:
         """What acts now, as it is no longer wherever the policy has learned meanwhile."""
-        return {name: v.to("cpu", copy=True) for name, v in self.actor.policy.state_dict().items()}
+        return {name: v.to("cpu", copy=True) for name, v in self.rollout_policy.policy.state_dict().items()}
 
     def collect_round(
         self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
@@ -188,9 +188,9 @@ class Collector:
             torch.zeros(0) if self._ended[e] else self._recorder.actions_so_far(e) for e in range(self.env.num_envs)
         ]
         # What a slot that waits still computes depends on what it last saw, and means nothing.
-        playing = torch.from_numpy(~self._ended).to(self.actor.device)
-        memory = [s.where(playing[:, None, None], s.new_zeros(())) for s in self.actor.state]
-        last_action = self.actor.last_action.where(playing[:, None], -1)
+        playing = torch.from_numpy(~self._ended).to(self.rollout_policy.device)
+        memory = [s.where(playing[:, None, None], s.new_zeros(())) for s in self.rollout_policy.state]
+        last_action = self.rollout_policy.last_action.where(playing[:, None], -1)
         quota = {} if self._quota is None else {"quota": torch.from_numpy(self._quota.copy())}
         return {
             "episode": torch.from_numpy(self._episode.copy()),
@@ -236,8 +236,8 @@ class Collector:
             self._observation = self.env.reset(none, torch.zeros(self.env.num_envs, dtype=torch.int64))
         self._ended = fresh.copy()
         self._load_quota(state)
-        self.actor.state = tuple(m.to(self.actor.device) for m in state["memory"])
-        self.actor.last_action = state["last_action"].to(self.actor.device)
+        self.rollout_policy.state = tuple(m.to(self.rollout_policy.device) for m in state["memory"])
+        self.rollout_policy.last_action = state["last_action"].to(self.rollout_policy.device)
 
     def restart(self, state: dict[str, Any]) -> None:
         """Drop the episodes in flight and begin new ones; for environments that cannot repeat an episode."""
@@ -268,13 +268,13 @@ def whole_round(
         try:
             part = collect(None if steps is None else steps - total.env_steps)
         except EnvironmentFault as error:
-            return replace(total, cut=True), error
+            return replace(total, interrupted=True), error
         total.env_steps += part.env_steps
         # The collector reuses the memory of what it returned.
         total.episodes.extend(_copied(episode) for episode in part.episodes)
         total.stats.extend(part.stats)
-        if part.cut:
-            return replace(total, cut=True), None
+        if part.interrupted:
+            return replace(total, interrupted=True), None
     return total, None
 
 

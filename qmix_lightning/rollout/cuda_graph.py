@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from qmix_lightning.agents.base import AgentState, forget_dead
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.rollout.inference import Forward
+from qmix_lightning.rollout.inference import ActFunction
 from qmix_lightning.runtime.transfer import pinned
 from qmix_lightning.types import NO_OP, Observation
 
-__all__ = ["CaptureError", "CapturedStep", "CudaGraph", "Graph", "tensors_of"]
+__all__ = ["CudaGraph", "CudaGraphError", "CudaGraphStep", "Graph", "tensors_of"]
 
 _WARM_UP = 3
 
 
-class CaptureError(Exception):
+class CudaGraphError(Exception):
     """The step cannot be captured; nothing has changed, and it can be taken as ever."""
 
 
@@ -69,7 +69,7 @@ class CudaGraph:
         self._graph.replay()
 
 
-class CapturedStep:
+class CudaGraphStep:
     """One joint step of ``E`` environments: values, memory, choice of actions; captured when it is first taken.
 
     Args:
@@ -83,7 +83,7 @@ class CapturedStep:
     def __init__(
         self,
         policy: Policy,
-        forward: Forward,
+        forward: ActFunction,
         num_envs: int,
         device: torch.device,
         make_graph: Callable[[torch.device], Graph] = CudaGraph,
@@ -109,15 +109,15 @@ class CapturedStep:
         self._state: AgentState = tuple(s.clone() for s in policy.initial_state(num_envs))
 
     @torch.no_grad()
-    def refresh(self, forward: Forward) -> None:
+    def refresh(self, forward: ActFunction) -> None:
         """Take over ``forward``, made anew after the policy's parameters changed, without moving anything.
 
         Raises:
-            CaptureError: it holds other tensors than the one before.
+            CudaGraphError: it holds other tensors than the one before.
         """
         old, new = list(tensors_of(self._forward)), list(tensors_of(forward))
         if [t.shape for t in old] != [t.shape for t in new]:
-            raise CaptureError("the policy made ready to act is of another shape than before")
+            raise CudaGraphError("the policy made ready to act is of another shape than before")
         for mine, theirs in zip(old, new, strict=True):
             if mine.data_ptr() != theirs.data_ptr():  # a view of a parameter has changed with it
                 mine.copy_(theirs)
@@ -133,10 +133,10 @@ class CapturedStep:
     ) -> tuple[Tensor, AgentState]:
         """Legal actions ``[E, N]`` and the next state, in memory that the next call overwrites.
 
-        Arguments are those of :meth:`~qmix_lightning.rollout.actor.Actor.act`, on any device.
+        Arguments are those of :meth:`~qmix_lightning.rollout.rollout_policy.RolloutPolicy.act`, on any device.
 
         Raises:
-            CaptureError: it is the first such step, and cannot be captured.
+            CudaGraphError: it is the first such step, and cannot be captured.
         """
         given = [(self._obs, observation.obs), (self._avail, observation.avail_actions)]
         given += [(self._alive, observation.agent_mask), (self._last_action, last_action)]
@@ -165,7 +165,7 @@ class CapturedStep:
                 graph = self._make_graph(self._device)
                 graph.capture(lambda: self._step(exploring))
             except Exception as error:
-                raise CaptureError(" ".join(str(error).split()) or type(error).__name__) from error
+                raise CudaGraphError(" ".join(str(error).split()) or type(error).__name__) from error
             finally:  # trying it out has moved them on
                 for mine, before in zip((self._last_action, *self._state), kept, strict=True):
                     mine.copy_(before)
@@ -185,7 +185,7 @@ def tensors_of(thing: Any) -> Iterator[Tensor]:
     """Every tensor that a function or an object of plain parts holds, in a fixed order.
 
     Raises:
-        CaptureError: it holds something that is not understood, which might hide one.
+        CudaGraphError: it holds something that is not understood, which might hide one.
     """
     if isinstance(thing, Tensor):
         yield thing
@@ -204,4 +204,4 @@ def tensors_of(thing: Any) -> Iterator[Tensor]:
     elif type(thing).__module__.startswith("qmix_lightning."):
         yield from tensors_of(vars(thing))
     elif thing is not None and not isinstance(thing, bool | int | float | str | torch.dtype | torch.device):
-        raise CaptureError(f"what acts holds a {type(thing).__name__}, which is not followed")
+        raise CudaGraphError(f"what acts holds a {type(thing).__name__}, which is not followed")

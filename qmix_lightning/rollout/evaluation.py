@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from qmix_lightning.environment import BeginsAhead, VectorEnv
-from qmix_lightning.rollout.actor import Actor
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.environment import PrefetchesResets, VectorEnv
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import EpisodeStats, Observation
 
@@ -19,7 +19,7 @@ __all__ = ["evaluate_episodes"]
 @torch.inference_mode()
 def evaluate_episodes(
     env: VectorEnv,
-    actor: Actor,
+    rollout_policy: RolloutPolicy,
     episode_ids: list[int],
     *,
     seed: int,
@@ -32,12 +32,12 @@ def evaluate_episodes(
     """
     slots = env.num_envs
     queues = [list(range(s, len(episode_ids), slots)) for s in range(slots)]
-    base = keys.mix(seed, Purpose.EVAL_RESET)
+    base = prng.derive_key(seed, Purpose.EVAL_RESET)
     results: dict[int, tuple[float, int, dict[str, float]]] = {}
     current = np.full(slots, -1)
     lengths, returns = np.zeros(slots, np.int64), np.zeros(slots)
     observation: Observation | None = None
-    foreseeing = env if isinstance(env, BeginsAhead) else None
+    prefetches = env if isinstance(env, PrefetchesResets) else None
     while not interrupted():
         begin = np.array([current[s] < 0 and bool(queues[s]) for s in range(slots)])
         if begin.any():
@@ -46,16 +46,16 @@ def evaluate_episodes(
             lengths[begin], returns[begin] = 0, 0.0
             ids = np.array([episode_ids[c] if c >= 0 else 0 for c in current], np.uint64)
             mask = torch.from_numpy(begin)
-            if foreseeing is not None:
+            if prefetches is not None:
                 following = np.array([episode_ids[q[0]] if q else 0 for q in queues], np.uint64)
-                foreseeing.expect(torch.from_numpy(keys.bounded(keys.fold(base, following))))
-            observation = env.reset(mask, torch.from_numpy(keys.bounded(keys.fold(base, ids))))
-            actor.begin(mask.to(env.device))
+                prefetches.prefetch_resets(torch.from_numpy(prng.to_seed(prng.fold(base, following))))
+            observation = env.reset(mask, torch.from_numpy(prng.to_seed(prng.fold(base, ids))))
+            rollout_policy.begin(mask.to(env.device))
         active = current >= 0
         if not active.any():
             break
         assert observation is not None
-        outcome = env.step(actor.act(observation, 0.0, None), torch.from_numpy(active))
+        outcome = env.step(rollout_policy.act(observation, 0.0, None), torch.from_numpy(active))
         observation = outcome.next
         lengths[active] += 1
         returns[active] += outcome.reward.numpy(force=True)[active]

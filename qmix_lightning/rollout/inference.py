@@ -22,13 +22,13 @@ from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.nn.heads import DuelingHead
 from qmix_lightning.nn.layers import AgentLayerNorm, AgentLinear
 
-__all__ = ["FeedForwardStep", "FirstLayer", "Forward", "RecurrentStep", "ready_to_act"]
+__all__ = ["ActFunction", "FeedForwardStep", "FirstLayer", "RecurrentStep", "fold_for_inference"]
 
-Forward = Callable[[Tensor, Tensor, AgentState], tuple[Tensor, AgentState]]
+ActFunction = Callable[[Tensor, Tensor, AgentState], tuple[Tensor, AgentState]]
 """``obs [B, N, O]``, ``last_action [B, N]`` and the state to ``q [B, N, A]`` and the next state."""
 
 
-def ready_to_act(policy: Policy) -> Forward:
+def fold_for_inference(policy: Policy) -> ActFunction:
     """A function that computes what ``policy.forward`` does, until its parameters change.
 
     Any policy will do. One whose forward is its own, or whose agents do not share all parameters, is called as it is.

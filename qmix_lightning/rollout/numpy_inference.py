@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmix_lightning.agents.base import AgentState
-from qmix_lightning.rollout.inference import FeedForwardStep, FirstLayer, Forward, RecurrentStep
+from qmix_lightning.rollout.inference import ActFunction, FeedForwardStep, FirstLayer, RecurrentStep
 
-__all__ = ["SmallFeedForward", "SmallRecurrent", "in_numpy"]
+__all__ = ["NumpyFeedForward", "NumpyRecurrent", "to_numpy_inference"]
 
 Array = NDArray[np.float32]
 
@@ -23,7 +23,7 @@ _MOST_PRODUCTS = 200_000
 """Multiplications of one layer up to which numpy is used: well below where its BLAS would start threads of its own."""
 
 
-def in_numpy(forward: Forward, rows: int) -> Forward:
+def to_numpy_inference(forward: ActFunction, rows: int) -> ActFunction:
     """``forward`` in numpy where a step of ``rows`` agents is worth it, else as it is."""
     if not isinstance(forward, FeedForwardStep | RecurrentStep) or not forward.plain:
         return forward
@@ -32,7 +32,7 @@ def in_numpy(forward: Forward, rows: int) -> Forward:
     weights += [] if forward.first.weight is None else [forward.first.weight]
     if any(w.device.type != "cpu" or w.dtype != torch.float32 or rows * w.numel() > _MOST_PRODUCTS for w in weights):
         return forward
-    return SmallFeedForward(forward) if isinstance(forward, FeedForwardStep) else SmallRecurrent(forward)
+    return NumpyFeedForward(forward) if isinstance(forward, FeedForwardStep) else NumpyRecurrent(forward)
 
 
 class _Dense(NamedTuple):
@@ -73,7 +73,7 @@ class _Lookup:
         return np.maximum(hidden, 0.0, out=hidden)
 
 
-class SmallFeedForward:
+class NumpyFeedForward:
     """First layer, hidden layer, head."""
 
     def __init__(self, step: FeedForwardStep) -> None:
@@ -85,7 +85,7 @@ class SmallFeedForward:
         return torch.from_numpy(q.reshape(*last_action.shape, -1)), state
 
 
-class SmallRecurrent:
+class NumpyRecurrent:
     """First layer, GRU cell (gates in the order reset, update, new), head."""
 
     def __init__(self, step: RecurrentStep) -> None:

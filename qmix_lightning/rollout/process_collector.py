@@ -1,6 +1,6 @@
 """The collector in a process of its own: the policy's copy acts there, and whole rounds of episodes come back.
 
-With ``rollout.pipelined`` a round is collected while an update runs. In a thread the two share one interpreter, and
+With ``rollout.asynchronous`` a round is collected while an update runs. In a thread the two share one interpreter, and
 small operations spend their time waiting for it; a process has its own. It collects what the collector in this process
 would have: everything is drawn by keys, and both act by the same functions.
 
@@ -70,7 +70,7 @@ class RemoteEnv:
             self._lifeline.close()
             raise ConfigurationError(
                 f"environment '{name}' cannot be sent to the collector's process ({error}): register its factory by "
-                "'package.module:name', or use rollout.collector=here"
+                "'package.module:name', or use rollout.collector=inline"
             ) from error
         finally:
             theirs.close()
@@ -96,23 +96,23 @@ class RemoteEnv:
         """Not from here."""
         raise TypeError("these environments are stepped by their collector, in its process")
 
-    def tell(self, name: str, *arguments: Any) -> None:
-        """Have the collector's process do something that has no answer; what it raises, the next :meth:`call` does."""
+    def send(self, name: str, *arguments: Any) -> None:
+        """Have the collector's process do something that has no answer; what it raises, the next :meth:`request` does."""
         try:
             self._connection.send_bytes(pickle.dumps((name, arguments, False), protocol=5))
         except OSError:
             raise self._gone() from None
 
-    def call(self, name: str, *arguments: Any, interrupted: Callable[[], bool] | None = None) -> Any:
+    def request(self, name: str, *arguments: Any, interrupted: Callable[[], bool] | None = None) -> Any:
         """What the collector's process makes of a request; waits for it, and hands on what it raised.
 
         Raises:
             RunError: the process is gone.
         """
-        return self.ask(name, *arguments)(interrupted)
+        return self.submit(name, *arguments)(interrupted)
 
-    def ask(self, name: str, *arguments: Any) -> Callable[[Callable[[], bool] | None], Any]:
-        """Begin a :meth:`call`; returns what waits for its answer, to be called before anything else is asked."""
+    def submit(self, name: str, *arguments: Any) -> Callable[[Callable[[], bool] | None], Any]:
+        """Begin a :meth:`request`; returns what waits for its answer, to be called before anything else is asked."""
         try:
             self._connection.send_bytes(pickle.dumps((name, arguments, True), protocol=5))
         except OSError:
@@ -191,53 +191,53 @@ class RemoteCollector:
     ) -> None:
         self.env = env
         settings = {"seed": seed, "rank": rank, "round_episodes": round_episodes}
-        env.call("start", deepcopy(policy).to("cpu").float(), settings)
+        env.request("start", deepcopy(policy).to("cpu").float(), settings)
 
     def publish(self, policy: Policy) -> None:
         """Take over the parameters of ``policy``, and its statistics."""
-        self.env.tell("publish", [t.numpy() for t in on_host([*policy.parameters(), *policy.buffers()])])
+        self.env.send("publish", [t.numpy() for t in on_host([*policy.parameters(), *policy.buffers()])])
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`acting_weights` gave."""
-        self.env.call("restore", dict(weights))
+        self.env.request("restore", dict(weights))
 
     def acting_weights(self) -> dict[str, Tensor]:
         """What acts now."""
-        return self.env.call("acting_weights")
+        return self.env.request("acting_weights")
 
     def begin_round(self) -> None:
         """Deal the episodes of the next round, if there are rounds."""
-        self.env.call("begin_round")
+        self.env.request("begin_round")
 
     def collect(
         self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
     ) -> Collected:
         """As the collector's own."""
-        return _unpacked(self.env.call("collect", epsilon, max_steps, interrupted=interrupted))
+        return _to_tensors(self.env.request("collect", epsilon, max_steps, interrupted=interrupted))
 
-    def begin_round_of(
+    def submit_round(
         self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
     ) -> Callable[[], tuple[Collected, EnvironmentFault | None]]:
         """Begin the collector's ``collect_round``; returns what waits for it."""
-        wait = self.env.ask("collect_round", epsilon, steps, episodes)
+        wait = self.env.submit("collect_round", epsilon, steps, episodes)
 
         def result() -> tuple[Collected, EnvironmentFault | None]:
             collected, fault = wait(interrupted)
-            return _unpacked(collected), fault
+            return _to_tensors(collected), fault
 
         return result
 
     def state_dict(self) -> dict[str, Any]:
         """As the collector's own."""
-        return self.env.call("state_dict")
+        return self.env.request("state_dict")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As the collector's own."""
-        self.env.call("load_state_dict", state)
+        self.env.request("load_state_dict", state)
 
     def restart(self, state: dict[str, Any]) -> None:
         """As the collector's own."""
-        self.env.call("restart", state)
+        self.env.request("restart", state)
 
     def close(self) -> None:
         """End the process."""
@@ -253,43 +253,43 @@ class _Served:
     def __init__(self, env: VectorEnv) -> None:
         self.env = env
         self.collector: Any = None
-        self.cut = False
+        self.interrupted = False
 
     def interrupt(self, *_: object) -> None:
-        self.cut = True
+        self.interrupted = True
 
     def start(self, policy: Policy, settings: dict[str, Any]) -> None:
         self.collector = Collector(self.env, policy, **settings)
 
     def publish(self, values: list[Any]) -> None:
-        self.collector.actor.take([torch.from_numpy(v) for v in values])
+        self.collector.rollout_policy.set_parameters([torch.from_numpy(v) for v in values])
 
     def collect(self, epsilon: float, max_steps: int | None) -> Collected:
-        return _packed(self.collector.collect(epsilon, max_steps=max_steps, interrupted=lambda: self.cut))
+        return _to_arrays(self.collector.collect(epsilon, max_steps=max_steps, interrupted=lambda: self.interrupted))
 
     def collect_round(
         self, epsilon: float, steps: int | None, episodes: int | None
     ) -> tuple[Collected, EnvironmentFault | None]:
         collected, fault = whole_round(
-            lambda left: self.collector.collect(epsilon, max_steps=left, interrupted=lambda: self.cut),
+            lambda left: self.collector.collect(epsilon, max_steps=left, interrupted=lambda: self.interrupted),
             steps=steps,
             episodes=episodes,
         )
-        return _packed(collected), fault
+        return _to_arrays(collected), fault
 
     def answer(self, name: str, arguments: tuple[Any, ...]) -> Any:
         try:
             return getattr(self if hasattr(type(self), name) else self.collector, name)(*arguments)
         finally:
-            self.cut = False  # only now: the signal may be here before the request that it is for
+            self.interrupted = False  # only now: the signal may be here before the request that it is for
 
 
-def _packed(collected: Collected) -> Collected:
+def _to_arrays(collected: Collected) -> Collected:
     """Arrays instead of tensors, which pickle in one piece each."""
     return replace(collected, episodes=[_map_tensors(e, lambda t: t.numpy(force=True)) for e in collected.episodes])
 
 
-def _unpacked(collected: Collected) -> Collected:
+def _to_tensors(collected: Collected) -> Collected:
     return replace(
         collected,
         episodes=[

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EpisodeKeys", "Purpose", "StepDraws", "bounded", "fold", "mix", "uniform"]
+__all__ = ["EpisodeKeys", "Purpose", "StepDraws", "derive_key", "fold", "to_seed", "uniform"]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -44,7 +44,7 @@ def _finalise(z: Keys) -> Keys:
     return z ^ (z >> _S31)
 
 
-def mix(*parts: int | NDArray[np.integer]) -> Keys:
+def derive_key(*parts: int | NDArray[np.integer]) -> Keys:
     """One key for each broadcast combination of ``parts`` (integers, or integer arrays)."""
     key = np.zeros((1,), np.uint64)
     for part in parts:
@@ -64,7 +64,7 @@ def uniform(keys: Keys, n: int) -> NDArray[np.float32]:
     return (bits >> _S40).astype(np.float32) * np.float32(2.0**-24)
 
 
-def bounded(keys: Keys) -> NDArray[np.int64]:
+def to_seed(keys: Keys) -> NDArray[np.int64]:
     """One integer in [0, 2**31) for each key: the range that every environment's ``seed`` accepts."""
     return (_finalise(keys + _GOLDEN) >> np.uint64(33)).astype(np.int64)
 

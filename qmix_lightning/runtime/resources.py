@@ -6,7 +6,7 @@ import ctypes
 import os
 from pathlib import Path
 
-__all__ = ["available_cores", "choose_pipelining", "choose_threads", "keep_freed_memory", "set_matmul_precision"]
+__all__ = ["available_cores", "choose_asynchronous", "choose_threads", "keep_freed_memory", "set_matmul_precision"]
 
 
 _MOST = 4
@@ -25,7 +25,7 @@ def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return cores
 
 
-def choose_threads(cores: int, *, ranks: int, workers: int, pipelined: bool) -> int:
+def choose_threads(cores: int, *, ranks: int, workers: int, asynchronous: bool) -> int:
     """Intra-op threads of one rank: half of the cores that workers and collecting leave to it, 1 to 4.
 
     Two threads on two busy cores were seen to run ten times slower than one: a thread that the scheduler puts aside is
@@ -35,16 +35,16 @@ def choose_threads(cores: int, *, ranks: int, workers: int, pipelined: bool) -> 
         cores: of this machine.
         ranks: processes that train on this machine.
         workers: worker processes of each rank.
-        pipelined: whether each rank collects while it updates.
+        asynchronous: whether each rank collects while it updates.
     """
-    left = cores // max(1, ranks) - workers - int(pipelined)
+    left = cores // max(1, ranks) - workers - int(asynchronous)
     return max(1, min(_MOST, left // 2))
 
 
-def choose_pipelining(
+def choose_asynchronous(
     cores: int, *, ranks: int, on_policy: bool, own_process: bool, num_envs: int, workers: int
 ) -> tuple[bool, str]:
-    """Whether to collect the next round while an update runs, and why, for ``rollout.pipelined=auto``.
+    """Whether to collect the next round while an update runs, and why, for ``rollout.asynchronous=auto``.
 
     Collecting runs beside the update only where it leaves the interpreter to it: in a process of its own, or while it
     waits for worker processes. It costs staleness, and needs a core of its own.

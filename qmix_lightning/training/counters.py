@@ -15,13 +15,13 @@ class Counters:
         env_steps: joint steps taken.
         episodes: episodes finished.
         updates: optimiser steps done.
-        owed: updates due now and not done yet.
-        accounted: the schedule's counter up to which updates have been counted as owed.
+        updates_due: updates due now and not done yet.
+        scheduled_until: the schedule's counter up to which updates have been counted as updates_due.
         evaluation_pending: the epoch's last update is done and its evaluation is not.
         evaluated_at: environment steps at the last evaluation.
         round_start: environment steps when the present round of collecting began; epsilon is held for a round.
             On-policy, a round ends with the last update on its episodes.
-        round_open: the present round was interrupted; its rest is played by the policy that began it.
+        partial_rollout: the present round was interrupted; its rest is played by the policy that began it.
         faults: faults of environments, by kind.
         window: sums over training episodes since they were last logged.
     """
@@ -29,11 +29,11 @@ class Counters:
     env_steps: int = 0
     episodes: int = 0
     updates: int = 0
-    owed: int = 0
-    accounted: int = 0
+    updates_due: int = 0
+    scheduled_until: int = 0
     evaluation_pending: bool = False
     evaluated_at: int = 0
     round_start: int = 0
-    round_open: bool = False
+    partial_rollout: bool = False
     faults: dict[str, int] = field(default_factory=dict)
     window: dict[str, float] = field(default_factory=dict)

@@ -21,12 +21,12 @@ from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.prioritized import PrioritizedReplay
-from qmix_lightning.replay.sampler import BatchSource
-from qmix_lightning.rollout.actor import Actor
-from qmix_lightning.rollout.background import RoundAhead
+from qmix_lightning.replay.sampler import ReplaySampler
+from qmix_lightning.rollout.background import BackgroundCollector
 from qmix_lightning.rollout.collector import Collected, Collector
 from qmix_lightning.rollout.evaluation import evaluate_episodes
 from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.runtime.signals import StopFlag
 from qmix_lightning.training.counters import Counters
@@ -34,18 +34,18 @@ from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
 
-__all__ = ["ReplayDataModule", "ReplayStore", "Tickets", "data_of"]
+__all__ = ["PlaceholderLoader", "ReplayDataModule", "ReplayStore", "data_of"]
 
 
-TICKET = "ticket"
+PLACEHOLDER = "placeholder"
 
 
-class Tickets:
+class PlaceholderLoader:
     """An endless iterable of nothing: each item stands for one update."""
 
     def __iter__(self) -> Iterator[str]:
         while True:
-            yield TICKET
+            yield PLACEHOLDER
 
 
 class _EvaluationLoader:
@@ -93,8 +93,8 @@ class ReplayDataModule(LightningDataModule):
         stop: set by a signal.
         on_resume: ``replay`` plays episodes in flight again, ``restart`` begins new ones.
         policy_on_device: act on the trainer's device, not where the environments' tensors are.
-        capture: on a GPU, capture the acting step and replay it; see :mod:`qmix_lightning.rollout.cuda_graph`.
-        pipelined: collect the next round while an update runs; see :mod:`qmix_lightning.rollout.background`.
+        cuda_graph: on a GPU, capture the acting step and replay it; see :mod:`qmix_lightning.rollout.cuda_graph`.
+        asynchronous: collect the next round while an update runs; see :mod:`qmix_lightning.rollout.background`.
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class ReplayDataModule(LightningDataModule):
         eval_episodes: int,
         stop: StopFlag,
         on_resume: str,
-        pipelined: bool = False,
+        asynchronous: bool = False,
         policy_on_device: bool = False,
-        capture: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self._env = env
@@ -125,7 +125,7 @@ class ReplayDataModule(LightningDataModule):
         self.rounds = replay if isinstance(replay, RoundStore) else None
         self.prioritized = replay if isinstance(replay, PrioritizedReplay) else None
         self.batch_size = batch_size
-        self.batches = BatchSource(replay, batch_size, seed)
+        self.batches = ReplaySampler(replay, batch_size, seed)
         self.schedule = schedule
         self.epsilon = epsilon
         self.seed = seed
@@ -134,31 +134,31 @@ class ReplayDataModule(LightningDataModule):
         self.eval_episodes = eval_episodes
         self.stop = stop
         self.on_resume = on_resume
-        self.pipelined = pipelined
+        self.asynchronous = asynchronous
         self._policy_on_device = policy_on_device
-        self._capture = capture
-        self._ahead = RoundAhead()
+        self._cuda_graph = cuda_graph
+        self._background = BackgroundCollector()
         self._fault: EnvironmentFault | None = None
         self._agreed_stop = 0
         self.counters = Counters()
         self.store: ReplayStore | None = None
         self.collector: Collector | RemoteCollector | None = None
         self._eval_env: VectorEnv | None = None
-        self._eval_actor: Actor | None = None
+        self._eval_policy: RolloutPolicy | None = None
         self._resume_from: dict[str, Any] | None = None
         self._resume_acting: dict[str, Tensor] | None = None
         self._faults_seen: dict[str, dict[str, int]] = {}
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> Tickets:
-        return Tickets()
+    def train_dataloader(self) -> PlaceholderLoader:
+        return PlaceholderLoader()
 
     def val_dataloader(self) -> _EvaluationLoader:
         return _EvaluationLoader(self.evaluate)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self._redeem() if isinstance(batch, str) and batch == TICKET else batch
+        return self._next_batch() if isinstance(batch, str) and batch == PLACEHOLDER else batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if not isinstance(batch, TrainBatch):
@@ -167,7 +167,7 @@ class ReplayDataModule(LightningDataModule):
         return batch.to(device, dtype)
 
     def teardown(self, stage: str) -> None:
-        self._ahead.close()
+        self._background.close()
         self._env.close()
         if self._eval_env is not None:
             self._eval_env.close()
@@ -175,7 +175,7 @@ class ReplayDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """This run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
-        self.batches.take_errors()
+        self.batches.apply_priorities()
         mine = {
             # A run that was resumed and collected nothing yet still has its episodes in flight.
             "collector": self.collector.state_dict() if self.collector else self._resume_from,
@@ -186,13 +186,13 @@ class ReplayDataModule(LightningDataModule):
         }
         return {
             "counters": asdict(self.counters),
-            "pipelined": self.pipelined,
+            "asynchronous": self.asynchronous,
             "ranks": all_gather_objects(mine),
         }
 
     def _acting_weights(self) -> dict[str, Tensor] | None:
         """What the rest of an open round is played with, when that is not the policy as it is now."""
-        if not (self.pipelined and self.counters.round_open):
+        if not (self.asynchronous and self.counters.partial_rollout):
             return None
         if self.collector is None:
             return self._resume_acting
@@ -200,7 +200,9 @@ class ReplayDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counters = Counters(**state_dict["counters"])
-        self.pipelined = state_dict.get("pipelined", self.pipelined)  # as the run began, whatever this machine is
+        self.asynchronous = state_dict.get(
+            "asynchronous", self.asynchronous
+        )  # as the run began, whatever this machine is
         mine = state_dict["ranks"][rank()]
         if self.store is not None:
             self.store.load(self.replay, mine["replay"])
@@ -215,13 +217,16 @@ class ReplayDataModule(LightningDataModule):
     def _collector(self) -> Collector | RemoteCollector:
         if self.collector is None:
             # Ranks on different machines may have chosen differently, and would wait for each other for ever.
-            self.pipelined = bool(least_number(float(self.pipelined), self._device))
+            self.asynchronous = bool(least_number(float(self.asynchronous), self._device))
             dealt = None if self.rounds is None else self.rounds.capacity
             given: dict[str, Any] = {"seed": self.seed, "rank": rank(), "round_episodes": dealt}
             if isinstance(self._env, RemoteEnv):
                 self.collector = RemoteCollector(self._env, self._policy_of(), **given)
             else:
-                given |= {"policy_device": self._device if self._policy_on_device else None, "capture": self._capture}
+                given |= {
+                    "policy_device": self._device if self._policy_on_device else None,
+                    "cuda_graph": self._cuda_graph,
+                }
                 self.collector = Collector(self._env, self._policy_of(), **given)
             if self._resume_from is not None:
                 if self.on_resume == "restart":
@@ -242,16 +247,16 @@ class ReplayDataModule(LightningDataModule):
         """The budget is spent, and no update is due; a round that began within the budget is played to its end."""
         counters = self.counters
         spent = counters.env_steps if self.rounds is None else counters.round_start
-        return spent >= self.total_env_steps and counters.owed == 0
+        return spent >= self.total_env_steps and counters.updates_due == 0
 
-    def _redeem(self) -> TrainBatch:
+    def _next_batch(self) -> TrainBatch:
         """Collect until an update is due, then sample its batch."""
         counters, collector = self.counters, self._collector()
         # The counter moves with the optimiser: a ticket is redeemed only after the update before it.
-        unpublished = not counters.round_open
+        unpublished = not counters.partial_rollout
         while True:
             self._raise_if_over()
-            if counters.owed > 0:
+            if counters.updates_due > 0:
                 break
             # A round that was begun within the budget goes on to its update, a little past it.
             if counters.env_steps >= self.total_env_steps and counters.updates == 0 and self.rounds is None:
@@ -271,13 +276,13 @@ class ReplayDataModule(LightningDataModule):
                 )
             except EnvironmentFault as error:
                 # Not raised yet: the other ranks wait for this one's counters, and all save together.
-                collected, fault = Collected(0, [], EpisodeStats(), cut=True), error
+                collected, fault = Collected(0, [], EpisodeStats(), interrupted=True), error
             self._account(collected, fault)
-        counters.owed -= 1
+        counters.updates_due -= 1
         counters.updates += 1
         self._mark_end_of_epoch()
-        if self.pipelined and counters.owed == 0 and counters.env_steps < self.total_env_steps:
-            self._begin_round_ahead(collector)  # before drawing: the collector has nothing else to do meanwhile
+        if self.asynchronous and counters.updates_due == 0 and counters.env_steps < self.total_env_steps:
+            self._begin_background_round(collector)  # before drawing: the collector has nothing else to do meanwhile
         trajectories, ids = self._sample()
         return TrainBatch(
             trajectories=trajectories,
@@ -292,14 +297,14 @@ class ReplayDataModule(LightningDataModule):
         counters = self.counters
         if self.rounds is None:
             return self.batches.draw(counters.updates, counters.env_steps, self._device)
-        update = self.schedule.updates - counters.owed - 1
+        update = self.schedule.updates - counters.updates_due - 1
         batch = self.batches.of_round(update, self.epsilon(counters.round_start), self._device)
-        if counters.owed == 0:
+        if counters.updates_due == 0:
             counters.round_start = counters.env_steps
         return batch, None
 
     def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
-        """See :meth:`BatchSource.update_priorities`."""
+        """See :meth:`ReplaySampler.update_priorities`."""
         self.batches.update_priorities(episode_ids, errors)
 
     def _to_next_update(self) -> tuple[int | None, int | None]:
@@ -314,18 +319,18 @@ class ReplayDataModule(LightningDataModule):
         # Ranks that are interrupted at different moments could not go on as one run, so theirs is a whole round.
         return world_size() == 1 and self.stop.is_set()
 
-    def _begin_round_ahead(self, collector: Collector | RemoteCollector) -> None:
+    def _begin_background_round(self, collector: Collector | RemoteCollector) -> None:
         steps, episodes = self._to_next_update()
         epsilon = self.epsilon(self.counters.round_start)
         collector.publish(self._policy_of())
-        self._ahead.begin(collector, epsilon, steps=steps, episodes=episodes, interrupted=self._interrupted)
+        self._background.begin(collector, epsilon, steps=steps, episodes=episodes, interrupted=self._interrupted)
 
-    def take_round_ahead(self) -> None:
+    def take_background_round(self) -> None:
         """Take in the round that was collected during an update; called after every update, on every rank.
 
         Raises nothing: a fault or a signal ends the run when the next batch is asked for.
         """
-        if (result := self._ahead.result()) is not None:
+        if (result := self._background.result()) is not None:
             self._account(*result)
 
     def _ready(self, held: int) -> bool:
@@ -333,7 +338,7 @@ class ReplayDataModule(LightningDataModule):
 
     def _account(self, collected: Collected, fault: EnvironmentFault | None = None) -> None:
         """Add what every rank collected to the global counters, and count the updates it makes due."""
-        self.batches.take_errors()  # a new episode has the largest priority so far
+        self.batches.apply_priorities()  # a new episode has the largest priority so far
         counters = self.counters
         short = sum(not self._ready(held) for held in self.replay.extend(collected.episodes))
         stats = collected.stats
@@ -362,23 +367,23 @@ class ReplayDataModule(LightningDataModule):
         window = counters.window
         for name, value in zip(["episodes", "return", "length", *names], [episodes, *sums], strict=True):
             window[name] = window.get(name, 0.0) + value
-        counters.round_open = collected.cut or self._fault is not None
-        if counters.round_open:  # nothing is due, and policy and epsilon stay, until its rest is played
+        counters.partial_rollout = collected.interrupted or self._fault is not None
+        if counters.partial_rollout:  # nothing is due, and policy and epsilon stay, until its rest is played
             return
         if self.rounds is None:
             counters.round_start = counters.env_steps
         by_episode = self.schedule.unit == "episodes"
         now = counters.episodes if by_episode else counters.env_steps
         if unready:
-            counters.accounted = now
+            counters.scheduled_until = now
         else:
             # The episodes that still filled the first batch owe nothing, except the one that completed it.
-            floor = episodes_before + int(short) if by_episode else counters.accounted
-            before = max(counters.accounted, floor)
+            floor = episodes_before + int(short) if by_episode else counters.scheduled_until
+            before = max(counters.scheduled_until, floor)
             # Steps of a dropped episode are taken back, so the counter may fall; nothing is bought twice.
-            counters.owed += self.schedule.owed(before, max(before, now))
-            counters.accounted = max(before, now)
-        if self.rounds is not None and counters.owed and self.collector is not None:
+            counters.updates_due += self.schedule.updates_due(before, max(before, now))
+            counters.scheduled_until = max(before, now)
+        if self.rounds is not None and counters.updates_due and self.collector is not None:
             self.collector.begin_round()
 
     def _new_faults(self, which: str, env: VectorEnv | None) -> list[int]:
@@ -406,10 +411,10 @@ class ReplayDataModule(LightningDataModule):
             raise RunInterrupted(self.stop.signal_number or number)
 
     def _mark_end_of_epoch(self) -> None:
-        """An epoch ends with the last update owed at an evaluation boundary or at the end of the budget."""
+        """An epoch ends with the last update updates_due at an evaluation boundary or at the end of the budget."""
         counters = self.counters
         boundary = (counters.evaluated_at // self.eval_interval + 1) * self.eval_interval
-        if counters.owed == 0 and counters.env_steps >= min(boundary, self.total_env_steps):
+        if counters.updates_due == 0 and counters.env_steps >= min(boundary, self.total_env_steps):
             counters.evaluation_pending = True
             if self.trainer is not None:
                 # Lightning learns of an iterable's last batch by fetching one too many; here it is known now.
@@ -423,15 +428,15 @@ class ReplayDataModule(LightningDataModule):
         if not mine:
             return EpisodeStats()
         policy = self._policy_of()
-        if self._eval_env is None or self._eval_actor is None:
+        if self._eval_env is None or self._eval_policy is None:
             self._eval_env = self.make_eval_env(len(mine))
             device = self._device if self._policy_on_device else self._eval_env.device
-            self._eval_actor = Actor(policy, self._eval_env.num_envs, device, capture=self._capture)
-        self._eval_actor.publish(policy)
+            self._eval_policy = RolloutPolicy(policy, self._eval_env.num_envs, device, cuda_graph=self._cuda_graph)
+        self._eval_policy.publish(policy)
         alone = world_size() == 1
         stats = evaluate_episodes(
             self._eval_env,
-            self._eval_actor,
+            self._eval_policy,
             mine,
             seed=self.seed,
             interrupted=self.stop.is_set if alone else lambda: False,
@@ -447,7 +452,7 @@ class ReplayDataModule(LightningDataModule):
         self.counters.evaluation_pending = False
         self.counters.evaluated_at = self.counters.env_steps
 
-    def take_window(self) -> dict[str, float]:
+    def pop_window(self) -> dict[str, float]:
         """Means over the training episodes since the last call (``episodes``: their number)."""
         window, self.counters.window = self.counters.window, {}
         count = window.pop("episodes", 0.0)

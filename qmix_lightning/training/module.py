@@ -73,9 +73,9 @@ class TeamModule(LightningModule):
         count = all_reduce_sum(terms.count.to(terms.total.dtype))
         self._counters = (batch.episodes, self.trainer.global_step + 1)
         if batch.episode_ids is not None:
-            if terms.row_errors is None:
+            if terms.td_errors is None:
                 raise ConfigurationError("this algorithm tells no errors of episodes: use replay=uniform")
-            self._errors = (batch.episode_ids, terms.row_errors)
+            self._errors = (batch.episode_ids, terms.td_errors)
         self._last_terms, total = terms, terms.total
         terms.total = total.detach()  # what is kept until the next update has no graph
         return total * (self.trainer.world_size / count.clamp(min=1))

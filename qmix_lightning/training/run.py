@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pytorch_lightning import Trainer
 
-from qmix_lightning.replay.device import ReplayPlace
+from qmix_lightning.replay.device import ReplayDevice
 from qmix_lightning.replay.memory_estimate import ReplaySize
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.callbacks.run_checkpoint import RunCheckpoint
@@ -28,4 +28,4 @@ class Run:
     log: MetricsLog
     checkpoint: RunCheckpoint
     replay_size: ReplaySize
-    replay_place: ReplayPlace
+    replay_device: ReplayDevice

@@ -26,7 +26,7 @@ class UpdateSchedule:
         self.unit = unit
         self.updates = updates
 
-    def owed(self, before: int, now: int) -> int:
+    def updates_due(self, before: int, now: int) -> int:
         """Updates that fall due between two readings of the counter."""
         return (now // self.every - before // self.every) * self.updates
 

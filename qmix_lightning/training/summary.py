@@ -94,7 +94,7 @@ def write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> di
         "eval": eval_summary(run.log.last_eval),
         "faults": counters.faults,
         "num_threads": run.module.extra_checkpoint["num_threads"],
-        "pipelined": run.data.pipelined,
+        "asynchronous": run.data.asynchronous,
         "versions": run.module.extra_checkpoint["versions"],
     }
     write_json(summary, run_dir / "summary.json")

@@ -11,7 +11,7 @@ from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.vector.process import ProcessVectorEnv
 from qmix_lightning.vector.sync import SyncVectorEnv, close_all
 from qmix_lightning.worker.create_env import AdapterMaker, create_env
-from qmix_lightning.worker.fault_tolerance import FaultLimit, Faults, SupervisedEnv
+from qmix_lightning.worker.fault_tolerance import FaultLimit, Faults, FaultTolerantEnv
 
 __all__ = ["Backend", "make_vector_env"]
 
@@ -82,11 +82,11 @@ def make_vector_env(
             limit=backend.limit,
             timeout_s=backend.timeout_s,
         )
-    opened: list[SupervisedEnv] = []
+    opened: list[FaultTolerantEnv] = []
     try:
         faults = Faults(name, backend.limit)
         for number in range(num_envs):
-            opened.append(SupervisedEnv(make, number, faults))
+            opened.append(FaultTolerantEnv(make, number, faults))
         return SyncVectorEnv(opened, faults)
     except BaseException:
         close_all(opened)

@@ -11,7 +11,7 @@ from torch import Tensor
 from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.types import Observation, Transition
 from qmix_lightning.worker.buffers import Buffers
-from qmix_lightning.worker.fault_tolerance import EnvBlock, Faults, SupervisedEnv, versions_of
+from qmix_lightning.worker.fault_tolerance import EnvBlock, Faults, FaultTolerantEnv, versions_of
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 __all__ = ["SyncVectorEnv", "close_all"]
@@ -28,14 +28,14 @@ class SyncVectorEnv:
         faults: where supervised ones count theirs.
     """
 
-    def __init__(self, adapters: Sequence[ParallelAdapter | SupervisedEnv], faults: Faults | None = None) -> None:
+    def __init__(self, adapters: Sequence[ParallelAdapter | FaultTolerantEnv], faults: Faults | None = None) -> None:
         self.spec = adapters[0].spec
         self.num_envs = len(adapters)
         self.device = torch.device("cpu")
         self._adapters = list(adapters)
         self.faults = faults.counts if faults else {}
         first = adapters[0]
-        self.versions = first.versions if isinstance(first, SupervisedEnv) else versions_of(first)
+        self.versions = first.versions if isinstance(first, FaultTolerantEnv) else versions_of(first)
         self._none = torch.zeros(self.num_envs, dtype=torch.bool)
         for index, adapter in enumerate(adapters):
             if adapter.spec != self.spec:

@@ -17,7 +17,7 @@ from qmix_lightning.runtime.text import one_line
 from qmix_lightning.worker.buffers import Buffers, Row
 from qmix_lightning.worker.parallel_adapter import Outcome, ParallelAdapter
 
-__all__ = ["FAULT_KINDS", "EnvBlock", "FaultLimit", "Faults", "SupervisedEnv"]
+__all__ = ["FAULT_KINDS", "EnvBlock", "FaultLimit", "FaultTolerantEnv", "Faults"]
 
 
 FAULT_KINDS: tuple[str, ...] = ("raised", "invalid", "killed", "hung")
@@ -82,7 +82,7 @@ def versions_of(adapter: ParallelAdapter) -> dict[str, str]:
     return {str(name): str(value) for name, value in versions.items()}
 
 
-class SupervisedEnv:
+class FaultTolerantEnv:
     """A :class:`ParallelAdapter` that is made anew when it fails, and before it grows old.
 
     An environment whose ``metadata`` names ``rebuild_after_steps`` is made anew between episodes before it has taken so
@@ -171,12 +171,12 @@ class EnvBlock:
         buffers: the memory.
     """
 
-    def __init__(self, envs: Mapping[int, ParallelAdapter | SupervisedEnv], buffers: Buffers) -> None:
+    def __init__(self, envs: Mapping[int, ParallelAdapter | FaultTolerantEnv], buffers: Buffers) -> None:
         self._envs = [(e, env, buffers.row(env.spec, e)) for e, env in sorted(envs.items())]
         self._buffers = buffers
         block = slice(self._envs[0][0], self._envs[-1][0] + 1)
         self._obs, self._state = buffers.obs[block], buffers.state[block]
-        self._checked = any(isinstance(env, SupervisedEnv) for env in envs.values())
+        self._checked = any(isinstance(env, FaultTolerantEnv) for env in envs.values())
 
     def reset(self, seeds: Sequence[int], wanted: Sequence[bool]) -> None:
         """Start the episodes of ``seeds [E]`` where ``wanted [E]``."""
@@ -213,7 +213,7 @@ class EnvBlock:
         rejected = []
         for e, env, row in self._envs:
             stepped = wanted[e] and e not in failed
-            if stepped and isinstance(env, SupervisedEnv) and not _is_finite(row, float(self._buffers.reward[e])):
+            if stepped and isinstance(env, FaultTolerantEnv) and not _is_finite(row, float(self._buffers.reward[e])):
                 env.reject()
                 rejected.append(e)
         return rejected

@@ -17,7 +17,7 @@ from types import FrameType
 from qmix_lightning.errors import QMixLightningError
 from qmix_lightning.runtime.text import one_line
 from qmix_lightning.worker.buffers import SharedBuffers
-from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, EnvBlock, FaultLimit, Faults, SupervisedEnv
+from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, EnvBlock, FaultLimit, Faults, FaultTolerantEnv
 from qmix_lightning.worker.lifeline import is_gone, watch
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 from qmix_lightning.worker.protocol import DONE, FATAL, FAULTY, QUIT, RESET, receive, send
@@ -50,13 +50,13 @@ def work(
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _on_terminate)
-    envs: dict[int, SupervisedEnv] = {}
+    envs: dict[int, FaultTolerantEnv] = {}
     try:
         threading.Thread(target=watch, args=(lifeline,), daemon=True).start()
         faults = Faults(name, limit)
         try:
             for slot in slots:
-                envs[slot] = SupervisedEnv(make, slot, faults)
+                envs[slot] = FaultTolerantEnv(make, slot, faults)
         except Exception as error:
             status = getattr(error, "exit_status", 1)
             text = str(error) if isinstance(error, QMixLightningError) else one_line(error)
@@ -85,7 +85,7 @@ def work(
             os.killpg(os.getpgrp(), signal.SIGKILL)  # nobody else is there to end what did not close
 
 
-def _serve(connection: socket.socket, shared: SharedBuffers, envs: dict[int, SupervisedEnv], faults: Faults) -> None:
+def _serve(connection: socket.socket, shared: SharedBuffers, envs: dict[int, FaultTolerantEnv], faults: Faults) -> None:
     block = EnvBlock(envs, shared.buffers)
     while True:
         command = connection.recv(1)

@@ -1,4 +1,4 @@
-"""What ``qmix-envs new`` writes: a plugin package that installs, keeps every promise, and trains."""
+"""What ``qmix-envs new`` writes: a plugin package that installs, keeps every check, and trains."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ from qmix_lightning.env_checker import check_factory, failures, report
 
 def test_keeps_every_promise():
     """By its name, so that the entry point is tested too; the package must be installed."""
-    findings = check_factory(environment.load("$name"), name="$name")
-    assert not failures(findings), report(findings)
+    results = check_factory(environment.load("$name"), name="$name")
+    assert not failures(results), report(results)
 
 
 def test_meeting_wins():
@@ -112,7 +112,7 @@ stands, two agents on a line look for each other; make it yours in `$name/enviro
 ```bash
 pip install -e .                     # the entry point in pyproject.toml makes env=$name known
 qmix-envs show $name                 # sizes and settings
-qmix-envs check $name                # does it keep the promises that training relies on?
+qmix-envs check $name                # does it keep the checks that training relies on?
 qmix-train env=$name env.kwargs.size=5
 qmix-train --config-dir conf experiment=${name}_qmix
 pytest

@@ -34,7 +34,7 @@ class MetricsLog(Callback):
                 f"the loss is {metrics['loss']} at update {counters.updates}: lower optimizer.lr or "
                 "optimizer.max_grad_norm; the last checkpoint was written before"
             )
-        played = {("win_rate" if n == "won" else f"{n}_mean"): v for n, v in data_of(trainer).take_window().items()}
+        played = {("win_rate" if n == "won" else f"{n}_mean"): v for n, v in data_of(trainer).pop_window().items()}
         self.last_train = {f"train/{n}": v for n, v in {**metrics, **played, "epsilon": batch.epsilon}.items()}
         self._log(trainer, self.last_train)
 

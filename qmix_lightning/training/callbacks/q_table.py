@@ -18,8 +18,8 @@ from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import TabularGame, VectorEnv
 from qmix_lightning.mixers.base import MixerCall
 from qmix_lightning.nn.running_moments import RunningMoments
-from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.rollout.evaluation import evaluate_episodes
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.training.summary import write_json
 from qmix_lightning.types import Observation, TrajectoryBatch
 
@@ -123,7 +123,7 @@ class QTableReport(Callback):
         data = cast(Any, trainer).datamodule
         env = data.make_eval_env(1)
         learner = cast(Any, pl_module).learner
-        policy = Actor(learner.policy, 1, env.device).policy
+        policy = RolloutPolicy(learner.policy, 1, env.device).policy
         mixer = getattr(learner, "mixer", None)  # not every algorithm has one
         game = env if isinstance(env, TabularGame) else None
         moments = getattr(learner, "value_moments", None)
@@ -134,7 +134,7 @@ class QTableReport(Callback):
         if game is None or tables is None:
             _log.info("no Q table: it needs a game that knows its exact values, and a mixer")
             return
-        greedy = evaluate_episodes(env, Actor(policy, 1, env.device), [0], seed=0).returns[0]
+        greedy = evaluate_episodes(env, RolloutPolicy(policy, 1, env.device), [0], seed=0).returns[0]
         self.report = {"learned": tables, "exact": game.exact_q_values(self.gamma), "greedy_return": greedy}
         write_json(self.report, self.path)
 

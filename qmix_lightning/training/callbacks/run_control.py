@@ -52,7 +52,7 @@ class RunControl(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        data_of(trainer).take_round_ahead()  # before anything is logged or saved
+        data_of(trainer).take_background_round()  # before anything is logged or saved
         if self._handlers is not None and self._handlers.run_deferred() and trainer.is_global_zero:
             # Lightning would load its requeue checkpoint before any other one for ever after; as "last" it is just the
             # newest.

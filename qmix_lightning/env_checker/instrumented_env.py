@@ -10,69 +10,69 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmix_lightning.env_checker.episodes import FIELD_WORDS, ROW_FIELDS, Episode, Row, Step
-from qmix_lightning.env_checker.report import Ledger
+from qmix_lightning.env_checker.episodes import FIELD_WORDS, ROW_FIELDS, RandomEpisode, Snapshot, Step
+from qmix_lightning.env_checker.report import CheckReport
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import EnvironmentContractError
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime import prng
 from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
 
-__all__ = ["Broken", "Probe", "play"]
+__all__ = ["InstrumentedEnv", "Unusable", "random_episodes"]
 
 
 _KEPT = 4096
 """Numbers of an observation that are kept for messages and comparisons; the rest is known by its checksum."""
 
 
-class Broken(Exception):
-    """The environment is in no state to go on; the reason is in the ledger."""
+class Unusable(Exception):
+    """The environment is in no state to go on; the reason is in the check_report."""
 
 
 # Watching --------------------------------------------------------------------------------------------------------
 
 
-class Probe:
+class InstrumentedEnv:
     """A vector environment whose every call is inspected.
 
     Args:
         env: the environment.
         num_envs: how many were asked for.
-        ledger: where findings go.
-        blame: the promise that is broken if a call raises.
+        check_report: where results go.
+        blame: the check that is broken if a call raises.
     """
 
-    def __init__(self, env: VectorEnv, num_envs: int, ledger: Ledger, blame: str) -> None:
+    def __init__(self, env: VectorEnv, num_envs: int, check_report: CheckReport, blame: str) -> None:
         self.env = env
-        self.ledger = ledger
+        self.check_report = check_report
         self.blame = blame
         self.spec: EnvSpec = env.spec
         self.num_envs = num_envs
         self.where = "opening"
         self._check_spec()
-        self.shown: list[Row | None] = [None] * num_envs  # of episodes in play
+        self.shown: list[Snapshot | None] = [None] * num_envs  # of episodes in play
         self.t = [0] * num_envs
         self.seed = [0] * num_envs
         self._paused = [False] * num_envs
 
-    def _fail(self, promise: str, kind: str, message: str) -> None:
-        self.ledger.fail(promise, kind, message)
+    def _fail(self, check: str, kind: str, message: str) -> None:
+        self.check_report.fail(check, kind, message)
 
     def _check_spec(self) -> None:
         spec = self.spec
         if self.env.num_envs != self.num_envs:
             self._fail("spec", "num_envs", f"num_envs is {self.env.num_envs}, but {self.num_envs} were asked for")
-            raise Broken
+            raise Unusable
         for name, have, want in (
             ("obs_dim", spec.obs_dim, max(spec.obs_dims)),
             ("n_actions", spec.n_actions, max(spec.action_counts)),
         ):
             if have != want:
                 self._fail("spec", name, f"spec.{name} is {have}, the largest agent's is {want}")
-                raise Broken
+                raise Unusable
 
     # Calls --------------------------------------------------------------------------------------------------
 
-    def reset(self, wanted: Sequence[bool], seeds: Sequence[int]) -> list[Row]:
+    def reset(self, wanted: Sequence[bool], seeds: Sequence[int]) -> list[Snapshot]:
         """Reset the slots that are ``wanted``; what every slot shows."""
         mask, numbers = torch.tensor(list(wanted)), torch.tensor(list(seeds), dtype=torch.int64)
         before = list(self.shown)
@@ -95,7 +95,7 @@ class Probe:
                 self.shown[slot] = None  # said once
         return rows
 
-    def step(self, actions: np.ndarray, active: Sequence[bool]) -> tuple[list[Row], list[Step]]:
+    def step(self, actions: np.ndarray, active: Sequence[bool]) -> tuple[list[Snapshot], list[Step]]:
         """A joint step with ``actions [E, N]``; rows and steps of slots that are not active mean nothing."""
         given = torch.from_numpy(actions.copy()).to(self.env.device)
         stepped = torch.tensor(list(active))
@@ -107,12 +107,12 @@ class Probe:
         self.where = f"step {max(self.t[s] for s in range(self.num_envs) if active[s])}"
         outcome: Transition = self._call(self.env.step, given, stepped)
         if not torch.equal(given.cpu(), torch.from_numpy(actions)) or stepped.tolist() != list(active):
-            self._fail("plays", "arguments", f"{self.where}: step changed the tensors it was given")
+            self._fail("runs", "arguments", f"{self.where}: step changed the tensors it was given")
         if outcome.failed is not None and (failed := np.flatnonzero(outcome.failed.numpy(force=True) & active)).size:
             self._fail(
                 self.blame, "failed", f"{self._at(int(failed[0]))}: the simulator failed (the log has the cause)"
             )
-            raise Broken
+            raise Unusable
         steps = self._steps(outcome, actions, active)
         terminated = [bool(active[s]) and steps[s].terminated for s in range(self.num_envs)]
         rows = self._rows(outcome.next, list(active), terminated)
@@ -128,11 +128,11 @@ class Probe:
         try:
             return method(*args)
         except Exception as error:
-            if isinstance(error, EnvironmentContractError) and self.ledger.failed():
-                raise Broken from error  # the bare environment was seen to do it, and told in detail
+            if isinstance(error, EnvironmentContractError) and self.check_report.failed():
+                raise Unusable from error  # the bare environment was seen to do it, and told in detail
             message = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self._fail(self.blame, f"raised {type(error).__name__}", f"{self.where}: {message}")
-            raise Broken from error
+            raise Unusable from error
 
     def _at(self, slot: int) -> str:
         return f"step {self.t[slot]}, slot {slot} (seed {self.seed[slot]})"
@@ -142,15 +142,15 @@ class Probe:
     def _array(self, value: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> np.ndarray:
         if not isinstance(value, Tensor):
             self._fail("spec", name, f"{self.where}: {name} is {type(value).__name__}, a tensor is needed")
-            raise Broken
+            raise Unusable
         if tuple(value.shape) != shape:
             self._fail("spec", name, f"{self.where}: {name} has shape {list(value.shape)}, the spec says {list(shape)}")
-            raise Broken
+            raise Unusable
         if value.dtype != dtype:
             self._fail("spec", f"{name} dtype", f"{self.where}: {name} is {value.dtype}, {dtype} is needed")
         return value.to(dtype).numpy(force=True).copy()
 
-    def _rows(self, shown: Observation, inspect: list[bool], terminated: list[bool]) -> list[Row]:
+    def _rows(self, shown: Observation, inspect: list[bool], terminated: list[bool]) -> list[Snapshot]:
         spec, e = self.spec, self.num_envs
         n = spec.n_agents
         obs = self._array(shown.obs, "obs", (e, n, spec.obs_dim), torch.float32)
@@ -160,7 +160,7 @@ class Probe:
         for slot in np.flatnonzero(inspect).tolist():
             self._inspect(slot, obs[slot], state[slot], avail[slot], mask[slot], terminated[slot])
         return [
-            Row(
+            Snapshot(
                 (_crc(obs[s]), _crc(state[s]), _crc(avail[s]), _crc(mask[s])), tuple(map(_crc, obs[s])),
                 _sample(obs[s]), _sample(state[s]), avail[s], mask[s],
             )
@@ -184,7 +184,7 @@ class Probe:
             if mask[i]:
                 if not over and not avail[i].any():
                     self._fail("masks", "empty", f"{at}: it is alive and has no legal action")
-                    raise Broken
+                    raise Unusable
                 continue
             if obs[i].any():
                 self._fail("death", "observation", f"{at}: it is dead, but its observation is not zero")
@@ -203,7 +203,7 @@ class Probe:
         if set(outcome.metrics) != set(self.spec.episode_metrics):
             want, have = sorted(self.spec.episode_metrics), sorted(outcome.metrics)
             self._fail("spec", "metrics", f"{self.where}: metrics are {have}, spec.episode_metrics says {want}")
-            raise Broken
+            raise Unusable
         metrics = {k: self._array(v, f"metrics['{k}']", (e,), torch.float32) for k, v in outcome.metrics.items()}
         for slot in np.flatnonzero(list(active)).tolist():
             at = self._at(slot)
@@ -244,26 +244,26 @@ def _sample(values: np.ndarray) -> np.ndarray:
 # Playing ---------------------------------------------------------------------------------------------------------
 
 
-def play(
-    probe: Probe,
+def random_episodes(
+    instrumented: InstrumentedEnv,
     seeds: Sequence[Iterator[int]],
     steps: int,
     *,
     until_episodes: int | None = None,
     pause_seed: int | None = None,
-) -> list[Episode]:
+) -> list[RandomEpisode]:
     """Play the episodes of ``seeds``, one iterator for each slot, with actions that the seed and the step decide.
 
     Args:
-        probe: the environment.
+        instrumented: the environment.
         seeds: a slot rests when its iterator has run out.
         steps: joint steps at most.
         until_episodes: stop once every slot has ended so many.
         pause_seed: let slots rest now and then, and ask what all show.
     """
-    slots, n = probe.num_envs, probe.spec.n_agents
-    episodes: list[Episode] = []
-    current: list[Episode | None] = [None] * slots
+    slots, n = instrumented.num_envs, instrumented.spec.n_agents
+    episodes: list[RandomEpisode] = []
+    current: list[RandomEpisode | None] = [None] * slots
     ended = [0] * slots
     for t in range(steps):
         begin = [False] * slots
@@ -271,10 +271,10 @@ def play(
         for slot in range(slots):
             if current[slot] is None and (number := next(seeds[slot], None)) is not None:
                 begin[slot], numbers[slot] = True, number
-                current[slot] = episode = Episode(number, slot)
+                current[slot] = episode = RandomEpisode(number, slot)
                 episodes.append(episode)
         if any(begin):
-            rows = probe.reset(begin, numbers)
+            rows = instrumented.reset(begin, numbers)
             for slot in range(slots):
                 if begin[slot]:
                     current[slot].rows.append(rows[slot])  # type: ignore[union-attr]
@@ -282,14 +282,14 @@ def play(
         if not playing:
             break
         if pause_seed is not None:
-            draws = keys.uniform(keys.mix(pause_seed, t), slots + 1)[0]
+            draws = prng.uniform(prng.derive_key(pause_seed, t), slots + 1)[0]
             playing = [slot for slot in playing if draws[slot] < 0.6] or playing[:1]
         actions = np.full((slots, n), NO_OP, np.int64)
         for slot in playing:
             episode = current[slot]
             assert episode is not None
             actions[slot] = _legal_actions(episode)
-        rows, outcomes = probe.step(actions, [slot in playing for slot in range(slots)])
+        rows, outcomes = instrumented.step(actions, [slot in playing for slot in range(slots)])
         for slot in playing:
             episode = current[slot]
             assert episode is not None
@@ -299,15 +299,15 @@ def play(
                 current[slot] = None
                 ended[slot] += 1
         if pause_seed is not None and t % 3 == 0:
-            probe.peek()
+            instrumented.peek()
         if until_episodes is not None and min(ended) >= until_episodes:
             break
     return [e for e in episodes if e.steps]
 
 
-def _legal_actions(episode: Episode) -> np.ndarray:
+def _legal_actions(episode: RandomEpisode) -> np.ndarray:
     row = episode.rows[-1]
-    draws = keys.uniform(keys.mix(episode.seed, len(episode.steps)), len(row.mask))[0]
+    draws = prng.uniform(prng.derive_key(episode.seed, len(episode.steps)), len(row.mask))[0]
     chosen = np.full(len(row.mask), NO_OP)
     for i in np.flatnonzero(row.mask):
         legal = np.flatnonzero(row.avail[i])

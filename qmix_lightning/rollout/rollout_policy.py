@@ -11,48 +11,48 @@ from torch import Tensor
 
 from qmix_lightning.agents.base import AgentState, forget_dead
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.rollout.cuda_graph import CapturedStep, CaptureError
-from qmix_lightning.rollout.inference import Forward, ready_to_act
-from qmix_lightning.rollout.numpy_inference import in_numpy
+from qmix_lightning.rollout.cuda_graph import CudaGraphError, CudaGraphStep
+from qmix_lightning.rollout.inference import ActFunction, fold_for_inference
+from qmix_lightning.rollout.numpy_inference import to_numpy_inference
 from qmix_lightning.runtime.transfer import copy_values, sent
 from qmix_lightning.types import NO_OP, Observation
 
-__all__ = ["Actor"]
+__all__ = ["RolloutPolicy"]
 
 
-class Actor:
+class RolloutPolicy:
     """A policy acting in ``E`` environments: its memory, the last actions, and the choice of the next.
 
-    The policy is this actor's own copy; :meth:`publish` refreshes it, so training may go on meanwhile.
+    The policy is this rollout_policy's own copy; :meth:`publish` refreshes it, so training may go on meanwhile.
 
     Args:
         policy: what acts; copied.
         num_envs: ``E``.
         device: where it acts; what it is shown may be elsewhere, and its actions go there.
-        capture: on a GPU, capture the step and replay it, see :mod:`qmix_lightning.rollout.cuda_graph`.
+        cuda_graph: on a GPU, capture the step and replay it, see :mod:`qmix_lightning.rollout.cuda_graph`.
     """
 
-    def __init__(self, policy: Policy, num_envs: int, device: torch.device, *, capture: bool = False) -> None:
+    def __init__(self, policy: Policy, num_envs: int, device: torch.device, *, cuda_graph: bool = False) -> None:
         self.policy = deepcopy(policy).to(device).float().requires_grad_(False).eval()
         self.device = device
         self._num_envs = num_envs
-        self._captured: CapturedStep | None = None
-        if capture and device.type == "cuda":
-            self._captured = CapturedStep(self.policy, ready_to_act(self.policy), num_envs, device)
+        self._captured: CudaGraphStep | None = None
+        if cuda_graph and device.type == "cuda":
+            self._captured = CudaGraphStep(self.policy, fold_for_inference(self.policy), num_envs, device)
         self._forward = self._ready()
         self._first_state: AgentState = self.policy.initial_state(num_envs)
         self.state: AgentState = self.policy.initial_state(num_envs)
         self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
 
     @torch.no_grad()
-    def _ready(self) -> Forward:
-        return in_numpy(ready_to_act(self.policy), self._num_envs * self.policy.inputs.n_agents)
+    def _ready(self) -> ActFunction:
+        return to_numpy_inference(fold_for_inference(self.policy), self._num_envs * self.policy.inputs.n_agents)
 
     def publish(self, policy: Policy) -> None:
         """Take over the parameters of ``policy``, and its statistics."""
-        self.take([*policy.parameters(), *policy.buffers()])
+        self.set_parameters([*policy.parameters(), *policy.buffers()])
 
-    def take(self, values: Sequence[Tensor]) -> None:
+    def set_parameters(self, values: Sequence[Tensor]) -> None:
         """Take over parameters and then buffers of another copy of :attr:`policy`."""
         copy_values([*self.policy.parameters(), *self.policy.buffers()], values)
         self._get_ready()
@@ -67,13 +67,13 @@ class Actor:
         self._first_state = self.policy.initial_state(self._num_envs)
         if self._captured is not None:
             try:
-                self._captured.refresh(ready_to_act(self.policy))
-            except CaptureError as error:
+                self._captured.refresh(fold_for_inference(self.policy))
+            except CudaGraphError as error:
                 self._give_up(error)
         else:
             self._forward = self._ready()
 
-    def _give_up(self, error: CaptureError) -> None:
+    def _give_up(self, error: CudaGraphError) -> None:
         self._captured = None
         self._forward = self._ready()
         print(f"rollout: the policy's step is not captured, and runs kernel by kernel: {error}", file=sys.stderr)
@@ -100,7 +100,7 @@ class Actor:
             try:
                 self.last_action, self.state = self._captured(observation, *given)
                 return self.last_action.to(there, copy=True)  # the next step overwrites it
-            except CaptureError as error:
+            except CudaGraphError as error:
                 self._give_up(error)
         if there != self.device:
             observation = Observation(

@@ -1,0 +1,83 @@
+"""Keep old names of settings working for one release, and tell their users once."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+__all__ = ["KEYS", "TARGETS", "VALUES", "rename_override", "rename_settings"]
+
+KEYS = {"rollout.pipelined": "rollout.asynchronous", "rollout.capture": "rollout.cuda_graph"}
+"""Old key -> new key, both within one section."""
+
+VALUES = {"rollout.collector": {"here": "inline"}}
+"""Key -> old value -> new value."""
+
+TARGETS = {"qmix_lightning.q_table.QTableReport": "qmix_lightning.training.callbacks.q_table.QTableReport"}
+"""Old ``_target_`` of a callback or a logger -> new one."""
+
+_UNTIL = "0.3.0"
+_told: set[str] = set()
+
+
+def _tell(old: str, new: str) -> None:
+    """Print once for each name and process that ``old`` is called ``new`` now."""
+    if old not in _told:
+        _told.add(old)
+        print(f"{old} is called {new} now; the old name works until version {_UNTIL}", file=sys.stderr)
+
+
+def rename_override(override: str) -> str:
+    """Return what was typed, ``rollout.pipelined=true``, under its key of today, which Hydra knows."""
+    match = re.match(r"([+~]*)([\w.]+)(.*)", override, re.DOTALL)
+    if match is None or match[2] not in KEYS:
+        return override
+    _tell(match[2], KEYS[match[2]])
+    return f"{match[1]}{KEYS[match[2]]}{match[3]}"
+
+
+def rename_settings(tree: Mapping[str, Any], typed: Collection[str] = (), *, silent: bool = False) -> dict[str, Any]:
+    """Return a configuration, composed from YAML files or read from a checkpoint, with the names of today.
+
+    Args:
+        tree: nested containers; not changed.
+        typed: keys that were typed: they win over a file's old name for the same setting.
+        silent: tell nobody, because nobody typed it.
+    """
+    renamed = {
+        key: dict(value) if isinstance(value, Mapping) else value
+        for key, value in _rename_targets(tree, silent).items()
+    }
+    for old, new in KEYS.items():
+        section, _, key = old.partition(".")
+        if isinstance(found := renamed.get(section), dict) and key in found:
+            value = found.pop(key)
+            if new not in typed:
+                found[new.partition(".")[2]] = value
+            if not silent:
+                _tell(old, new)
+    for name, values in VALUES.items():
+        section, _, key = name.partition(".")
+        found = renamed.get(section)
+        if isinstance(found, dict) and isinstance(value := found.get(key), str) and value in values:
+            found[key] = values[value]
+            if not silent:
+                _tell(f"{name}={value}", f"{name}={values[value]}")
+    return renamed
+
+
+def _rename_targets(tree: Any, silent: bool) -> Any:
+    """Return nested containers with every old ``_target_`` in them renamed."""
+    if isinstance(tree, list):
+        return [_rename_targets(value, silent) for value in tree]
+    if not isinstance(tree, Mapping):
+        return tree
+    renamed = {key: _rename_targets(value, silent) for key, value in tree.items()}
+    target = renamed.get("_target_")
+    if isinstance(target, str) and target in TARGETS:
+        renamed["_target_"] = TARGETS[target]
+        if not silent:
+            _tell(target, TARGETS[target])
+    return renamed
