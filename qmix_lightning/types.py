@@ -25,6 +25,7 @@ Masks:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -341,6 +342,11 @@ class TrajectoryBatch:
         )
         masked.host = None if self.host is None else self.host.mask_invalid()
         return masked
+
+    def sanitized(self, *, leave: Collection[str] = ()) -> TrajectoryBatch:
+        """Return :meth:`mask_invalid` under its name of 0.1.0, which goes with 0.3.0."""
+        warnings.warn("TrajectoryBatch.sanitized is called mask_invalid now", FutureWarning, stacklevel=2)
+        return self.mask_invalid(skip=leave)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ class LossTerms:
         count: how many items were summed, a scalar.
         sums: what to log, each a detached sum over the same items.
         td_errors: ``[B]``, how wrong each row's values were, for prioritised replay; ``None`` if it means nothing.
+        row_errors: its name of 0.1.0, which goes with 0.3.0.
     """
 
     def __init__(
@@ -33,11 +35,14 @@ class LossTerms:
         count: Tensor,
         sums: dict[str, Tensor] | Callable[[], dict[str, Tensor]] | None = None,
         td_errors: Tensor | Callable[[], Tensor] | None = None,
+        row_errors: Tensor | Callable[[], Tensor] | None = None,
     ) -> None:
+        if row_errors is not None:
+            warnings.warn("LossTerms(row_errors=...) is called td_errors now", FutureWarning, stacklevel=2)
         self.total = total
         self.count = count
         self._sums = {} if sums is None else sums
-        self._td_errors = td_errors
+        self._td_errors = row_errors if td_errors is None else td_errors
 
     @property
     def sums(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -40,6 +41,12 @@ class CheckResult:
     check: str
     status: Status
     message: str
+
+    @property
+    def promise(self) -> str:
+        """Return :attr:`check` under its name of 0.1.0, which goes with 0.3.0."""
+        warnings.warn("CheckResult.promise is called check now", FutureWarning, stacklevel=2)
+        return self.check
 
 
 class CheckReport:
