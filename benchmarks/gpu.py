@@ -1,4 +1,4 @@
-"""Everything about speed on a GPU, by one command; see docs/speed.md.
+"""Measure speed on a GPU with one command: updates, replay and whole runs; see docs/speed.md.
 
     python benchmarks/gpu.py [--repeats 3] [--output gpu.json]
     python benchmarks/gpu.py --device cpu --quick      # the same in small, to see that it runs
@@ -7,7 +7,7 @@
   often the host waits for the device in it, and where the time goes (torch's profiler).
 * ``replay``: a batch of the same shapes from a replay in the host's memory and from one on the device, on the device.
 * ``runs``: whole SMAX runs with the trainer on the device, the policy beside the environments or on the device too,
-  captured or not, and how busy the GPU was meanwhile (``nvidia-smi``, every half second; ``null`` without one).
+  as a CUDA graph or not, and how busy the GPU was meanwhile (``nvidia-smi``, every half second; ``null`` without one).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ PRECISIONS = {"float32": ("highest", "float32"), "tf32": ("high", "float32"), "b
 ON_DEVICE = "rollout.policy_device=device"
 RUNS = {
     "policy_with_env": [],
-    "policy_with_env_pipelined": ["rollout.asynchronous=true"],
+    "policy_with_env_asynchronous": ["rollout.asynchronous=true"],
     "policy_on_device": [ON_DEVICE],
-    "policy_on_device_not_captured": [ON_DEVICE, "rollout.cuda_graph=off"],
+    "policy_on_device_without_cuda_graph": [ON_DEVICE, "rollout.cuda_graph=off"],
     "bf16-mixed": ["trainer.precision=bf16-mixed"],
 }
 QUICK_RUN = ["env=two_step", "rollout.num_envs=2", "replay.batch_size=8", "replay.capacity=32", "agent.hidden_dim=8"]
@@ -56,12 +56,13 @@ REPLAY_EPISODES = 64
 
 
 def wait(device: torch.device) -> None:
+    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(call: Callable[[], object], device: torch.device, turns: int, seconds: float) -> dict[str, Any]:
-    """Milliseconds of a call: the median, least and most of ``turns`` turns of about ``seconds``."""
+    """Return milliseconds of a call: the median, least and most of ``turns`` turns of about ``seconds``."""
     for _ in range(2):
         call()
     wait(device)
@@ -80,7 +81,7 @@ def timed(call: Callable[[], object], device: torch.device, turns: int, seconds:
 
 
 def waits(call: Callable[[], object], device: torch.device) -> int | None:
-    """How often a call makes the host wait for the device; ``None`` without a GPU."""
+    """Return how often a call makes the host wait for the device; ``None`` without a GPU."""
     if device.type != "cuda":
         return None
     with warnings.catch_warnings(record=True) as caught:
@@ -94,7 +95,7 @@ def waits(call: Callable[[], object], device: torch.device) -> int | None:
 
 
 def profile(call: Callable[[], object], device: torch.device, calls: int, rows: int = 15) -> list[dict[str, Any]]:
-    """The operations that took most time, per call: on the device where there is a GPU."""
+    """Return the operations that took most time, per call: on the device where there is a GPU."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -115,6 +116,7 @@ def profile(call: Callable[[], object], device: torch.device, calls: int, rows: 
 
 
 def learner_case(name: str, shape: Shape, device: torch.device, turns: int, seconds: float) -> dict[str, Any]:
+    """Measure an update of one shape in every precision."""
     torch.manual_seed(0)
     # Moved there as in training, so that the host keeps the masks.
     batch = random_batch(shape).to(device)
@@ -138,6 +140,7 @@ def learner_case(name: str, shape: Shape, device: torch.device, turns: int, seco
 
 
 def episodes_of(batch: TrajectoryBatch) -> Iterator[Episode]:
+    """Yield the rows of a batch as episodes."""
     for b in range(batch.batch_size):
         yield Episode(
             obs=batch.obs[b],
@@ -152,10 +155,11 @@ def episodes_of(batch: TrajectoryBatch) -> Iterator[Episode]:
 
 
 def replay_case(name: str, shape: Shape, device: torch.device, turns: int, seconds: float) -> dict[str, Any]:
+    """Measure drawing a batch of one shape from a replay in the host's memory and from one on the device."""
     spec = spec_of(agents=shape.agents, actions=shape.actions, obs=shape.obs, state=shape.state, limit=shape.steps)
     result: dict[str, Any] = {"case": name, "places": {}}
-    for place in ("host", "device"):
-        store = EpisodeReplay(spec, REPLAY_EPISODES, device=device if place == "device" else None)
+    for replay_device in ("host", "device"):
+        store = EpisodeReplay(spec, REPLAY_EPISODES, device=device if replay_device == "device" else None)
         while len(store) < REPLAY_EPISODES:
             for episode in episodes_of(random_batch(shape)):
                 store.add(episode)
@@ -166,13 +170,13 @@ def replay_case(name: str, shape: Shape, device: torch.device, turns: int, secon
             store.gather(ids, pin=pin).to(device)
 
         found = timed(draw, device, turns, seconds) | {"waits": waits(draw, device)}
-        result["places"][place] = found
-        print(f"{name:<8}replay, {place:<10}{found['ms']['median']:>9.2f} ms a batch", flush=True)
+        result["places"][replay_device] = found
+        print(f"{name:<8}replay, {replay_device:<10}{found['ms']['median']:>9.2f} ms a batch", flush=True)
     return result
 
 
 class Utilisation:
-    """How busy a GPU is while something runs, as ``nvidia-smi`` tells twice a second."""
+    """Sampler of how busy a GPU is while something runs, as ``nvidia-smi`` reports twice a second."""
 
     FIELDS = ("utilization.gpu", "memory.used", "power.draw")
 
@@ -196,10 +200,10 @@ class Utilisation:
 
     def _sample(self, over: threading.Event) -> None:
         while not over.wait(0.5):
-            told = subprocess.run(self._command, capture_output=True, text=True)
+            answer = subprocess.run(self._command, capture_output=True, text=True)
             try:
-                self._samples.append([float(value) for value in told.stdout.split(",")])
-            except ValueError:  # some devices do not tell their power
+                self._samples.append([float(value) for value in answer.stdout.split(",")])
+            except ValueError:  # some devices do not report their power
                 continue
 
     def result(self) -> dict[str, Any] | None:
@@ -210,6 +214,7 @@ class Utilisation:
 
 
 def run_case(name: str, overrides: list[str], steps: int, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Measure whole runs with these overrides: their speed, bytes and how busy the GPU was."""
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     usage = Utilisation(device.index or 0)
     runs = []
@@ -228,6 +233,7 @@ def run_case(name: str, overrides: list[str], steps: int, repeats: int, device: 
 
 
 def machine_of(device: torch.device, threads: int) -> dict[str, Any]:
+    """Return what is known of the machine and the device, and how fast they multiply matrices."""
     found: dict[str, Any] = {
         "processor": platform.machine(),
         "cores": os.cpu_count(),

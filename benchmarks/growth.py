@@ -1,4 +1,4 @@
-"""How costs grow with sizes: one command, tables in Markdown, and the file that the picture in the docs is drawn from.
+"""Measure how costs grow with sizes: tables in Markdown, and the file that the docs' picture is drawn from.
 
     python -W ignore benchmarks/growth.py [--parts environments replay] [--output growth.json]
     python benchmarks/growth_picture.py growth.json docs/growth.svg
@@ -7,7 +7,7 @@ A part that is measured replaces its rows in the output file; those of other par
 different occasions.
 
 ``environments``: SMAX 3m, 1 to 256 copies in one compiled call, collected by a recurrent agent. ``workers``: 32 games
-of foraging in 1 to 8 worker processes. ``replay``: 100 to 50,000 episodes of 60 steps and 5 agents held, memory and
+of foraging in 1 to 8 worker processes. ``replay``: 100 to 50,000 episodes of 60 steps and 5 agents held, bytes and
 times of adding an episode and of drawing a batch of 32. ``agents`` and ``steps``: an update of recurrent QMIX beside
 the plain learner, 2 to 64 agents and episodes of 25 to 400 steps (``learner.py --growth`` has more columns).
 ``ranks``: a whole run of foraging, 16 games and batches of 32 episodes in all, on one process and on two. Processor
@@ -42,9 +42,10 @@ Row = dict[str, Any]
 
 
 class Processor(Callback):
-    """Writes this rank's processor seconds and the joint steps of all ranks, from a while after the start to the end.
+    """Callback that writes this rank's processor seconds and the joint steps of all ranks.
 
-    What Lightning, compilation and the first batch take is left out.
+    They are counted from a while after the start to the end. What Lightning, compilation and the first batch take is
+    left out.
     """
 
     def __init__(self, folder: str, begin: int) -> None:
@@ -72,7 +73,7 @@ def _collected(size: int, row: dict[str, float]) -> Row:
 
 
 def environments() -> list[Row]:
-    """Joint steps per second of the collector."""
+    """Measure joint steps per second of the collector, by the number of environments."""
     return [
         _collected(n, compare(raw_vector(CASES["smax_3m"], n), CASES["smax_3m"], n, Backend("sync"), 0.5, 5))
         for n in (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -80,7 +81,7 @@ def environments() -> list[Row]:
 
 
 def workers() -> list[Row]:
-    """Joint steps per second of the collector, 0 workers: in the training process."""
+    """Measure joint steps per second of the collector, by the number of workers; 0: in the training process."""
     rows = []
     for n in (0, 1, 2, 4, 8):
         backend = Backend("process", num_workers=n) if n else Backend("sync")
@@ -89,7 +90,7 @@ def workers() -> list[Row]:
 
 
 def replay() -> list[Row]:
-    """Bytes, and milliseconds of adding and drawing; times are those of the processor."""
+    """Measure bytes, and milliseconds of adding and drawing, by the episodes held; times are the processor's."""
     torch.manual_seed(0)
     update = OurUpdate(our_learner(SHAPES["small"]), random_batch(SHAPES["small"]), "float32")
     rows = []
@@ -115,7 +116,7 @@ def _updates(kind: str) -> list[Row]:
 
 
 def ranks() -> list[Row]:
-    """A joint step of whole runs; what is collected and learned from is divided over the ranks."""
+    """Measure a joint step of whole runs, by ranks; what is collected and learned from is divided over the ranks."""
     rows = []
     for n in (1, 2):
         rates, costs = [], []
@@ -158,7 +159,7 @@ def _spread(value: dict[str, float], with_range: bool = True) -> str:
 
 
 def table(part: str, rows: list[Row]) -> str:
-    """Rows of a part in Markdown; the last column is the cost of one unit of work."""
+    """Return rows of a part as a table in Markdown; the last column is the cost of one unit of work."""
     if part in ("environments", "workers", "ranks"):
         head = [part, "joint steps/s", "processor time of a joint step, microseconds"]
         cells = [[row["size"], _spread(row["rate"]), _number(row["cpu_us"])] for row in rows]

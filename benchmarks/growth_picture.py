@@ -1,4 +1,4 @@
-"""Draws what ``growth.py`` measured as one SVG, with nothing but the standard library.
+"""Draw what ``growth.py`` measured as one SVG, with nothing but the standard library.
 
     python benchmarks/growth_picture.py growth.json docs/growth.svg
 
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 WIDTH, HEIGHT = 300, 210
-"""Of a panel's axes; around them is room for the labels."""
+"""Size of a panel's axes; around them is room for the labels."""
 LEFT, TOP, RIGHT, BOTTOM = 58, 34, 14, 44
 COLORS = ("#1f6fb4", "#d1661b", "#7a7a7a")
 
 
 @dataclass
 class Line:
-    """Points ``(size, median, least, most)``."""
+    """Line of a panel through points ``(size, median, least, most)``."""
 
     name: str
     points: list[tuple[float, float, float, float]]
@@ -32,6 +32,8 @@ class Line:
 
 @dataclass
 class Panel:
+    """One diagram of the picture: title, labels of both axes, and lines."""
+
     title: str
     x: str
     y: str
@@ -50,7 +52,7 @@ def _points(rows: list[dict[str, Any]], *path: str) -> list[tuple[float, float, 
 
 
 def panels(found: dict[str, Any]) -> list[Panel]:
-    """Those whose parts have been measured."""
+    """Return the panels whose parts have been measured."""
     rows = {part: content["rows"] for part, content in found.items()}
     made = []
     titles = {
@@ -63,8 +65,8 @@ def panels(found: dict[str, Any]) -> list[Panel]:
             lines = [Line("", [point for point in _points(rows[part], "cpu_us") if point[0]])]
             if part == "workers":
                 lines[0].name = "in workers"
-                here = [point[1:] for point in _points(rows[part], "cpu_us") if not point[0]]
-                lines += [Line("in this process", [(size, *h) for h in here for size, *_ in lines[0].points])]
+                in_process = [point[1:] for point in _points(rows[part], "cpu_us") if not point[0]]
+                lines += [Line("in this process", [(size, *h) for h in in_process for size, *_ in lines[0].points])]
             made.append(Panel(title, what, "processor microseconds a joint step", lines))
     for part, what in (("agents", "agents"), ("steps", "steps of an episode")):
         if part in rows:
@@ -96,7 +98,7 @@ def _short(value: float) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten; fewer where there are many."""
+    """Return ticks of an axis, 1, 2 and 5 times powers of ten or the like; fewer where there are many."""
     for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
         ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
@@ -106,7 +108,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def draw(panel: Panel) -> str:
-    """One panel, with its corner at 0, 0."""
+    """Return one panel as SVG, with its corner at 0, 0."""
     xs = [point[0] for line in panel.lines for point in line.points]
     ys = [value for line in panel.lines for point in line.points for value in point[2:]]
     left, right = min(xs) / 1.15, max(xs) * 1.15
@@ -157,6 +159,7 @@ def draw(panel: Panel) -> str:
 
 
 def picture(made: list[Panel], columns: int = 2) -> str:
+    """Return all panels as one SVG file."""
     across, down = LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM
     columns = min(columns, len(made))
     lines = math.ceil(len(made) / columns)

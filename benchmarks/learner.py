@@ -1,4 +1,4 @@
-"""How fast the learner is, beside a plain one in the same run.
+"""Measure how fast the learner is, beside a plain one in the same run.
 
     python benchmarks/learner.py [--cases small large ...] [--turns 15] [--output learner.json]
     python benchmarks/learner.py --threads 1 2     # on one core, then on both
@@ -9,7 +9,7 @@ An update of recurrent QMIX (hidden 64, mixer 32, hypernetworks of two layers of
 and a step of RMSprop, on a batch of 32 episodes that is sampled already. ``plain`` is the textbook learner of
 ``plain.py``; both start from the same weights, and their first losses are compared before anything is timed. The
 learners take turns, so that ratios hold on a machine that does other work too; a turn's ratio is that of its own
-timings. Torch uses one thread unless told otherwise; with more, time passes for all of them, and only a quiet machine
+timings. Torch uses one thread unless set otherwise; with more, time passes for all of them, and only a quiet machine
 gives figures.
 
 Cases: ``small`` is 32 x 60 steps, 5 agents, observation 80, state 120, 11 actions; ``large`` is 32 x 120 steps, 27
@@ -68,8 +68,11 @@ class Shape:
 
     @property
     def gflop(self) -> float:
-        """What the matrix products of one update need at full length: forward thrice (online, target, and the
-        gradient of the weights) and once more for the gradient of what flows between layers."""
+        """Return the GFLOP that the matrix products of one update need at full length.
+
+        Forward thrice (online, target, and the gradient of the weights) and once more for the gradient of what flows
+        between layers.
+        """
         inputs = self.obs + self.actions + self.agents
         first, inner = inputs * HIDDEN, 6 * HIDDEN * HIDDEN + HIDDEN * self.actions
         rows = self.episodes * (self.steps + 1) * self.agents
@@ -87,7 +90,7 @@ PEER_GFLOPS = 95.0
 
 
 def random_batch(shape: Shape) -> TrajectoryBatch:
-    """Full episodes, everyone alive, most actions legal."""
+    """Return random full episodes, every agent alive, most actions legal."""
     b, t, n, a = shape.episodes, shape.steps, shape.agents, shape.actions
     avail = torch.rand(b, t + 1, n, a) > 0.3
     avail[..., 0] = True
@@ -108,18 +111,20 @@ def random_batch(shape: Shape) -> TrajectoryBatch:
 
 
 def shape_of(batch: TrajectoryBatch) -> Shape:
+    """Return the sizes of a batch."""
     b, t, n = batch.actions.shape
     return Shape(b, t, n, batch.avail_actions.shape[-1], batch.obs.shape[-1], batch.state.shape[-1])
 
 
 def configuration(*overrides: str) -> RunConfig:
-    """The configuration that a command line with these overrides would have."""
+    """Return the configuration that a command line with these overrides would have."""
     with initialize_config_module("qmix_lightning.conf", version_base=None):
         composed = compose("train", list(overrides))
     return validate(OmegaConf.to_container(composed, resolve=True))
 
 
 def our_learner(shape: Shape) -> QLearning:
+    """Make this package's learner of recurrent QMIX for a shape."""
     spec = spec_of(agents=shape.agents, actions=shape.actions, obs=shape.obs, state=shape.state)
     learner = build_learner(configuration("algorithm=qmix", "agent=recurrent", "mixer=qmix_pymarl"), spec)
     assert isinstance(learner, QLearning)
@@ -127,7 +132,7 @@ def our_learner(shape: Shape) -> QLearning:
 
 
 def plain_learner(shape: Shape, ours: QLearning) -> PlainLearner:
-    """The plain learner with our weights."""
+    """Make the plain learner with our weights."""
     plain = PlainLearner(
         n_agents=shape.agents,
         n_actions=shape.actions,
@@ -155,7 +160,7 @@ def plain_learner(shape: Shape, ours: QLearning) -> PlainLearner:
 
 
 class OurUpdate:
-    """What the module does for one batch, without Lightning around it."""
+    """Update of our learner on one batch: what the module does for it, without Lightning around it."""
 
     def __init__(self, learner: QLearning, batch: TrajectoryBatch, precision: str) -> None:
         self.learner = learner
@@ -180,7 +185,7 @@ class OurUpdate:
 
 
 def real_batch(name: str, train_steps: int) -> TrajectoryBatch:
-    """32 episodes from the replay of the task's own recipe after ``train_steps`` environment steps."""
+    """Return 32 episodes from the replay of the task's own recipe after ``train_steps`` environment steps."""
     silent = ("logger=none", "trainer.enable_progress_bar=false", "trainer.limit_val_batches=0")
     steps = (f"total_env_steps={train_steps}", f"eval_interval={train_steps}", f"checkpoint_interval={train_steps}")
     with tempfile.TemporaryDirectory() as folder:
@@ -195,7 +200,7 @@ def real_batch(name: str, train_steps: int) -> TrajectoryBatch:
 
 
 def completed(batch: TrajectoryBatch) -> TrajectoryBatch:
-    """The same batch as if every episode were as long as the longest and nobody died."""
+    """Return the same batch as if every episode were as long as the longest and nobody died."""
     full = batch.map(torch.clone)
     for mask in (full.filled, full.agent_mask):
         mask.fill_(True)
@@ -203,7 +208,7 @@ def completed(batch: TrajectoryBatch) -> TrajectoryBatch:
 
 
 def matrix_gflops(dtype: torch.dtype, device: str) -> float:
-    """The best rate of a product of two square matrices."""
+    """Return the best rate of a product of two square matrices, in GFLOP/s."""
     size = 1024 if device == "cpu" else 8192
     a, b, c = (torch.rand(size, size).to(device, dtype) for _ in range(3))
     best = float("inf")
@@ -215,8 +220,9 @@ def matrix_gflops(dtype: torch.dtype, device: str) -> float:
 
 
 def clock(device: str) -> float:
-    """Seconds: of one thread those of the processor, which leave out what others take on a busy machine; else those
-    that pass. Of one thread on an idle machine the two are the same.
+    """Return seconds of a clock: the processor's for one thread, else those that pass.
+
+    The processor's leave out what others take on a busy machine. Of one thread on an idle machine the two are the same.
     """
     if device == "cpu" and torch.get_num_threads() == 1:
         return time.process_time()
@@ -228,7 +234,7 @@ def clock(device: str) -> float:
 def take_turns(
     updates: dict[str, Callable[[], object]], turns: int, seconds: float, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Milliseconds of an update of each, measured in turns of about ``seconds``."""
+    """Measure milliseconds of an update of each, in turns of about ``seconds``."""
     repeats = {}
     for name, update in updates.items():
         update()
@@ -246,11 +252,12 @@ def take_turns(
 
 
 def spread(values: list[float]) -> dict[str, float]:
+    """Return the median, the least and the most of ``values``."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def ratio(above: list[float], below: list[float]) -> dict[str, float]:
-    """Of the two timings of each turn."""
+    """Return the spread of the ratios of the two timings of each turn."""
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
@@ -293,6 +300,7 @@ def measure(name: str, batch: TrajectoryBatch, turns: int, seconds: float, devic
 
 
 def show(result: dict[str, Any]) -> None:
+    """Print the result of one case as a row of the table."""
     ms, faster = result["ms"], result["faster_than_plain"]
     print(
         f"{result['case']:<20}{result['threads']:>8}{ms['plain']['median']:>9.1f}{ms['float32']['median']:>9.1f}"
@@ -312,7 +320,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def growth_cases() -> dict[str, Shape]:
-    """The small case with one size changed."""
+    """Return the small case with one size changed, by name."""
     small = SHAPES["small"]
     agents = {f"agents_{n}": replace(small, agents=n) for n in (2, 4, 8, 16, 32, 64)}
     return agents | {f"steps_{t}": replace(small, steps=t) for t in (25, 50, 100, 200, 400)}

@@ -1,11 +1,11 @@
-"""Whether collecting while an update runs changes what is learned, and what it gains.
+"""Measure whether collecting while an update runs changes what is learned, and what it gains.
 
     python benchmarks/overlap.py --folder outputs/overlap [--tasks simple_spread] [--seeds 1 2 3 4 5] [--jobs 2]
 
-Each task is trained with every seed, once with ``rollout.asynchronous=false`` and once with ``true``, and evaluated at the
-end over 400 greedy episodes. The table has the mean return over the seeds with half of its 95 % interval (Student's t),
-whether the two intervals overlap, and how far apart the means are. What is finished already is not run again. The
-returns do not depend on the machine's speed, nor on what else it does.
+Each task is trained with every seed, once with ``rollout.asynchronous=false`` and once with ``true``, and evaluated at
+the end over 400 greedy episodes. The table has the mean return over the seeds with half of its 95 % interval
+(Student's t), whether the two intervals overlap, and how far apart the means are. What is finished already is not run
+again. The returns do not depend on the machine's speed, nor on what else it does.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def main() -> None:
         if min(map(len, returns.values())) < 2:
             print(f"| {task} | failed, or one seed only |")
             continue
-        (plain, plain_half), (ahead, ahead_half) = interval(returns["false"]), interval(returns["true"])
-        overlap = abs(plain - ahead) <= plain_half + ahead_half
-        apart = abs(ahead - plain) / abs(plain)
+        (plain, plain_half), (asynchronous, asynchronous_half) = interval(returns["false"]), interval(returns["true"])
+        overlap = abs(plain - asynchronous) <= plain_half + asynchronous_half
+        apart = abs(asynchronous - plain) / abs(plain)
         rows.append({"task": task, "returns": returns, "intervals_overlap": overlap, "means_apart": apart})
         texts = [with_half(returns["false"]), with_half(returns["true"]), "yes" if overlap else "no", f"{apart:.1%}"]
         print(f"| {task} ({TASKS[task][0]:,} steps) | {len(options.seeds)} | {' | '.join(texts)} |")

@@ -1,4 +1,4 @@
-"""The textbook recurrent QMIX learner, to measure ours against.
+"""Define the textbook recurrent QMIX learner, to measure ours against.
 
 Written the plain way on purpose: padded float32 batches with one-hot actions as the replay would hand them over, one
 step after the other through time, the target network likewise, ``torch.nn.GRUCell``, a mixing network of small layers,
@@ -23,7 +23,7 @@ __all__ = ["PlainBatch", "PlainLearner"]
 
 @dataclass
 class PlainBatch:
-    """Padded episodes, everything a float but the actions taken.
+    """Batch of padded episodes, everything a float but the actions taken.
 
     Shapes: ``obs [B, T+1, N, O]``, ``state [B, T+1, S]``, ``avail_actions`` and ``last_action [B, T+1, N, A]``,
     ``actions [B, T, N, 1]`` int64, ``reward``, ``terminated`` and ``filled [B, T]``.
@@ -40,24 +40,24 @@ class PlainBatch:
 
     @classmethod
     def of(cls, batch: TrajectoryBatch) -> PlainBatch:
-        """From our batch, made clean; a dead agent's action is the no-op, whose value is mixed in like any other."""
-        clean = batch.mask_invalid()
-        a = clean.avail_actions.shape[-1]
-        one_hot = F.one_hot(clean.actions, a).float()  # [B, T, N, A]
+        """Convert our batch, masked; a dead agent's action is the no-op, whose value is mixed in like any other."""
+        masked = batch.mask_invalid()
+        a = masked.avail_actions.shape[-1]
+        one_hot = F.one_hot(masked.actions, a).float()  # [B, T, N, A]
         return cls(
-            obs=clean.obs,
-            state=clean.state,
-            avail_actions=clean.avail_actions.float(),
+            obs=masked.obs,
+            state=masked.state,
+            avail_actions=masked.avail_actions.float(),
             last_action=torch.cat([torch.zeros_like(one_hot[:, :1]), one_hot], dim=1),
-            actions=clean.actions[..., None],
-            reward=clean.reward,
-            terminated=clean.terminated.float(),
-            filled=clean.filled.float(),
+            actions=masked.actions[..., None],
+            reward=masked.reward,
+            terminated=masked.terminated.float(),
+            filled=masked.filled.float(),
         )
 
 
 class PlainAgent(nn.Module):
-    """Linear, ReLU, GRU cell, linear, on rows of ``B * N``."""
+    """Agent network: linear, ReLU, GRU cell, linear, on rows of ``B * N``."""
 
     def __init__(self, input_dim: int, hidden_dim: int, n_actions: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class PlainMixer(nn.Module):
 
 
 class PlainLearner:
-    """Double Q-learning with a target network, an update at a time.
+    """Learner of double Q-learning with a target network, an update at a time.
 
     Args:
         n_agents: ``N``.
@@ -127,7 +127,7 @@ class PlainLearner:
         self.optimizer = torch.optim.RMSprop(self.parameters, lr=5e-4, alpha=0.99, eps=1e-5)
 
     def unroll(self, agent: PlainAgent, batch: PlainBatch) -> Tensor:
-        """``q [B, T+1, N, A]``, step by step."""
+        """Run an agent network over a batch step by step; return ``q [B, T+1, N, A]``."""
         b, steps, n, _ = batch.obs.shape
         hidden = batch.obs.new_zeros(b * n, self.hidden_dim)
         identity = torch.eye(n, device=batch.obs.device).expand(b, -1, -1)
@@ -139,7 +139,7 @@ class PlainLearner:
         return torch.stack(values, dim=1)
 
     def loss(self, batch: PlainBatch) -> Tensor:
-        """Mean squared TD error over filled steps."""
+        """Return the mean squared TD error over filled steps."""
         q = self.unroll(self.agent, batch)
         taken = q[:, :-1].gather(3, batch.actions).squeeze(3)
         with torch.no_grad():
@@ -153,7 +153,7 @@ class PlainLearner:
         return (error**2).sum() / batch.filled.sum()
 
     def update(self, batch: PlainBatch) -> Tensor:
-        """One step of the optimiser; returns the loss."""
+        """Make one step of the optimiser; return the loss."""
         loss = self.loss(batch)
         self.optimizer.zero_grad()
         loss.backward()

@@ -1,10 +1,10 @@
-"""What the replay costs: bytes of an episode, and the time to add one and to draw a batch.
+"""Measure what the replay costs: bytes of an episode, and the time to add one and to draw a batch.
 
     python benchmarks/replay.py [--capacities 100 1000 5000 50000] [--turns 15] [--output replay.json]
 
 Bytes are those in use once the store is full and has been gone around, for episodes that fill half of their limit,
-beside a padded float32 store with one-hot actions (observations, states, rewards and legal actions in 4
-bytes each, actions as int64 and as one-hot float32). ``deaths``: agents die at even intervals, the last one lives.
+beside a padded float32 store with one-hot actions (observations, states, rewards and legal actions in 4 bytes each,
+actions as int64 and as one-hot float32). ``deaths``: agents die at even intervals, the last one stays alive.
 
 Times are of ``small``, the learner's shape of 5 agents (observation 80, state 120, 11 actions) and 60 steps, at full
 length with all agents alive, for batches of 32 episodes. Sampling, adding and an update of recurrent QMIX on a sampled
@@ -54,13 +54,13 @@ class Task:
         return spec_of(agents=self.agents, actions=self.actions, obs=self.obs, state=self.state, limit=self.limit)
 
     def padded_bytes(self) -> int:
-        """Of an episode in a padded float32 store with one-hot actions."""
+        """Return the bytes of an episode in a padded float32 store with one-hot actions."""
         n, a = self.agents, self.actions
         row = 4 * (n * self.obs + self.state + 1 + n * a + n * a) + 8 * n + 8 + 1  # and actions, filled, terminated
         return row * (self.limit + 1)
 
     def episode(self, length: int, *, deaths: bool = False, seed: int = 0) -> Episode:
-        """A random one; with ``deaths`` the agents die one after the other."""
+        """Return a random episode; with ``deaths`` the agents die one after the other."""
         g = torch.Generator().manual_seed(seed)
         rows, n = length + 1, self.agents
         alive = torch.ones(rows, n, dtype=torch.bool)
@@ -95,7 +95,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def memory() -> list[dict[str, Any]]:
-    """Bytes of an episode, for each task and setting."""
+    """Measure the bytes of an episode, for each task and setting."""
     results = []
     width = max(map(len, SETTINGS)) + 2
     print(f"{'task':<16}{'padded kB':>12}" + "".join(f"{f'{name} kB':>{width + 3}}{'share':>8}" for name in SETTINGS))
@@ -117,18 +117,18 @@ def memory() -> list[dict[str, Any]]:
 
 
 def _status(name: str) -> int:
-    """A line of the process's status, in bytes."""
+    """Read a line of the process's status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def resident(capacity: int) -> dict[str, Any] | None:
-    """How much the process grew, at most, while a store was filled and gone around; ``None`` where Linux is not."""
+    """Measure how much the process grows, at most, while a store is filled and gone around; ``None`` without Linux."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     task = Task(SMALL.agents, SMALL.actions, SMALL.obs, SMALL.state, SMALL.steps)
     one, store = task.episode(task.limit), EpisodeReplay(task.spec(), capacity)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     for _ in range(2 * capacity):
         store.add(one)
@@ -139,7 +139,7 @@ def resident(capacity: int) -> dict[str, Any] | None:
 
 
 def timed(call: Callable[[], object], repeats: int) -> float:
-    """Milliseconds of processor time of one call."""
+    """Return milliseconds of processor time of one call."""
     begun = time.process_time()
     for _ in range(repeats):
         call()
@@ -147,11 +147,12 @@ def timed(call: Callable[[], object], repeats: int) -> float:
 
 
 def spread(values: list[float]) -> dict[str, float]:
+    """Return the median, the least and the most of ``values``."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def draw_by_priority(store: PrioritizedReplay, keys: Any) -> None:
-    """A prioritised batch, its weights and the errors that come back."""
+    """Draw a prioritised batch and its weights, and apply priorities from TD errors."""
     ids, probabilities = store.draw(BATCH, next(keys))
     assert probabilities is not None
     store.gather(ids)
@@ -160,7 +161,7 @@ def draw_by_priority(store: PrioritizedReplay, keys: Any) -> None:
 
 
 def speed(capacity: int, dtype: str, prioritized: bool, update: Callable[[], None], turns: int) -> dict[str, Any]:
-    """A full store of so many episodes: memory, and times beside an update of the same run."""
+    """Measure a full store of so many episodes: bytes, and times beside an update of the same run."""
     task = Task(SMALL.agents, SMALL.actions, SMALL.obs, SMALL.state, SMALL.steps)
     given = {"alpha": 0.6, "beta": 0.4, "beta_anneal_steps": None} if prioritized else {}
     store = (PrioritizedReplay if prioritized else EpisodeReplay)(task.spec(), capacity, dtype=dtype, **given)

@@ -1,4 +1,4 @@
-"""The table of what each algorithm reaches on each task, from real runs at equal environment steps.
+"""Make the table of what each algorithm reaches on each task, from real runs at equal environment steps.
 
     python benchmarks/results.py --folder outputs/results [--tasks two_step lbf] [--algorithms vdn qmix] [--seeds 1 2 3]
     python benchmarks/results.py --folder outputs/standardized --tasks simple_spread \
@@ -77,7 +77,7 @@ ALGORITHMS: dict[str, tuple[list[str], list[str]]] = {
 
 
 def overrides(task: str, algorithm: str, seed: int) -> list[str]:
-    """What the run of one cell's seed is told."""
+    """Return the overrides of one run: a task, an algorithm and a seed."""
     steps, settings, replayed = TASKS[task]
     return [
         *(*COMMON, *settings, f"algorithm={algorithm}"),
@@ -88,7 +88,7 @@ def overrides(task: str, algorithm: str, seed: int) -> list[str]:
 
 
 def run(task: str, algorithm: str, seed: int, root: Path, also: list[str]) -> dict[str, float] | None:
-    """The last evaluation of a run, made if it is not there yet; ``None`` if it failed."""
+    """Return the last evaluation of a run, which is made if it is not there yet; ``None`` if it failed."""
     folder = root / task / algorithm / f"seed{seed}"
     found = train_once(f"{task} {algorithm} seed {seed}", [*overrides(task, algorithm, seed), *also], folder)
     return None if found is None else found["eval"]

@@ -1,14 +1,14 @@
-"""How fast episodes are collected, beside the raw simulator in the same minutes.
+"""Measure how fast episodes are collected, beside the raw simulator in the same minutes.
 
     python -W ignore benchmarks/rollout.py [--cases lbf_8x8_2p_3f] [--envs 1 8 32] [--workers 2] [--output rollout.json]
 
 Joint steps per second: one joint step is one step of one environment, whatever its number of agents. The collector runs
 a recurrent agent of 64 units with epsilon 0.1; the raw simulator plays random legal actions through its own interface,
 one environment in one process (SMAX: as many as the collector has, stepped and reset by the compiled program). Torch
-uses one thread. A case whose package is missing is told and left out.
+uses one thread. A case whose package is missing is named and left out.
 
 Raw simulator and collector take turns, a second each, so that what else the machine does meets both; ratio and overhead
-are taken turn by turn, and their median is told.
+are taken turn by turn, and their median is printed.
 
 *Overhead* is what a joint step costs beyond the simulator: wall time of the collector less the simulator's, the latter
 divided by the worker processes that step at the same time. It is negative where this package steps a simulator faster
@@ -47,7 +47,7 @@ CASES = {
 
 
 def raw_foraging() -> Callable[[], int]:
-    """LBF through Gymnasium."""
+    """Return a function that steps LBF through Gymnasium."""
     import gymnasium
     import lbforaging  # noqa: F401  (registers its tasks)
 
@@ -65,7 +65,7 @@ def raw_foraging() -> Callable[[], int]:
 
 
 def raw_spread() -> Callable[[], int]:
-    """simple_spread through PettingZoo."""
+    """Return a function that steps simple_spread through PettingZoo."""
     from mpe2 import simple_spread_v3
 
     env: Any = simple_spread_v3.parallel_env(N=3, max_cycles=25, continuous_actions=False)
@@ -82,7 +82,7 @@ def raw_spread() -> Callable[[], int]:
 
 
 def raw_vector(section: dict[str, Any], num_envs: int) -> Callable[[], int]:
-    """A batched environment stepped with random legal actions, nothing else."""
+    """Return a function that steps a batched environment with random legal actions, and does nothing else."""
     env = env_maker(section)(num_envs)
     everyone = torch.ones(num_envs, dtype=torch.bool)
     observation = env.reset(everyone, torch.arange(num_envs))
@@ -101,19 +101,19 @@ def raw_vector(section: dict[str, Any], num_envs: int) -> Callable[[], int]:
 
 
 def rate(step: Callable[[], int], seconds: float, repeats: int) -> dict[str, float]:
-    """Median and spread of steps per second over several stretches of time."""
+    """Return median and spread of steps per second over several turns."""
     warm_up(step, min(2.0, seconds))
     rates = [turn(step, seconds) for _ in range(repeats)]
     return {"median": statistics.median(rates), "min": min(rates), "max": max(rates)}
 
 
 def warm_up(step: Callable[[], int], seconds: float) -> None:
-    """Compile, fill caches."""
+    """Step for a while, so that programs are compiled and caches filled."""
     turn(step, seconds)
 
 
 def turn(step: Callable[[], int], seconds: float) -> float:
-    """Steps per second."""
+    """Step for so many seconds; return steps per second."""
     begun, done = time.perf_counter(), 0
     while time.perf_counter() - begun < seconds:
         done += step()
@@ -121,7 +121,7 @@ def turn(step: Callable[[], int], seconds: float) -> float:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Processor time of this process and of those named."""
+    """Return the processor time of this process and of those named."""
     others = sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids)
     return time.process_time() + others * 1e-9
 
@@ -129,7 +129,7 @@ def cpu_seconds(pids: list[int]) -> float:
 def compare(
     raw: Callable[[], int], section: dict[str, Any], num_envs: int, backend: Backend, seconds: float, repeats: int
 ) -> dict[str, float]:
-    """One row of the table."""
+    """Measure one row of the table: raw simulator and collector in turns."""
     env = env_maker(section, backend)(num_envs)
     workers: list[int] = getattr(env, "worker_pids", [])
     torch.manual_seed(0)
@@ -166,7 +166,7 @@ def compare(
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table as text."""
+    """Return a row of the table as text."""
     backend = f"process/{row['workers']}" if row["workers"] else "sync"
     speeds = f"{row['raw']:>10,.0f}{row['median']:>13,.0f}{row['min']:>9,.0f}{row['max']:>9,.0f}"
     ratios = f"{row['ratio']:>8.2f}{row['ratio_min']:>7.2f}-{row['ratio_max']:.2f}"

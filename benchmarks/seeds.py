@@ -1,4 +1,4 @@
-"""Runs of ``qmix-train`` over several seeds: made once, kept in a folder, summed up with an interval."""
+"""Run ``qmix-train`` over several seeds, once each, in a folder, and sum them up with an interval."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9
 
 
 def train_once(name: str, overrides: list[str], folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run, which is made if it is not there yet; ``None`` if it failed.
+    """Return the summary of a finished run, which is made if it is not there yet; ``None`` if it failed.
 
     Args:
         name: what is printed with its result.
-        overrides: what ``qmix-train`` is told.
+        overrides: arguments of ``qmix-train``.
         folder: where the run writes; what an earlier one left unfinished there is removed.
     """
     summary = folder / "summary.json"
@@ -55,14 +55,14 @@ def train_once(name: str, overrides: list[str], folder: Path) -> dict[str, Any] 
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval (Student's t); half is NaN for one value."""
+    """Return the mean, and half of its 95 % interval (Student's t); half is NaN for one value."""
     if len(values) < 2:
         return statistics.mean(values), math.nan
     return statistics.mean(values), _T95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def with_half(values: list[float]) -> str:
-    """Mean and half of the interval, as text."""
+    """Return mean and half of the interval, as text."""
     if len(values) < 2:
         return f"{values[0]:.3g} (1 seed)" if values else "failed"
     mean, half = interval(values)

@@ -1,4 +1,4 @@
-"""The environment that a benchmark's random episodes are of."""
+"""Make the spec of the environment that a benchmark's random episodes are of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["spec_of"]
 
 
 def spec_of(*, agents: int, actions: int, obs: int, state: int, limit: int | None = None) -> EnvSpec:
-    """A team of ``agents`` that are all alike."""
+    """Return the spec of a team of ``agents`` that are all alike."""
     return EnvSpec(
         n_agents=agents,
         n_actions=actions,

@@ -1,11 +1,11 @@
-"""How long the commands take to answer, and a run to its first update.
+"""Measure how long the commands take to answer, and a run to its first update.
 
     python benchmarks/startup.py [--repeats 7] [--imports 20] [--output startup.json]
 
 ``qmix-train --help`` and ``qmix-envs`` are timed from the command to its end; ``qmix-train experiment=two_step_qmix``
 from the command to the end of its first update, which needs a batch of 32 episodes collected. Each is a process of its
 own, with the files in the machine's cache: a turn that is not counted comes first. *CPU* is processor time of all its
-threads. ``--imports N`` also tells which modules took longest to import on the way to the first update, each
+threads. ``--imports N`` also prints which modules took longest to import on the way to the first update, each
 without those it imports itself.
 """
 
@@ -37,7 +37,7 @@ AIMS = {"help": 1.5, "envs": 2.0, "first_update": 6.0}
 
 
 class FirstUpdate(Callback):
-    """Writes when the first update was done, on the clock that all processes share."""
+    """Callback that writes when the first update was done, on the clock that all processes share."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -61,7 +61,7 @@ def _first_update(folder: str, *flags: str) -> list[str]:
 
 
 def _start(command: list[str], folder: str) -> tuple[float, float, str]:
-    """Wall and processor seconds of a command, and what it wrote to standard error."""
+    """Run a command; return its wall and processor seconds, and what it wrote to standard error."""
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     before, started = os.times(), time.time()
     done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
@@ -79,8 +79,8 @@ def _start(command: list[str], folder: str) -> tuple[float, float, str]:
 def _turn(case: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         commands = {
-            "help": [*_module("train"), "--help"],
-            "envs": _module("envs_command"),
+            "help": [*_module("commands.train"), "--help"],
+            "envs": _module("commands.envs"),
             "first_update": _first_update(folder),
         }
         wall, cpu, _ = _start(commands[case], folder)
@@ -88,7 +88,7 @@ def _turn(case: str) -> dict[str, float]:
 
 
 def import_times() -> list[tuple[str, float]]:
-    """Milliseconds of each module on the way to the first update, without what it imports, longest first."""
+    """Return milliseconds of each module on the way to the first update, without what it imports, longest first."""
     with tempfile.TemporaryDirectory() as folder:
         _, _, errors = _start(_first_update(folder, "-X", "importtime"), folder)
     found: defaultdict[str, float] = defaultdict(float)
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=list(AIMS), choices=list(AIMS))
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--imports", type=int, default=0, help="tell so many modules that took longest to import")
+    parser.add_argument("--imports", type=int, default=0, help="print so many modules that took longest to import")
     parser.add_argument("--output", type=Path, default=Path("startup.json"))
     options = parser.parse_args()
     turns: dict[str, list[dict[str, float]]] = {case: [] for case in options.cases}

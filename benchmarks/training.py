@@ -1,4 +1,4 @@
-"""How fast whole runs are: collecting, storing, sampling and updating together, beside the raw simulator.
+"""Measure how fast whole runs are: collecting, storing, sampling and updating, beside the raw simulator.
 
     python benchmarks/training.py [--cases lbf_1 smax_3m] [--steps 40000] [--repeats 3] [--output training.json]
 
@@ -80,7 +80,7 @@ RAW: dict[str, Callable[[], Callable[[], int]]] = {
 
 
 class Clock(Callback):
-    """Writes the time and the joint steps after every update to a file."""
+    """Callback that writes the time and the joint steps after every update to a file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -96,7 +96,7 @@ class Clock(Callback):
 
 
 def train(overrides: list[str], steps: int) -> dict[str, float]:
-    """Joint steps and updates per second of one run, without its first quarter."""
+    """Run once; return joint steps and updates per second, without its first quarter."""
     with tempfile.TemporaryDirectory() as folder:
         clock = Path(folder) / "clock.json"
         command = [

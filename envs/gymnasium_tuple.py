@@ -1,4 +1,4 @@
-"""Gymnasium environments of several agents in the Tuple style: one space, reward and observation for each agent."""
+"""Adapt Gymnasium environments in the Tuple style: one space, reward and observation for each of several agents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qmix_lightning.worker.parallel_adapter import MASK_KEY
 
 __all__ = ["TupleEnv", "make"]
 
-# Packages whose ways are known: what registers their ids, and the class that knows how their episodes end.
+# Packages that are known: what registers their ids, and the class that knows how their episodes end.
 _HOMES = {"Foraging": "lbforaging", "rware": "rware"}
 _FAMILIES = {"lbforaging": "qmix_lightning.envs.lbf:Foraging", "rware": "qmix_lightning.envs.rware:RoboticWarehouse"}
 
@@ -71,22 +71,22 @@ class TupleEnv:
         return self._action_spaces[self._slot[agent]]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-        """Observations and infos by agent."""
+        """Start an episode; return observations and infos by agent."""
         observations, _ = self.env.reset(seed=seed, options=options)
         self.agents = list(self.possible_agents)
         self.steps = 0
         return self._by_agent(observations), self._infos()
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        """Observations, rewards, terminations, truncations and infos by agent."""
+        """Take a joint step; return observations, rewards, terminations, truncations and infos by agent."""
         agents = self.possible_agents
         joint = tuple([decode(actions[agent]) for agent, decode in zip(agents, self._decode, strict=True)])
         rewards: Any  # a number for the team, or one for each agent
-        observations, rewards, done, cut, _ = self.env.step(joint)
+        observations, rewards, done, timeout, _ = self.env.step(joint)
         self.steps += 1
         # One flag for all, or one for each agent; numpy's own functions cost more than a step of a small simulator.
         terminated = done if isinstance(done, bool) else bool(np.all(done))
-        truncated = cut if isinstance(cut, bool) else bool(np.any(cut))
+        truncated = timeout if isinstance(timeout, bool) else bool(np.any(timeout))
         if terminated and self.timed_out():
             terminated, truncated = False, True
         infos = self._infos()
@@ -109,19 +109,19 @@ class TupleEnv:
     # What a family knows of its own ---------------------------------------------------------------------------
 
     def own_limit(self) -> int | None:
-        """The limit on joint steps that the environment shows."""
+        """Return the limit on joint steps that the environment shows."""
         return None
 
     def timed_out(self) -> bool:
-        """Whether an episode that was just reported as terminated ended for lack of time only."""
+        """Return whether an episode that was just reported as terminated ended for lack of time only."""
         return self.time_limit is not None and self.steps >= self.time_limit
 
     def masks(self) -> Sequence[Any] | None:
-        """Legal actions of each agent, if known."""
+        """Return the legal actions of each agent, if known."""
         return None
 
     def metrics(self) -> dict[str, float]:
-        """The values of ``episode_metrics`` at the end of an episode."""
+        """Return the values of ``episode_metrics`` at the end of an episode."""
         return {}
 
     def _by_agent(self, values: Any) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class TupleEnv:
 def make(
     id: str, kwargs: Mapping[str, Any] | None = None, module: str | None = None, time_limit: int | None = None
 ) -> TupleEnv:
-    """The environment that Gymnasium knows as ``id``.
+    """Create the environment that Gymnasium knows as ``id``.
 
     Args:
         id: e.g. ``Foraging-8x8-2p-3f-v3``.
@@ -178,12 +178,12 @@ def _creator(entry_point: Any) -> Callable[..., Any]:
 
 
 def _wrapped_limit(env: gymnasium.Env[Any, Any]) -> int | None:
-    """Gymnasium's own ``TimeLimit``, which reports itself as truncated."""
+    """Return the limit of Gymnasium's own ``TimeLimit``, which reports itself as truncated."""
     return env.spec.max_episode_steps if env.spec is not None else None
 
 
 def _numbered(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], Callable[[Any], Any]]:
-    """The action space with ``MultiDiscrete`` made one ``Discrete``, and the way back."""
+    """Return the action space with ``MultiDiscrete`` made one ``Discrete``, and the function that decodes actions."""
     if not isinstance(space, spaces.MultiDiscrete):
         return space, int
     shape, start = tuple(int(n) for n in space.nvec.ravel()), space.start.ravel()

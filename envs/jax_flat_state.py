@@ -1,4 +1,4 @@
-"""A tree of small arrays as one array of words: a compiled call costs by the arrays that go in and come out.
+"""Join a tree of small arrays into one array of words: a compiled call costs by the arrays that go in and come out.
 
 A program that does little with 8 arrays takes 13 microseconds; with 12 it has so many kernels that XLA hands it to
 another thread, and it takes 50.
@@ -14,36 +14,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Packing"]
+__all__ = ["FlatState"]
 
 
-class Packing:
-    """From a tree to ``(words [W] uint32, others)`` and back, without a bit lost; both ways are traced.
+class FlatState:
+    """Conversion of a tree to ``(words [W] uint32, others)`` and back, without a bit lost; both ways are traced.
 
     Args:
-        tree: what will be packed, as shapes and dtypes.
+        tree: what will be flattened, as shapes and dtypes.
     """
 
     def __init__(self, tree: Any) -> None:
         self._leaves, self._structure = jax.tree.flatten(tree)
-        self._packed = [_fits(leaf.dtype) for leaf in self._leaves]
+        self._joined = [_fits(leaf.dtype) for leaf in self._leaves]
 
-    def pack(self, tree: Any) -> tuple[jax.Array, tuple[Any, ...]]:
-        """Values of wider dtypes, and typed keys, stay as they are, in ``others``."""
+    def flatten(self, tree: Any) -> tuple[jax.Array, tuple[Any, ...]]:
+        """Return ``(words, others)`` of ``tree``.
+
+        Values of wider dtypes, and typed keys, stay as they are, in ``others``.
+        """
         words, others = [], []
-        for leaf, value, packed in zip(self._leaves, jax.tree.leaves(tree), self._packed, strict=True):
+        for leaf, value, joined in zip(self._leaves, jax.tree.leaves(tree), self._joined, strict=True):
             value = jnp.asarray(value)
-            if not packed:
+            if not joined:
                 others.append(value)
             else:
                 words.append(_to_words(value.astype(leaf.dtype).reshape(-1)))  # one dtype for ever
         return jnp.concatenate(words) if words else jnp.zeros(0, jnp.uint32), tuple(others)
 
-    def unpack(self, words: jax.Array, others: tuple[Any, ...]) -> Any:
-        """The tree of what :meth:`pack` gave."""
+    def unflatten(self, words: jax.Array, others: tuple[Any, ...]) -> Any:
+        """Return the tree of what :meth:`flatten` gave."""
         rest, start, leaves = list(others), 0, []
-        for leaf, packed in zip(self._leaves, self._packed, strict=True):
-            if not packed:
+        for leaf, joined in zip(self._leaves, self._joined, strict=True):
+            if not joined:
                 leaves.append(rest.pop(0))
                 continue
             size = math.prod(leaf.shape)
@@ -53,7 +56,7 @@ class Packing:
 
 
 def _fits(dtype: Any) -> bool:
-    """Whether a word holds it."""
+    """Return whether a word holds a value of ``dtype``."""
     kinds = jnp.bool_, jnp.integer, jnp.floating
     return any(jnp.issubdtype(dtype, kind) for kind in kinds) and jnp.dtype(dtype).itemsize <= 4
 

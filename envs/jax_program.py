@@ -1,4 +1,4 @@
-"""Simulators written in JAX with JaxMARL's interface, many at once: reset and the step without auto-reset, compiled.
+"""Compile simulators written in JAX with JaxMARL's interface, many at once: reset and the step without auto-reset.
 
 Imports JAX: only factories import this module, when they are called.
 """
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from qmix_lightning.envs.jax_flat_state import Packing
+from qmix_lightning.envs.jax_flat_state import FlatState
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.types import NO_OP, EntityBlock, EnvSpec
 from qmix_lightning.worker.parallel_adapter import unit_groups
@@ -29,9 +29,9 @@ _PROGRAMS_KEPT = 8
 class Slots(NamedTuple):
     """Everything that ``E`` environments carry from one call to the next; every leaf begins with ``E``.
 
-    ``words`` and ``others`` hold the :class:`Episode` of each, packed. What is shown goes to torch in two pieces, as
-    each costs its way: ``numbers [E, N*O + S + N + 1 + M]`` holds observations, state, rewards of agents and team,
-    metrics; ``flags [E, N*A + N + 2]`` holds legal actions, who is alive, terminated, truncated.
+    ``words`` and ``others`` hold the :class:`SimulatorEpisode` of each, flattened. What is shown goes to torch in two
+    pieces, as each costs a transfer: ``numbers [E, N*O + S + N + 1 + M]`` holds observations, state, rewards of agents
+    and team, metrics; ``flags [E, N*A + N + 2]`` holds legal actions, who is alive, terminated, truncated.
     """
 
     words: jax.Array
@@ -40,8 +40,8 @@ class Slots(NamedTuple):
     flags: jax.Array
 
 
-class Episode(NamedTuple):
-    """Where the episode of one environment is.
+class SimulatorEpisode(NamedTuple):
+    """State of the episode of one environment.
 
     ``key`` is the episode's own: folding in 0 starts it, folding in ``t`` draws its ``t``-th step. ``idle [N]`` is the
     simulator's own action for who cannot act.
@@ -54,10 +54,10 @@ class Episode(NamedTuple):
 
 
 class Rules(Protocol):
-    """What a family of simulators knows of itself; pure functions of one environment's simulator state.
+    """Ends, agents alive and metrics of a family of simulators; pure functions of one environment's simulator state.
 
     Attributes:
-        group_of_agent: unit type of each agent; ``None``: told by names and sizes.
+        group_of_agent: unit type of each agent; ``None``: decided by names and sizes.
         state_scale: what the simulator's state is multiplied by, ``[S]``; ``None``: nothing.
         metric_names: keys of what :meth:`metrics` returns.
         obs_entities: which parts of an observation are sets of entities.
@@ -73,23 +73,23 @@ class Rules(Protocol):
     def obs_entities(self) -> tuple[EntityBlock, ...]: ...
 
     def task_over(self, before: Any, after: Any, key: jax.Array, actions: Mapping[str, jax.Array], dones: Any) -> Any:
-        """Whether the task ended in this step, for another reason than a time limit."""
+        """Return whether the task ended in this step, for another reason than a time limit."""
         ...
 
     def alive(self, after: Any, dones: Any, ended: Any, alive_before: Any) -> Any:
-        """``[N]`` bool: agents that act in the next step."""
+        """Return the agents that act in the next step, ``[N]`` bool."""
         ...
 
     def metrics(self, after: Any) -> dict[str, Any]:
-        """Values reported when an episode ends."""
+        """Return the values reported when an episode ends."""
         ...
 
 
 class JaxmarlRules:
-    """What holds for any JaxMARL environment.
+    """Rules that hold for any JaxMARL environment.
 
     There is one done flag. To tell the task's end from the time limit, a twin of the simulator whose ``max_steps`` is
-    never reached is asked too, for its flag only; the compiler drops whatever else it would compute. Without
+    never reached is stepped too, for its flag only; the compiler drops whatever else it would compute. Without
     ``max_steps`` a done flag is the task's end.
     """
 
@@ -111,7 +111,7 @@ class JaxmarlRules:
         return self._unlimited.step_env(key, before, actions)[3]["__all__"]
 
     def alive(self, after: Any, dones: Any, ended: Any, alive_before: Any) -> Any:
-        # At the end every flag is raised, for those who lived to see it too.
+        # At the end every flag is raised, for those still alive too.
         return jnp.where(ended, alive_before, ~jnp.stack([dones[agent] for agent in self._agents]))
 
     def metrics(self, after: Any) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class JaxProgram:
 
     Args:
         simulator: a JaxMARL environment: ``reset``, ``step_env``, ``agents``, ``action_space``.
-        rules: from the simulator to what its family knows of itself.
+        rules: creates the :class:`Rules` of the simulator's family.
         name: what messages call it.
         reward_aggregation: the team reward: ``sum`` or ``mean`` over all agents, the dead included.
         timeout_is_terminal: count the time limit as a true end.
@@ -172,30 +172,32 @@ class JaxProgram:
         # Where each thing begins in Slots.numbers and Slots.flags.
         self.number_sizes = (n * spec.obs_dim, spec.state_dim, n, 1 + len(spec.episode_metrics))
         self.flag_sizes = (n * spec.n_actions, n, 2)
-        self._packing = Packing(jax.eval_shape(lambda seed: self._begun(seed)[0], jax.ShapeDtypeStruct((), jnp.uint32)))
+        self._flat_state = FlatState(
+            jax.eval_shape(lambda seed: self._begun(seed)[0], jax.ShapeDtypeStruct((), jnp.uint32))
+        )
         self.begin = jax.jit(self._begin, compiler_options=_compiler_options())
         self.put = jax.jit(self._put, compiler_options=_compiler_options())
         self.step = jax.jit(self._step, compiler_options=_compiler_options())
 
     def empty(self, num_envs: int) -> Slots:
-        """Slots in which nothing was started yet."""
+        """Return slots in which nothing was started yet."""
         shapes = jax.eval_shape(jax.vmap(self._begin_one), jax.ShapeDtypeStruct((num_envs,), jnp.uint32))
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     # -- traced: many environments ---------------------------------------------------------------------------------
 
     def _begin(self, seeds: jax.Array) -> Slots:
-        """First steps of new episodes, one for each of ``seeds [K]``."""
+        """Return slots at the start of new episodes, one for each of ``seeds [K]``."""
         self.traces["begin"] += 1
         return jax.vmap(self._begin_one)(seeds.astype(jnp.uint32))
 
     def _put(self, slots: Slots, begun: Slots, rows: jax.Array) -> Slots:
-        """The episode ``rows [E]`` of ``begun`` in each slot; where that is negative all is as it was."""
+        """Put the episode ``rows [E]`` of ``begun`` into each slot; where that is negative all is as it was."""
         self.traces["put"] += 1
         return jax.tree.map(lambda new, old: _choose(rows >= 0, new[rows], old), begun, slots)
 
     def _step(self, slots: Slots, actions: jax.Array, active: jax.Array) -> Slots:
-        """A joint step where ``active [E]``; the others are as they were."""
+        """Take a joint step where ``active [E]``; the others are as they were."""
         self.traces["step"] += 1
         stepped = jax.tree.map(functools.partial(_choose, active), jax.vmap(self._advance)(slots, actions), slots)
         # Rewards and ends are of this step only.
@@ -208,18 +210,18 @@ class JaxProgram:
 
     def _begin_one(self, seed: jax.Array) -> Slots:
         episode, numbers, flags = self._begun(seed)
-        return Slots(*self._packing.pack(episode), numbers, flags)
+        return Slots(*self._flat_state.flatten(episode), numbers, flags)
 
-    def _begun(self, seed: jax.Array) -> tuple[Episode, jax.Array, jax.Array]:
+    def _begun(self, seed: jax.Array) -> tuple[SimulatorEpisode, jax.Array, jax.Array]:
         key = jax.random.PRNGKey(seed)
         shown, sim = self._simulator.reset(jax.random.fold_in(key, 0))
         nothing = jnp.zeros(self.number_sizes[2] + self.number_sizes[3])
         alive, over = jnp.ones(self.spec.n_agents, bool), jnp.zeros(2, bool)
         idle, numbers, flags = self._show(shown, sim, alive, nothing, over)
-        return Episode(sim, key, jnp.zeros((), jnp.int32), idle), numbers, flags
+        return SimulatorEpisode(sim, key, jnp.zeros((), jnp.int32), idle), numbers, flags
 
     def _advance(self, slots: Slots, actions: jax.Array) -> Slots:
-        before: Episode = self._packing.unpack(slots.words, slots.others)
+        before: SimulatorEpisode = self._flat_state.unflatten(slots.words, slots.others)
         alive = slots.flags[self.flag_sizes[0] : -2]  # [N]
         # Who is dead plays our no-op; the simulator's may have another number.
         actions = jnp.where(alive, actions, before.idle)
@@ -239,12 +241,12 @@ class JaxProgram:
         earned = jnp.concatenate([agent_reward, values])
         ends = jnp.stack([terminated, ended & ~terminated])
         idle, numbers, flags = self._show(shown, sim, alive, earned, ends)
-        return Slots(*self._packing.pack(Episode(sim, before.key, t, idle)), numbers, flags)
+        return Slots(*self._flat_state.flatten(SimulatorEpisode(sim, before.key, t, idle)), numbers, flags)
 
     def _show(
         self, shown: Mapping[str, Any], sim: Any, alive: jax.Array, earned: jax.Array, ends: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """``idle [N]``, and what is shown of an environment: the rows of ``numbers`` and ``flags``."""
+        """Return ``idle [N]``, and what is shown of an environment: the rows of ``numbers`` and ``flags``."""
         spec = self.spec
         flat = [jnp.ravel(shown[agent]).astype(jnp.float32) for agent in self._agents]
         flat = [jnp.where(alive[i], values, 0.0) for i, values in enumerate(flat)]
@@ -261,7 +263,7 @@ class JaxProgram:
             legal &= jnp.stack([jnp.pad(row, (0, spec.n_actions - row.size)) for row in rows])
         idle = jnp.argmax(legal, axis=-1).astype(jnp.int32)  # [N]
         only_no_op = jnp.arange(spec.n_actions) == NO_OP  # [A]
-        # After the last move of a game nothing may be legal; nobody is asked to act then.
+        # After the last move of a game nothing may be legal; nobody has to act then.
         finished = ends.any() & ~legal.any(axis=-1)  # [N]
         avail = jnp.where((alive & ~finished)[:, None], legal, only_no_op)
         return (
@@ -275,7 +277,7 @@ _programs: dict[str, JaxProgram] = {}
 
 
 def shared_program(key: str, build: Callable[[], JaxProgram]) -> JaxProgram:
-    """The program of these settings; training and evaluation with equally many environments compile once."""
+    """Return the program of these settings; training and evaluation with equally many environments compile once."""
     if key not in _programs:
         made = build()
         while len(_programs) >= _PROGRAMS_KEPT:
@@ -286,8 +288,10 @@ def shared_program(key: str, build: Callable[[], JaxProgram]) -> JaxProgram:
 
 @functools.cache
 def _compiler_options() -> dict[str, Any]:
-    """On a CPU, one kernel after the other. XLA would hand them to other threads, which have gone to sleep meanwhile:
-    with 0.7 ms between two steps of SMAX a step takes 40 % longer. Fewer copies in loops save another 4 %.
+    """Return XLA's options, as far as it knows them: on a CPU, one kernel after the other.
+
+    XLA would hand kernels to other threads, which have gone to sleep meanwhile: with 0.7 ms between two steps of SMAX a
+    step takes 40 % longer. Fewer copies in loops save another 4 %.
     """
     options: dict[str, Any] = {
         "xla_cpu_scheduler_type": 1,  # memory-optimised; the other choice is concurrency
@@ -305,14 +309,14 @@ def _compiles_with(options: dict[str, Any]) -> bool:
 
 
 def _choose(rows: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """``new [E, ...]`` where ``rows [E]``; in one dtype for ever, so that nothing is traced twice."""
+    """Return ``new [E, ...]`` where ``rows [E]``, else ``old``; in one dtype, so that nothing is traced twice."""
     return jnp.where(rows.reshape(rows.shape + (1,) * (old.ndim - 1)), new.astype(old.dtype), old)
 
 
 def _layout(
     simulator: Any, name: str
 ) -> tuple[list[str], list[int], list[int], int, Callable[[Any], Mapping[str, Any]] | None]:
-    """Agents, observation sizes, action counts, state size and the function that tells legal actions.
+    """Return agents, observation sizes, action counts, state size and the function that returns legal actions.
 
     Runs nothing: shapes only.
 
@@ -351,7 +355,7 @@ def _layout(
 def _mask_function(
     simulator: Any, sim: Any, agents: list[str], counts: list[int]
 ) -> Callable[[Any], Mapping[str, Any]] | None:
-    """``get_legal_moves`` (Hanabi) or ``get_avail_actions`` (SMAX), where it is there and answers for these actions."""
+    """Return ``get_legal_moves`` (Hanabi) or ``get_avail_actions`` (SMAX), if there is one for these actions."""
     for attribute in ("get_legal_moves", "get_avail_actions"):
         function = getattr(simulator, attribute, None)
         if function is None:

@@ -1,4 +1,4 @@
-"""JAX's environments as torch's: compiled programs over slots, shared with torch without a copy.
+"""Step JAX's environments from torch: compiled programs over slots, shared with torch without a copy.
 
 Imports JAX: only factories import this module, when they are called.
 """
@@ -33,7 +33,7 @@ With 32 in a call, 64 environments of SMAX collect 20,600 to 25,200 joint steps/
 class JaxVectorEnv:
     """``E`` environments of a :class:`JaxProgram`; a natively batched :class:`~qmix_lightning.environment.VectorEnv`.
 
-    What it returns is JAX's own memory, seen by torch: never write to it.
+    What it returns are JAX's own buffers, seen by torch: never write to it.
 
     Args:
         program: compiled reset and step.
@@ -47,18 +47,21 @@ class JaxVectorEnv:
         self.num_envs = num_envs
         self._jax_device, self.device = _devices(device)
         self._slots: Slots | None = None
-        # Episodes begun ahead, and which row each seed's is.
+        # Episodes begun, prefetched ones included, and which row each seed's is.
         self._begun: Slots | None = None
         self._begun_row: dict[int, int] = {}
-        self._expected = np.zeros(0, np.int64)
-        _show_torch_what_is_read_only()
+        self._prefetch_seeds = np.zeros(0, np.int64)
+        _silence_read_only_warning()
         # Where rewards of agents and of the team begin in Slots.numbers.
         obs, state, agents, _ = program.number_sizes
         self._rewards, self._earned = obs + state, obs + state + agents
 
     def prefetch_resets(self, seeds: Tensor) -> None:
-        """Each one's next episode will be that of ``seeds [E]``: it may be begun ahead, many in one call."""
-        self._expected = seeds.numpy(force=True)
+        """Note that each environment's next episode will be that of ``seeds [E]``.
+
+        It may be begun early, many in one call.
+        """
+        self._prefetch_seeds = seeds.numpy(force=True)
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
@@ -81,18 +84,18 @@ class JaxVectorEnv:
         return self._observation(numbers, flags)
 
     def _begin(self, wanted: list[int], chosen: np.ndarray) -> None:
-        """Begin the ``wanted`` episodes, as many as there is room for, and then of those expected what has room."""
+        """Begin the ``wanted`` episodes, as many as there is room for, and then of those to prefetch what has room."""
         size = min(BEGUN_AT_ONCE, self.num_envs)
-        ahead = self._expected
-        if len(ahead):  # those first that have played for some time
-            ahead = np.concatenate([ahead[~chosen], ahead[chosen]])
-        seeds = list(dict.fromkeys([*wanted, *ahead.tolist()]))[:size]
+        prefetch = self._prefetch_seeds
+        if len(prefetch):  # those first that have played for some time
+            prefetch = np.concatenate([prefetch[~chosen], prefetch[chosen]])
+        seeds = list(dict.fromkeys([*wanted, *prefetch.tolist()]))[:size]
         self._begun_row = {seed: row for row, seed in enumerate(seeds)}
         padded = np.array(seeds + [0] * (size - len(seeds)), np.uint32)
         self._begun = self.program.begin(jax.device_put(padded, self._jax_device))
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
-        """One joint step with ``actions [E, N]`` where ``active [E]``."""
+        """Take one joint step with ``actions [E, N]`` where ``active [E]``."""
         if self._slots is None:
             raise EnvironmentContractError("step was called before reset")
         self._slots = slots = self.program.step(self._slots, self._to_jax(actions), self._to_jax(active))
@@ -117,16 +120,16 @@ class JaxVectorEnv:
 
     def _to_jax(self, tensor: Tensor) -> Any:
         if self.device.type == "cpu":
-            return tensor.numpy(force=True)  # the same memory; JAX takes it ten times faster than by dlpack
+            return tensor.numpy(force=True)  # the same bytes; JAX takes them ten times faster than by dlpack
         tensor = tensor.to(torch.int32) if tensor.dtype == torch.int64 else tensor  # JAX's own integers
         return jax.dlpack.from_dlpack(tensor.to(self.device).contiguous())
 
     def _to_torch(self, array: jax.Array) -> Tensor:
-        # On a GPU the streams have to be told of each other, which torch does when it is given the array itself.
+        # On a GPU the streams have to be synchronised, which torch does when it is given the array itself.
         return torch.from_numpy(np.asarray(array)) if self.device.type == "cpu" else dlpack.from_dlpack(array)
 
     def _observation(self, numbers: Tensor, flags: Tensor) -> Observation:
-        """What is shown of the rows of :class:`Slots`."""
+        """Return what is shown of the rows of :class:`Slots`."""
         e, n, o, a = self.num_envs, self.spec.n_agents, self.spec.obs_dim, self.spec.n_actions
         return Observation(
             obs=numbers[:, : n * o].view(e, n, o),
@@ -137,15 +140,20 @@ class JaxVectorEnv:
 
 
 @functools.cache
-def _show_torch_what_is_read_only() -> None:
-    """JAX's memory is read-only, of which torch warns, once; the way through numpy costs half of the one by dlpack."""
+def _silence_read_only_warning() -> None:
+    """Use up torch's warning, given once, that JAX's buffers are read-only.
+
+    The way through numpy costs half of the one by dlpack.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.from_numpy(np.broadcast_to(np.zeros(1, np.float32), 2))
 
 
 def start_jax() -> None:
-    """Start JAX modestly; does nothing where it runs already. What the user set in the environment stays.
+    """Start JAX with few threads and little GPU memory; do nothing where it runs already.
+
+    What the user set in the environment stays.
 
     One thread computes, the one that calls: these simulators are small, and handing them around is slower. On a GPU JAX
     would take three quarters of the memory that training needs.
@@ -158,7 +166,7 @@ def start_jax() -> None:
     os.environ.update(added)
     if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
-    log = logging.getLogger("jax._src.xla_bridge")  # it tells of every kind of device that is not here
+    log = logging.getLogger("jax._src.xla_bridge")  # it logs every kind of device that is not here
     level = log.level
     log.setLevel(max(level, logging.WARNING))
     try:
@@ -172,7 +180,7 @@ def start_jax() -> None:
 
 
 def _devices(wanted: str) -> tuple[Any, torch.device]:
-    """Where the simulator runs, as JAX and as torch call it; ranks of one machine take different GPUs."""
+    """Return where the simulator runs, as JAX and as torch call it; ranks of one machine take different GPUs."""
     gpus = [device for device in jax.local_devices() if device.platform in ("gpu", "cuda")]
     if wanted == "gpu" and not (gpus and torch.cuda.is_available()):
         raise ConfigurationError("env.device=gpu needs a GPU that both JAX (jax[cuda]) and torch can use")

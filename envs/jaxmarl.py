@@ -1,4 +1,4 @@
-"""Any JaxMARL environment with discrete actions, by its id: ``env=jaxmarl env.id=MPE_simple_spread_v3``."""
+"""Create any JaxMARL environment with discrete actions by its id: ``env=jaxmarl env.id=MPE_simple_spread_v3``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MABRAX = "jaxmarl.environments.mabrax"
 
 
 def import_jaxmarl(family: str) -> Any:
-    """The package ``jaxmarl``, imported in silence: our standard output may be JSON.
+    """Import and return the package ``jaxmarl`` in silence: our standard output may be JSON.
 
     Its MABrax part replaces ``sys.stdout`` and ``sys.stderr`` by the process's own, whatever they were. It is left out:
     its actions are continuous.
@@ -54,7 +54,7 @@ def make(
     episode_limit: int | None = None,
     device: Literal["auto", "cpu", "gpu"] = "auto",
 ) -> Any:
-    """``num_envs`` environments of JaxMARL, batched by JAX.
+    """Create ``num_envs`` environments of JaxMARL, batched by JAX.
 
     Args:
         num_envs: environments that step together.
@@ -63,7 +63,7 @@ def make(
         reward_aggregation: the team reward: ``sum`` or ``mean`` over all agents. Where all are paid the same (Hanabi,
             Overcooked), ``mean`` is what one of them gets.
         timeout_is_terminal: count the time limit as a true end.
-        episode_limit: joint steps after which an episode is cut off; ``None``: the environment's ``max_steps``.
+        episode_limit: joint steps after which an episode is truncated; ``None``: the environment's ``max_steps``.
         device: where JAX runs.
     """
     jaxmarl = import_jaxmarl("jaxmarl")
@@ -82,7 +82,7 @@ def make(
         if id == "overcooked" and isinstance(arguments.get("layout"), str):
             arguments["layout"] = _overcooked_layout(arguments["layout"])
         with warnings.catch_warnings():
-            # Who asks for the first Overcooked by name need not be told that there is a second.
+            # Who asks for the first Overcooked by name need not be warned that there is a second.
             warnings.filterwarnings("ignore", "OvercookedV2 is now released", DeprecationWarning)
             try:
                 simulator = jaxmarl.make(id, **arguments)

@@ -1,4 +1,4 @@
-"""Level-based foraging (package ``lbforaging``): agents collect food that several must lift together."""
+"""Create level-based foraging tasks (package ``lbforaging``): agents collect food that several must lift together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TASK = re.compile(
 
 
 class Foraging(TupleEnv):
-    """The package's environment with what it keeps to itself.
+    """The package's environment with its time limit, legal actions and food collected made visible.
 
     * Its step limit comes out as *terminated*; with food left on the field it is a truncation.
     * Illegal actions are silently replaced by none; the legal ones are in a private attribute, used as the mask here.
@@ -46,7 +46,10 @@ class Foraging(TupleEnv):
         return super().reset(seed, options)
 
     def _entities(self) -> list[dict[str, Any]]:
-        """Food, then the other players; the player itself stands between them, always the first of the players."""
+        """Return the entity blocks of an observation: food, then the other players.
+
+        The player itself stands between them, always the first of the players.
+        """
         if self.game._grid_observation:
             return []
         food, others = self.game.max_num_food, len(self.game.players) - 1
@@ -74,7 +77,7 @@ class Foraging(TupleEnv):
 
 
 def make(task: str = "8x8-2p-3f", kwargs: Mapping[str, Any] | None = None) -> Foraging:
-    """The foraging task of a name as the literature writes it.
+    """Create the foraging task of a name as the literature writes it.
 
     Args:
         task: ``[SIGHTs-]ROWSxCOLUMNS-PLAYERSp-FOODf[-coop][-ind][-pen]``, e.g. ``2s-8x8-2p-2f-coop``: agents see two

@@ -1,4 +1,4 @@
-"""One-step games given by a payoff table, with the three that show what monotonic mixing cannot represent."""
+"""Define one-step games by a payoff table, with the three that show what monotonic mixing cannot represent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ DEFAULT_PENALTY_K = -100.0
 
 
 class Matrix(TabularEnv):
-    """``N`` agents act once, at the same time, and are paid what the table says. Observation and state: ``[1.0]``.
+    """One-step game of ``N`` agents, who act at the same time and are paid what the table says.
+
+    Observation and state: ``[1.0]``.
 
     Args:
         num_envs: games that step together, ``E``.
@@ -64,7 +66,7 @@ class Matrix(TabularEnv):
 
 
 def _shape_of(table: Any, where: str) -> tuple[int, ...]:
-    """Shape of a nested list of finite numbers; ``where`` names the place in messages."""
+    """Return the shape of a nested list of finite numbers; ``where`` names it in messages."""
     if isinstance(table, Sequence) and not isinstance(table, str):
         if len(table) == 0:
             raise ConfigurationError(f"{where} is empty; every agent needs at least one action")

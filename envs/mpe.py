@@ -1,4 +1,4 @@
-"""The Multi-Agent Particle Environments of the package ``mpe2``, by scenario."""
+"""Create the Multi-Agent Particle Environments of the package ``mpe2`` by scenario."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["make", "scenarios"]
 
 
 def scenarios() -> dict[str, str]:
-    """Scenario -> module of its latest version, e.g. ``simple_spread -> simple_spread_v3``; imports none of them."""
+    """Return scenario -> module of its latest version, e.g. ``simple_spread -> simple_spread_v3``; import none."""
     spec = importlib.util.find_spec("mpe2")
     if spec is None:
         raise MissingDependencyError("environment 'mpe' needs mpe2: pip install 'qmix-lightning[mpe]'")
@@ -29,7 +29,7 @@ def scenarios() -> dict[str, str]:
 
 
 def make(scenario: str = "simple_spread", kwargs: Mapping[str, Any] | None = None) -> Any:
-    """The ``ParallelEnv`` of ``scenario``, with discrete actions unless ``kwargs`` says otherwise.
+    """Create the ``ParallelEnv`` of ``scenario``, with discrete actions unless ``kwargs`` says otherwise.
 
     Args:
         scenario: e.g. ``simple_spread``, ``simple_reference``, ``simple_speaker_listener``, ``simple_tag``.

@@ -1,4 +1,4 @@
-"""MPE's games stepped as the simultaneous games they are.
+"""Step MPE's games as the simultaneous games they are.
 
 Imports nothing of the package: it is handed its environment.
 """
@@ -41,13 +41,13 @@ class ParticleEnv:
         return self._game.action_space(agent)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-        """Observations and infos by agent."""
+        """Start an episode; return observations and infos by agent."""
         self._game.reset(seed=seed, options=options)
         self.agents = list(self.possible_agents)
         return self._observe(), {agent: {} for agent in self.agents}
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        """Observations, rewards, terminations, truncations and infos by agent."""
+        """Take a joint step; return observations, rewards, terminations, truncations and infos by agent."""
         game, agents = self._game, self.possible_agents
         game.current_actions = [actions[agent] for agent in agents]
         game._execute_world_step()
@@ -61,7 +61,7 @@ class ParticleEnv:
         return self._observe(), dict(game.rewards), *ends, infos
 
     def state(self) -> np.ndarray:
-        """All observations joined, as the package defines it."""
+        """Return all observations joined, as the package defines it."""
         return np.concatenate([self._observations[agent] for agent in self.possible_agents])
 
     def render(self) -> Any:

@@ -1,4 +1,4 @@
-"""Packages that an environment needs and a plain installation lacks; imports nothing itself."""
+"""Require packages that an environment needs and a plain installation lacks; import nothing here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overcooked (package ``overcooked``): two cooks in a kitchen; 20 for every soup that is served, to both."""
+"""Create Overcooked kitchens (package ``overcooked``): two cooks; 20 for every soup that is served, to both."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Overcooked:
         return self._actions
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-        """Observations and infos by agent."""
+        """Start an episode; return observations and infos by agent."""
         self._use_own_recipes()
         self._kitchen.reset(regen_mdp=False)
         self.agents = list(self.possible_agents)
@@ -82,7 +82,7 @@ class Overcooked:
         return self._by_agent(self._seen), {agent: {} for agent in self.agents}
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        """Observations, rewards, terminations, truncations and infos by agent."""
+        """Take a joint step; return observations, rewards, terminations, truncations and infos by agent."""
         self._use_own_recipes()
         joint = [self._joint_actions[int(actions[agent])] for agent in self.possible_agents]
         _, sparse, done, info = self._kitchen.step(joint, display_phi=False)
@@ -105,7 +105,7 @@ class Overcooked:
         return self._seen[0]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
     def _use_own_recipes(self) -> None:
         # Cooking times and prices are global in the package: the layout made last would set them for all.
@@ -124,7 +124,7 @@ class Overcooked:
 
 
 def layouts() -> list[str]:
-    """Every kitchen the package has; imports nothing."""
+    """Return the name of every kitchen the package has; import nothing."""
     require("overcooked", "overcooked", "overcooked")
     spec = importlib.util.find_spec("overcooked")
     folders = (spec.submodule_search_locations if spec else None) or []
@@ -132,7 +132,7 @@ def layouts() -> list[str]:
 
 
 def make(layout: str = "cramped_room", horizon: int = 400, reward_shaping_factor: float = 0.0) -> Overcooked:
-    """Two cooks in a kitchen.
+    """Create a kitchen with two cooks.
 
     Args:
         layout: the kitchen's name, e.g. ``cramped_room``, ``asymmetric_advantages``, ``coordination_ring``.

@@ -1,4 +1,4 @@
-"""Any PettingZoo environment by its address: ``env=pettingzoo env.id=package.module:factory``."""
+"""Create any PettingZoo environment by its address: ``env=pettingzoo env.id=package.module:factory``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["make"]
 
 
 def make(id: str, kwargs: Mapping[str, Any] | None = None) -> Any:
-    """The ``ParallelEnv`` that the factory at ``id`` makes.
+    """Create the ``ParallelEnv`` of the factory at ``id``.
 
     Args:
         id: ``"package.module:factory"``; a module alone means its ``parallel_env``.
@@ -31,20 +31,20 @@ def make(id: str, kwargs: Mapping[str, Any] | None = None) -> Any:
     check_arguments(factory, arguments, f"'{target}'")
     env = factory(**arguments)
     if target.startswith("pettingzoo.butterfly.knights_archers_zombies"):
-        _spawn_anew(env)
+        _reset_spawn_count(env)
     return env
 
 
-def _spawn_anew(env: Any) -> None:
-    """Count the steps to the first zombie from the start of an episode.
+def _reset_spawn_count(env: Any) -> None:
+    """Make ``env`` count the steps to the first zombie from the start of an episode.
 
     The game's reset forgets to, so that what the last episode left of the count would decide the next one too, not the
     seed alone.
     """
     game, reset = env.unwrapped, env.reset
 
-    def clean_reset(*args: Any, **kwargs: Any) -> Any:
+    def reset_with_count(*args: Any, **kwargs: Any) -> Any:
         game.zombie_spawn_interval.reset()
         return reset(*args, **kwargs)
 
-    env.reset = clean_reset
+    env.reset = reset_with_count

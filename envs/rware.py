@@ -1,4 +1,4 @@
-"""The multi-robot warehouse (package ``rware``): robots bring the requested shelves to the goal and back."""
+"""Create multi-robot warehouses (package ``rware``): robots bring the requested shelves to the goal and back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _TASK = re.compile(r"(?:rware-)?(?P<size>[a-z]+)-(?P<agents>\d+)ag(?:-(?P<diffic
 
 
 class RoboticWarehouse(TupleEnv):
-    """The package's environment. Nothing but time ends an episode, yet it reports that as *terminated*."""
+    """The package's environment with its time limit as a truncation.
+
+    Nothing but time ends an episode, yet it reports that as *terminated*.
+    """
 
     def own_limit(self) -> int | None:
         return self.game.max_steps
@@ -31,7 +34,7 @@ class RoboticWarehouse(TupleEnv):
 
 
 def make(task: str = "tiny-2ag", kwargs: Mapping[str, Any] | None = None) -> RoboticWarehouse:
-    """The warehouse task of a name as the literature writes it.
+    """Create the warehouse task of a name as the literature writes it.
 
     Args:
         task: ``SIZE-AGENTSag[-easy|-hard]`` with the size ``tiny``, ``small``, ``medium`` or ``large``.
@@ -77,7 +80,7 @@ def make(task: str = "tiny-2ag", kwargs: Mapping[str, Any] | None = None) -> Rob
 
 
 def _member(kind: type[Enum], value: Any, setting: str) -> Enum:
-    """A member of an enumeration by its name, as YAML has it."""
+    """Return a member of an enumeration by its name, as YAML has it."""
     if isinstance(value, kind):
         return value
     choices = {member.name.lower(): member for member in kind}

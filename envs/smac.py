@@ -1,4 +1,7 @@
-"""The StarCraft Multi-Agent Challenge (Samvelyan et al., 2019), on oxwhirl's package. Installing it: docs/smac.md."""
+"""Create environments of the StarCraft Multi-Agent Challenge (Samvelyan et al., 2019), on oxwhirl's package.
+
+Installing it: docs/smac.md.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ __all__ = ["make", "maps"]
 
 
 def maps() -> list[str]:
-    """Every map that the installed package has."""
+    """Return the name of every map that the installed package has."""
     import_package("smac", "smac.env")
     registry: Any = importlib.import_module("smac.env.starcraft2.maps.smac_maps")
     return sorted(registry.get_smac_map_registry())
@@ -31,7 +34,7 @@ def make(
     launch_attempts: int = 3,
     rebuild_after_steps: int | None = None,
 ) -> StarCraft:
-    """A SMAC map.
+    """Create the environment of a SMAC map.
 
     Args:
         map_name: e.g. ``3m``, ``MMM2``, ``27m_vs_30m``.

@@ -1,4 +1,7 @@
-"""SMACv2 (Ellis et al., 2023): battles whose teams and positions are drawn anew. Installing it: docs/smac.md."""
+"""Create battles of SMACv2 (Ellis et al., 2023), whose teams and positions are drawn for every episode.
+
+Installing it: docs/smac.md.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ def make(
     launch_attempts: int = 3,
     rebuild_after_steps: int | None = None,
 ) -> SmacV2:
-    """A SMACv2 battle.
+    """Create a SMACv2 battle.
 
     Args:
         race: ``protoss``, ``terran`` or ``zerg``, with the units, weights and start positions of the authors' tasks.
@@ -134,7 +137,7 @@ def _capabilities(race: str, n_units: int, n_enemies: int) -> dict[str, Any]:
 
 
 def _with_generators(distributions: Mapping[str, Any]) -> list[Any]:
-    """Every distribution with a generator of its own, those within others too, in a fixed order."""
+    """Return every distribution with a generator of its own, those within others too, in a fixed order."""
     found: list[Any] = []
 
     def visit(distribution: Any) -> None:

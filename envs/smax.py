@@ -1,4 +1,4 @@
-"""SMAX, JaxMARL's StarCraft-like battles in JAX: our units against a scripted enemy, by scenario."""
+"""Create battles of SMAX, JaxMARL's StarCraft-like simulator: our units against a scripted enemy, by scenario."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SmaxRules", "make"]
 
 
 class SmaxRules:
-    """What SMAX knows of itself: who lives, who won, and what a time limit is.
+    """Rules of SMAX: who is alive, who won, and what a time limit is.
 
     Args:
         simulator: a ``HeuristicEnemySMAX``.
@@ -40,20 +40,23 @@ class SmaxRules:
         self.group_of_agent = tuple(sorted(set(kinds), key=kinds.index).index(kind) for kind in kinds)
         self.obs_entities = _entities(simulator)
 
-    def _living(self, sim: Any) -> tuple[Any, Any]:
+    def _units_alive(self, sim: Any) -> tuple[Any, Any]:
         alive = sim.state.unit_alive
         return alive[: self._allies], alive[self._allies :]
 
     def task_over(self, before: Any, after: Any, key: Any, actions: Any, dones: Any) -> Any:
-        allies, enemies = self._living(after)
+        allies, enemies = self._units_alive(after)
         return ~allies.any() | ~enemies.any()
 
     def alive(self, after: Any, dones: Any, ended: Any, alive_before: Any) -> Any:
-        return self._living(after)[0]
+        return self._units_alive(after)[0]
 
     def metrics(self, after: Any) -> dict[str, Any]:
-        """A battle in which the last of both sides fall together is no win: SMAX pays no bonus for it."""
-        allies, enemies = self._living(after)
+        """Return who won and how many died.
+
+        A battle in which the last of both sides fall together is no win: SMAX pays no bonus for it.
+        """
+        allies, enemies = self._units_alive(after)
         return {
             "won": ~enemies.any() & allies.any(),
             "dead_allies": (~allies).sum(),
@@ -62,7 +65,7 @@ class SmaxRules:
 
 
 def _entities(simulator: Any) -> tuple[EntityBlock, ...]:
-    """The other units in an observation: allies, then enemies; zeros where one is out of sight or dead."""
+    """Return the blocks of other units in an observation: allies, enemies; zeros where one is out of sight or dead."""
     if getattr(simulator, "observation_type", None) != "unit_list":  # others group what is seen in their own way
         return ()
     size, allies, enemies = len(simulator.unit_features), int(simulator.num_allies) - 1, int(simulator.num_enemies)
@@ -82,7 +85,7 @@ def make(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """``num_envs`` battles of ``scenario`` against SMAX's heuristic enemy, batched by JAX.
+    """Create ``num_envs`` battles of ``scenario`` against SMAX's heuristic enemy, batched by JAX.
 
     Args:
         num_envs: battles that step together.

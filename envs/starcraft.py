@@ -1,4 +1,4 @@
-"""What SMAC and SMACv2 have in common: a StarCraft II game behind an environment that needs careful handling."""
+"""Adapt what SMAC and SMACv2 have in common: a StarCraft II game behind an environment that needs careful handling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qmix_lightning.types import NO_OP
 __all__ = ["StarCraft"]
 
 LAST_GAME_LOOP = 2**19
-"""The game ends here, whatever is played, and its memory grows all the way."""
+"""The game ends here, whatever is played, and its use of host memory grows all the way."""
 
 _WITH_MEDIVACS = ("MMM", "terran_gen")
 """Here some units' targets are allies, under the action numbers that mean enemies to the others."""
@@ -46,10 +46,10 @@ class StarCraft:
       one changes nothing (or, where seeds decide the teams, takes a new game), and so does one in a first episode.
 
     Whoever owns one must ``close()`` it in the end, also when a worker fails (``finally: close()``): the game is a
-    process of its own and goes on by itself otherwise.
+    process of its own and keeps running by itself otherwise.
 
     Args:
-        new_game: makes the package's environment, given the game's seed; launches nothing.
+        new_game: creates the package's environment, given the game's seed; launches nothing.
         name: what messages call it.
         package: ``smac`` or ``smacv2``.
         seed: the game's seed; ``None``: that of the first ``reset``.
@@ -132,7 +132,7 @@ class StarCraft:
         return self._action_space
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-        """Observations and infos by agent; launches the game where needed.
+        """Start an episode; return observations and infos by agent. Launches the game where needed.
 
         Raises:
             ConfigurationError: the game, its version or the map is missing.
@@ -152,7 +152,7 @@ class StarCraft:
         return self._observations(), self._infos(masks)
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        """Observations, rewards, terminations, truncations and infos by agent.
+        """Take a joint step; return observations, rewards, terminations, truncations and infos by agent.
 
         Raises:
             InvalidEpisodeError: the game failed, and the episode with it; reset for a new game.
@@ -193,7 +193,7 @@ class StarCraft:
         return self._observations(), dict.fromkeys(acted, float(reward)), terminations, truncations, infos
 
     def state(self) -> np.ndarray:
-        """The global state ``[S]``."""
+        """Return the global state ``[S]``."""
         return self._vector(self._game.get_state(), self._state_size)
 
     def rebuild(self) -> None:
@@ -214,7 +214,10 @@ class StarCraft:
         self.rebuild()
 
     def versions(self) -> dict[str, str]:
-        """The packages and the game's build, as far as they can be told. Results of two builds are not comparable."""
+        """Return the versions of the packages and the game's build, as far as they are known.
+
+        Results of two builds are not comparable.
+        """
         found = {}
         for distribution in (self._package, "pysc2"):
             try:
@@ -226,17 +229,17 @@ class StarCraft:
             parse_flags()
             game = run_configs.get(version=self._game_version).version
             found["StarCraft II"] = f"{game.game_version} (build {game.build_version})"
-        except Exception as error:  # not installed, perhaps: told when it is launched
+        except Exception as error:  # not installed, perhaps: reported when it is launched
             _log.debug("%s: the game's build is unknown: %s", self._name, one_line(error))
         return found
 
     def _entities(self) -> list[dict[str, Any]]:
-        """Enemies and allies in an observation, as the package itself tells their sizes; zeros out of sight."""
+        """Return the blocks of enemies and allies in an observation, in the package's own sizes; zeros out of sight."""
         core = self.core(self._game)
         try:
             sizes = {name: getattr(core, f"get_obs_{name}_feats_size")() for name in ("enemy", "ally")}
             start = int(core.get_obs_move_feats_size())
-        except AttributeError:  # a version that does not tell
+        except AttributeError:  # a version without these functions
             return []
         blocks: list[dict[str, Any]] = []
         for name, (count, size) in sizes.items():
@@ -250,15 +253,15 @@ class StarCraft:
     # What SMACv2 does otherwise ---------------------------------------------------------------------------------
 
     def starts_alike(self, seed: int | None, other: int | None) -> bool:
-        """Whether a fresh episode of seed ``other`` may stand for one of ``seed``."""
+        """Return whether a fresh episode of seed ``other`` may stand for one of ``seed``."""
         return True
 
     def prepare(self, game: Any, seed: int | None) -> AbstractContextManager[Any]:
-        """Called before each episode; what it returns is held while the episode is set up."""
+        """Prepare ``game`` before each episode; return a context that is held while the episode is set up."""
         return nullcontext()
 
     def core(self, game: Any) -> Any:
-        """The ``StarCraft2Env`` itself."""
+        """Return the ``StarCraft2Env`` itself."""
         return game
 
     # The game ---------------------------------------------------------------------------------------------------
@@ -327,7 +330,7 @@ class StarCraft:
         return {a: self._vector(v, self._obs_size) for a, v in zip(self.possible_agents, values, strict=True)}
 
     def _vector(self, values: Any, size: int) -> np.ndarray:
-        """``values`` as float32 (SMAC mixes precisions)."""
+        """Return ``values`` as float32 (SMAC mixes precisions)."""
         vector = np.asarray(values, np.float32).ravel()
         if self._slack and vector.size < size:  # a version that declares what it delivers
             vector = np.pad(vector, (0, size - vector.size))

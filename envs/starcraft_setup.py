@@ -1,4 +1,4 @@
-"""SMAC and SMACv2 as they are installed: finding them, their settings, and what is missing, in one line each."""
+"""Find SMAC and SMACv2 where they are installed, check their settings, and explain what is missing in one line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _unrelated(package: str, install: str) -> str:
 
 
 def game_settings(kwargs: Mapping[str, Any] | None, reserved: Mapping[str, str]) -> dict[str, Any]:
-    """``env.kwargs`` for ``StarCraft2Env``, with what YAML and the command line get wrong put right.
+    """Return ``env.kwargs`` for ``StarCraft2Env``, with what YAML and the command line get wrong corrected.
 
     Args:
         kwargs: from the configuration.
@@ -84,14 +84,17 @@ def game_settings(kwargs: Mapping[str, Any] | None, reserved: Mapping[str, str])
 
 
 def set_timeout(seconds: int) -> None:
-    """pysc2 waits for 360 s unless its flag says otherwise; a game that hangs would stop a run for so long."""
+    """Set how long pysc2 waits for a game.
+
+    It waits for 360 s unless its flag says otherwise; a game that hangs would stop a run for so long.
+    """
     flags = parse_flags()
     if flags is not None and "sc2_timeout" in flags:
         flags.sc2_timeout = seconds
 
 
 def parse_flags() -> Any:
-    """absl's flags, which must be parsed before pysc2 reads them."""
+    """Return absl's flags, which must be parsed before pysc2 reads them."""
     try:
         flags: Any = importlib.import_module("absl.flags").FLAGS
     except ModuleNotFoundError:
@@ -102,7 +105,7 @@ def parse_flags() -> Any:
 
 
 def explain(error: Exception, name: str, package: str) -> str | None:
-    """One helpful line for what cannot be put right by trying again."""
+    """Return one helpful line for what cannot be put right by trying again."""
     text, kind = " ".join(str(error).split()), type(error).__name__
     if kind == "DuplicateMapError":
         return f"{name}: smac and smacv2 cannot share a process, both define the same maps ({text})"

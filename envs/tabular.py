@@ -1,4 +1,4 @@
-"""Games given by tables, ``E`` at once in torch: the exact values are known, so learning can be judged exactly."""
+"""Define games by tables, ``E`` at once in torch: the exact values are known, so learning can be judged exactly."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class TabularEnv:
         self._position = torch.full((num_envs,), over, dtype=torch.int64)  # [E]
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
-        """Start anew where ``mask [E]``; the game is deterministic, so ``seeds [E]`` change nothing."""
+        """Start the game again where ``mask [E]``; it is deterministic, so ``seeds [E]`` change nothing."""
         self._position = torch.where(mask, 0, self._position)
         return self._observe()
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
-        """One joint step with ``actions [E, N]`` where ``active [E]``."""
+        """Take one joint step with ``actions [E, N]`` where ``active [E]``."""
         chosen = torch.where(active[:, None], actions, NO_OP)  # [E, N]
         index = (self._position, *chosen.unbind(dim=1))
         reward = torch.where(active, self._payoff[index], 0.0)  # [E]
@@ -77,10 +77,10 @@ class TabularEnv:
         )
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
     def histories(self) -> dict[str, list[list[list[int]]]]:
-        """Label of a state -> the joint-action sequences that lead to it from reset."""
+        """Return, by the label of a state, the joint-action sequences that lead to it from reset."""
         found: dict[int, list[list[list[int]]]] = {k: [] for k in range(self._over)}
         found[0].append([])
         for k, joint in itertools.product(range(self._over), self._joint_actions()):
@@ -90,7 +90,10 @@ class TabularEnv:
         return {self._labels[k]: sequences for k, sequences in found.items()}
 
     def exact_q_values(self, gamma: float) -> dict[str, list[Any]]:
-        """Label of a state -> nested list ``[A_1][..][A_N]``: ``Q*(s, u) = r(s, u) + gamma max_u' Q*(s', u')``."""
+        """Return, by the label of a state, a nested list ``[A_1][..][A_N]`` of optimal values.
+
+        ``Q*(s, u) = r(s, u) + gamma max_u' Q*(s', u')``.
+        """
         q = self._payoff.double()  # [K+1, A_1, .., A_N]
         value = torch.zeros(self._over + 1, dtype=torch.float64)
         for k in reversed(range(self._over)):
@@ -113,7 +116,7 @@ class TabularEnv:
 
 
 def _longest_path(successor: Tensor) -> int:
-    """Joint steps of the longest game that ``successor [K, ..]`` allows."""
+    """Return the joint steps of the longest game that ``successor [K, ..]`` allows."""
     k = successor.shape[0]
     length = torch.zeros(k + 1, dtype=torch.int64)
     for i in reversed(range(k)):

@@ -1,4 +1,4 @@
-"""The two-step game (Rashid et al., 2018, section 5): the smallest task where monotonic mixing beats a sum."""
+"""Define the two-step game (Rashid et al., 2018, section 5), the smallest task where monotonic mixing beats a sum."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["TwoStep"]
 
 
 class TwoStep(TabularEnv):
-    """Two agents, two actions, two steps.
+    """The two-step game: two agents, two actions, two steps.
 
     In state 1 agent 1's action picks state 2A (action 0) or 2B (action 1) and nothing is paid. 2A pays 7
     whatever is done; 2B pays ``[[0, 1], [1, 8]]``. Each agent observes the state, one-hot of (1, 2A, 2B).

@@ -1,4 +1,4 @@
-"""VMAS, cooperative control tasks batched in torch, by scenario; discrete actions."""
+"""Create environments of VMAS, cooperative control tasks batched in torch, by scenario; discrete actions."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ NOT_SEPARABLE = frozenset(
 """Scenarios of VMAS 1.5.2 whose environments cannot share a simulator: what they draw while stepping, or when one of
 them starts, is for all at once."""
 
-_RESERVED_KEYS = ("num_envs", "device", "continuous_actions", "multidiscrete_actions", "max_steps", "seed", "dict_spaces",
-         "terminated_truncated", "wrapper", "wrapper_kwargs", "grad_enabled", "clamp_actions", "scenario")  # fmt: skip
+_RESERVED_KEYS = (
+    "num_envs", "device", "continuous_actions", "multidiscrete_actions", "max_steps", "seed", "dict_spaces",
+    "terminated_truncated", "wrapper", "wrapper_kwargs", "grad_enabled", "clamp_actions", "scenario",
+)  # fmt: skip
 
 
 def scenarios() -> dict[str, Path]:
-    """Scenario -> its file, e.g. ``balance`` or ``simple_spread``; imports none of them."""
+    """Return scenario -> its file, e.g. ``balance`` or ``simple_spread``; import none of them."""
     found = importlib.util.find_spec("vmas")
     if found is None or found.origin is None:
         raise MissingDependencyError("environment 'vmas' needs vmas: pip install 'qmix-lightning[vmas]'")
@@ -61,7 +63,7 @@ def make(
     isolate: bool | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> VmasVectorEnv:
-    """``num_envs`` environments of a VMAS scenario, with discrete actions, on the CPU.
+    """Create ``num_envs`` environments of a VMAS scenario, with discrete actions, on the CPU.
 
     Args:
         num_envs: environments that step together.
@@ -111,7 +113,7 @@ def make(
 
 
 class _Simulator:
-    """One of VMAS's environments, which is many, with the random numbers that belong to it.
+    """One VMAS environment (a batch of environments) with the random state that belongs to it.
 
     VMAS keeps one random state for all simulators of the process; here each has its own, put in its place for a call.
     """
@@ -165,7 +167,7 @@ class _Simulator:
 
     @contextmanager
     def keeping(self, rows: Tensor) -> Iterator[Callable[[], None]]:
-        """What belongs to the environments ``rows`` is as it was afterwards, and whenever the yielded is called."""
+        """Restore what belongs to the environments ``rows`` afterwards, and whenever the yielded function is called."""
         saved = {}
         if rows.any():
             saved = {path: tensor[rows] for path, tensor in self._tensors()}  # indexed by a mask: copies
@@ -180,7 +182,7 @@ class _Simulator:
         restore()
 
     def _tensors(self) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
-        """Every tensor with a row for each environment that world and scenario hold, by its path."""
+        """Yield every tensor with a row for each environment that world and scenario hold, by its path."""
         seen: set[int] = set()
         vmas = self.vmas
         todo: list[tuple[tuple[Any, ...], Any]] = [((), [vmas.scenario, vmas.world, vmas.steps])]
@@ -290,7 +292,7 @@ class VmasVectorEnv:
     @torch.inference_mode(False)
     @torch.no_grad()
     def step(self, actions: Tensor, active: Tensor) -> Transition:
-        """One joint step with ``actions [E, N]`` where ``active [E]``."""
+        """Take one joint step with ``actions [E, N]`` where ``active [E]``."""
         chosen = torch.where(active[:, None], actions, 0)  # [E, N]
         obs, state = self._obs.clone(), self._state.clone()
         agent_reward = torch.zeros(self.num_envs, self.spec.n_agents)
@@ -339,7 +341,7 @@ class VmasVectorEnv:
             start += simulator.size
 
     def _write(self, shown: Mapping[str, Any], obs: Tensor, state: Tensor) -> None:
-        """From VMAS's observations into ``obs [e, N, O]`` and ``state [e, S]``."""
+        """Write VMAS's observations into ``obs [e, N, O]`` and ``state [e, S]``."""
         flat = [torch.cat([part.flatten(1) for part in _parts(shown[agent])], dim=1) for agent in self.spec.agent_names]
         for i, values in enumerate(flat):
             obs[:, i, : values.shape[1]] = values
@@ -350,14 +352,14 @@ class VmasVectorEnv:
 
 
 def _parts(shown: Any) -> list[Tensor]:
-    """The tensors of one agent's observation, ``[e, ...]`` each."""
+    """Return the tensors of one agent's observation, ``[e, ...]`` each."""
     if isinstance(shown, Mapping):
         return [part for value in shown.values() for part in _parts(value)]
     return [shown if shown.ndim > 1 else shown[:, None]]
 
 
 def _random_state(seed: int) -> list[Any]:
-    """The states that torch, numpy and Python have after ``seed``, as VMAS keeps them; touches no global one."""
+    """Return the states that torch, numpy and Python have after ``seed``, as VMAS keeps them; touches no global one."""
     return [
         torch.Generator().manual_seed(seed).get_state(),
         np.random.RandomState(seed).get_state(),

@@ -1,4 +1,4 @@
-"""Cooperative multi-agent reinforcement learning on PyTorch Lightning: QMIX and its family.
+"""Train teams by cooperative multi-agent reinforcement learning on PyTorch Lightning: QMIX and its family.
 
 Importing the package is cheap on purpose: torch and Lightning are loaded by the modules that need them.
 """

@@ -1,4 +1,4 @@
-"""Choosing actions and taking their values: greedy, epsilon-greedy, gathered."""
+"""Choose actions, greedily or epsilon-greedily, and gather their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["chosen_values", "epsilon_greedy", "greedy_actions", "greedy_values"]
 
 
 def greedy_actions(q: Tensor, avail_actions: Tensor) -> Tensor:
-    """The legal action of the highest value; the lowest index wins a tie.
+    """Return the legal action of the highest value; the lowest index wins a tie.
 
     Args:
         q: ``[..., A]``; an illegal action's value is never read, NaN included.
@@ -25,7 +25,7 @@ def greedy_actions(q: Tensor, avail_actions: Tensor) -> Tensor:
 
 
 def epsilon_greedy(q: Tensor, avail_actions: Tensor, epsilon: float | Tensor, draws: Tensor) -> Tensor:
-    """With probability ``epsilon`` a uniformly chosen legal action, otherwise the greedy one, for each agent.
+    """Choose, with probability ``epsilon``, a uniformly drawn legal action, otherwise the greedy one, for each agent.
 
     Args:
         q: ``[..., A]``.
@@ -51,7 +51,7 @@ def epsilon_greedy(q: Tensor, avail_actions: Tensor, epsilon: float | Tensor, dr
 
 
 def _nth_legal(avail: Any, place: Any) -> Any:
-    """The legal action of ``avail [..., A]`` at ``place [...]`` in [0, 1) of their order: ``[...]`` int64.
+    """Return the legal action of ``avail [..., A]`` at ``place [...]`` in [0, 1) of their order: ``[...]`` int64.
 
     Tensors or arrays. In float32 too, the largest ``place`` below 1 times a number stays below that number.
     """
@@ -60,7 +60,7 @@ def _nth_legal(avail: Any, place: Any) -> Any:
 
 
 def greedy_values(q_select: Tensor, q_evaluate: Tensor, avail_actions: Tensor) -> Tensor:
-    """The value of each agent's greedy legal action: chosen by one network, valued by another.
+    """Return the value of each agent's greedy legal action: chosen by one network, valued by another.
 
     Double Q-learning (van Hasselt et al. 2016, eq. 4) selects with the online network and evaluates with the target
     network; passing the target network twice gives the ordinary maximum.
@@ -83,5 +83,5 @@ def greedy_values(q_select: Tensor, q_evaluate: Tensor, avail_actions: Tensor) -
 
 
 def chosen_values(q: Tensor, actions: Tensor) -> Tensor:
-    """``q [..., A]`` and ``actions [...]`` int64 to the value of each action taken, ``[...]``."""
+    """Return the value of each action taken, ``[...]``, from ``q [..., A]`` and ``actions [...]`` int64."""
     return q.gather(-1, actions[..., None]).squeeze(-1)

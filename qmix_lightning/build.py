@@ -1,4 +1,4 @@
-"""The composition root: from a validated configuration to environment, networks, data module, module and trainer."""
+"""Build a run from a validated configuration: environments, networks, data module, module and trainer."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from qmix_lightning.worker.fault_tolerance import FaultLimit
 __all__ = ["build_run"]
 
 
-def _trainer(section: Mapping[str, Any], **ours: Any) -> Trainer:
-    """Lightning's Trainer with ``trainer.*`` passed straight through; what it refuses is the user's to correct."""
-    settings = check_settings("trainer", section, Trainer, ours)
+def _trainer(section: Mapping[str, Any], **provided: Any) -> Trainer:
+    """Make Lightning's Trainer; ``trainer.*`` is passed straight through, what it refuses is the user's to correct."""
+    settings = check_settings("trainer", section, Trainer, provided)
     if settings.get("profiler") is None and not settings.get("barebones"):
-        ours["profiler"] = NoProfiler()
+        provided["profiler"] = NoProfiler()
     try:
-        return Trainer(**(settings | ours))
+        return Trainer(**(settings | provided))
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise ConfigurationError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def _instances(section: Mapping[str, Any], group: str) -> list[Any]:
-    """Loggers or callbacks by their ``_target_``, as Hydra's users know it; ``null`` switches one off."""
+    """Make loggers or callbacks by their ``_target_``, as Hydra's users know it; ``null`` switches one off."""
     made = []
     for name, settings in section.items():
         if settings is None:
@@ -68,7 +68,7 @@ def _instances(section: Mapping[str, Any], group: str) -> list[Any]:
 
 
 def _loggers(section: Mapping[str, Any], resume_step: int | None) -> list[Any]:
-    """The user's loggers; those of TensorBoard drop what a resumed run is going to write again."""
+    """Make the user's loggers; those of TensorBoard drop what a resumed run is going to write again."""
     made = dict(section)
     for name, settings in section.items():
         is_board = isinstance(settings, Mapping) and str(settings.get("_target_")).endswith("BoardLogger")
@@ -78,7 +78,7 @@ def _loggers(section: Mapping[str, Any], resume_step: int | None) -> list[Any]:
 
 
 def _environments(config: RunConfig) -> tuple[VectorEnv, Callable[[int], VectorEnv]]:
-    """The training environments of this rank, and what makes those for so many episodes of an evaluation."""
+    """Create this rank's training environments; return them and what creates those for an evaluation's episodes."""
     rollout = config.rollout
     limit = FaultLimit(rollout.max_faults, rollout.fault_window_s)
     backend = Backend(rollout.backend, rollout.num_workers, rollout.step_timeout_s, limit)
@@ -101,8 +101,8 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
     Args:
         config: validated.
         run_dir: where the run writes.
-        source: the ``checkpoints`` folder of the run it goes on from.
-        resume_step: the environment steps of the checkpoint it goes on from.
+        source: the ``checkpoints`` folder of the run that is resumed.
+        resume_step: the environment steps of the checkpoint that is resumed.
     """
     rollout = config.rollout
     log = MetricsLog()
@@ -124,7 +124,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
 
     env, make_eval_env = _environments(config)
     spec = env.spec
-    size, place = plan_replay(config, spec, run_dir, trainer)
+    size, replay_device = plan_replay(config, spec, run_dir, trainer)
     torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
     if learner.on_policy and config.replay.kind != "on_policy":
@@ -143,7 +143,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         env=env,
         make_eval_env=make_eval_env,
         policy_of=partial(lambda m: m.learner.policy, module),
-        replay=make_store(config.replay, spec, ranks, run_dir, place.device),
+        replay=make_store(config.replay, spec, ranks, run_dir, replay_device.device),
         batch_size=config.replay.batch_size,
         schedule=UpdateSchedule(every=rollout.update_every, unit=rollout.update_unit, updates=rollout.updates),
         epsilon=EpsilonSchedule(
@@ -159,4 +159,4 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         policy_on_device=rollout.policy_device == "device",
         cuda_graph=rollout.cuda_graph == "auto",
     )
-    return Run(trainer, module, data, spec, log, checkpoint, size, place)
+    return Run(trainer, module, data, spec, log, checkpoint, size, replay_device)

@@ -1,4 +1,4 @@
-"""From sections of a configuration to components: environments, the acting network, the learner."""
+"""Make components from sections of a configuration: environments, the acting network, the learner."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["build_learner", "build_policy", "env_maker", "make_component", "poli
 
 
 def make_component(registry: Registry, section: Mapping[str, Any], **provided: Any) -> Any:
-    """The component that ``section`` names, made from its settings and what of ``provided`` it asks for."""
+    """Make the component that ``section`` names, from its settings and what of ``provided`` it accepts."""
     kind = registry.kind
     factory = registry.load(section["name"])
     wanted = inspect.signature(factory).parameters
@@ -43,20 +43,20 @@ def make_component(registry: Registry, section: Mapping[str, Any], **provided: A
 
 
 def _no_settings() -> None:
-    """The signature of a component that has none."""
+    """Stand for a component without settings: it has the signature that :func:`check_settings` reads."""
 
 
 def env_maker(
     section: Mapping[str, Any], backend: Backend | None = None, *, evaluation: bool = False
 ) -> Callable[[int], VectorEnv]:
-    """From the ``env`` section to a function that makes so many environments, in this process or in workers.
+    """Return a function that creates so many environments of an ``env`` section, in this process or in workers.
 
-    A factory with an ``evaluation`` parameter is told which ones evaluate.
+    A factory with an ``evaluation`` parameter receives ``True`` for those that evaluate.
     """
     env = parse_env_section(section)
     backend = backend or Backend()
-    told = {"evaluation": True} if evaluation and "evaluation" in inspect.signature(env.factory).parameters else {}
-    return partial(_make_envs, env.factory, env.settings | told, name=env.name, backend=backend, **env.adapter)
+    extra = {"evaluation": True} if evaluation and "evaluation" in inspect.signature(env.factory).parameters else {}
+    return partial(_make_envs, env.factory, env.settings | extra, name=env.name, backend=backend, **env.adapter)
 
 
 def _make_envs(factory: Callable[..., Any], settings: Mapping[str, Any], num_envs: int, **options: Any) -> VectorEnv:
@@ -64,7 +64,7 @@ def _make_envs(factory: Callable[..., Any], settings: Mapping[str, Any], num_env
 
 
 def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] = Policy) -> Policy:
-    """The acting network for an environment, from the ``agent`` section; ``kind`` is the algorithm's."""
+    """Make the acting network for an environment from the ``agent`` section; ``kind`` is the algorithm's."""
     inputs_keys = settings_of(InputBuilder, ("n_agents", "n_actions", "obs_dim"))
     own = {key: value for key, value in section.items() if key not in inputs_keys}
     given = {key: value for key, value in section.items() if key in inputs_keys}
@@ -87,7 +87,7 @@ def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] =
 
 
 def policy_class(algorithm: str) -> type[Policy]:
-    """The kind of acting network that the algorithm of this name trains."""
+    """Return the class of acting network that the algorithm of this name trains."""
     learner = ALGORITHMS.load(algorithm)
     if not (inspect.isclass(learner) and issubclass(learner, Learner)):
         raise ConfigurationError(f"algorithm '{algorithm}' must be a class that extends {Learner.__module__}.Learner")
@@ -95,7 +95,7 @@ def policy_class(algorithm: str) -> type[Policy]:
 
 
 def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
-    """Networks and learning rule for an environment."""
+    """Make the learner for an environment: networks and learning rule."""
     kind = policy_class(config.algorithm["name"])
     agent = config.agent["name"]
     if not spec.obs_entities and "obs_entities" in inspect.signature(AGENTS.load(agent)).parameters:

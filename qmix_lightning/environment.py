@@ -1,4 +1,4 @@
-"""Environments as plugins: the vector protocol, and the registry that every environment goes through.
+"""Define environments as plugins: the vector protocol, and the registry that every environment goes through.
 
 An environment is one of two things.
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from qmix_lightning.registry import Registry
-from qmix_lightning.worker.create_env import check_arguments
+from qmix_lightning.worker.arguments import check_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class VectorEnv(Protocol):
         ...
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
-        """One joint step with ``actions [E, N]`` int64 where ``active [E]`` is true.
+        """Take one joint step with ``actions [E, N]`` int64 where ``active [E]`` is true.
 
         Inactive environments keep their state; their rows of the result have no meaning.
         """
@@ -73,31 +73,31 @@ class VectorEnv(Protocol):
 
 @runtime_checkable
 class PrefetchesResets(VectorEnv, Protocol):
-    """Environments that can make use of knowing which episodes come next."""
+    """Vector environments that can make use of knowing which episodes come next."""
 
     def prefetch_resets(self, seeds: Tensor) -> None:
-        """Each one's next episode will be that of ``seeds [E]``.
+        """Announce that each environment's next episode will be that of ``seeds [E]``.
 
-        A hint, given before a ``reset``: whatever was expected, the episode is the one whose seed ``reset`` is given.
+        A hint, given before a ``reset``: whatever was prefetched, the episode is the one whose seed ``reset`` is given.
         """
         ...
 
 
 @runtime_checkable
 class TabularGame(VectorEnv, Protocol):
-    """A game small enough that its optimal values are known exactly, for tables beside what was learned."""
+    """A game so small that its optimal values are known exactly, to be shown in tables beside the learned ones."""
 
     def histories(self) -> dict[str, list[list[list[int]]]]:
-        """Label of a state -> the joint-action sequences that lead to it from reset."""
+        """Return, by the label of a state, the joint-action sequences that lead to it from reset."""
         ...
 
     def exact_q_values(self, gamma: float) -> dict[str, list[Any]]:
-        """Label of a state -> nested list ``[A_1][..][A_N]``: the optimal value of each joint action."""
+        """Return, by the label of a state, a nested list ``[A_1][..][A_N]``: the optimal value of each joint action."""
         ...
 
 
 def register(name: str, target: str | Callable[..., Any], *, overwrite: bool = False) -> None:
-    """Make ``env=name`` work in this process.
+    """Register a factory, so that ``env=name`` works in this process.
 
     Args:
         name: the environment's name.
@@ -109,15 +109,15 @@ def register(name: str, target: str | Callable[..., Any], *, overwrite: bool = F
 
 
 def load(name: str) -> Callable[..., Any]:
-    """The factory of environment ``name``; an unknown name is an error with the closest known one."""
+    """Return the factory of environment ``name``; an unknown name is an error with the closest known one."""
     return ENVIRONMENTS.load(name)
 
 
 def names() -> list[str]:
-    """Every environment that ``env=`` accepts."""
+    """Return the name of every environment that ``env=`` accepts."""
     return ENVIRONMENTS.names()
 
 
 def is_natively_batched(factory: Callable[..., Any]) -> bool:
-    """Whether ``factory`` makes a batched simulator: it takes ``num_envs``."""
+    """Return whether ``factory`` makes a batched simulator: it takes ``num_envs``."""
     return "num_envs" in inspect.signature(factory).parameters

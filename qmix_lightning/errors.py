@@ -1,4 +1,4 @@
-"""The errors that a user sees as one line; each carries the exit status of the command it ends."""
+"""Define the errors that a user sees as one line; each carries the exit status of the command it ends."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ __all__ = [
 
 
 class QMixLightningError(Exception):
-    """Base class. ``exit_status`` is what the command ends with."""
+    """The base class of these errors. ``exit_status`` is what the command ends with."""
 
     exit_status = 1
 
 
 class ConfigurationError(QMixLightningError):
-    """The user asked for something that does not exist or does not fit."""
+    """Raised when the user asked for something that does not exist or does not fit."""
 
     exit_status = 2
 
 
 class MissingDependencyError(ConfigurationError):
-    """A package is not installed; the message has the command that installs it."""
+    """Raised when a package is not installed; the message has the command that installs it."""
 
 
 class EnvironmentContractError(ConfigurationError):
-    """An environment cannot be trained on, e.g. its actions are not discrete."""
+    """Raised when an environment cannot be trained on, e.g. its actions are not discrete."""
 
 
 class CheckpointError(ConfigurationError):
-    """A checkpoint is missing, damaged, or of another run."""
+    """Raised when a checkpoint is missing, damaged, or of another run."""
 
 
 class RunError(QMixLightningError):
-    """Something failed while running."""
+    """Raised when something failed while running."""
 
 
 class InvalidEpisodeError(RunError):
-    """What an environment raises when the episode in flight means nothing any more, e.g. after its game restarted.
+    """Raised by an environment when the episode in flight means nothing any more, e.g. after its game restarted.
 
-    The episode is dropped and the environment rebuilt.
+    The episode is dropped and the environment recreated.
     """
 
 
 class EnvironmentFault(RunError):
-    """Environments failed more often than a run puts up with; carries the last cause."""
+    """Raised when environments failed more often than a run tolerates; carries the last cause."""
 
 
 class RunInterrupted(QMixLightningError):
-    """A signal asked the run to end; it was saved before this was raised."""
+    """Raised when a signal asked the run to end; the run was saved before."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by {'Ctrl-C' if signal_number == SIGINT else Signals(signal_number).name}")

@@ -1,4 +1,7 @@
-"""Optimisers by name; an entry's keyword arguments are the settings of its YAML. Their learning rates by schedule."""
+"""Make optimisers by name, and set their learning rates by schedule.
+
+The keyword arguments of an entry are the settings of its YAML.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _MOST_JOINED = 1 << 20
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The learning rate over environment steps.
+    """Settings of the learning rate over environment steps.
 
     Attributes:
         lr: at the beginning; a parameter group with an ``lr`` of its own begins there and falls by the same factor.
@@ -50,7 +53,7 @@ class LearningRate:
 
 
 def lr_factor(schedule: str, env_steps: int, anneal_steps: int, final: float) -> float:
-    """What a learning rate is multiplied by after ``env_steps``: from 1 to ``final`` over ``anneal_steps``."""
+    """Return what a learning rate is multiplied by after ``env_steps``: from 1 to ``final`` over ``anneal_steps``."""
     if schedule == "constant":
         return 1.0
     done = min(1.0, max(0.0, env_steps / anneal_steps))
@@ -84,7 +87,7 @@ def _check_fraction(**fractions: float) -> None:
 
 
 def _complete(groups: Groups, rate: LearningRate, max_grad_norm: float | None) -> Groups:
-    """The groups with their clipping and schedule; what a group says itself stays."""
+    """Return the groups with their clipping and schedule; what a group says itself stays."""
     common: dict[str, Any] = {"lr": rate.lr, "max_grad_norm": max_grad_norm}
     if rate.lr_schedule != "constant":
         common |= {"lr_schedule": rate.lr_schedule, "lr_anneal_steps": rate.lr_anneal_steps}
@@ -94,13 +97,13 @@ def _complete(groups: Groups, rate: LearningRate, max_grad_norm: float | None) -
 
 
 def _kernels(groups: Groups) -> dict[str, bool]:
-    """One kernel for all parameters on one kind of device, where torch has it; else a few, which differ in rounding."""
+    """Choose one kernel for all parameters on one kind of device, if torch has it, or a few that round differently."""
     kinds = {p.device.type for group in groups for p in group["params"]}
     return {"fused": True} if kinds in ({"cpu"}, {"cuda"}) else {"foreach": True}
 
 
 def clip_by_norm(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
-    """Scale the gradients in place so that their joined norm is ``limit`` at most; returns what it was.
+    """Scale the gradients in place so that their joined norm is ``limit`` at most; return what it was.
 
     As ``torch.nn.utils.clip_grad_norm_``, which takes a norm of each: for small networks on a CPU one of all is faster.
 
@@ -124,7 +127,7 @@ def clip_by_norm(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
 def rmsprop(
     *, rate: LearningRate, alpha: float, eps: float, weight_decay: float, max_grad_norm: float | None
 ) -> Callable[[Groups], Optimizer]:
-    """RMSprop; PyMARL trains with lr 5e-4, alpha 0.99, eps 1e-5 and clips at norm 10."""
+    """Return a function that makes RMSprop; PyMARL trains with lr 5e-4, alpha 0.99, eps 1e-5 and clips at norm 10."""
     _check(max_grad_norm, eps=eps)
     _check_fraction(alpha=alpha)
     if weight_decay < 0:
@@ -137,7 +140,7 @@ def rmsprop(
 def adam(
     *, rate: LearningRate, beta1: float, beta2: float, eps: float, weight_decay: float, max_grad_norm: float | None
 ) -> Callable[[Groups], Optimizer]:
-    """Adam (Kingma & Ba 2015)."""
+    """Return a function that makes Adam (Kingma & Ba 2015)."""
     _check(max_grad_norm, eps=eps)
     _check_fraction(beta1=beta1, beta2=beta2)
     if weight_decay < 0:

@@ -1,7 +1,7 @@
-"""One lazy registry for everything that has a name: environments, agents, mixers, algorithms.
+"""Register components by name and import them on first use: environments, agents, mixers, algorithms.
 
 A name leads to a target, written ``"package.module:attribute"`` so that nothing is imported before it is
-asked for. Names come from three places: ``register()``, this package's own entry points, and the
+needed. Names come from three places: ``register()``, this package's own entry points, and the
 entry points of any installed distribution in the registry's group.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["Registry"]
 
 
 class Registry:
-    """Names of one kind of component.
+    """Registry of the names of one kind of component.
 
     Args:
         kind: what messages call it, e.g. ``"environment"``.
@@ -49,20 +49,20 @@ class Registry:
         self._targets[name] = target
 
     def targets(self) -> dict[str, str | Callable[..., Any]]:
-        """Every known name with its target; imports nothing. What ``register`` named wins."""
+        """Return every known name with its target; import nothing. What ``register`` named wins."""
         found: dict[str, str | Callable[..., Any]] = {ep.name: ep.value for ep in entry_points(group=self.group)}
         return dict(sorted((found | self._targets).items()))
 
     def registered(self) -> set[str]:
-        """The names that ``register`` gave in this process."""
+        """Return the names that ``register`` gave in this process."""
         return set(self._targets)
 
     def names(self) -> list[str]:
-        """Every known name, sorted."""
+        """Return every known name, sorted."""
         return list(self.targets())
 
     def load(self, name: str) -> Callable[..., Any]:
-        """The factory behind ``name``.
+        """Import and return the factory that ``name`` stands for.
 
         Raises:
             ConfigurationError: the name is unknown (the message has the closest known one), or its target

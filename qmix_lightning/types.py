@@ -1,4 +1,4 @@
-"""The data that every part of the package agrees on: axes, masks and the two containers.
+"""Define the data that every part of the package agrees on: axes, masks and the two containers.
 
 Axis letters, always in this order:
 
@@ -83,13 +83,13 @@ class EntityBlock:
 
     @property
     def end(self) -> int:
-        """Where the observation goes on behind the last one."""
+        """Return the index of the first number behind the last entity."""
         return self.start + self.count * self.size
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What training needs to know of an environment; sizes are the padded ones.
+    """The sizes and properties of an environment that training needs; sizes are the padded ones.
 
     Attributes:
         n_agents: agent slots, ``N``.
@@ -103,7 +103,7 @@ class EnvSpec:
         episode_limit: joint steps after which an episode ends in any case; ``None`` if unknown.
         episode_metrics: names of the values reported when an episode ends (``won`` is the win rate).
         natively_batched: the simulator steps many environments in one call.
-        gives_state: the environment can give and take its simulator state.
+        gives_state: the environment can give its simulator state and be set to one.
         state_is_joined_obs: the state is the agents' observations, one after the other without padding.
         obs_entities: which parts of an observation are sets of entities, where that is known; all that is in none of
             them are the agent's own features.
@@ -143,13 +143,14 @@ class EnvSpec:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers only, so that a checkpoint can hold it."""
+        """Return the specification in plain containers only, so that a checkpoint can hold it."""
         plain = {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
         plain["obs_entities"] = [{**asdict(block), "absent": list(block.absent)} for block in self.obs_entities]
         return plain
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
+        """Create a specification from what :meth:`to_dict` returned."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         plain["obs_entities"] = tuple(EntityBlock(**block) for block in plain.get("obs_entities", ()))
         return cls(**plain)
@@ -157,10 +158,10 @@ class EnvSpec:
 
 @dataclass
 class Observation:
-    """What ``E`` environments show before a joint step.
+    """The observations, states and masks that ``E`` environments show before a joint step.
 
     Shapes: ``obs [E, N, O]`` and ``state [E, S]`` float32, ``avail_actions [E, N, A]`` and
-    ``agent_mask [E, N]`` bool. An environment may reuse the memory at its next call.
+    ``agent_mask [E, N]`` bool. An environment may reuse the buffers at its next call.
     """
 
     obs: Tensor
@@ -190,7 +191,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class HostMasks:
-    """A batch's masks in the host's memory: how much there is to compute is known there, without asking the device.
+    """A batch's masks in host memory: how much there is to compute is known there, without waiting for the device.
 
     Shapes: ``agent_mask [B, T+1, N]`` and ``filled [B, T]`` bool.
     """
@@ -199,12 +200,12 @@ class HostMasks:
     filled: Tensor
 
     def mask_invalid(self) -> HostMasks:
-        """Return those of the masked batch."""
+        """Return the masks of the masked batch."""
         return replace(self, agent_mask=self.agent_mask & _row_valid(self.filled)[..., None])
 
 
 def true_positions(mask: Tensor) -> Tensor:
-    """``[K]`` int64: where the flattened ``mask`` is true. Of a mask on a GPU, asking for it is waiting for it."""
+    """Return ``[K]`` int64: where the flattened ``mask`` is true. Of a mask on a GPU, this waits for the GPU."""
     return mask.flatten().nonzero().squeeze(1)
 
 
@@ -239,11 +240,11 @@ class TrajectoryBatch:
     initial_action: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What several readers of this batch need and one of them has computed; a changed copy starts with none."""
+    """A cache of what several readers of this batch need and one of them has computed; a changed copy starts empty."""
     host: HostMasks | None = field(default=None, init=False, repr=False, compare=False)
-    """Of a batch that was moved to another device; a changed copy has none, since its masks may be others."""
+    """The masks of a batch that was moved to another device; a changed copy has none, since its masks may be others."""
     is_masked: bool = field(default=False, init=False, repr=False, compare=False)
-    """It is known to be as :meth:`mask_invalid` would make it; a changed copy may not be."""
+    """Whether it is known to be as :meth:`mask_invalid` would make it; a changed copy may not be."""
 
     @property
     def batch_size(self) -> int:
@@ -254,7 +255,7 @@ class TrajectoryBatch:
         return self.actions.shape[1]
 
     def map(self, fn: Any) -> TrajectoryBatch:
-        """The same batch with ``fn`` applied to every tensor."""
+        """Return the same batch with ``fn`` applied to every tensor."""
         values: dict[str, Any] = {}
         for f in fields(self):
             if not f.init:
@@ -269,7 +270,7 @@ class TrajectoryBatch:
         return TrajectoryBatch(**values)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TrajectoryBatch:
-        """On ``device``, floating fields as ``dtype``; asynchronous where the memory is pinned."""
+        """Return the batch on ``device``, floating fields as ``dtype``; asynchronous from page-locked memory."""
         if device.type == "cpu" and self._is_on_cpu(dtype):
             return self
         moved = self.map(
@@ -282,7 +283,7 @@ class TrajectoryBatch:
         return moved
 
     def _is_on_cpu(self, dtype: torch.dtype | None) -> bool:
-        """Whether every tensor is there, and every floating one is a ``dtype`` if that is given."""
+        """Return whether every tensor is on the CPU, and every floating one is a ``dtype`` if that is given."""
         tensors = [
             *(self.obs, self.state, self.avail_actions, self.agent_mask, self.actions, self.reward, self.terminated),
             *(self.truncated, self.filled, *(self.initial_state or ()), *self.extras.values()),
@@ -293,11 +294,11 @@ class TrajectoryBatch:
         )
 
     def row_valid(self) -> Tensor:
-        """``[B, T+1]`` bool: the observation rows that happened, the successor of the last step among them."""
+        """Return ``[B, T+1]`` bool: the observation rows that happened, the successor of the last step among them."""
         return _row_valid(self.filled)
 
     def last_actions(self) -> Tensor:
-        """``[B, T+1, N]`` int64: the action before each row, ``-1`` where there was none."""
+        """Return ``[B, T+1, N]`` int64: the action before each row, ``-1`` where there was none."""
         import torch
 
         first = self.initial_action
@@ -351,7 +352,7 @@ class TrajectoryBatch:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """What ``training_step`` receives: the trajectories and the run's global counters when they were sampled.
+    """The input of ``training_step``: the trajectories and the run's global counters when they were sampled.
 
     ``episode_ids [B]`` int64 on the CPU: whose errors the data source wants back; ``None``: it does not.
     """
@@ -363,6 +364,7 @@ class TrainBatch:
     episode_ids: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TrainBatch:
+        """Return the batch with its trajectories on ``device``, see :meth:`TrajectoryBatch.to`."""
         return replace(self, trajectories=self.trajectories.to(device, dtype))
 
 
@@ -390,13 +392,14 @@ class Episode:
 
 @dataclass
 class EpisodeStats:
-    """Per finished episode: ``returns [n]``, ``lengths [n]`` and the environment's own ``metrics[name] [n]``."""
+    """Statistics of finished episodes: ``returns [n]``, ``lengths [n]`` and the environment's ``metrics[name] [n]``."""
 
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, episode_return: float, length: int, metrics: dict[str, float]) -> None:
+        """Add one finished episode."""
         self.returns.append(episode_return)
         self.lengths.append(length)
         for name, value in metrics.items():

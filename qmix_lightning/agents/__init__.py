@@ -1,4 +1,4 @@
-"""Agent networks: what each agent computes from what it alone has seen.
+"""Define the agent networks: what each agent computes from what it alone has seen.
 
 An agent is ``(inputs, state) -> (q, state)`` with ``initial_state(B)``; ``unroll`` runs it along time. Add one with
 ``AGENTS.register("name", "package.module:Class")`` or an entry point in the group ``qmix_lightning.agents``.

@@ -1,4 +1,4 @@
-"""The agent protocol."""
+"""Define the base class of agent networks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Agent(nn.Module):
         head: ``features [..., N, F]`` to ``q [..., N, A]``.
         columns: of the packing that ``unroll_packed`` takes, see :class:`~qmix_lightning.nn.packing.Packing`: 1 if
             all agents share one network, ``N`` if not; 0 if the agent has no such way and takes whole batches.
-        memoryless: a step's features depend on that step's inputs alone, so the order of a packing's cells is nothing
-            to it.
+        memoryless: a step's features depend on that step's inputs alone, so the order of packed rows does not
+            matter to it.
     """
 
     feature_dim: int
@@ -35,22 +35,22 @@ class Agent(nn.Module):
     memoryless: bool = False
 
     def initial_state(self, batch_size: int) -> AgentState:
-        """The state before the first step, on the parameters' device."""
+        """Return the state before the first step, on the parameters' device."""
         raise NotImplementedError
 
     def body(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        """One step: ``inputs [B, N, I]`` to ``features [B, N, F]`` and the next state."""
+        """Compute one step: ``inputs [B, N, I]`` to ``features [B, N, F]`` and the next state."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        """One step: ``inputs [B, N, I]`` to ``q [B, N, A]`` and the next state."""
+        """Compute one step: ``inputs [B, N, I]`` to ``q [B, N, A]`` and the next state."""
         features, state = self.body(inputs, state)
         return self.head(features), state
 
     def unroll_body(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
-        """A sequence: ``inputs [B, T, N, I]``, ``alive [B, T, N]`` bool to ``[B, T, N, F]`` and the last state.
+        """Compute a sequence: ``inputs [B, T, N, I]``, ``alive [B, T, N]`` bool to ``[B, T, N, F]`` and the last state.
 
-        The memory of an agent that is not alive is cleared, so that it starts anew if it lives again.
+        The memory of an agent that is not alive is cleared, so that it starts anew if it is alive again.
         """
         outputs: list[Tensor] = []
         for t in range(inputs.shape[1]):
@@ -60,31 +60,32 @@ class Agent(nn.Module):
         return torch.stack(outputs, dim=1), state  # [B, T, N, F]
 
     def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
-        """The living agents' steps and no others: to features ``[P, C, F]``.
+        """Compute the steps at which agents are alive and no others: to features ``[P, C, F]``.
 
-        Equal to ``unroll_body`` wherever an agent lives. ``state`` is that before the first step, ``[B, N, H]`` each.
-        Everything that is defined on ``[..., N, F]`` works on ``[..., C, F]`` too: with one column there is one set of
-        parameters, which asks for no agent's number.
+        Equal to ``unroll_body`` wherever an agent is alive. ``state`` is that before the first step, each
+        ``[B, N, H]``. Everything that is defined on ``[..., N, F]`` works on ``[..., C, F]`` too: with one column there
+        is one set of parameters, which needs no agent's number.
         """
         raise NotImplementedError
 
     def unroll_packed_online_and_target(
         self, target: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
     ) -> tuple[Tensor, Tensor]:
-        """``unroll_packed`` of this agent and, without a gradient, of ``target``, one like it with weights of its own.
+        """Return ``unroll_packed`` of this agent and, without a gradient, of ``target``.
 
-        To be overridden where both together are faster than one after the other.
+        ``target`` is one like it with weights of its own. To be overridden where both together are faster than one
+        after the other.
         """
         features = self.unroll_packed(inputs, state, packing)
         with torch.no_grad():
             return features, target.unroll_packed(inputs, state, packing)
 
     def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
-        """As ``unroll_body``, to ``q [B, T, N, A]``."""
+        """Compute a sequence as ``unroll_body`` does, to ``q [B, T, N, A]``."""
         features, state = self.unroll_body(inputs, state, alive)
         return self.head(features), state
 
 
 def forget_dead(state: AgentState, alive: Tensor) -> AgentState:
-    """``state`` with zeros where ``alive [B, N]`` is false."""
+    """Return ``state`` with zeros where ``alive [B, N]`` is false."""
     return tuple(torch.where(alive[..., None], s, torch.zeros((), dtype=s.dtype, device=s.device)) for s in state)

@@ -1,4 +1,4 @@
-"""From an observation that is a set of entities to one vector for each agent, by attention over what it sees."""
+"""Encode observations that are sets of entities as one vector for each agent, by attention over what it sees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["DirectedHead", "EntityEncoder", "Seen"]
 
 
 class Seen(NamedTuple):
-    """What an agent makes of its observation.
+    """An agent's encoded observation: a summary, the entities of each type, and which of them it sees.
 
     Attributes:
         summary: its own embedding and what it gathered from the entities, ``[..., C, 2D]``.
@@ -41,7 +41,7 @@ class EntityEncoder(nn.Module):
     Letters: ``K`` entities of all types, ``D`` embedding, ``C`` agents or columns of a packing.
 
     Args:
-        sets: the parameter set of each agent, from :func:`~qmix_lightning.agents.base.parameter_sets`.
+        sets: the parameter set of each agent, from :func:`~qmix_lightning.nn.layers.parameter_sets`.
         blocks: where entities stand in the observation; what is in none of them is the agent's own.
         obs_dim: ``O``.
         input_dim: ``I``; behind the observation come the last action and the agent's identity.
@@ -82,19 +82,19 @@ class EntityEncoder(nn.Module):
         self.value = AgentLinear(sets, embed_dim, embed_dim)
 
     def forward(self, inputs: Tensor) -> Seen:
-        """From ``inputs [..., N, I]``, the observation first."""
+        """Encode ``inputs [..., N, I]``, the observation first."""
         obs = inputs[..., : self.obs_dim]
         own = torch.cat([obs.index_select(-1, self.own), inputs[..., self.obs_dim :]], dim=-1)
         return self._encode(obs, self.embed_own(own))
 
     def packed(self, inputs: PackedInputs) -> Seen:
-        """The same for the cells of a packing."""
+        """Encode the packed rows of a packing."""
         own = replace(inputs, obs=inputs.obs.index_select(-1, self.own))
         obs = inputs.obs.index_select(0, inputs.source).unflatten(0, (-1, inputs.columns))  # [P, C, O]
         return self._encode(obs, first_layer(self.embed_own, own))
 
     def _encode(self, obs: Tensor, own: Tensor) -> Seen:
-        """``obs [..., C, O]`` and, before its ReLU, ``own [..., C, D]``."""
+        """Encode ``obs [..., C, O]`` and, before its ReLU, ``own [..., C, D]``."""
         own = torch.relu(own)
         tokens, seen = [], []
         for number, (block, embed) in enumerate(zip(self.blocks, self.embed, strict=True)):
@@ -109,7 +109,7 @@ class EntityEncoder(nn.Module):
         return Seen(torch.cat([own, self._attend(own, *everyone)], dim=-1), tokens, seen)
 
     def _attend(self, own: Tensor, tokens: Tensor, seen: Tensor) -> Tensor:
-        """``own [..., C, D]``, ``tokens [..., K, C, D]``, ``seen [..., K, C]`` to ``[..., C, D]``."""
+        """Attend by ``own [..., C, D]`` to ``tokens [..., K, C, D]`` where ``seen [..., K, C]``; to ``[..., C, D]``."""
 
         def split(vectors: Tensor) -> Tensor:
             return vectors.unflatten(-1, (self.heads, -1))  # [..., heads, D / heads]
@@ -121,7 +121,7 @@ class EntityEncoder(nn.Module):
 
 
 class DirectedHead(nn.Module):
-    """Values of actions at entities beside those of other actions.
+    """Head that values actions directed at entities beside all other actions.
 
     Takes features whose last ``M`` numbers say how good it is to act on each of the ``M`` entities that can be acted
     on; ``base`` values everything else, and in its last output acting on any of them.
@@ -143,7 +143,7 @@ class DirectedHead(nn.Module):
         self.register_buffer("order", order, persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``features [..., N, F]`` to ``q [..., N, A]``."""
+        """Map ``features [..., N, F]`` to ``q [..., N, A]``."""
         if not self.directed:
             return self.base(features)
         q = self.base(features[..., : -self.directed])

@@ -1,4 +1,4 @@
-"""An agent for observations that are sets of entities: what it sees in which slot makes no difference."""
+"""Define an agent for observations that are sets of entities: what it sees in which slot makes no difference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["EntityAttentionAgent"]
 
 
 class EntityAttentionAgent(Agent):
-    """Attention over the entities in sight, then a recurrent or a feed-forward agent.
+    """Agent with attention over the entities in sight, then a recurrent or a feed-forward agent.
 
     Agents that attend to entities (Iqbal et al. 2021, REFIL) and value an action at an entity by that entity (Hu, Zhu
     et al. 2021, UPDeT), in a small form: one attention layer before the memory, and a dot product of memory and entity
@@ -136,7 +136,7 @@ class EntityAttentionAgent(Agent):
         return self._with_targets(hidden, seen)
 
     def _with_targets(self, hidden: Tensor, seen: Seen) -> Tensor:
-        """``hidden [..., C, H]`` and, behind it, how good it is to act on each entity: ``[..., C, H + M]``."""
+        """Return ``hidden [..., C, H]`` and, behind it, how good it is to act on each entity: ``[..., C, H + M]``."""
         if self.aim is None:
             return hidden
         aim = self.aim(hidden)[..., None, :, :] / math.sqrt(self.aim.weight.shape[1])  # [..., 1, C, D]

@@ -1,4 +1,4 @@
-"""A feed-forward agent: for tasks whose observation is all that matters."""
+"""Define a feed-forward agent, for tasks whose observation is all that matters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FeedForwardAgent"]
 
 
 class FeedForwardAgent(Agent):
-    """Linear, ReLU, linear, ReLU, head; no memory, so a sequence is one product.
+    """Feed-forward agent: linear, ReLU, linear, ReLU, head; no memory, so a sequence is one product.
 
     Args:
         input_dim: ``I``, from the input builder.
@@ -81,7 +81,7 @@ class FeedForwardAgent(Agent):
         return self._after_packed(first), target_features
 
     def after_first_layer(self, first: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        """The rest of ``unroll_packed``, for an agent that makes ``first [P, C, H]`` in another way; overwrites it."""
+        """Compute the rest of ``unroll_packed``, from ``first [P, C, H]`` made in another way, which is overwritten."""
         return self._after_first(first)
 
     @property
@@ -90,7 +90,7 @@ class FeedForwardAgent(Agent):
         return isinstance(self.encode_norm, nn.Identity)
 
     def _after_packed(self, first: Tensor) -> Tensor:
-        """From the first layer ``[P, C, H]``, rectified already where it may be, to features."""
+        """Compute features from the first layer ``[P, C, H]``, rectified already where it may be."""
         if not self._rectified_first:
             return self._after_first(first)
         plain = self.hidden.n_sets == 1 and isinstance(self.hidden_norm, nn.Identity)

@@ -1,4 +1,4 @@
-"""The one place where an agent's input is put together; collector, learner and export all use it."""
+"""Put an agent's input together: the one place where this is done; collector, learner and export all use it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class InputBuilder(nn.Module):
         use_obs: include the observation.
         use_last_action: include the action before, zeros where there was none.
         use_agent_id: include which agent it is.
-        normalize_obs: subtract each feature's running mean and divide by its deviation, over living agents; the result
-            is clipped to [-10, 10].
+        normalize_obs: subtract each feature's running mean and divide by its deviation, over agents that are alive; the
+            result is clipped to [-10, 10].
     """
 
     identity: Tensor
@@ -60,12 +60,12 @@ class InputBuilder(nn.Module):
         return self.use_obs * self.obs_dim + self.use_last_action * self.n_actions + self.use_agent_id * self.n_agents
 
     def observe(self, batch: TrajectoryBatch, all_reduce: Callable[[Tensor], Tensor]) -> None:
-        """Take the batch's observations into the running statistics, if there are any."""
+        """Add the batch's observations to the running statistics, if there are any."""
         if self.moments is not None:
             self.moments.update(batch.obs, batch.agent_mask & batch.row_valid()[..., None], all_reduce)
 
     def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
-        """``obs [..., N, O]`` and ``last_action [..., N]`` int64 (``-1``: none) to ``[..., N, I]``."""
+        """Join ``obs [..., N, O]`` and ``last_action [..., N]`` int64 (``-1``: none) to ``[..., N, I]``."""
         if obs.shape[-2:] != (self.n_agents, self.obs_dim):
             raise ValueError(f"obs must end in {(self.n_agents, self.obs_dim)}, got {tuple(obs.shape)}")
         if last_action.shape != obs.shape[:-1]:
@@ -83,7 +83,7 @@ class InputBuilder(nn.Module):
 
     @torch.no_grad()
     def packed(self, batch: TrajectoryBatch, packing: Packing) -> PackedInputs:
-        """What the input of the cells of ``packing`` is made of; under autocast to be multiplied in its precision."""
+        """Return the parts of the input of ``packing``'s rows; under autocast to be multiplied in its precision."""
         key = ("code", packing.columns, packing.ordered)
         if key not in batch.cache:
             first = torch.arange(self.n_agents, device=packing.source.device) * (1 + self.n_actions) + 1  # [N]

@@ -1,4 +1,4 @@
-"""The acting network of the whole team: the input builder and the agent behind one interface."""
+"""Define the policy of the whole team: the input builder and the agent behind one interface."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Policy"]
 
 
 class Policy(nn.Module):
-    """What the collector publishes, the learner trains and an export would hold.
+    """Policy of the whole team: what the collector publishes, the learner trains and an export would hold.
 
     Args:
         inputs: builds each agent's input.
@@ -36,23 +36,23 @@ class Policy(nn.Module):
         self.agent = agent
 
     def initial_state(self, batch_size: int) -> AgentState:
-        """The agents' memory before the first step of ``batch_size`` episodes."""
+        """Return the agents' memory before the first step of ``batch_size`` episodes."""
         return self.agent.initial_state(batch_size)
 
     def forward(self, obs: Tensor, last_action: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        """One joint step: ``obs [B, N, O]``, ``last_action [B, N]`` to ``q [B, N, A]`` and the next state."""
+        """Compute one joint step: ``obs [B, N, O]``, ``last_action [B, N]`` to ``q [B, N, A]`` and the next state."""
         return self.agent(self.inputs(obs, last_action), state)
 
     def select(self, q: Tensor, avail_actions: Tensor, epsilon: float | Tensor, draws: Tensor | None) -> Tensor:
-        """Legal actions ``[B, N]`` from what ``forward`` gave; greedy without ``draws [B, N, 2]``."""
+        """Return legal actions ``[B, N]`` from what ``forward`` gave; greedy without ``draws [B, N, 2]``."""
         if draws is None:
             return greedy_actions(q, avail_actions)
         return epsilon_greedy(q, avail_actions, epsilon, draws)
 
     def unroll(self, batch: TrajectoryBatch) -> Tensor:
-        """Every row of ``batch``, the last observation included: ``q [B, T+1, N, A]`` in float32 or wider.
+        """Compute ``q [B, T+1, N, A]`` of every row of ``batch``, the last observation included, in float32 or wider.
 
-        Only values of living agents mean anything.
+        Only values of agents that are alive mean anything.
         """
         if self.reads_alive_only:
             packed, packing = self._unroll_packed(batch)
@@ -60,7 +60,10 @@ class Policy(nn.Module):
         return self.values(self.unroll_features(batch))
 
     def unroll_online_and_target(self, target: Policy, batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:
-        """``unroll`` of this policy and, without a gradient, of ``target``, one like it with weights of its own."""
+        """Return ``unroll`` of this policy and, without a gradient, of ``target``.
+
+        ``target`` is a policy like this one with weights of its own.
+        """
         # Each normalises by statistics of its own: a target network takes the online one's after an update.
         if not self.reads_alive_only or self.inputs.moments is not None:
             q = self.unroll(batch)
@@ -73,7 +76,7 @@ class Policy(nn.Module):
         return packing.scatter(self.values(packed)), q_target
 
     def unroll_features(self, batch: TrajectoryBatch) -> Tensor:
-        """What the agents' heads are given in every row of ``batch``: ``[B, T+1, N, F]``, as for ``unroll``."""
+        """Compute what the agents' heads are given in every row of ``batch``: ``[B, T+1, N, F]``, as for ``unroll``."""
         if self.reads_alive_only:
             packed, packing = self._unroll_packed(batch)
             return packing.scatter(packed)
@@ -84,16 +87,16 @@ class Policy(nn.Module):
 
     @property
     def reads_alive_only(self) -> bool:
-        """Whether unrolling looks at no observation but those of living agents, so that others need not be cleaned."""
+        """Whether unrolling looks at no observation but those of alive agents, so that others need not be masked."""
         return self.agent.columns > 0
 
     def _unroll_packed(self, batch: TrajectoryBatch) -> tuple[Tensor, Packing]:
-        """Features ``[P, C, F]`` of the steps that living agents took, and where they belong."""
+        """Return features ``[P, C, F]`` of the steps at which agents are alive, and the packing of these rows."""
         inputs, state, packing = self._packed(batch)
         return self.agent.unroll_packed(inputs, state, packing), packing
 
     def _packed(self, batch: TrajectoryBatch) -> tuple[PackedInputs, AgentState, Packing]:
-        """What an agent unrolls of ``batch``."""
+        """Return what an agent unrolls of ``batch``: packed inputs, state before the first step, and packing."""
         columns = self.agent.columns
         unordered = self.agent.memoryless and columns == 1
         key = "packing", columns, unordered
@@ -106,6 +109,6 @@ class Policy(nn.Module):
         return self.inputs.packed(batch, packing), state, packing
 
     def values(self, features: Tensor) -> Tensor:
-        """``features [..., N, F]`` to ``q [..., N, A]`` in float32 or wider."""
+        """Map ``features [..., N, F]`` to ``q [..., N, A]`` in float32 or wider."""
         q = self.agent.head(features)
         return q if q.dtype.itemsize >= 4 else q.float()

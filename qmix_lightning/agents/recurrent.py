@@ -1,4 +1,4 @@
-"""DRQN: a gated recurrent agent (Hausknecht & Stone 2015), the QMIX paper's agent network."""
+"""Define DRQN, a gated recurrent agent (Hausknecht & Stone 2015), the QMIX paper's agent network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["RecurrentAgent"]
 
 
 class RecurrentAgent(Agent):
-    """Linear, ReLU, GRU cell, head (Rashid et al. 2018, appendix; PyMARL's ``rnn`` agent).
+    """Recurrent agent: linear, ReLU, GRU cell, head (Rashid et al. 2018, appendix; PyMARL's ``rnn`` agent).
 
     Args:
         input_dim: ``I``, from the input builder.
@@ -81,7 +81,7 @@ class RecurrentAgent(Agent):
         # Everything that does not depend on the memory is one product over all steps.
         from_input = self._from_input(inputs)  # [B, T, N, 3H]
         hidden = state[0].to(from_input.dtype)
-        # Forgetting matters only to an agent that lives again; asking costs a synchronisation on a GPU.
+        # Forgetting matters only to an agent that is alive again; asking costs a synchronisation on a GPU.
         revives = alive.device.type != "cpu" or bool((alive[:, 1:] & ~alive[:, :-1]).any())
         memories: list[Tensor] = []
         for t in range(inputs.shape[1]):
@@ -97,7 +97,7 @@ class RecurrentAgent(Agent):
         return self._unroll_memory(self._encoded(first), state, packing)
 
     def after_first_layer(self, first: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        """The rest of ``unroll_packed``, for an agent that makes ``first [P, C, H]`` in another way; overwrites it."""
+        """Compute the rest of ``unroll_packed``, from ``first [P, C, H]`` made in another way, which is overwritten."""
         return self._unroll_memory(torch.relu_(self.encode_norm(first)), state, packing)
 
     def unroll_packed_online_and_target(
@@ -116,11 +116,11 @@ class RecurrentAgent(Agent):
         return isinstance(self.encode_norm, nn.Identity)
 
     def _encoded(self, first: Tensor) -> Tensor:
-        """From the first layer, rectified already where it may be, to what the memory reads."""
+        """Return what the memory reads of the first layer, which is rectified already where it may be."""
         return first if self._rectified_first else torch.relu_(self.encode_norm(first))
 
     def _unroll_memory(self, encoded: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        """From the rectified first layer ``[P, C, H]`` to features."""
+        """Compute features from the rectified first layer ``[P, C, H]``."""
         initial = packing.initial(state[0])
         layers = (self.input_gates, self.state_gates)
         parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]

@@ -1,4 +1,4 @@
-"""A team of stochastic policies: a softmax over legal actions with a floor under each of them."""
+"""Define a team's stochastic policies: a softmax over legal actions with a floor under each of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["StochasticPolicy", "floored_log_policy", "sample_actions"]
 
 
 def floored_log_policy(logits: Tensor, avail_actions: Tensor, epsilon: Tensor) -> Tensor:
-    """``log pi`` of ``pi = (1 - eps) softmax(logits over the legal actions) + eps / n_legal``.
+    """Return ``log pi`` of ``pi = (1 - eps) softmax(logits over the legal actions) + eps / n_legal``.
 
     The floor keeps every action tried (Foerster et al. 2018, section 5).
 
@@ -39,7 +39,7 @@ def floored_log_policy(logits: Tensor, avail_actions: Tensor, epsilon: Tensor) -
 
 
 def sample_actions(probabilities: Tensor, draws: Tensor) -> Tensor:
-    """One action for each draw, by the inverse of the cumulative distribution.
+    """Sample one action for each draw, by the inverse of the cumulative distribution.
 
     Args:
         probabilities: ``[..., A]``, exactly zero for illegal actions; need not add up to one exactly.
@@ -54,12 +54,15 @@ def sample_actions(probabilities: Tensor, draws: Tensor) -> Tensor:
 
 
 class StochasticPolicy(Policy):
-    """An actor: the agents' outputs are logits, and actions are sampled; in evaluation the likeliest are taken."""
+    """Stochastic policy, an actor: the agents' outputs are logits, and actions are sampled.
+
+    In evaluation the likeliest are taken.
+    """
 
     stochastic = True
 
     def select(self, q: Tensor, avail_actions: Tensor, epsilon: float | Tensor, draws: Tensor | None) -> Tensor:
-        """Legal actions ``[B, N]``: sampled by ``draws[..., 1]``, the likeliest without ``draws [B, N, 2]``."""
+        """Return legal actions ``[B, N]``: sampled by ``draws[..., 1]``, the likeliest without ``draws [B, N, 2]``."""
         if draws is None:
             return greedy_actions(q, avail_actions)
         return sample_actions(floored_log_policy(q, avail_actions, q.new_ones(()) * epsilon).exp(), draws[..., 1])

@@ -1,7 +1,8 @@
-"""Learning rules: pure functions for returns and losses, and the learners that put networks and losses together.
+"""Define learning rules: pure functions for returns and losses, and learners that join networks and losses.
 
-A learner is a module with ``policy`` (what acts), ``loss(batch) -> LossTerms`` and ``after_update(...)``. Add one with
-``ALGORITHMS.register("name", "package.module:Class")`` or an entry point in the group ``qmix_lightning.algorithms``.
+A learner is a module with ``policy`` (the rollout policy), ``loss(batch) -> LossTerms`` and ``after_update(...)``.
+Add one with ``ALGORITHMS.register("name", "package.module:Class")`` or an entry point in the group
+``qmix_lightning.algorithms``.
 """
 
 from qmix_lightning.registry import Registry

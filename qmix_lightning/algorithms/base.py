@@ -1,4 +1,4 @@
-"""What every learner offers to the LightningModule."""
+"""Define the base class of learners: what every learner offers to the LightningModule."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LossTerms:
 
     @property
     def sums(self) -> dict[str, Tensor]:
-        """What to log."""
+        """The sums to log."""
         if callable(self._sums):
             with torch.no_grad():
                 self._sums = self._sums()
@@ -54,7 +54,7 @@ class LossTerms:
 
     @property
     def td_errors(self) -> Tensor | None:
-        """How wrong each row's values were."""
+        """TD errors ``[B]``: how wrong each row's values were."""
         if callable(self._td_errors):
             with torch.no_grad():
                 self._td_errors = self._td_errors()
@@ -72,7 +72,7 @@ class Learner(nn.Module):
         policy_class: what kind of acting network it trains: by epsilon-greedy values, or a stochastic policy.
         on_policy: it learns only from what the present policy did; batches then have ``extras["epsilon"] [B]``, the
             policy's epsilon, and ``extras["draws"] [B, N]`` in [0, 1), for the actions after the last step.
-        policy: what acts; the only part that the collector and an evaluation see.
+        policy: the rollout policy; the only part that the collector and an evaluation see.
         all_reduce: sums a tensor over the ranks, in place; set by the LightningModule.
     """
 
@@ -85,7 +85,7 @@ class Learner(nn.Module):
         self.all_reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
-        """The loss of a batch whose padding may hold anything."""
+        """Return the loss of a batch whose padding may hold anything."""
         raise NotImplementedError
 
     def observe(self, batch: TrajectoryBatch) -> None:
@@ -93,20 +93,20 @@ class Learner(nn.Module):
         self.policy.inputs.observe(batch, self.all_reduce)
 
     def after_update(self, *, episodes: int, updates: int) -> None:
-        """Called after every optimiser step with the global counters."""
+        """Do what follows an optimiser step; called after every one with the global counters."""
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """What the optimiser trains, as torch parameter groups: here one for each child module that trains."""
+        """Return what the optimiser trains, as torch parameter groups: here one for each child module that trains."""
         return trainable_groups(dict(self.named_children()))
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum of ``values`` where ``mask`` is true; what is masked may be infinite or NaN."""
+    """Return the sum of ``values`` where ``mask`` is true; what is masked may be infinite or NaN."""
     return values.where(mask, values.new_zeros(())).sum()
 
 
 def trainable_groups(modules: dict[str, nn.Module]) -> list[dict[str, object]]:
-    """One parameter group for each named module with parameters that require a gradient."""
+    """Return one parameter group for each named module with parameters that require a gradient."""
     return [
         {"name": name, "params": params}
         for name, module in modules.items()

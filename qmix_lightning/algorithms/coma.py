@@ -1,4 +1,4 @@
-"""Counterfactual multi-agent policy gradients (Foerster et al. 2018)."""
+"""Define the COMA learner: counterfactual multi-agent policy gradients (Foerster et al. 2018)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ __all__ = ["COMA"]
 
 
 class COMA(ValueLearner):
-    """Decentralised actors, one centralised critic, and a baseline for each agent that leaves only its own action out.
+    """COMA learner: decentralised actors, one centralised critic, and a baseline for each agent.
+
+    An agent's baseline leaves only its own action out.
 
     The loss of a step, averaged over the agents' slots, is
 
@@ -118,7 +120,7 @@ class COMA(ValueLearner):
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, actions: Tensor, probabilities: Tensor) -> Tensor:
-        """``y [B, T, N]`` for a masked batch.
+        """Return the critic's targets ``y [B, T, N]`` for a masked batch.
 
         Args:
             batch: ``[B, T]`` steps.
@@ -128,12 +130,12 @@ class COMA(ValueLearner):
         after = slice(1, None)
         last = batch.last_actions()[:, after]
         q_tp1 = self.target_critic(batch.state[:, after], batch.obs[:, after], actions[:, after], last)  # [B, T, N, A]
-        # Where nothing was taken the mean over the own action has no less to say than one sample of it.
+        # Where no action was taken, the mean over the own action is no worse an estimate than one sample of it.
         mean_tp1 = expected_values(q_tp1, probabilities[:, after])
         return self.returns(batch, mean_tp1, chosen_values(q_tp1, actions[:, after]))
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
-        """Actor's, critic's and entropy's loss over every agent's slot of every filled step.
+        """Return actor's, critic's and entropy's loss over every agent's slot of every filled step.
 
         Raises:
             ValueError: the batch was not collected on-policy.
@@ -172,7 +174,7 @@ class COMA(ValueLearner):
 
 
 def followed_by(batch: TrajectoryBatch, probabilities: Tensor, draws: Tensor) -> Tensor:
-    """``[B, T+1, N]``: the actions of each row and, after its last step, those that ``draws`` make of the policies.
+    """Return the actions of each row, and after its last step those that ``draws`` make of the policies.
 
     An episode that was truncated shows one more observation, whose value needs the other agents' actions there; a
     sample of the policy is right on average.
@@ -181,6 +183,9 @@ def followed_by(batch: TrajectoryBatch, probabilities: Tensor, draws: Tensor) ->
         batch: masked; each row's filled steps are its first.
         probabilities: ``[B, T+1, N, A]``, zero for illegal actions.
         draws: ``[B, N]`` in [0, 1).
+
+    Returns:
+        ``[B, T+1, N]``.
     """
     rows = torch.arange(batch.batch_size, device=draws.device)
     ends = batch.filled.sum(dim=1)  # [B]

@@ -1,4 +1,4 @@
-"""Q-learning without replay and without target networks, held stable by layer normalisation."""
+"""Define the PQN learner: Q-learning without replay and without target networks, held stable by layer normalisation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["PQN"]
 
 
 class PQN(QLearning):
-    """Parallelised Q-network through a mixer (Gallici et al. 2024, section 4 and their PQN-VDN).
+    """PQN learner: parallelised Q-network through a mixer (Gallici et al. 2024, section 4 and their PQN-VDN).
 
     The squared error to Peng's lambda return over greedy values,
     ``G_t = r_t + gamma ((1 - lambda) max_a Q(s_{t+1}, a) + lambda G_{t+1})``, where ``Q`` is the network that learns,
@@ -52,7 +52,7 @@ class PQN(QLearning):
             td_lambda=td_lambda,
             normalize_rewards=normalize_rewards,
             normalize_values=normalize_values,
-            # Nothing follows: there are no targets.
+            # Not used: there are no target networks.
             target_update_mode="hard",
             target_update_every=1,
             target_update_unit="updates",
@@ -65,12 +65,12 @@ class PQN(QLearning):
         return ()
 
     def unroll(self, batch: TrajectoryBatch) -> Tensor:
-        """``q [B, T+1, N, A]``."""
+        """Return the network's ``q [B, T+1, N, A]``."""
         return self.policy.unroll(batch)
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """``G [B, T]`` (or ``[B, T, N]``) for a masked batch; ``q_online [B, T+1, N, A]``."""
+        """Return the targets ``G [B, T]`` (or ``[B, T, N]``) for a masked batch; ``q_online [B, T+1, N, A]``."""
         after = slice(1, None)
         q = q_online.detach()[:, after]
         greedy = greedy_actions(q, batch.avail_actions[:, after])  # [B, T, N]

@@ -1,4 +1,4 @@
-"""Value-decomposition Q-learning on whole episodes: one learner, of which the mixer makes IQL, VDN, QMIX or QPLEX."""
+"""Define the value-decomposition Q-learner on whole episodes: its mixer makes it IQL, VDN, QMIX or QPLEX."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["QLearning"]
 
 
 class QLearning(ValueLearner):
-    """Q-learning through a mixer, on whole episodes, with target networks (Rashid et al. 2018, eq. 6).
+    """Learner by Q-learning through a mixer, on whole episodes, with target networks (Rashid et al. 2018, eq. 6).
 
     Args:
         policy: the team's acting network.
@@ -43,7 +43,7 @@ class QLearning(ValueLearner):
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """``y [B, T]`` (or ``[B, T, N]``) for a masked batch; ``q_online [B, T+1, N, A]``.
+        """Return the targets ``y [B, T]`` (or ``[B, T, N]``) for a masked batch; ``q_online [B, T+1, N, A]``.
 
         The target mixer gets the next state. Double Q-learning (van Hasselt et al. 2016, eq. 4) selects the greedy
         action with the online network and values it with the target network.
@@ -63,8 +63,10 @@ class QLearning(ValueLearner):
         return self.returns(batch, greedy_tp1, taken_tp1)
 
     def unroll(self, batch: TrajectoryBatch) -> Tensor:
-        """The online network's ``q [B, T+1, N, A]``; leaves the target network's to :meth:`targets` where both at once
-        are faster."""
+        """Return the online network's ``q [B, T+1, N, A]``.
+
+        Leaves the target network's to :meth:`targets` where both at once are faster.
+        """
         # A policy with an unroll of its own is unrolled by that, and by nothing else.
         plain = all(type(p).unroll is Policy.unroll for p in (self.policy, self.target_policy))
         if not (plain and self.policy.reads_alive_only):
@@ -73,7 +75,7 @@ class QLearning(ValueLearner):
         return q
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
-        """Squared TD error over filled steps (and, without a mixer, living agents)."""
+        """Return the squared TD error over filled steps (and, without a mixer, over agents that are alive)."""
         batch = batch.mask_invalid(skip=self._read_where_meaningful)
         q = self.unroll(batch)  # [B, T+1, N, A]
         before = slice(0, -1)

@@ -1,4 +1,4 @@
-"""QTRAN (Son et al. 2019): an unrestricted joint value, and agents whose sum has its best joint action.
+"""Define QTRAN (Son et al. 2019): an unrestricted joint value, and agents whose sum has its best joint action.
 
 Theorem 1 of the paper: with ``u_bar`` the agents' own greedy actions, the joint value ``Q_jt`` is factorised by the
 agents' values ``Q_i`` if some ``V_jt(tau)`` makes ::
@@ -11,7 +11,7 @@ touch it at its top. Both conditions become losses beside the temporal-differenc
 
     L       = L_td + lambda_opt L_opt + lambda_nopt L_nopt
     L_td    = (Q_jt(u) - y)^2,      y = r + gamma Q_jt^-(tau', u_bar')
-    L_opt   = D(u_bar)^2,           L_nopt = min(D(u), 0)^2             with Q_jt held fixed in D
+    L_opt   = D(u_bar)^2,           L_nopt = min(D(u), 0)^2             with Q_jt held constant in D
 
 QTRAN-alt replaces the second by a tighter condition (Theorem 2), for each agent ``min_{u_i} D(u_i, u_{-i}) = 0``,
 which needs ``Q_jt`` of all of an agent's actions.
@@ -38,7 +38,9 @@ __all__ = ["QTran", "QTranAlt", "QTranBase", "counterfactual_sums", "least_over_
 
 
 def summed_values(q: Tensor, actions: Tensor, alive: Tensor) -> Tensor:
-    """``Q'_jt(tau, u) = sum_i Q_i(tau_i, u_i)`` over living agents (Son et al. 2019, below Theorem 1).
+    """Return the sum of alive agents' values, ``Q'_jt(tau, u) = sum_i Q_i(tau_i, u_i)``.
+
+    Son et al. 2019, below Theorem 1.
 
     Args:
         q: ``[..., N, A]``.
@@ -52,7 +54,9 @@ def summed_values(q: Tensor, actions: Tensor, alive: Tensor) -> Tensor:
 
 
 def counterfactual_sums(q: Tensor, actions: Tensor, alive: Tensor) -> Tensor:
-    """``Q'_jt(tau, . , u_{-i}) = Q_i(tau_i, .) + sum_{j != i} Q_j(tau_j, u_j)`` (Son et al. 2019, QTRAN-alt).
+    """Return, for each agent's own actions, the sum of the agents' values (Son et al. 2019, QTRAN-alt).
+
+    ``Q'_jt(tau, . , u_{-i}) = Q_i(tau_i, .) + sum_{j != i} Q_j(tau_j, u_j)``.
 
     Args:
         q: ``[..., N, A]``.
@@ -68,12 +72,12 @@ def counterfactual_sums(q: Tensor, actions: Tensor, alive: Tensor) -> Tensor:
 
 
 def least_over_own_actions(values: Tensor, avail_actions: Tensor) -> Tensor:
-    """``min_{u_i}`` over each agent's legal actions: ``values [..., N, A]`` to ``[..., N]`` (Theorem 2)."""
+    """Return the least of ``values [..., N, A]`` over own legal actions, ``[..., N]`` (``min_{u_i}``, Theorem 2)."""
     return torch.where(avail_actions, values, float("inf")).amin(dim=-1)
 
 
 class QTran(ValueLearner):
-    """Base of both: networks, targets and the sum of the losses.
+    """Base of both QTRAN learners: networks, targets and the sum of the losses.
 
     Args:
         policy: the team's acting network.
@@ -126,7 +130,7 @@ class QTran(ValueLearner):
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """``y [B, T]`` for a masked batch; ``q_online [B, T+1, N, A]``."""
+        """Return the targets ``y [B, T]`` for a masked batch; ``q_online [B, T+1, N, A]``."""
         after = slice(1, None)
         features = self.target_policy.unroll_features(batch)[:, after]  # [B, T, N, F]
         selecting = q_online.detach()[:, after] if self.settings.double_q else self.target_policy.values(features)
@@ -142,7 +146,7 @@ class QTran(ValueLearner):
     def errors(
         self, batch: TrajectoryBatch, features: Tensor, q: Tensor, greedy: Tensor, v: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Squared errors of the temporal difference, of both conditions, and the plain first one.
+        """Return the squared errors of the temporal difference, of both conditions, and the plain first one.
 
         Args:
             batch: masked.
@@ -158,7 +162,7 @@ class QTran(ValueLearner):
         raise NotImplementedError
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
-        """``L_td + lambda_opt L_opt + lambda_nopt L_nopt`` over filled steps."""
+        """Return the loss ``L_td + lambda_opt L_opt + lambda_nopt L_nopt`` over filled steps."""
         batch = batch.mask_invalid()
         unrolled = self.policy.unroll_features(batch)  # [B, T+1, N, F]
         values = self.policy.values(unrolled)  # [B, T+1, N, A]
@@ -189,7 +193,7 @@ class QTran(ValueLearner):
 
 
 class QTranBase(QTran):
-    """QTRAN-base: the conditions of Theorem 1 as they stand, with one joint value for each joint action."""
+    """QTRAN-base learner: the conditions of Theorem 1 as they stand, with one joint value for each joint action."""
 
     joint_class = JointValue
 
@@ -207,7 +211,7 @@ class QTranBase(QTran):
 
 
 class QTranAlt(QTran):
-    """QTRAN-alt: Theorem 2, with every living agent's counterfactual values; losses are their means.
+    """QTRAN-alt learner: Theorem 2, with every alive agent's counterfactual values; losses are their means.
 
     An agent that can do one thing only is left out of its condition, which would ask the sum to equal the joint
     value at every joint action of the others.

@@ -1,15 +1,15 @@
-"""Targets as pure functions.
+"""Compute targets as pure functions.
 
 Index convention: ``[:, t]`` of a value named ``*_t`` belongs to the observation before step ``t``, of one named
 ``*_tp1`` to the true observation after it. ``reward`` and ``terminated`` at ``t`` are outcomes of step ``t``.
 
-Every target is an instance of one recursion (Sutton & Barto 2018, eq. 12.18), with ``c_t = 1`` while the row goes on
+Every target is an instance of one recursion (Sutton & Barto 2018, eq. 12.18), with ``c_t = 1`` while the row continues
 after step ``t`` and 0 at its last step, whatever ended it::
 
     G_t = r_t + gamma * (1 - terminated_t) * ((1 - lambda c_t) V(s_{t+1}) + lambda c_t G_{t+1})
 
 so a terminated step is worth its reward, and a truncated one bootstraps. Lambda 0 is the one-step target, lambda 1 the
-discounted sum of rewards, with the bootstrap of a row that was cut.
+discounted sum of rewards, with the bootstrap of a row that did not terminate.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ __all__ = ["continuation_mask", "lambda_returns", "n_step_returns", "one_step_ta
 
 
 def one_step_targets(reward: Tensor, terminated: Tensor, value_tp1: Tensor, gamma: float) -> Tensor:
-    """``y_t = r_t + gamma * V(s_{t+1})``, without the bootstrap where the task ended (Rashid et al. 2018, eq. 6).
+    """Return one-step targets ``y_t = r_t + gamma * V(s_{t+1})`` (Rashid et al. 2018, eq. 6).
 
-    A truncated step is not a terminated one: the limit is not the task's end, so its successor is bootstrapped.
+    There is no bootstrap where the task ended. A truncated step is not a terminated one: the limit is not the task's
+    end, so its successor is bootstrapped.
 
     Args:
         reward: ``[B, T]``.
@@ -39,7 +40,9 @@ def one_step_targets(reward: Tensor, terminated: Tensor, value_tp1: Tensor, gamm
 
 
 def continuation_mask(filled: Tensor, terminated: Tensor, truncated: Tensor) -> Tensor:
-    """``[B, T]`` bool: step ``t + 1`` of the row exists and belongs to the same stretch (``c_t`` of the module).
+    """Return after which steps the row continues, ``[B, T]`` bool (``c_t`` of the module).
+
+    Step ``t + 1`` of the row exists, and step ``t`` neither terminated nor truncated.
 
     Args:
         filled: ``[B, T]`` bool.
@@ -53,7 +56,9 @@ def continuation_mask(filled: Tensor, terminated: Tensor, truncated: Tensor) -> 
 def n_step_returns(
     reward: Tensor, terminated: Tensor, continues: Tensor, value_tp1: Tensor, gamma: float, n: int
 ) -> Tensor:
-    """``sum_{k<n} gamma^k r_{t+k} + gamma^n V(s_{t+n})`` (Sutton & Barto 2018, eq. 7.1), shorter at a row's end.
+    """Return n-step returns, shorter at a row's end (Sutton & Barto 2018, eq. 7.1).
+
+    ``sum_{k<n} gamma^k r_{t+k} + gamma^n V(s_{t+n})``.
 
     Args:
         reward: ``[B, T]``.
@@ -80,7 +85,7 @@ def n_step_returns(
 def lambda_returns(
     reward: Tensor, terminated: Tensor, continues: Tensor, value_tp1: Tensor, gamma: float, lambda_: float
 ) -> Tensor:
-    """The lambda return: the recursion at the top of this module.
+    """Return the lambda return: the recursion at the top of this module.
 
     With ``V`` the value of the greedy actions it is Peng's Q(lambda) (Peng & Williams 1996), what Hu et al. 2021 tune
     QMIX with; with ``V`` the value of the actions that were taken it is TD(lambda) of the policy that took them
@@ -111,7 +116,7 @@ def lambda_returns(
 
 
 def _aligned(value_tp1: Tensor, *per_step: Tensor) -> list[Tensor]:
-    """``[B, T]`` tensors with as many trailing axes as ``value_tp1`` has."""
+    """Return ``[B, T]`` tensors with as many trailing axes as ``value_tp1`` has."""
     for tensor in per_step:
         if tensor.shape != value_tp1.shape[:2]:
             raise ValueError(

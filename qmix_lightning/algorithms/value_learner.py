@@ -1,4 +1,4 @@
-"""What every learner with target networks and bootstrapped values shares."""
+"""Define what every learner with target networks and bootstrapped values shares."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VALUE_HORIZON = 1000
 
 @dataclass(frozen=True)
 class ValueSettings:
-    """How values are bootstrapped and followed.
+    """Settings of a value learner: how values are bootstrapped and normalised, and target networks updated.
 
     Attributes:
         gamma: discount.
@@ -77,7 +77,7 @@ class ValueSettings:
 
 
 class ValueLearner(Learner):
-    """Base of the learners with target networks: their following, their returns and their normalisation.
+    """Base of the learners with target networks: their target updates, returns and normalisation.
 
     A subclass names its networks in :meth:`target_pairs` and calls :meth:`returns` with values of successors.
     """
@@ -91,13 +91,13 @@ class ValueLearner(Learner):
         self.value_moments = RunningMoments(horizon=_VALUE_HORIZON) if settings.normalize_values else None
 
     def target_pairs(self) -> Iterable[tuple[nn.Module, nn.Module]]:
-        """Each online network with its target."""
+        """Return each online network with its target."""
         raise NotImplementedError
 
     # -- returns -------------------------------------------------------------------------------------------------
 
     def returns(self, batch: TrajectoryBatch, greedy_tp1: Tensor, taken_tp1: Tensor | None = None) -> Tensor:
-        """Targets for a masked batch, in the scale that the networks learn.
+        """Return targets for a masked batch, in the scale that the networks learn.
 
         Args:
             batch: ``[B, T]`` steps.
@@ -139,7 +139,7 @@ class ValueLearner(Learner):
         return scaled.where(batch.filled, scaled.new_zeros(()))
 
     def unscaled(self, values: Tensor) -> Tensor:
-        """Values in the scale of returns, for logs."""
+        """Return values in the scale of returns, for logs."""
         return values if self.value_moments is None else self.value_moments.restore(values)
 
     # -- hooks ---------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class ValueLearner(Learner):
                 copied.copy_(source) if tau == 1.0 else copied.lerp_(source, tau)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ValueLearner:
-        self._statistics = None  # a move to another device makes buffers anew
+        self._statistics = None  # a move to another device recreates the buffers
         return super()._apply(fn, recurse)
 
     def get_extra_state(self) -> dict[str, int]:
@@ -192,13 +192,15 @@ class ValueLearner(Learner):
 
 
 def actions_tp1(batch: TrajectoryBatch) -> Tensor:
-    """``[B, T, N]``: the actions taken after each step; the no-op after a row's last, where nothing was taken."""
+    """Return the actions taken after each step, ``[B, T, N]``; the no-op after a row's last, where none was taken."""
     return torch.cat([batch.actions[:, 1:], torch.zeros_like(batch.actions[:, :1])], dim=1)
 
 
 @torch.no_grad()
 def td_errors(error: Tensor, mask: Tensor, eta: float = 0.9) -> Tensor:
-    """``[B]``: ``eta max_t |delta| + (1 - eta) mean_t |delta|`` over what counts (Kapturowski et al. 2019, sec. 2.3).
+    """Return each row's TD error ``[B]``, over what counts (Kapturowski et al. 2019, sec. 2.3).
+
+    It is ``eta max_t |delta| + (1 - eta) mean_t |delta|``.
 
     Args:
         error: temporal-difference errors, ``[B, T]`` or ``[B, T, N]``.

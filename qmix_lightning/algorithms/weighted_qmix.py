@@ -1,4 +1,4 @@
-"""Weighted QMIX (Rashid et al. 2020): a monotonic value that is fitted best where the joint action is good.
+"""Define weighted QMIX (Rashid et al. 2020): a monotonic value that is fitted best where the joint action is good.
 
 Two values are learned from the same targets ``y``: the monotonic ``Q_tot`` by which the agents act, and
 the unrestricted ``Q*``, with agents of its own, that values what they would do next::
@@ -32,7 +32,7 @@ __all__ = ["CWQMIX", "OWQMIX", "WeightedQMIX", "central_weights", "optimistic_we
 
 
 def central_weights(y: Tensor, q_star_greedy: Tensor, is_greedy: Tensor, alpha: float) -> Tensor:
-    """The central weighting (Rashid et al. 2020, the practical form of their centrally-weighted operator).
+    """Return the central weighting (Rashid et al. 2020, the practical form of their centrally-weighted operator).
 
     1 where the joint action is the greedy one, or its target is better than the greedy one's value; else ``alpha``.
 
@@ -49,7 +49,7 @@ def central_weights(y: Tensor, q_star_greedy: Tensor, is_greedy: Tensor, alpha: 
 
 
 def optimistic_weights(y: Tensor, q_tot: Tensor, alpha: float) -> Tensor:
-    """The optimistic weighting (Rashid et al. 2020): 1 where ``Q_tot`` is below its target; else ``alpha``.
+    """Return the optimistic weighting (Rashid et al. 2020): 1 where ``Q_tot`` is below its target; else ``alpha``.
 
     Args:
         y: targets ``[...]``.
@@ -63,7 +63,7 @@ def optimistic_weights(y: Tensor, q_tot: Tensor, alpha: float) -> Tensor:
 
 
 class WeightedQMIX(ValueLearner):
-    """Base of both: everything but the weighting.
+    """Base of both weighted QMIX learners: everything but the weighting.
 
     Args:
         policy: the team's acting network.
@@ -111,7 +111,7 @@ class WeightedQMIX(ValueLearner):
         self.target_central_mixer = copy.deepcopy(self.central_mixer).requires_grad_(False)
 
     def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_central: Tensor, y: Tensor) -> Tensor:
-        """``w [B, T]``, without a gradient.
+        """Return the weights ``w [B, T]``, without a gradient.
 
         Args:
             batch: masked.
@@ -134,7 +134,7 @@ class WeightedQMIX(ValueLearner):
 
     @torch.no_grad()
     def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """``y [B, T]`` for a masked batch; ``q_online [B, T+1, N, A]`` of the acting network."""
+        """Return the targets ``y [B, T]`` for a masked batch; ``q_online [B, T+1, N, A]`` of the acting network."""
         after = slice(1, None)
         selecting = q_online.detach() if self.target_policy is None else self.target_policy.unroll(batch)
         greedy = greedy_actions(selecting[:, after], batch.avail_actions[:, after])  # [B, T, N]
@@ -147,7 +147,7 @@ class WeightedQMIX(ValueLearner):
         return self.returns(batch, greedy_tp1, taken_tp1)
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
-        """Weighted squared errors of ``Q_tot`` and plain ones of ``Q*``, over filled steps."""
+        """Return weighted squared errors of ``Q_tot`` and plain ones of ``Q*``, over filled steps."""
         batch = batch.mask_invalid()
         before = slice(0, -1)
         q = self.policy.unroll(batch)  # [B, T+1, N, A]
@@ -179,7 +179,7 @@ class WeightedQMIX(ValueLearner):
 
 
 class CWQMIX(WeightedQMIX):
-    """Centrally-weighted QMIX: full weight for the greedy joint action and for what beats it by ``Q*``."""
+    """Centrally-weighted QMIX learner: full weight for the greedy joint action and for what beats it by ``Q*``."""
 
     def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_central: Tensor, y: Tensor) -> Tensor:
         before = slice(0, -1)
@@ -189,7 +189,7 @@ class CWQMIX(WeightedQMIX):
 
 
 class OWQMIX(WeightedQMIX):
-    """Optimistically-weighted QMIX: full weight for joint actions that ``Q_tot`` underestimates."""
+    """Optimistically-weighted QMIX learner: full weight for joint actions that ``Q_tot`` underestimates."""
 
     def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_central: Tensor, y: Tensor) -> Tensor:
         return optimistic_weights(y, q_tot, self.alpha)

@@ -1,1 +1,1 @@
-"""Checkpoint files, the replay segments beside them, and how a run is resumed from both."""
+"""Read and write checkpoint files and the replay segments beside them, and resume runs from both."""

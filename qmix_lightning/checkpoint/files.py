@@ -1,9 +1,9 @@
-"""Checkpoint files: a small manifest that names immutable replay segments, written so that a kill cannot harm it.
+"""Read and write checkpoint files: small manifests that name immutable replay segments.
 
 A ``.ckpt`` holds tensors and plain containers only and is opened with ``weights_only=True``: opening one never runs
-code from it. It is written beside its destination, fsynced and renamed last, so a reader finds the old file or the
-new one. Each rank's replay lies beside it in segment files that are written once and never overwritten; the manifest
-holds their names and SHA-256 sums.
+code from it. It is written beside its destination, fsynced and renamed last, so a kill cannot harm it: a reader finds
+the old file or the new one. Each rank's replay lies beside it in segment files that are written once and never
+overwritten; the manifest holds their names and SHA-256 sums.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _TEMPORARY = ".writing"
 
 
 def fsync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,7 +48,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def save_durably(payload: Any, path: Path) -> None:
-    """``torch.save`` that leaves either the old file or the whole new one, whenever the process is killed."""
+    """Save with ``torch.save`` so that the old file or the whole new one is left, whenever the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
@@ -70,7 +71,7 @@ def save_durably(payload: Any, path: Path) -> None:
 
 
 def write_checkpoint(payload: dict[str, Any], path: str | Path) -> None:
-    """Write a manifest atomically. A full run's checkpoint replaces ``last.ckpt`` and keeps one before it."""
+    """Write a manifest atomically; the one that ``last.ckpt`` held before is kept as ``previous.ckpt``."""
     path = Path(path)
     if path.name == "last.ckpt" and path.exists():
         previous = path.with_name("previous.ckpt")
@@ -82,10 +83,10 @@ def write_checkpoint(payload: dict[str, Any], path: str | Path) -> None:
 
 
 def load_plain(path: Path) -> Any:
-    """Tensors and plain containers from a file; its checksums are verified, which ``torch.load`` does not do."""
+    """Load tensors and plain containers from a file; its checksums are verified, which ``torch.load`` does not do."""
     try:
         with zipfile.ZipFile(path) as archive:
-            # For an entry that is marked as a folder, torch returns whatever was in memory.
+            # For an entry that is marked as a folder, torch returns whatever the buffer held.
             folders = (entry.filename for entry in archive.infolist() if entry.external_attr & 0x10)
             damaged = archive.testzip() or next(folders, None)
         if damaged is not None:
@@ -107,7 +108,7 @@ def load_plain(path: Path) -> Any:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The contents of a checkpoint of this project, verified; no code from it is run.
+    """Read and verify a checkpoint of this project; no code from it is run.
 
     Raises:
         CheckpointError: missing, damaged, hostile, or not one of this project's.
@@ -131,7 +132,7 @@ def remove_leftovers(run_dir: str | Path) -> None:
 
 
 class RunCheckpointIO(CheckpointIO):
-    """Lightning's checkpoint plugin, with the guarantees of this module."""
+    """Lightning plugin that reads and writes checkpoints with the functions of this module."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         write_checkpoint(checkpoint, path)

@@ -1,4 +1,7 @@
-"""Resuming: which checkpoint, with which configuration, and what it may not decide."""
+"""Choose the checkpoint that a run is resumed from, and merge its configuration with what was typed.
+
+Which settings a resumed run may change is decided in :mod:`qmix_lightning.config.resume`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ __all__ = ["check_same_shape", "find_last", "merge_saved"]
 
 
 def find_last(run_dir: str | Path) -> Path:
-    """The newest checkpoint of a run folder from which training can go on, damaged ones passed over.
+    """Return the newest checkpoint of a run folder that can be resumed; damaged ones are passed over.
 
     Raises:
         CheckpointError: there is none; the message says what was found.
@@ -53,7 +56,7 @@ _REPORTING_GROUPS = ("logger", "callbacks")
 
 
 def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:
-    """The checkpoint's configuration with what was typed on top: a choice brings its section, a recipe everything."""
+    """Merge what was typed into the checkpoint's configuration: a choice brings its section, a recipe everything."""
     names = [o.lstrip("+~").partition("=")[0] for o in typed]
     if any(name in MULTI_SECTION_GROUPS for name in names):
         merged = dict(tree)
@@ -77,7 +80,7 @@ def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], r
 
 
 def _refuse_imports(merged: dict[str, Any], tree: dict[str, Any]) -> None:
-    """A checkpoint must not decide what is imported: only what is typed, or shipped with this package.
+    """Refuse imports that only the checkpoint names: they must be typed, or shipped with this package.
 
     Raises:
         ConfigurationError: says what to type to let it be imported.
@@ -103,7 +106,7 @@ def _refuse_imports(merged: dict[str, Any], tree: dict[str, Any]) -> None:
 
 
 def _targets(tree: Any) -> list[str]:
-    """Every ``_target_`` of nested containers."""
+    """Return every ``_target_`` of nested containers."""
     if isinstance(tree, dict):
         found = [str(tree["_target_"])] if "_target_" in tree else []
         return found + [target for value in tree.values() for target in _targets(value)]

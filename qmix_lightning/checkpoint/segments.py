@@ -1,4 +1,4 @@
-"""A rank's replay on disk: immutable segment files that checkpoints name and hash."""
+"""Keep a rank's replay on disk, in immutable segment files that checkpoints name and hash."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SEGMENT_NAME = re.compile(r"replay-rank\d+-\d+-\d+-[0-9a-f]{16}\.pt")
 
 
 _MERGE_AT = 32
-"""So many small segments are written again as few large ones."""
+"""Number of small segments at which they are written again as few large ones."""
 
 
 _SEGMENT_BYTES = 1 << 26
-"""A segment is in memory as a whole when it is written or read, so it is no larger, unless one episode is."""
+"""Largest segment, unless one episode is larger: it is in host memory as a whole when it is written or read."""
 
 
 def _segments_of(payload: dict[str, Any]) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def _segments_of(payload: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def folder_of_segments(payload: dict[str, Any], path: Path) -> Path:
-    """The ``checkpoints`` folder of the run that wrote the checkpoint at ``path``, where its segments are.
+    """Return the ``checkpoints`` folder of the run that wrote the checkpoint at ``path``, where its segments are.
 
     A checkpoint of Lightning's own callbacks may lie elsewhere in the run's folder, or outside.
     """
@@ -52,7 +52,7 @@ def folder_of_segments(payload: dict[str, Any], path: Path) -> Path:
 
 
 def verify_segments(payload: dict[str, Any], folder: Path) -> None:
-    """Every segment that a manifest names is there and unchanged.
+    """Check that every segment that a manifest names is there and unchanged.
 
     Raises:
         CheckpointError: one is missing or differs.
@@ -77,13 +77,13 @@ def _segment_path(folder: Path, name: str) -> Path:
 
 
 class SegmentStore:
-    """One rank's replay on disk: append-only segments beside the checkpoints that name them.
+    """Store of one rank's replay on disk: append-only segments beside the checkpoints that name them.
 
     Args:
         folder: the run's ``checkpoints`` folder.
         rank: whose replay it is.
         source: the ``checkpoints`` folder that a resumed run's segments are read from; the same one unless the run
-            goes on in a new folder.
+            continues in a new folder.
     """
 
     def __init__(self, folder: Path, rank: int, source: Path | None = None) -> None:
@@ -94,7 +94,7 @@ class SegmentStore:
         self._named_by: dict[Path, tuple[int, set[str]]] = {}
 
     def save(self, replay: EpisodeReplay) -> list[dict[str, Any]]:
-        """Write the episodes that no segment holds yet; returns the segments that hold what the replay holds."""
+        """Write the episodes that no segment holds yet; return the segments that hold what the replay holds."""
         live = [s for s in self._segments if s["last_id"] > replay.first_id]
         large = len(live)
         while large and self._is_small(live[large - 1]):
@@ -150,6 +150,6 @@ class SegmentStore:
             named |= known[1]
         self._named_by = seen
         for path in (self.folder / "replay").glob("*.pt"):
-            ours = path.name.startswith((f"replay-rank{self.rank}-", f"rank{self.rank}-"))
-            if ours and path.name not in named:
+            of_this_rank = path.name.startswith((f"replay-rank{self.rank}-", f"rank{self.rank}-"))
+            if of_this_rank and path.name not in named:
                 path.unlink(missing_ok=True)

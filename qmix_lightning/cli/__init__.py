@@ -1,1 +1,1 @@
-"""The command line: Hydra around a task, overrides, messages, and qmix-envs."""
+"""Support the commands: Hydra around a task, overrides, messages, and what ``qmix-envs`` lists and writes."""

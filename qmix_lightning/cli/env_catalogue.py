@@ -1,8 +1,8 @@
-"""Every environment that ``env=`` accepts, as far as it is known without importing any of them.
+"""List every environment that ``env=`` accepts, as far as it is known without importing any of them.
 
 * Names are those of ``conf/env`` and of the registry.
 * The packages that an environment needs beside its own distribution's are the extra of its name, so that nothing lists
-  them twice. What is on no index is named in its YAML file: ``# Needs: module (where it is told how to install it)``.
+  them twice. What is on no index is named in its YAML file: ``# Needs: module (where to read how to install it)``.
 * Sizes are in its YAML file, for the settings there:
   ``# Sizes: 3 agents, 5 actions, observation 18, state 54, limit 25``.
 """
@@ -33,7 +33,7 @@ _DISTRIBUTION = "qmix-lightning"
 
 @dataclass(frozen=True)
 class Entry:
-    """One environment.
+    """One environment of the catalogue.
 
     Attributes:
         name: what ``env=`` accepts.
@@ -55,7 +55,7 @@ class Entry:
 
 
 def catalogue() -> dict[str, Entry]:
-    """Every environment by name."""
+    """Return every environment by name."""
     points = {point.name: point for point in entry_points(group=ENVIRONMENTS.group)}
     targets = ENVIRONMENTS.targets()
     files = {
@@ -83,7 +83,7 @@ def catalogue() -> dict[str, Entry]:
 
 
 def _header(text: str) -> tuple[str, tuple[int | None, ...] | None, tuple[str, str] | None]:
-    """Summary, sizes and need in the comment that a YAML file begins with."""
+    """Return summary, sizes and need from the comment that a YAML file begins with."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -115,7 +115,7 @@ def _address(target: str | Callable[..., Any]) -> str:
 
 
 def _missing(point: EntryPoint) -> str | None:
-    """The command that installs what the extra of this environment's name asks for, if anything is missing."""
+    """Return the command that installs what the extra of this environment's name requires, if anything is missing."""
     dist = point.dist
     if dist is None or _has_all(dist, {point.name}, set()):
         return None
@@ -123,7 +123,7 @@ def _missing(point: EntryPoint) -> str | None:
 
 
 def _has_all(dist: Distribution, extras: set[str], seen: set[tuple[str, str]]) -> bool:
-    """Whether everything that these extras of ``dist`` ask for is installed, in a version that fits."""
+    """Return whether everything that these extras of ``dist`` require is installed, in a version that fits."""
     for text in dist.requires or ():
         requirement = Requirement(text)
         marker = requirement.marker
@@ -144,7 +144,7 @@ def _has_all(dist: Distribution, extras: set[str], seen: set[tuple[str, str]]) -
 
 
 def _is_there(module: str) -> bool:
-    """Whether ``package.module`` could be imported; imports nothing, unlike ``find_spec`` alone."""
+    """Return whether ``package.module`` could be imported; imports nothing, unlike ``find_spec`` alone."""
     parts = module.split(".")
     spec = find_spec(parts[0])
     for i in range(1, len(parts)):

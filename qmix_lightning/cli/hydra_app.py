@@ -1,4 +1,4 @@
-"""What the commands share: Hydra around a task, one line for each error, and the exit status.
+"""Run a task under Hydra, print one line for each error, and return the exit status.
 
 Nothing here imports torch, so ``--help`` and a typing mistake answer at once.
 """
@@ -43,7 +43,7 @@ def import_from_here() -> None:
 
 
 Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
-"""``task(configuration, output folder, what was typed)``; ``None`` for a rank that is told its configuration."""
+"""``task(configuration, output folder, what was typed)``; ``None`` for a rank that receives its configuration."""
 
 
 def _fail(message: str) -> None:
@@ -62,11 +62,12 @@ def run_command(config_name: str, task: Task) -> None:
     """
     import_from_here()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it tells of its font cache
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it logs its font cache
     sys.exit(status_of(lambda: run_under_hydra(config_name, task), config_name))
 
 
 def run_under_hydra(config_name: str, task: Task) -> None:
+    """Compose the configuration of ``config_name`` and run ``task`` with it, once for each job of a sweep."""
     if os.environ.get("LOCAL_RANK", "0") != "0" and (rank_config := os.environ.get(RANK_CONFIG)):
         from omegaconf import OmegaConf
 
@@ -131,7 +132,7 @@ def run_under_hydra(config_name: str, task: Task) -> None:
 
 
 def _missing_folders(arguments: list[str]) -> list[Path]:
-    """What does not exist yet of the run folder and those above it, innermost first."""
+    """Return which of the run folder and those above it do not exist yet, innermost first."""
     typed = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("run_dir=")]
     known = Path((typed or ["outputs/"])[-1].split("${")[0])
     return [path for path in (known, *known.parents) if not path.exists()]
@@ -151,6 +152,7 @@ def _remove_empty(jobs: list[Path], above: list[Path]) -> None:
 
 
 def status_of(command: Callable[[], None], config_name: str) -> int:
+    """Run ``command`` and return its exit status; an error is printed in one line."""
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach this function instead of ending in Hydra
     signal.signal(signal.SIGTERM, _on_early_sigterm)

@@ -1,4 +1,4 @@
-"""Hydra's errors in one line, with the closest valid name."""
+"""Explain Hydra's errors in one line, with the closest valid name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["explain_hydra"]
 
 
 def explain_hydra(error: BaseException, config_name: str) -> str:
-    """Hydra's message in one line, with the closest valid name."""
+    """Return Hydra's message in one line, with the closest valid name."""
     from hydra.errors import OverrideParseException
     from omegaconf.errors import MissingMandatoryValue
 
@@ -43,7 +43,7 @@ def explain_hydra(error: BaseException, config_name: str) -> str:
 
 
 def _unknown_key(key: str, config_name: str) -> str:
-    """The message for a key that the composed configuration does not have."""
+    """Return the message for a key that the composed configuration does not have."""
     known = _known_keys(config_name)
     section, _, name = key.rpartition(".")
     siblings = [k.removeprefix(f"{section}.") for k in known if not section or k.startswith(f"{section}.")]
@@ -60,7 +60,7 @@ def _unknown_key(key: str, config_name: str) -> str:
 
 
 def _known_keys(config_name: str) -> list[str]:
-    """Every key and section of the configuration, with the choices that were typed as far as they exist."""
+    """Return every key and section of the configuration, with the choices that were typed as far as they exist."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException

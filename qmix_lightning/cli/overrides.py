@@ -1,4 +1,4 @@
-"""What the user typed, as Hydra takes it."""
+"""Convert what the user typed to the overrides that Hydra accepts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def register_plugin_names() -> None:
 
 
 def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
-    """What the user typed, as Hydra takes it.
+    """Convert what the user typed to the arguments that Hydra accepts.
 
     Flags may stand anywhere; keys of open-ended sections may be set without ``+`` (they are checked after composing);
     a sweep's jobs are named by what is swept.
@@ -64,7 +64,7 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
         elif job:  # the time would send a requeued job to a new folder, away from its checkpoints
             rest.append(f"run_dir='outputs/slurm{'_'.join(job)}_${{env.name}}_${{algorithm.name}}_seed${{seed}}'")
     rest = [_quoted(a) for a in rest]
-    rest = [a for a in rest if a != "experiment=null"]  # the default, which Hydra refuses to be told
+    rest = [a for a in rest if a != "experiment=null"]  # the default, which Hydra refuses as a value
     for group in config_groups():
         if f"{group}=null" in rest:
             raise ConfigurationError(f"{group} must be one of its choices, not null")
@@ -76,7 +76,7 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the overrides; Hydra itself wants the flags first."""
+    """Split arguments into Hydra's flags with their values and the overrides; Hydra itself wants the flags first."""
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
@@ -94,7 +94,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _quoted(argument: str) -> str:
-    """A path with "=" in it, as Lightning's own checkpoints have, in the quotes that Hydra's grammar wants."""
+    """Quote a path with "=" in it, as Lightning's own checkpoints have, as Hydra's grammar wants it."""
     key, _, value = argument.partition("=")
     if key in ("ckpt_path", "run_dir", "output") and "=" in value and value[:1] not in "'\"":
         return f"{key}='" + value.replace("'", "\\'") + "'"
@@ -102,7 +102,7 @@ def _quoted(argument: str) -> str:
 
 
 def _job_name(arguments: list[str]) -> str:
-    """What tells the jobs of a sweep apart, as interpolations: ``algorithm=...,seed=...``."""
+    """Return the name of a sweep's jobs, made of what is swept, as interpolations: ``algorithm=...,seed=...``."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -123,17 +123,18 @@ def _job_name(arguments: list[str]) -> str:
 
 
 def explicit_overrides() -> list[str]:
-    """The overrides that the user typed for this job, without Hydra's own."""
+    """Return the overrides that the user typed for this job, without Hydra's own."""
     from hydra.core.hydra_config import HydraConfig
 
     return list(HydraConfig.get().overrides.task)
 
 
 def with_typed_algorithms_mixer(tree: dict[str, Any], typed: list[str]) -> dict[str, Any]:
-    """``experiment=... algorithm=vdn`` trains VDN: a recipe's mixer belongs to the recipe's own algorithm.
+    """Return ``tree`` with the mixer of the algorithm that was typed, instead of a recipe's.
 
-    Hydra lets the recipe's choice of mixer win over the one that another algorithm, typed beside it, brings. A typed
-    mixer stays, and so does the recipe's if its own algorithm is typed.
+    ``experiment=... algorithm=vdn`` trains VDN: a recipe's mixer belongs to the recipe's own algorithm. Hydra
+    lets the recipe's choice of mixer win over the one that another algorithm, typed beside it, brings. A typed mixer
+    stays, and so does the recipe's if its own algorithm is typed.
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -161,4 +162,5 @@ def with_typed_algorithms_mixer(tree: dict[str, Any], typed: list[str]) -> dict[
 
 
 def config_groups() -> list[str]:
+    """Return the names of the configuration groups, the folders of ``conf/``."""
     return [entry.name for entry in resources.files("qmix_lightning.conf").iterdir() if entry.is_dir()]

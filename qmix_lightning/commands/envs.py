@@ -1,6 +1,6 @@
-"""``qmix-envs``: which environments there are, what they are like, whether they keep their checks, and a new one.
+"""List, show and check environments, and write a new one: the command ``qmix-envs``.
 
-Imports torch only to open an environment.
+Imports torch only to create an environment.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = ["main"]
 _HELP = """\
 qmix-envs: the environments that env= accepts.
 
-  qmix-envs                          the table of environments; --sizes opens each that can run here
+  qmix-envs                          the table of environments; --sizes creates each that can run here
   qmix-envs show NAME [OVERRIDES]    sizes and settings of one, e.g. qmix-envs show mpe scenario=simple_tag
-  qmix-envs check NAME [OVERRIDES]   play it at random and tell which of its checks are broken
-  qmix-envs new NAME [--path .]      write a plugin package with an environment that works and passes the check
+  qmix-envs check NAME [OVERRIDES]   play random episodes with it and report which checks fail
+  qmix-envs new NAME [--path .]      write a plugin package with an environment that works and passes the checks
 
 NAME is one of the table, or the address of your own: package.module:factory. OVERRIDES are its settings as qmix-train
 has them, with or without env. in front: scenario=simple_tag kwargs.max_cycles=50.
 
-Status: 0 done, 1 a check is broken, 2 something asked for does not exist or fit.
+Status: 0 done, 1 a check failed, 2 something asked for does not exist or fit.
 """
 
 
 def main() -> None:
-    """Console entry point."""
+    """Run the command; the console entry point."""
     import_from_here()
     sys.exit(status_of(lambda: _run(sys.argv[1:]), "train"))
 
@@ -67,7 +67,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Mistakes become one line, as everywhere."""
+    """Argument parser whose errors are one line, as those of the other commands."""
 
     def __init__(self, command: str, description: str) -> None:
         super().__init__(prog=f"qmix-envs {command}", description=description, allow_abbrev=False)
@@ -91,7 +91,7 @@ def _parse_with_overrides(parser: _Parser, arguments: list[str]) -> argparse.Nam
 
 def _list(arguments: list[str]) -> None:
     parser = _Parser("list", "The table of environments.")
-    parser.add_argument("--sizes", action="store_true", help="open each that can run here and look")
+    parser.add_argument("--sizes", action="store_true", help="create each that can run here and look")
     options = parser.parse_args(arguments)
     rows = []
     for entry in catalogue().values():
@@ -129,7 +129,7 @@ def _print_table(head: list[str], rows: list[list[str]], right: Sequence[int] = 
 
 
 def find_entry(name: str) -> Entry | None:
-    """The catalogue's entry; ``None`` for an address of its own.
+    """Return the catalogue's entry of ``name``; ``None`` for the address of an environment that is not in it.
 
     Raises:
         ConfigurationError: there is no such environment.
@@ -143,7 +143,7 @@ def find_entry(name: str) -> Entry | None:
 
 
 def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> dict[str, Any]:
-    """The ``env`` section that ``qmix-train env=NAME OVERRIDES`` would have; ``complete``: refuse values that lack."""
+    """Return the ``env`` section of ``qmix-train env=NAME OVERRIDES``; ``complete``: refuse values that are missing."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import OverrideParseException
@@ -241,12 +241,12 @@ def _describe(spec: Any) -> list[tuple[str, str]]:
 _ADAPTER = {
     "reward_aggregation": ("sum", "str", "the team reward: sum or mean of the agents' rewards"),
     "timeout_is_terminal": (False, "bool", "count a time limit as a true end"),
-    "episode_limit": (None, "int | None", "cut episodes after so many joint steps"),
+    "episode_limit": (None, "int | None", "truncate episodes after so many joint steps"),
 }
 
 
 def _show_settings(section: dict[str, Any]) -> None:
-    """The factory's own words, and its settings with their values here."""
+    """Print the factory's docstring, and its settings with their values here."""
     from qmix_lightning import environment
     from qmix_lightning.registry import load_target
     from qmix_lightning.vector.env_section import adapter_settings
@@ -289,7 +289,7 @@ def _show_settings(section: dict[str, Any]) -> None:
 
 
 def _yaml(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Return a value as it is written on the command line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {_yaml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
@@ -298,12 +298,12 @@ def _yaml(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Documentation markup taken out."""
+    """Return ``text`` without documentation markup."""
     return re.sub(r":\w+:`([^`]*)`", r"\1", text).replace("``", "")
 
 
 def _described_arguments(text: str) -> dict[str, str]:
-    """``Args:`` of a docstring: name -> what it says, in one line; several names may share a line."""
+    """Return what ``Args:`` of a docstring says about each name, in one line; several names may share a line."""
     _, _, block = text.partition("Args:\n")
     found: dict[str, str] = {}
     names: list[str] = []
@@ -323,8 +323,8 @@ def _described_arguments(text: str) -> dict[str, str]:
 
 
 def _check(arguments: list[str]) -> None:
-    parser = _Parser("check", "Play an environment at random and tell which of its checks are broken.")
-    parser.add_argument("--steps", type=int, default=400, help="joint steps of a play at most (400)")
+    parser = _Parser("check", "Play random episodes with an environment and report which checks fail.")
+    parser.add_argument("--steps", type=int, default=400, help="joint steps of the random episodes at most (400)")
     parser.add_argument("--seed", type=int, default=0, help="decides episodes and actions (0)")
     options = _parse_with_overrides(parser, arguments)
     if options.steps < 1 or options.seed < 0:
@@ -343,11 +343,11 @@ def _check(arguments: list[str]) -> None:
         env.factory, env.settings, name=options.name, steps=options.steps, seed=options.seed, **env.adapter
     )
     print(f"{options.name}\n{report(results)}")
-    kept = sum(result.status == "ok" for result in results)
-    broken = len({result.check for result in failures(results)})
-    unseen = sum(result.status == "unseen" for result in results)
-    print(f"{kept} checks kept, {broken} broken, {unseen} not put to the test")
-    if broken:
+    passed = sum(result.status == "ok" for result in results)
+    failed = len({result.check for result in failures(results)})
+    not_tried = sum(result.status == "unseen" for result in results)
+    print(f"{passed} checks passed, {failed} failed, {not_tried} not tried")
+    if failed:
         raise SystemExit(1)
 
 

@@ -1,4 +1,4 @@
-"""``qmix-eval``: greedy episodes of a checkpoint, with an interval."""
+"""Play greedy episodes with a checkpoint's policy and print means, with an interval: the command ``qmix-eval``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["evaluate", "main"]
 
 
 def main() -> None:
-    """Console entry point."""
+    """Run the command; the console entry point."""
     run_command("evaluate", _task)
 
 
@@ -117,7 +117,7 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
 
 
 def _env_section(saved: dict[str, Any], changes: dict[str, Any], path: str) -> dict[str, Any]:
-    """The checkpoint's environment with what was typed on top."""
+    """Return the checkpoint's ``env`` section with what was typed on top."""
     unknown = [k for k in changes if k not in saved and k != "kwargs"]
     if unknown:
         raise ConfigurationError(f"unknown key 'env.{unknown[0]}'{did_you_mean(unknown[0], saved, 'env.')}")

@@ -1,4 +1,4 @@
-"""``qmix-train``: train a team; resume one; sweep over many."""
+"""Train a team, resume a run, or sweep over many: the command ``qmix-train``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["main", "train"]
 
 
 def main() -> None:
-    """Console entry point."""
+    """Run the command; the console entry point."""
     run_command("train", _task)
 
 
@@ -69,7 +69,7 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
         verify_segments(saved, source)
         if overrides is not None:
             if config.ckpt_path != "last" and not any(o.startswith("run_dir=") for o in overrides):
-                run_dir = source.resolve().parent  # the run goes on where it was
+                run_dir = source.resolve().parent  # the run continues where it was
             config = merge_saved(tree, saved["config"], overrides, run_dir)
         try:
             check_resumable(saved["config"], config.to_dict(), resume_from)
@@ -87,7 +87,7 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
 
 
 def _adopt_requeued(run_dir: Path) -> None:
-    """What a requeue saved last, if the job was killed before it became ``last.ckpt``; Lightning would prefer it."""
+    """Rename what a requeue saved last to ``last.ckpt`` if a kill came before that; Lightning would prefer it."""
     for path in sorted(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda p: p.stat().st_mtime):
         (run_dir / "checkpoints").mkdir(exist_ok=True)
         os.replace(path, run_dir / "checkpoints" / "last.ckpt")
@@ -133,7 +133,7 @@ def _run(
 
 
 def _asynchronous(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> bool:
-    """Whether rounds are collected ahead; a run that is resumed goes on as it began, since its data depend on it."""
+    """Return whether rollouts are asynchronous; a resumed run continues as it began, since its data depend on it."""
     rollout = config.rollout
     if rollout.asynchronous != "auto":
         asynchronous, reason = rollout.asynchronous, "rollout.asynchronous"
@@ -155,12 +155,12 @@ def _asynchronous(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> 
 
 
 def _workers(config: RunConfig) -> int:
-    """Processes that step environments; there are no more of them than environments."""
+    """Return the number of processes that step environments; there are no more of them than environments."""
     return min(config.rollout.num_workers, config.rollout.num_envs) if config.rollout.backend == "process" else 0
 
 
 def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
-    """Intra-op threads; those that a run was begun with stay, since sums depend on them."""
+    """Choose the intra-op threads; those that a run was begun with stay, since sums depend on them."""
     cores = available_cores()
     workers = _workers(config)
     asynchronous = run.data.asynchronous
@@ -179,7 +179,7 @@ def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
 
 
 def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, fresh: bool) -> dict[str, Any]:
-    """Train, and leave a summary that says how it ended."""
+    """Train, and write a summary that says how it ended."""
     from qmix_lightning.training.summary import print_end, write_summary
 
     first = run.trainer.global_rank == 0
@@ -211,7 +211,7 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
 
 
 def quieten_lightning() -> None:
-    """Advice that does not apply: the loaders are this package's own and have no workers."""
+    """Silence advice of Lightning that does not apply: the loaders are this package's own and have no workers."""
     for noisy in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # what trainer.profiler was asked for

@@ -1,4 +1,4 @@
-"""Configuration: schemas, validation, plugins' folders, and what a resumed run may change."""
+"""Validate configurations: schemas, old names, plugins' folders, and what a resumed run may change."""
 
 from qmix_lightning.config.run_config import (
     EvalConfig,

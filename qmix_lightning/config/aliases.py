@@ -1,4 +1,4 @@
-"""Keep old names of settings working for one release, and tell their users once."""
+"""Accept old names of settings for one release, and print the new name once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TARGETS = {"qmix_lightning.q_table.QTableReport": "qmix_lightning.training.callb
 """Old ``_target_`` of a callback or a logger -> new one."""
 
 _UNTIL = "0.3.0"
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
-def _tell(old: str, new: str) -> None:
+def _warn_once(old: str, new: str) -> None:
     """Print once for each name and process that ``old`` is called ``new`` now."""
-    if old not in _told:
-        _told.add(old)
+    if old not in _warned:
+        _warned.add(old)
         print(f"{old} is called {new} now; the old name works until version {_UNTIL}", file=sys.stderr)
 
 
@@ -34,7 +34,7 @@ def rename_override(override: str) -> str:
     match = re.match(r"([+~]*)([\w.]+)(.*)", override, re.DOTALL)
     if match is None or match[2] not in KEYS:
         return override
-    _tell(match[2], KEYS[match[2]])
+    _warn_once(match[2], KEYS[match[2]])
     return f"{match[1]}{KEYS[match[2]]}{match[3]}"
 
 
@@ -44,7 +44,7 @@ def rename_settings(tree: Mapping[str, Any], typed: Collection[str] = (), *, sil
     Args:
         tree: nested containers; not changed.
         typed: keys that were typed: they win over a file's old name for the same setting.
-        silent: tell nobody, because nobody typed it.
+        silent: print nothing, because nobody typed it.
     """
     renamed = {
         key: dict(value) if isinstance(value, Mapping) else value
@@ -57,14 +57,14 @@ def rename_settings(tree: Mapping[str, Any], typed: Collection[str] = (), *, sil
             if new not in typed:
                 found[new.partition(".")[2]] = value
             if not silent:
-                _tell(old, new)
+                _warn_once(old, new)
     for name, values in VALUES.items():
         section, _, key = name.partition(".")
         found = renamed.get(section)
         if isinstance(found, dict) and isinstance(value := found.get(key), str) and value in values:
             found[key] = values[value]
             if not silent:
-                _tell(f"{name}={value}", f"{name}={values[value]}")
+                _warn_once(f"{name}={value}", f"{name}={values[value]}")
     return renamed
 
 
@@ -79,5 +79,5 @@ def _rename_targets(tree: Any, silent: bool) -> Any:
     if isinstance(target, str) and target in TARGETS:
         renamed["_target_"] = TARGETS[target]
         if not silent:
-            _tell(target, TARGETS[target])
+            _warn_once(target, TARGETS[target])
     return renamed

@@ -1,4 +1,8 @@
-"""Configurations of checkpoints: defaults for settings they lack, and which settings a resumed run may change."""
+"""Decide which settings a resumed run may change, and fill in defaults for settings that its checkpoint lacks.
+
+Which checkpoint is resumed and how its configuration is merged with what was typed is decided in
+:mod:`qmix_lightning.checkpoint.resume`.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,10 @@ _MAY_CHANGE = (
     "trainer.max_time",
     "trainer.profiler",
 )
-"""What cannot change the past. The kind of device and the number of ranks are compared apart, as they turn out."""
+"""Settings that a resumed run may change, since what it did before does not depend on them.
+
+The kind of device and the number of ranks are compared apart, as they turn out.
+"""
 
 
 _NAMES_ONLY = {"jaxmarl": ("id",), "gymnasium": ("id",)}
@@ -54,13 +61,13 @@ _NAMES_ONLY = {"jaxmarl": ("id",), "gymnasium": ("id",)}
 
 
 def imported(env: Mapping[str, Any]) -> dict[str, str]:
-    """The settings of an ``env`` section that say what is imported, which a checkpoint must not decide."""
+    """Return the settings of an ``env`` section that say what is imported, which a checkpoint must not decide."""
     harmless = _NAMES_ONLY.get(env["name"], ())
     return {key: str(env[key]) for key in ("id", "module") if env.get(key) and key not in harmless}
 
 
 def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any) -> None:
-    """Refuse to go on with a configuration that would have made another past.
+    """Refuse to resume with a configuration that would have made what the run did before different.
 
     Raises:
         ConfigurationError: names the first keys that differ, with both values.
@@ -94,7 +101,7 @@ _RESERVED_KEYS = ("run_dir", "ckpt_path")
 
 
 def fill_missing_defaults(saved: Mapping[str, Any], path: Any) -> dict[str, Any]:
-    """The configuration of a checkpoint with the settings that it lacks; one line on stderr says which.
+    """Return a checkpoint's configuration with defaults for settings that it lacks; one line on stderr says which.
 
     Args:
         saved: as it is stored; not changed.
@@ -111,7 +118,7 @@ def fill_missing_defaults(saved: Mapping[str, Any], path: Any) -> dict[str, Any]
 
 
 def missing_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults of what ``saved`` lacks, nested as it is."""
+    """Return the defaults of the settings that ``saved`` lacks, nested as it is."""
     top = {key: value for key, value in _read("train").items() if not isinstance(value, dict | list)}
     missing: dict[str, Any] = {
         key: value
@@ -131,13 +138,13 @@ def missing_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _choice(group: str, section: Mapping[str, Any]) -> str:
-    """The file of a group that a section was made from, as far as its content tells."""
+    """Return the name of the group's file that a section was made from, as far as its content says."""
     by_content = {"replay": section.get("kind"), "rollout": section.get("backend"), "exploration": "epsilon_greedy"}
     return str(by_content.get(group, section.get("name")))
 
 
 def _read(name: str) -> dict[str, Any]:
-    """One of the package's own files; empty if there is none of this name: it is a plugin's."""
+    """Read one of the package's own files; empty if there is none of this name: it is a plugin's."""
     from omegaconf import OmegaConf
 
     if "/" in name.partition("/")[2] or ".." in name:  # the name comes from a file
@@ -151,5 +158,5 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _refers(value: Any) -> bool:
-    """Whether a default is made from other settings."""
+    """Return whether a default is made from other settings."""
     return isinstance(value, str) and "${" in value

@@ -1,4 +1,4 @@
-"""What a run can be configured with, and the checks that turn a mistake into one readable line.
+"""Define what a run can be configured with, and check it: a mistake becomes one readable line.
 
 Sections with fixed keys have a dataclass here; sections that name a component (environment, mixer, agent, algorithm,
 optimiser) have the component's own keyword arguments as their schema. Both go through one validator, after Hydra has
@@ -36,7 +36,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Where batches come from. ``batch_size`` and ``capacity`` are episodes over all ranks."""
+    """The ``replay`` section: where batches come from.
+
+    ``batch_size`` and ``capacity`` are episodes over all ranks.
+    """
 
     kind: Literal["uniform", "prioritized", "on_policy"]
     batch_size: int
@@ -52,7 +55,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How episodes are collected, and how many updates they buy."""
+    """The ``rollout`` section: how episodes are collected, and how many updates they make due."""
 
     num_envs: int
     num_eval_envs: int
@@ -73,7 +76,7 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Epsilon-greedy; epsilon falls linearly over environment steps."""
+    """The ``exploration`` section: epsilon-greedy; epsilon falls linearly over environment steps."""
 
     epsilon_start: float
     epsilon_finish: float
@@ -82,7 +85,7 @@ class ExplorationConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that defines a run; the groups mirror ``conf/``."""
+    """Configuration of a run, everything that defines it; the groups mirror ``conf/``."""
 
     seed: int
     total_env_steps: int
@@ -106,13 +109,13 @@ class RunConfig:
     callbacks: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, as ``config.yaml`` and a checkpoint hold them."""
+        """Return plain containers, as ``config.yaml`` and a checkpoint hold them."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What ``qmix-eval`` can be asked."""
+    """Configuration of ``qmix-eval``."""
 
     ckpt_path: str
     episodes: int
@@ -123,7 +126,7 @@ class EvalConfig:
 
 
 def validate(given: Mapping[str, Any]) -> RunConfig:
-    """A composed configuration as a :class:`RunConfig`.
+    """Check a composed configuration and return it as a :class:`RunConfig`.
 
     Args:
         given: plain containers, interpolations resolved.
@@ -143,7 +146,7 @@ def validate(given: Mapping[str, Any]) -> RunConfig:
 
 
 def validate_eval(given: Mapping[str, Any]) -> EvalConfig:
-    """The configuration of ``qmix-eval``, checked like that of a run.
+    """Check the configuration of ``qmix-eval`` like that of a run.
 
     Raises:
         ConfigurationError: an unknown key, a wrong type, or a number that is too small.
@@ -173,11 +176,11 @@ _RESERVED_TRAINER_KEYS = {
     "default_root_dir": "run_dir=...",
     "plugins": "trainer.strategy and trainer.precision",
 }
-"""Arguments of the Trainer that have keys of their own."""
+"""Arguments of the Trainer that have keys of their own -> what to set instead."""
 
 
 def _check_values(config: RunConfig) -> None:
-    """Cross-field checks, all in one place."""
+    """Check values and how they fit together, all in one place."""
     at_least = {
         "total_env_steps": (config.total_env_steps, 1),
         "eval_interval": (config.eval_interval, 1),
@@ -237,7 +240,10 @@ def _check_values(config: RunConfig) -> None:
 
 
 def _check_rounds(config: RunConfig) -> None:
-    """A round is what is collected between updates, is drawn without rest, and gives every environment an episode."""
+    """Check the sizes of on-policy rounds.
+
+    A round is what is collected between updates, is drawn without rest, and gives every environment an episode.
+    """
     replay, rollout = config.replay, config.rollout
     if rollout.update_unit != "episodes" or rollout.update_every != replay.capacity:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Schemas of settings, from dataclasses and from keyword arguments, and the one validator of both.
+"""Check settings against schemas, from dataclasses and from keyword arguments, by one validator.
 
 A mistake becomes one line: the closest name there is, or what was expected instead. Imports no torch.
 """
@@ -41,17 +41,17 @@ def _describe(hint: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value as YAML and the command line write it."""
+    """Return a value as YAML and the command line write it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def typed(value: Any) -> str:
-    """The same with texts in quotes."""
+    """Return a value as YAML and the command line write it, texts in quotes."""
     return repr(value) if isinstance(value, str) else _plain(value)
 
 
 def _coerce(value: Any, hint: Any, path: str) -> Any:
-    """``value`` as ``hint``, or one line that says what was expected."""
+    """Return ``value`` as ``hint``, or raise with one line that says what was expected."""
     origin = get_origin(hint)
     wrong = ConfigurationError(f"{path} must be {_describe(hint)}, not {typed(value)}")
     if hint is Any or hint is inspect.Parameter.empty:
@@ -113,11 +113,12 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, _Key], path: str) 
 
 
 def from_mapping(cls: type, given: Mapping[str, Any], path: str) -> Any:
+    """Return a dataclass made from checked settings; ``path`` is where they are, for messages."""
     return cls(**_check_keys(given, _field_keys(cls), path))
 
 
 def _bundle_of(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The dataclass that a required keyword is annotated with, ``None`` if it is something else."""
+    """Return the dataclass that a required keyword is annotated with, ``None`` if it is something else."""
     annotation = parameter.annotation
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is not inspect.Parameter.empty:
         return None
@@ -135,7 +136,7 @@ def _field_keys(cls: Any, bundle: str | None = None) -> dict[str, _Key]:
 
 
 def _signature_keys(factory: Callable[..., Any], provided: Iterable[str]) -> tuple[dict[str, _Key], bool]:
-    """The keyword arguments that are left to configuration, and whether any other is taken too.
+    """Return the keyword arguments that are left to configuration, and whether any other is accepted too.
 
     An argument that is a dataclass stands for its fields: components share settings without repeating them.
     """
@@ -161,14 +162,14 @@ def _signature_keys(factory: Callable[..., Any], provided: Iterable[str]) -> tup
 
 
 def settings_of(factory: Callable[..., Any], provided: Iterable[str] = ()) -> list[str]:
-    """Names of the settings of a component: its keyword arguments without those that the package provides."""
+    """Return the names of a component's settings: its keyword arguments without those that the package provides."""
     return list(_signature_keys(factory, set(provided))[0])
 
 
 def check_settings(
     section: str, given: Mapping[str, Any], factory: Callable[..., Any], provided: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """``given`` checked against the keyword arguments of ``factory``: names, presence and simple types.
+    """Check ``given`` against the keyword arguments of ``factory``: names, presence and simple types.
 
     Args:
         section: the group, for messages.

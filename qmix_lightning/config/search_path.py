@@ -1,4 +1,4 @@
-"""Configuration that plugins bring: their folders behind this package's own on Hydra's search path.
+"""Add the configuration folders of plugins to Hydra's search path, behind this package's own.
 
 An entry point in the group ``qmix_lightning.conf`` names the folder by its package, ``my_team.conf``; its sub-folders
 are the groups (``algorithm``, ``mixer``, ``agent``, ``env``, ``experiment``, ...). Nothing of the plugin is imported.
@@ -21,7 +21,7 @@ _GROUP = "qmix_lightning.conf"
 
 
 def plugin_folders() -> dict[str, Path]:
-    """Name of the entry point -> folder.
+    """Return the configuration folder of each plugin, by the name of its entry point.
 
     Raises:
         ConfigurationError: an installed entry point leads to no folder.
@@ -40,7 +40,7 @@ def plugin_folders() -> dict[str, Path]:
 
 
 class PluginFolders(SearchPathPlugin):
-    """Appends the folders, so that no plugin takes a name of this package."""
+    """Hydra plugin that appends the folders, so that no plugin replaces a name of this package."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for name, folder in plugin_folders().items():

@@ -1,4 +1,4 @@
-"""Nested dictionaries by dotted keys."""
+"""Flatten nested dictionaries to dotted keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["flatten"]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    """Flatten nested dictionaries: ``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:

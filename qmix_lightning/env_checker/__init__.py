@@ -12,7 +12,7 @@ _RENAMED = {"PROMISES": "CHECKS", "Finding": "CheckResult"}
 
 
 def __getattr__(name: str) -> Any:
-    """Look up the names of 0.1.0, which go with 0.3.0."""
+    """Return what a name of 0.1.0 stands for; these names are removed in 0.3.0."""
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(f"{__name__}.{name} is called {_RENAMED[name]} now", FutureWarning, stacklevel=2)

@@ -1,7 +1,7 @@
-"""Whether what an episode ends with is its true last observation, or the first one of another episode in disguise.
+"""Detect auto-reset: an episode that ends with the first observation of another one instead of its true last.
 
-A simulator that resets itself overwrites the successor of the last step. Nothing in a single row tells; over some
-episodes it does, since a first observation is unlike what comes later.
+A simulator that resets itself overwrites the successor of the last step. Nothing in a single row shows it; over some
+episodes it shows, since a first observation is unlike what comes later.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ __all__ = ["detect_auto_reset"]
 
 
 def detect_auto_reset(episodes: list[RandomEpisode], check_report: CheckReport) -> None:
-    """Record a failure if the last rows look like first ones."""
+    """Record a failure if the last rows of episodes look like first rows."""
     # One step says nothing, and neither does an environment that always looks the same.
     telling = [e for e in episodes if e.ended and any(not _alike(row, e.rows[0], e) for row in e.rows[1:-1])]
-    cut = [e for e in telling if e.truncated]
-    for suspects, judge in ((telling, _starts_anew), (telling, _shows_the_next), (cut, _looks_fresh), (cut, _jumps)):
+    truncated = [e for e in telling if e.truncated]
+    for suspects, judge in (
+        (telling, _starts_anew),
+        (telling, _shows_the_next),
+        (truncated, _looks_fresh),
+        (truncated, _jumps),
+    ):
         if len(suspects) >= 2 and (reason := judge(suspects, episodes)):
             e = suspects[0]
             check_report.fail(
@@ -32,7 +37,7 @@ def detect_auto_reset(episodes: list[RandomEpisode], check_report: CheckReport) 
 
 
 def _alike(one: Snapshot, other: Snapshot, e: RandomEpisode) -> bool:
-    """Whether two rows show the same, in the state and to those who saw the end of ``e``."""
+    """Return whether two rows show the same, in the state and to those who saw the end of ``e``."""
     seen = np.flatnonzero(e.rows[-1].mask)
     return one.digest[1] == other.digest[1] and all(one.agents[i] == other.agents[i] for i in seen)
 
@@ -55,27 +60,27 @@ def _shows_the_next(ended: list[RandomEpisode], episodes: list[RandomEpisode]) -
 
 
 def _values(e: RandomEpisode) -> np.ndarray:
-    """``[T+1, F]``: observation and state of every row."""
+    """Return observation and state of every row, ``[T+1, F]``."""
     return np.stack([np.concatenate([row.obs, row.state]) for row in e.rows])
 
 
-def _looks_fresh(cut: list[RandomEpisode], episodes: list[RandomEpisode]) -> str | None:
-    """Values that every episode starts with and none shows later (a clock, a speed of zero) are back at the end."""
+def _looks_fresh(truncated: list[RandomEpisode], episodes: list[RandomEpisode]) -> str | None:
+    """Report values that every episode starts with and none shows later (a clock, a speed of zero), back at the end."""
     first = np.stack([np.concatenate([e.rows[0].obs, e.rows[0].state]) for e in episodes])
     fresh = first[0]
     telling = (first == fresh).all(axis=0)
-    for e in cut:
+    for e in truncated:
         telling &= (_values(e)[1:-1] != fresh).all(axis=0)
-    if len(cut) >= 3 and telling.any() and all((_values(e)[-1] == fresh)[telling].all() for e in cut):
+    if len(truncated) >= 3 and telling.any() and all((_values(e)[-1] == fresh)[telling].all() for e in truncated):
         return "the last observation has what only first ones have"
     return None
 
 
-def _jumps(cut: list[RandomEpisode], episodes: list[RandomEpisode]) -> str | None:
-    """A time limit changes nothing in the world, so the last step should be like the ones before it."""
-    if len(cut) < 3 or min(len(e.steps) for e in cut) < 5:
+def _jumps(truncated: list[RandomEpisode], episodes: list[RandomEpisode]) -> str | None:
+    """Report a last step unlike the ones before it, since a time limit changes nothing in the world."""
+    if len(truncated) < 3 or min(len(e.steps) for e in truncated) < 5:
         return None
-    for e in cut:
+    for e in truncated:
         moves = np.abs(np.diff(_values(e), axis=0))  # [T, F]
         usual = moves[:-1].max(axis=0)
         moving = usual > 0.0

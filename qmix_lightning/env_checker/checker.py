@@ -1,4 +1,4 @@
-"""The conformance kit: plays random legal episodes and tells which checks of an environment are broken, and where.
+"""Check the conformance of an environment: play random legal episodes and report which checks fail, and where.
 
 For a plugin's own tests::
 
@@ -34,17 +34,17 @@ __all__ = ["CHECKS", "CheckResult", "check_environment", "check_factory", "failu
 SLOTS = 3
 STEPS = 400
 _UNKNOWN = "no_such_setting"
-_AFTER_FAILURES = "told apart only once the failures are gone"
+_AFTER_FAILURES = "tried only once the failures are gone"
 _ROUNDING = 1e-4
 """Batched arithmetic may round differently in another slot; this much at the first difference, relative."""
 
 
 def check_environment(make: Callable[[int], VectorEnv], *, steps: int = STEPS, seed: int = 0) -> list[CheckResult]:
-    """Check what every vector environment checks.
+    """Try the checks that apply to every vector environment.
 
     Args:
-        make: makes so many environments that step together; called several times.
-        steps: joint steps of the first play at most; it ends sooner once each slot has seen three episodes.
+        make: creates so many environments that step together; called several times.
+        steps: joint steps of the first random episodes at most; they end sooner once each slot has seen three.
         seed: decides the episodes and the actions.
 
     Returns:
@@ -66,8 +66,10 @@ def check_factory(
     timeout_is_terminal: bool = False,
     episode_limit: int | None = None,
 ) -> list[CheckResult]:
-    """Check an environment by its factory: all of :func:`check_environment`, what only the bare ``ParallelEnv`` shows,
-    and that unknown settings are refused.
+    """Check an environment by its factory.
+
+    Tries all of :func:`check_environment`, what only the bare ``ParallelEnv`` shows, and that unknown settings are
+    refused.
 
     Args:
         factory: from :func:`qmix_lightning.environment.load`, or your own.
@@ -77,7 +79,7 @@ def check_factory(
         reward_aggregation, timeout_is_terminal, episode_limit: as in training; single environments only.
 
     Raises:
-        ConfigurationError: it cannot be opened with these settings at all.
+        ConfigurationError: it cannot be created with these settings at all.
     """
     settings = dict(settings or {})
     check_report = CheckReport()
@@ -88,13 +90,13 @@ def check_factory(
     def make(num_envs: int) -> VectorEnv:
         if is_natively_batched(factory):
             return make_vector_env(factory, settings, num_envs=num_envs, name=name)
-        # Without the supervision that training adds, so that the first fault shows.
-        opened: list[ParallelAdapter] = []
+        # Without the fault tolerance that training adds, so that the first fault shows.
+        created: list[ParallelAdapter] = []
         try:
-            opened.extend(adapters(settings)() for _ in range(num_envs))
-            return SyncVectorEnv(opened)
+            created.extend(adapters(settings)() for _ in range(num_envs))
+            return SyncVectorEnv(created)
         except BaseException:
-            for adapter in opened:
+            for adapter in created:
                 adapter.close()
             raise
 
@@ -194,25 +196,25 @@ def _close_twice(env: VectorEnv, check_report: CheckReport) -> None:
 
 
 def _judge_episodes(env: VectorEnv, episodes: list[RandomEpisode], check_report: CheckReport) -> None:
-    """What shows in the episodes of one play."""
+    """Record what the random episodes of one call show."""
     spec, ended = env.spec, [e for e in episodes if e.ended]
     taken = sum(len(e.steps) for e in episodes)
     if any(not row.mask.all() for e in episodes for row in e.rows[: -1 if e.terminated else None]):
         check_report.seen("death")
-    check_report.unseen("death", f"no agent died in {taken} steps of random play")
+    check_report.unseen("death", f"no agent died in {taken} steps of random episodes")
     if ended:
         check_report.seen("ends", "auto-reset")
     for check in ("ends", "auto-reset"):
         check_report.unseen(check, f"no episode ended in {taken} steps; --steps plays on")
     if spec.episode_limit is None:
-        check_report.note("limit", "none is declared; env.episode_limit cuts episodes that never end")
+        check_report.note("limit", "none is declared; env.episode_limit truncates episodes that never end")
     else:
         check_report.seen("limit")
         for e in episodes:
             if len(e.steps) > spec.episode_limit:
                 check_report.fail(
                     "limit",
-                    "kept",
+                    "exceeded",
                     f"step {spec.episode_limit + 1}, slot {e.slot} (seed {e.seed}): the episode goes on, but "
                     f"spec.episode_limit is {spec.episode_limit}",
                 )
@@ -330,7 +332,7 @@ def _replay(
 def _neighbours_matter(
     make: Callable[[int], VectorEnv], check_report: CheckReport, original: RandomEpisode, seeds: list[int], steps: int
 ) -> bool:
-    """Whether an environment that is alone, with the same past, repeats itself but not what it did in company."""
+    """Return whether an environment alone, with the same past, repeats itself but not what it did in company."""
     alone = []
     for _ in range(2):
         with _CreatedEnv(make, 1, check_report, "runs") as instrumented:
@@ -343,13 +345,13 @@ def _neighbours_matter(
 
 
 class _CreatedEnv:
-    """A new instance for a ``with`` block; ``blame`` is the check that is broken if it raises."""
+    """A new instance for a ``with`` block; ``blame`` is the check that fails if it raises."""
 
     def __init__(self, make: Callable[[int], VectorEnv], num_envs: int, check_report: CheckReport, blame: str) -> None:
         try:
             self.env = make(num_envs)
         except Exception as error:
-            check_report.fail("close", "reopen", f"it cannot be opened again: {type(error).__name__}: {error}")
+            check_report.fail("close", "recreate", f"it cannot be created again: {type(error).__name__}: {error}")
             raise Unusable from error
         self.instrument = lambda: InstrumentedEnv(self.env, num_envs, check_report, blame)
         self.check_report = check_report

@@ -1,4 +1,4 @@
-"""Recorded episodes of a conformance check, and where two of them differ."""
+"""Record the random episodes of an environment check, and find where two of them differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROW_FIELDS = ("obs", "state", "avail_actions", "agent_mask")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one environment shows before a joint step.
+    """Record of what one environment shows before a joint step.
 
     ``digest``: checksums of observation, state, legal actions and mask; ``agents``: of each agent's observation.
     ``obs`` and ``state`` are flat samples.
@@ -30,7 +30,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Step:
-    """A joint step and what it came to."""
+    """Record of a joint step and its results."""
 
     actions: tuple[int, ...]
     reward: float
@@ -42,7 +42,7 @@ class Step:
 
 @dataclass
 class RandomEpisode:
-    """One episode as played: a row more than steps."""
+    """Record of one random episode; it has one row more than steps."""
 
     seed: int
     slot: int
@@ -67,7 +67,7 @@ class RandomEpisode:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first place where two plays of one episode part.
+    """The first place where two records of one episode differ.
 
     ``size``: how far apart, relative. ``only_state``: everything else is still the same there. ``at_end``: it is what
     the last step left behind.
@@ -83,7 +83,7 @@ class Difference:
 
 
 def difference(one: RandomEpisode, other: RandomEpisode) -> Difference | None:
-    """Where the common beginning of two plays differs, if it does."""
+    """Return where the common beginning of two records differs, if it does."""
     for t in range(min(len(one.rows), len(other.rows))):
         if t > 0 and (found := _step_difference(one.steps[t - 1], other.steps[t - 1], t)):
             return found

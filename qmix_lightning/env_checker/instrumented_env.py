@@ -1,4 +1,4 @@
-"""Random legal episodes in a vector environment, recorded and inspected call by call; for the conformance kit."""
+"""Play random legal episodes in a vector environment; record and inspect them call by call."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
 __all__ = ["InstrumentedEnv", "Unusable", "random_episodes"]
 
 
-_KEPT = 4096
+_SAMPLE_SIZE = 4096
 """Numbers of an observation that are kept for messages and comparisons; the rest is known by its checksum."""
 
 
 class Unusable(Exception):
-    """The environment is in no state to go on; the reason is in the check_report."""
+    """Raised when an environment is in no state to continue; the reason is in the check report."""
 
 
 # Watching --------------------------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ class InstrumentedEnv:
         env: the environment.
         num_envs: how many were asked for.
         check_report: where results go.
-        blame: the check that is broken if a call raises.
+        blame: the check that fails if a call raises.
     """
 
     def __init__(self, env: VectorEnv, num_envs: int, check_report: CheckReport, blame: str) -> None:
@@ -47,9 +47,9 @@ class InstrumentedEnv:
         self.blame = blame
         self.spec: EnvSpec = env.spec
         self.num_envs = num_envs
-        self.where = "opening"
+        self.where = "creation"
         self._check_spec()
-        self.shown: list[Snapshot | None] = [None] * num_envs  # of episodes in play
+        self.shown: list[Snapshot | None] = [None] * num_envs  # of running episodes
         self.t = [0] * num_envs
         self.seed = [0] * num_envs
         self._paused = [False] * num_envs
@@ -73,7 +73,7 @@ class InstrumentedEnv:
     # Calls --------------------------------------------------------------------------------------------------
 
     def reset(self, wanted: Sequence[bool], seeds: Sequence[int]) -> list[Snapshot]:
-        """Reset the slots that are ``wanted``; what every slot shows."""
+        """Reset the slots that are ``wanted``; return what every slot shows."""
         mask, numbers = torch.tensor(list(wanted)), torch.tensor(list(seeds), dtype=torch.int64)
         before = list(self.shown)
         for slot in np.flatnonzero(list(wanted)).tolist():
@@ -96,7 +96,7 @@ class InstrumentedEnv:
         return rows
 
     def step(self, actions: np.ndarray, active: Sequence[bool]) -> tuple[list[Snapshot], list[Step]]:
-        """A joint step with ``actions [E, N]``; rows and steps of slots that are not active mean nothing."""
+        """Take a joint step with ``actions [E, N]``; rows and steps of slots that are not active mean nothing."""
         given = torch.from_numpy(actions.copy()).to(self.env.device)
         stepped = torch.tensor(list(active))
         for slot in np.flatnonzero(list(active)).tolist():
@@ -121,7 +121,7 @@ class InstrumentedEnv:
         return rows, steps
 
     def peek(self) -> None:
-        """Ask what all show, without changing anything."""
+        """Read what all slots show, without changing anything."""
         self.reset([False] * self.num_envs, [0] * self.num_envs)
 
     def _call(self, method: Callable[..., Any], *args: Any) -> Any:
@@ -129,7 +129,7 @@ class InstrumentedEnv:
             return method(*args)
         except Exception as error:
             if isinstance(error, EnvironmentContractError) and self.check_report.failed():
-                raise Unusable from error  # the bare environment was seen to do it, and told in detail
+                raise Unusable from error  # the bare environment did it too, which is reported in detail
             message = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self._fail(self.blame, f"raised {type(error).__name__}", f"{self.where}: {message}")
             raise Unusable from error
@@ -238,7 +238,7 @@ def _crc(values: np.ndarray) -> int:
 
 def _sample(values: np.ndarray) -> np.ndarray:
     flat = values.ravel()
-    return flat[:: max(1, -(-flat.size // _KEPT))].copy()
+    return flat[:: max(1, -(-flat.size // _SAMPLE_SIZE))].copy()
 
 
 # Playing ---------------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def random_episodes(
         seeds: a slot rests when its iterator has run out.
         steps: joint steps at most.
         until_episodes: stop once every slot has ended so many.
-        pause_seed: let slots rest now and then, and ask what all show.
+        pause_seed: let slots rest now and then, and read what all show.
     """
     slots, n = instrumented.num_envs, instrumented.spec.n_agents
     episodes: list[RandomEpisode] = []

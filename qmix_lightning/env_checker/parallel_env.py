@@ -1,4 +1,4 @@
-"""The checks of a single PettingZoo ``ParallelEnv`` that are out of sight once it is behind its adapter."""
+"""Check a single PettingZoo ``ParallelEnv`` for what is out of sight once it is behind its adapter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EPISODES = 3
 
 
 def check_parallel_env(env: Any, check_report: CheckReport, *, steps: int, seed: int, limit: int | None) -> None:
-    """Play random legal episodes with the bare ``env`` and record what it breaks.
+    """Play random legal episodes with the bare ``env`` and record which checks fail.
 
     Args:
         env: has passed the checks of :class:`~qmix_lightning.worker.parallel_adapter.ParallelAdapter`.
@@ -27,20 +27,20 @@ def check_parallel_env(env: Any, check_report: CheckReport, *, steps: int, seed:
         seed: decides episodes and actions.
         limit: joint steps after which it must have ended.
     """
-    play = _BareEpisodes(env, check_report, limit)
+    bare_episodes = _BareEpisodes(env, check_report, limit)
     number = taken = 0
     try:
         while number < EPISODES and taken < steps:
-            taken += play.episode(int(prng.to_seed(prng.derive_key(seed, number))[0]), steps - taken)
+            taken += bare_episodes.episode(int(prng.to_seed(prng.derive_key(seed, number))[0]), steps - taken)
             number += 1
     except _CannotGoOn:
         pass
-    play.judge_ends()
+    bare_episodes.judge_ends()
     check_report.seen("accounts")
 
 
 class _CannotGoOn(Exception):
-    """The next step would make no sense."""
+    """Raised when the next step would make no sense."""
 
 
 class _BareEpisodes:
@@ -57,7 +57,7 @@ class _BareEpisodes:
     # One episode --------------------------------------------------------------------------------------------
 
     def episode(self, seed: int, budget: int) -> int:
-        """Play the episode of ``seed`` for ``budget`` steps at most; returns the joint steps taken."""
+        """Play the episode of ``seed`` for ``budget`` steps at most; return the joint steps taken."""
         self.where = f"reset(seed={seed})"
         result = self._call(self.env.reset, seed=seed)
         if not isinstance(result, tuple) or len(result) != 2:
@@ -83,7 +83,9 @@ class _BareEpisodes:
             if over:
                 return t + 1
             if self.limit is not None and t + 1 >= self.limit:
-                self._stop("limit", "kept", f"the episode goes on, but the environment's own limit says {self.limit}")
+                self._stop(
+                    "limit", "exceeded", f"the episode goes on, but the environment's own limit says {self.limit}"
+                )
         return budget
 
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +121,7 @@ class _BareEpisodes:
                 self._look_at_mask(agent, observations, infos)
 
     def _misfit(self, space: Any, value: Any) -> str | None:
-        """What is wrong with ``value``, if anything."""
+        """Return what is wrong with ``value``, if anything."""
         if isinstance(space, spaces.Dict):
             if not isinstance(value, Mapping):
                 return f"is {type(value).__name__}, its space is a Dict"
@@ -160,7 +162,9 @@ class _BareEpisodes:
         if not np.isin(array, (0, 1)).all():
             self._stop("masks", "values", f"the mask of agent '{agent}' holds {array.flat[0]}; 0 or 1 is needed")
         if not array.any():
-            self._stop("masks", "empty", f"the mask leaves agent '{agent}', who lives, no action (1 is legal, 0 not)")
+            self._stop(
+                "masks", "empty", f"the mask leaves agent '{agent}', who is alive, no action (1 is legal, 0 not)"
+            )
 
     def _action(self, agent: Any, observations: Any, infos: Any, draw: float) -> int:
         space, mask = self.env.action_space(agent), self._mask(agent, observations, infos)
@@ -188,17 +192,21 @@ class _BareEpisodes:
     def _end(self, before: list[Any], alive: list[Any], terminations: Any, truncations: Any, infos: Any) -> bool:
         ended = [a for a in before if terminations.get(a) or truncations.get(a)]
         over = not any(a not in ended for a in alive)
-        kept = [a for a in ended if a in alive]
-        if kept and len(ended) == len(before):
+        still_listed = [a for a in ended if a in alive]
+        if still_listed and len(ended) == len(before):
             self._stop(
                 "auto-reset",
                 "agents",
                 f"all agents are at their end, but env.agents is {_short(alive)}; it must be empty, and nothing may "
                 "reset itself",
             )
-        elif kept:
-            word = "terminated" if terminations.get(kept[0]) else "truncated"
-            self._fail("ends", "kept", f"agent '{kept[0]}' is {word}, but still in env.agents: it would act again")
+        elif still_listed:
+            word = "terminated" if terminations.get(still_listed[0]) else "truncated"
+            self._fail(
+                "ends",
+                "still listed",
+                f"agent '{still_listed[0]}' is {word}, but still in env.agents: it would act again",
+            )
         if over and not ended:
             self._fail("ends", "silent", "no agent is left, but none was terminated or truncated")
         elif not over and (gone := [a for a in before if a not in alive and a not in ended]):
@@ -219,7 +227,10 @@ class _BareEpisodes:
         return over
 
     def judge_ends(self) -> None:
-        """Both at once may be a coincidence; if it is so every time, one of the two carries no information."""
+        """Report ends that are terminated and truncated at once.
+
+        It may be a coincidence; if it is so every time, one of the two carries no information.
+        """
         if self.both:
             message = (
                 f"{self.both[0]}: the end is both terminated and truncated; a time limit is a truncation, the end of "

@@ -1,4 +1,4 @@
-"""What an environment checks, and the record of which checks were seen kept or broken."""
+"""List the checks of an environment, and record and report which of them passed or failed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Literal
 __all__ = ["CHECKS", "CheckReport", "CheckResult", "failures", "report"]
 
 CHECKS = {
-    "runs": "legal actions are played without an error, and what is handed over stays as it was",
+    "runs": "legal actions are executed without an error, and what is handed over stays as it was",
     "spec": "shapes, dtypes, sizes and names are those of the spec",
     "finite": "observations, state, rewards and metrics are finite numbers",
-    "masks": "a mask leaves every living agent an action; padded actions are illegal",
+    "masks": "a mask leaves every agent that is alive an action; padded actions are illegal",
     "death": "a dead agent shows zeros and may only do nothing (action 0)",
     "accounts": "every agent that acted has its reward, termination and truncation",
     "ends": "an episode is terminated or truncated, never both, and says which",
@@ -25,7 +25,7 @@ CHECKS = {
     "pause": "an environment that is not stepped keeps its state",
     "reset": "a reset leaves the other environments alone",
     "unfinished": "a reset in the middle of an episode starts a clean one",
-    "close": "it closes twice, opens again, and closes no other instance",
+    "close": "it closes twice, can be created again, and closes no other instance",
     "keywords": "an unknown setting is refused",
 }
 """Every check by its short name, in the order of reports."""
@@ -35,8 +35,11 @@ Status = Literal["ok", "failed", "note", "unseen"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of a report: a check kept (``ok``), broken (``failed``), not put to the test (``unseen``), or a
-    ``note``: something that may be meant, but that its author should know of."""
+    """One line of a report on a check.
+
+    The check passed (``ok``), failed (``failed``) or was not tried (``unseen``); a ``note`` is something that may be
+    meant, but that the environment's author should know of.
+    """
 
     check: str
     status: Status
@@ -44,13 +47,13 @@ class CheckResult:
 
     @property
     def promise(self) -> str:
-        """Return :attr:`check` under its name of 0.1.0, which goes with 0.3.0."""
+        """Return :attr:`check` under its name of 0.1.0, which is removed in 0.3.0."""
         warnings.warn("CheckResult.promise is called check now", FutureWarning, stacklevel=2)
         return self.check
 
 
 class CheckReport:
-    """Collects results; a check that breaks in the same way again is counted, not repeated."""
+    """Collects check results; a check that fails in the same way again is counted, not repeated."""
 
     def __init__(self) -> None:
         self._first: dict[tuple[str, str, str], str] = {}
@@ -59,15 +62,15 @@ class CheckReport:
         self._unseen: dict[str, str] = {}
 
     def seen(self, *checks: str) -> None:
-        """These checks were put to the test."""
+        """Record that these checks were tried."""
         self._seen.update(checks)
 
     def unseen(self, check: str, why: str) -> None:
-        """This check could not be put to the test."""
+        """Record that this check could not be tried."""
         self._unseen.setdefault(check, why)
 
     def fail(self, check: str, kind: str, message: str) -> None:
-        """A check is broken; ``kind`` tells ways of breaking it apart."""
+        """Record that a check failed; ``kind`` distinguishes ways of failing it."""
         self._add(check, "failed", kind, message)
 
     def note(self, check: str, message: str) -> None:
@@ -80,11 +83,11 @@ class CheckReport:
         self._times[key] = self._times.get(key, 0) + 1
 
     def failed(self, *checks: str) -> bool:
-        """Whether any of these (or of all) checks was broken."""
+        """Return whether any of these (or of all) checks failed."""
         return any(status == "failed" and (not checks or name in checks) for name, status, _ in self._first)
 
     def results(self) -> list[CheckResult]:
-        """Everything, in the order of ``CHECKS``; one line at least for each."""
+        """Return everything, in the order of ``CHECKS``; one line at least for each."""
         found = []
         for name, sentence in CHECKS.items():
             lines = []
@@ -97,18 +100,18 @@ class CheckReport:
                 if name in self._seen:
                     lines.insert(0, CheckResult(name, "ok", sentence))
                 else:
-                    lines.insert(0, CheckResult(name, "unseen", self._unseen.get(name, "not put to the test")))
+                    lines.insert(0, CheckResult(name, "unseen", self._unseen.get(name, "not tried")))
             found.extend(lines)
         return found
 
 
 def failures(results: Iterable[CheckResult]) -> list[CheckResult]:
-    """The broken checks."""
+    """Return the results of the checks that failed."""
     return [result for result in results if result.status == "failed"]
 
 
 def report(results: Iterable[CheckResult]) -> str:
-    """The results as people read them, a line each."""
+    """Return the results as people read them, a line each."""
     marks = {"ok": "ok", "failed": "FAILED", "note": "note", "unseen": "-"}
     width = max(map(len, CHECKS))
     return "\n".join(f"  {marks[f.status]:<6}  {f.check:<{width}}  {f.message}" for f in results)

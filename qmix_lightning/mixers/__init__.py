@@ -1,4 +1,4 @@
-"""Mixers: how the agents' values become the team's.
+"""Define the mixers: modules that make the team's value of the agents' values.
 
 A mixer is ``(agent_qs [B, T, N], state [B, T, S]) -> q_tot [B, T]``. Add one with
 ``MIXERS.register("name", "package.module:Class")`` or an entry point in the group ``qmix_lightning.mixers``.

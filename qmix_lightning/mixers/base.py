@@ -1,4 +1,4 @@
-"""How a mixer is called, and what mixers ask of their settings and inputs."""
+"""Call mixers with the inputs that they ask for, and check their settings and inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ POSITIVITY: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MixerCall:
-    """Calls a mixer with what it asks for: ``agent_qs`` and ``state``, and by keyword any of
+    """Calls a mixer with the inputs that it asks for.
+
+    These are ``agent_qs`` and ``state``, and by keyword any of
 
     * ``greedy_qs [B, T, N]``: the value of each agent's greedy legal action by the same network,
     * ``actions [B, T, N]`` int64,
@@ -43,9 +45,10 @@ class MixerCall:
         self.wants = tuple(name for name in self.OPTIONAL if name in names)
 
     def __call__(self, mixer: nn.Module, q: Tensor, actions: Tensor, batch: TrajectoryBatch, rows: slice) -> Tensor:
-        """``q [B, T+1, N, A]`` and ``actions [B, T, N]`` of the observation rows ``rows`` of ``batch`` to ``[B, T]``.
+        """Mix ``q [B, T+1, N, A]`` of ``actions [B, T, N]`` in the rows ``rows`` of ``batch`` to ``[B, T]``.
 
-        Zero at steps that did not happen. ``q`` may also be that of ``rows`` alone, ``[B, T, N, A]``.
+        Rows are those of observations. Zero at steps that did not happen. ``q`` may also be that of ``rows`` alone,
+        ``[B, T, N, A]``.
         """
         alive = batch.agent_mask[:, rows]
         picked = _picked(q, actions, rows)
@@ -61,17 +64,17 @@ class MixerCall:
         steps = _filled_steps(batch)  # [F]
         observed = steps + steps.div(batch.length, rounding_mode="floor") + (rows.start or 0)  # rows of [B, T+1]
         names = ("agent_qs", *self.wants)
-        packed = {name: given[name].flatten(0, 1).index_select(0, steps)[None] for name in names}  # [1, F, N, ...]
+        filled_args = {name: given[name].flatten(0, 1).index_select(0, steps)[None] for name in names}  # [1, F, N, ...]
         state = batch.state.flatten(0, 1).index_select(0, observed)[None]  # [1, F, S]
-        mixed = mixer(packed.pop("agent_qs"), state, **packed).to(q.dtype)[0]  # [F] or [F, N]
+        mixed = mixer(filled_args.pop("agent_qs"), state, **filled_args).to(q.dtype)[0]  # [F] or [F, N]
         b, t = batch.filled.shape
         return mixed.new_zeros(b * t, *mixed.shape[1:]).index_copy(0, steps, mixed).unflatten(0, (b, t))
 
 
 def _picked(q: Tensor, actions: Tensor, rows: slice) -> Tensor:
-    """The values of ``actions [B, T, N]`` in the observation rows ``rows`` of ``q``, or in a ``q`` of those rows alone.
+    """Return the values of ``actions [B, T, N]`` in observation rows ``rows`` of ``q``, or in a ``q`` of those alone.
 
-    Taken from the whole: the gradient of a part of ``q`` is copied once more, into zeros of the whole's size.
+    Gathered from the whole: the gradient of a part of ``q`` is copied once more, into zeros of the whole's size.
     """
     if q.shape[1] == actions.shape[1]:
         return chosen_values(q, actions)
@@ -81,7 +84,7 @@ def _picked(q: Tensor, actions: Tensor, rows: slice) -> Tensor:
 
 
 def _filled_steps(batch: TrajectoryBatch) -> Tensor:
-    """``[F]``: the steps that happened, as positions in the flattened ``[B, T]``."""
+    """Return the steps that happened, ``[F]`` positions in the flattened ``[B, T]``."""
     if "filled_steps" not in batch.cache:
         steps = true_positions(batch.filled if batch.host is None else batch.host.filled)
         batch.cache["filled_steps"] = sent(steps, batch.filled.device)
@@ -89,14 +92,18 @@ def _filled_steps(batch: TrajectoryBatch) -> Tensor:
 
 
 def at_least_one(**sizes: int) -> None:
-    """Refuse a size below 1 by its name."""
+    """Check that sizes are at least 1; raise a ``ValueError`` with the name of one that is not."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, not {size}")
 
 
 def check_inputs(agent_qs: Tensor, state: Tensor, n_agents: int, state_dim: int) -> None:
-    """``agent_qs [..., N]`` and ``state [..., S]`` with the same leading axes, or a ``ValueError`` with both shapes."""
+    """Check that ``agent_qs [..., N]`` and ``state [..., S]`` have the same leading axes.
+
+    Raises:
+        ValueError: with both shapes, if not.
+    """
     if agent_qs.shape[-1] != n_agents or state.shape != (*agent_qs.shape[:-1], state_dim):
         raise ValueError(
             f"expected agent_qs [..., {n_agents}] and state [..., {state_dim}], "
@@ -105,7 +112,7 @@ def check_inputs(agent_qs: Tensor, state: Tensor, n_agents: int, state_dim: int)
 
 
 def positivity_named(name: str) -> Callable[[Tensor], Tensor]:
-    """The function of ``POSITIVITY`` of this name, or a ``ValueError`` with the names there are."""
+    """Return the function of ``POSITIVITY`` of this name, or raise a ``ValueError`` with the names there are."""
     if name not in POSITIVITY:
         raise ValueError(f"positivity must be one of {', '.join(POSITIVITY)}, not '{name}'")
     return POSITIVITY[name]

@@ -1,4 +1,4 @@
-"""Qatten: multi-head attention of the state over the agents (Yang et al. 2020)."""
+"""Define the Qatten mixer: multi-head attention of the state over the agents (Yang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["QattenMixer"]
 
 
 class QattenMixer(nn.Module):
-    """``Q_tot = c(s) + sum_h w_h(s) sum_i lambda_{h,i} Q_i``, with agent-level attention in every head::
+    """Qatten mixer, ``Q_tot = c(s) + sum_h w_h(s) sum_i lambda_{h,i} Q_i``, with agent-level attention in every head::
 
         lambda_{h,i} = softmax_i( query_h(s) . key_h(o_i) / sqrt(E) )        w_h(s) = |W(s)| >= 0
 
@@ -56,14 +56,14 @@ class QattenMixer(nn.Module):
         self.bias = hypernetwork(state_dim, 1, 2, embed_dim)
 
     def attention(self, state: Tensor, obs: Tensor) -> Tensor:
-        """``state [B, T, S]`` and ``obs [B, T, N, O]`` to ``lambda [B, T, H, N]``, which sums to 1 over the agents."""
+        """Map ``state [B, T, S]`` and ``obs [B, T, N, O]`` to ``lambda [B, T, H, N]``, in sum 1 over the agents."""
         query = self.query(state).unflatten(-1, self.shape)  # [B, T, H, E]
         key = self.key(obs).unflatten(-1, self.shape)  # [B, T, N, H, E]
         scores = torch.einsum("...he,...nhe->...hn", query, key) / math.sqrt(self.shape[1])
         return torch.softmax(scores, dim=-1)
 
     def forward(self, agent_qs: Tensor, state: Tensor, obs: Tensor) -> Tensor:
-        """``agent_qs [B, T, N]``, ``state [B, T, S]`` and ``obs [B, T, N, O]`` to ``q_tot [B, T]``."""
+        """Mix ``agent_qs [B, T, N]``, ``state [B, T, S]`` and ``obs [B, T, N, O]`` to ``q_tot [B, T]``."""
         check_inputs(agent_qs, state, self.n_agents, self.state_dim)
         if obs.shape != (*agent_qs.shape, self.obs_dim):
             raise ValueError(f"expected obs {(*agent_qs.shape, self.obs_dim)}, got {tuple(obs.shape)}")

@@ -1,4 +1,4 @@
-"""QMIX's monotonic mixing network (Rashid et al. 2018, section 4 and figure 2)."""
+"""Define QMIX's monotonic mixing network (Rashid et al. 2018, section 4 and figure 2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["QMixer"]
 
 
 class QMixer(nn.Module):
-    """``Q_tot = |W2(s)|^T elu(|W1(s)|^T q + b1(s)) + b2(s)`` (Rashid et al. 2018, section 4).
+    """QMIX mixer, ``Q_tot = |W2(s)|^T elu(|W1(s)|^T q + b1(s)) + b2(s)`` (Rashid et al. 2018, section 4).
 
     All weights and biases come from hypernetworks on the global state. Weights are made non-negative, so
     ``dQ_tot/dQ_i >= 0`` (eq. 5) and each agent's own greedy action is greedy for the team; biases are unconstrained,
@@ -66,7 +66,7 @@ class QMixer(nn.Module):
                 last.bias.mul_(init_scale)
 
     def forward(self, agent_qs: Tensor, state: Tensor) -> Tensor:
-        """``agent_qs [B, T, N]`` and ``state [B, T, S]`` to ``q_tot [B, T]``."""
+        """Mix ``agent_qs [B, T, N]`` and ``state [B, T, S]`` to ``q_tot [B, T]``."""
         if agent_qs.shape[-1] != self.n_agents or state.shape != (*agent_qs.shape[:-1], self.state_dim):
             raise ValueError(
                 f"expected agent_qs [..., {self.n_agents}] and state [..., {self.state_dim}], "

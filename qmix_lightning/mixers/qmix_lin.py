@@ -1,4 +1,4 @@
-"""QMIX-Lin: QMIX without the hidden layer, a weighted sum (Rashid et al. 2018, section 6.2)."""
+"""Define the QMIX-Lin mixer: QMIX without the hidden layer, a weighted sum (Rashid et al. 2018, section 6.2)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ __all__ = ["LinearMixer"]
 
 
 class LinearMixer(nn.Module):
-    """``Q_tot = sum_i |w_i(s)| Q_i + b(s)``: weights and bias from hypernetworks on the state, no non-linearity.
+    """QMIX-Lin mixer, ``Q_tot = sum_i |w_i(s)| Q_i + b(s)``.
 
-    Weights are non-negative, so ``dQ_tot/dQ_i = |w_i(s)| >= 0`` (eq. 5). Within a state it is additive.
+    Weights and bias come from hypernetworks on the state; there is no non-linearity. Weights are non-negative, so
+    ``dQ_tot/dQ_i = |w_i(s)| >= 0`` (eq. 5). Within a state it is additive.
 
     Args:
         n_agents: ``N``.
@@ -45,7 +46,7 @@ class LinearMixer(nn.Module):
         self.bias = hypernetwork(state_dim, 1, 2, bias_dim)
 
     def forward(self, agent_qs: Tensor, state: Tensor) -> Tensor:
-        """``agent_qs [B, T, N]`` and ``state [B, T, S]`` to ``q_tot [B, T]``."""
+        """Mix ``agent_qs [B, T, N]`` and ``state [B, T, S]`` to ``q_tot [B, T]``."""
         check_inputs(agent_qs, state, self.n_agents, self.state_dim)
         weight = self.positive(self.weight(state))  # [B, T, N]
         return (weight * agent_qs).sum(dim=-1) + self.bias(state).squeeze(-1)  # [B, T]

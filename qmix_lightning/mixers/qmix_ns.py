@@ -1,4 +1,4 @@
-"""QMIX-NS: QMIX's mixing network without the state (Rashid et al. 2018, section 6.2)."""
+"""Define the QMIX-NS mixer: QMIX's mixing network without the state (Rashid et al. 2018, section 6.2)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ __all__ = ["QMixerWithoutState"]
 
 
 class QMixerWithoutState(nn.Module):
-    """``Q_tot = |w2|^T elu(|W1|^T q + b1) + b2``: weights and biases are learned as they are, not from the state.
+    """QMIX-NS mixer, ``Q_tot = |w2|^T elu(|W1|^T q + b1) + b2``.
 
-    What QMIX adds to it is the hypernetworks alone; weights stay non-negative, so ``dQ_tot/dQ_i >= 0`` (eq. 5).
+    Weights and biases are learned as they are, not from the state: what QMIX adds to it is the hypernetworks alone.
+    Weights stay non-negative, so ``dQ_tot/dQ_i >= 0`` (eq. 5).
 
     Args:
         n_agents: ``N``.
@@ -34,7 +35,7 @@ class QMixerWithoutState(nn.Module):
         self.output = nn.Linear(embed_dim, 1)
 
     def forward(self, agent_qs: Tensor, state: Tensor) -> Tensor:
-        """``agent_qs [B, T, N]`` to ``q_tot [B, T]``; the state is not used."""
+        """Mix ``agent_qs [B, T, N]`` to ``q_tot [B, T]``; the state is not used."""
         if agent_qs.shape[-1] != self.n_agents:
             raise ValueError(f"expected agent_qs [..., {self.n_agents}], got {tuple(agent_qs.shape)}")
         weight_1, weight_2 = self.positive(self.hidden.weight), self.positive(self.output.weight)

@@ -1,4 +1,7 @@
-"""QPLEX: duplex duelling, a positive weight for each agent's advantage in each joint action (Wang et al. 2021)."""
+"""Define the QPLEX mixer: duplex duelling (Wang et al. 2021).
+
+Each agent's advantage has a positive weight in each joint action.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ _TINY = 1e-10
 
 
 class AdvantageWeights(nn.Module):
-    """``lambda_i(s, a) = sum_h key_h(s) phi_{h,i}(s) psi_{h,i}(s, a)``, positive, by heads (section 3.2).
+    """Weights of the agents' advantages in QPLEX, positive, by heads (section 3.2)::
+
+        lambda_i(s, a) = sum_h key_h(s) phi_{h,i}(s) psi_{h,i}(s, a)
 
     ``key > 0`` weighs a head; ``phi`` and ``psi`` are its attention to each agent, from the state and from state and
     joint action, by sigmoid and not by softmax: agents do not compete. Heads share the hidden layers where there are
@@ -42,7 +47,7 @@ class AdvantageWeights(nn.Module):
         self.psi = hypernetwork(state_dim + n_agents * n_actions, heads * n_agents, layers, hidden_dim)
 
     def forward(self, state: Tensor, actions: Tensor) -> Tensor:
-        """``state [B, T, S]`` and ``actions [B, T, N]`` int64 to ``lambda [B, T, N]``."""
+        """Map ``state [B, T, S]`` and ``actions [B, T, N]`` int64 to ``lambda [B, T, N]``."""
         one_hot = state.new_zeros(*actions.shape, self.n_actions).scatter_(-1, actions[..., None], 1.0)
         joint = torch.cat([state, one_hot.flatten(-2)], dim=-1)  # [B, T, S + N A]
         key = self.key(state).abs() + _TINY  # [B, T, H]
@@ -52,7 +57,7 @@ class AdvantageWeights(nn.Module):
 
 
 class QPLEXMixer(nn.Module):
-    """``Q_tot = sum_i V_i + sum_i lambda_i(s, a) A_i`` with each agent's own duelling parts (section 3.2)::
+    """QPLEX mixer, ``Q_tot = sum_i V_i + sum_i lambda_i(s, a) A_i`` with each agent's duelling parts (section 3.2)::
 
         V_i = w_i(s) max_a Q_i(a) + b_i(s)       A_i = w_i(s) (Q_i - max_a Q_i(a)) <= 0       w_i, lambda_i > 0
 
@@ -102,7 +107,7 @@ class QPLEXMixer(nn.Module):
         )
 
     def forward(self, agent_qs: Tensor, state: Tensor, greedy_qs: Tensor, actions: Tensor) -> Tensor:
-        """The team's value of the actions taken.
+        """Return the team's value of the actions taken.
 
         Args:
             agent_qs: values of the actions taken, ``[B, T, N]``.

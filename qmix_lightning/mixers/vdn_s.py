@@ -1,4 +1,4 @@
-"""VDN-S: a sum and a state-dependent bias (Rashid et al. 2018, section 6.2)."""
+"""Define the VDN-S mixer: a sum and a state-dependent bias (Rashid et al. 2018, section 6.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["StateBiasMixer"]
 
 
 class StateBiasMixer(nn.Module):
-    """``Q_tot = sum_i Q_i + b(s)``, the bias from a two-layer network with ReLU, the one of QMIX's last bias.
+    """VDN-S mixer, ``Q_tot = sum_i Q_i + b(s)``, the bias from a two-layer network with ReLU as QMIX's last bias.
 
     Args:
         n_agents: ``N``.
@@ -27,6 +27,6 @@ class StateBiasMixer(nn.Module):
         self.bias = hypernetwork(state_dim, 1, 2, bias_dim)
 
     def forward(self, agent_qs: Tensor, state: Tensor) -> Tensor:
-        """``agent_qs [B, T, N]`` and ``state [B, T, S]`` to ``q_tot [B, T]``."""
+        """Mix ``agent_qs [B, T, N]`` and ``state [B, T, S]`` to ``q_tot [B, T]``."""
         check_inputs(agent_qs, state, self.n_agents, self.state_dim)
         return agent_qs.sum(dim=-1) + self.bias(state).squeeze(-1)  # [B, T]

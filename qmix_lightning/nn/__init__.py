@@ -1,1 +1,1 @@
-"""Network parts that agents, mixers and algorithms share."""
+"""Define network parts that agents, mixers and algorithms share."""

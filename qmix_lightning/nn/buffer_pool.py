@@ -1,7 +1,7 @@
-"""Large buffers that are used again.
+"""Reuse large buffers: a tensor is made over one that no tensor refers to any more, where there is one.
 
 On a CPU a fresh large allocation costs more than filling it: the system hands its pages out one by one and takes them
-back when it is freed, about a third of a millisecond for each megabyte. On a GPU torch keeps freed memory by itself.
+back when it is freed, about a third of a millisecond for each megabyte. On a GPU torch keeps freed buffers by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 __all__ = ["held_bytes", "pooled_empty"]
 
 _SMALLEST = 1 << 20
-"""Bytes below which the C library keeps freed memory itself."""
+"""Bytes below which the C library keeps freed buffers itself."""
 _ALIGNMENT = 64
 _SLACK = 1.25
 """Batches differ in size: a buffer a little too large is not outgrown by the next one."""
@@ -43,9 +43,9 @@ def _take(need: int) -> bytearray:
 
 
 def pooled_empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """As ``torch.empty``, of memory that was used before where there is some.
+    """Return an uninitialised tensor, as ``torch.empty``, over a buffer that was used before where there is one.
 
-    The memory is free again as soon as no tensor and no graph refers to it.
+    The buffer is free again as soon as no tensor and no graph refers to it.
     """
     count = 1
     for size in shape:
@@ -53,11 +53,11 @@ def pooled_empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device)
     if device.type != "cpu" or count * dtype.itemsize < _SMALLEST:
         return torch.empty(shape, dtype=dtype, device=device)
     with _lock:
-        memory = _take(count * dtype.itemsize + _ALIGNMENT)
-        start = -torch.frombuffer(memory, dtype=torch.uint8, count=1).data_ptr() % _ALIGNMENT
-        return torch.frombuffer(memory, dtype=dtype, count=count, offset=start).view(tuple(shape))
+        buffer = _take(count * dtype.itemsize + _ALIGNMENT)
+        start = -torch.frombuffer(buffer, dtype=torch.uint8, count=1).data_ptr() % _ALIGNMENT
+        return torch.frombuffer(buffer, dtype=dtype, count=count, offset=start).view(tuple(shape))
 
 
 def held_bytes() -> int:
-    """Bytes of all buffers, in use or not."""
+    """Return the bytes of all buffers, in use or not."""
     return sum(len(buffer) for buffer in _buffers)

@@ -1,4 +1,7 @@
-"""Linear layers of small networks as single operations: where products are small, autograd's steps are the cost."""
+"""Compute linear layers of small networks as single operations.
+
+Where products are small, autograd's steps are the cost.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ __all__ = ["product_over_rows", "rectified_linear", "weight_and_table"]
 
 
 def rectified_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``relu(x W^T + b)`` of ``x [M, in]`` with ``weight [out, in]`` and ``bias [out]``: ``[M, out]``."""
+    """Return ``relu(x W^T + b)`` of ``x [M, in]`` with ``weight [out, in]`` and ``bias [out]``: ``[M, out]``."""
     return _RectifiedLinear.apply(x, weight, bias)  # pyright: ignore[reportReturnType]
 
 
 def product_over_rows(left: Tensor, right: Tensor) -> Tensor:
-    """``left^T right`` of ``left [..., M, a]`` and ``right [..., M, b]``: ``[..., a, b]``.
+    """Return ``left^T right`` of ``left [..., M, a]`` and ``right [..., M, b]``: ``[..., a, b]``.
 
     The wider one is on the right: a product with few columns is up to three times slower on a CPU.
     """
@@ -28,7 +31,7 @@ def product_over_rows(left: Tensor, right: Tensor) -> Tensor:
 def weight_and_table(
     weight: Tensor, bias: Tensor, *, obs_dim: int, n_agents: int, n_actions: int, last_action: bool, agent_id: bool
 ) -> tuple[Tensor, Tensor]:
-    """A first layer that all agents share, taken apart into what multiplies observations, and a table.
+    """Split a first layer that all agents share into what multiplies observations, and a table.
 
     Args:
         weight: ``[1, H, I]``; ``I`` joins observation, last action and agent.

@@ -1,4 +1,4 @@
-"""Layers whose parameters are shared by groups of agents."""
+"""Define layers whose parameters are shared by groups of agents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["AgentLayerNorm", "AgentLinear", "orthogonal_", "packing_columns", "p
 
 
 def parameter_sets(share_parameters: bool | str, group_of_agent: Sequence[int]) -> list[int]:
-    """Which set of parameters each agent uses: one for all, one for each group, or one for each agent.
+    """Return which set of parameters each agent uses: one for all, one for each group, or one for each agent.
 
     Args:
         share_parameters: true, false or ``"group"`` (agents of one unit type share).
@@ -30,12 +30,12 @@ def parameter_sets(share_parameters: bool | str, group_of_agent: Sequence[int]) 
 
 
 def packing_columns(sets: Sequence[int]) -> int:
-    """How agents with these sets of parameters are packed: in one column if they share a single one, else in ``N``."""
+    """Return in how many columns agents with these sets of parameters are packed: 1 if they share one, else ``N``."""
     return 1 if len(set(sets)) == 1 else len(sets)
 
 
 class AgentLinear(nn.Module):
-    """``torch.nn.Linear`` on ``[..., N, in]`` with one weight matrix for each parameter set.
+    """Linear layer, ``torch.nn.Linear`` on ``[..., N, in]`` with one weight matrix for each parameter set.
 
     With a single set it is exactly ``F.linear``. Initialised as ``torch.nn.Linear`` is.
 
@@ -59,7 +59,7 @@ class AgentLinear(nn.Module):
 
     @torch.no_grad()
     def orthogonal_(self, gain: float = 1.0, blocks: int = 1) -> None:
-        """Orthogonal weights and zero biases (Saxe et al. 2014), for each parameter set and block of outputs by itself.
+        """Set orthogonal weights and zero biases (Saxe et al. 2014), each parameter set and block of outputs by itself.
 
         Args:
             gain: the size of the singular values; sqrt(2) before a ReLU.

@@ -1,4 +1,4 @@
-"""Plain feed-forward networks, and several that read the same inputs as one product."""
+"""Make plain feed-forward networks, and compute several that read the same inputs with one product."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["hypernetwork"]
 
 
 def hypernetwork(in_features: int, out_features: int, layers: int, hidden_dim: int) -> nn.Module:
-    """A network that produces another's weights: ``layers`` linear layers with ReLU between them."""
+    """Return a network that produces another's weights: ``layers`` linear layers with ReLU between them."""
     if layers < 1:
         raise ValueError(f"a hypernetwork needs at least one layer, not {layers}")
     if layers > 1 and hidden_dim < 1:
@@ -26,7 +26,7 @@ def hypernetwork(in_features: int, out_features: int, layers: int, hidden_dim: i
 
 
 def side_by_side(networks: Sequence[nn.Module], inputs: Tensor) -> list[Tensor]:
-    """What each of ``networks`` (linear layers, or sequences that begin with one) makes of the same ``inputs``.
+    """Apply each of ``networks`` (linear layers, or sequences that begin with one) to the same ``inputs``.
 
     Their first layers are one product: four narrow ones, all reading the state, cost more than a wide one.
     """

@@ -1,4 +1,4 @@
-"""A gated recurrent unit along packed sequences, with a backward pass of its own.
+"""Run a gated recurrent unit along packed sequences, with a backward pass of its own.
 
 torch.nn.GRUCell's parametrisation (Cho et al. 2014, with the reset gate after the product), gates in the order reset,
 update, new::
@@ -13,8 +13,8 @@ before, everything else is done for many steps at once; a step of the backward p
 derivatives do not depend on what flows back and are computed beforehand; and the gradients of the weights are few large
 products instead of one for each step. Steps are taken in blocks that stay in the processor's cache.
 
-Letters: ``P`` rows, packed by step and within a step by length, longest sequence first; ``H`` memory; ``I`` input;
-``*`` nothing, or ``C`` for so many separate networks side by side.
+Letters: ``P`` packed rows, ordered by step and within a step by length, longest sequence first; ``H`` memory; ``I``
+input; ``*`` nothing, or ``C`` for so many separate networks side by side.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def packed_gru(
     bias_hh: Tensor,
     counts: Sequence[int],
 ) -> Tensor:
-    """The memory after every step of packed sequences.
+    """Return the memory after every step of packed sequences.
 
     Args:
         inputs: ``[*, P, I]``; in lower precision than the weights, large products are done in that precision and
@@ -82,9 +82,10 @@ def _library_gru(
     bias_hh: Tensor,
     counts: list[int],
 ) -> Tensor:
-    """The same by torch's own: on a GPU cuDNN's kernel for whole sequences, in the weights' precision or TF32.
+    """Compute :func:`packed_gru` by torch's own GRU.
 
-    cuDNN wants its parameters in one piece, or it would copy them and warn about it.
+    On a GPU that is cuDNN's kernel for whole sequences, in the weights' precision or TF32. cuDNN wants its
+    parameters in one piece, or it would copy them and warn about it.
     """
     parameters = (weight_ih, weight_hh, bias_ih, bias_hh)
     pieces = torch.cat([p.flatten() for p in parameters]).split([p.numel() for p in parameters])
@@ -95,7 +96,7 @@ def _library_gru(
 
 
 def _blocks(counts: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
-    """First step, step after the last, first row and row after the last of each block."""
+    """Yield first step, step after the last, first row and row after the last of each block."""
     step = row = 0
     while step < len(counts):
         last, rows = step + 1, counts[step]
@@ -107,7 +108,7 @@ def _blocks(counts: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """``out += left @ right``, in place."""
+    """Add ``left @ right`` to ``out`` in place."""
     if left.dtype != out.dtype:
         out.add_(left @ right)
     elif out.dim() == 2:
@@ -127,7 +128,7 @@ def _forward(
     *,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The memories, and with ``keep`` the gates ``[*, P, 3H]`` (r, z and W_hn h + b_hn) and ``n [*, P, H]``."""
+    """Return the memories, and with ``keep`` the gates ``[*, P, 3H]`` (r, z and W_hn h + b_hn) and ``n [*, P, H]``."""
     size, dtype, low = weight_hh.shape[-1], weight_hh.dtype, inputs.dtype
     lead, rows, device = inputs.shape[:-2], inputs.shape[-2], inputs.device
     # tanh(x) = 2 sigmoid(2x) - 1, several times faster than torch.tanh on a CPU; the factor goes into the weights.
@@ -223,7 +224,7 @@ def _backward(
     new: Tensor,
     counts: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of inputs, initial memory, weights and biases from that of the memories ``[*, P, H]``.
+    """Return the gradients of inputs, initial memory, weights and biases from that of the memories ``[*, P, H]``.
 
     With ``g_t`` the whole gradient of ``h_t``, the gradients of the gates' sums are ``g_t`` times a factor that only
     the forward pass decides::
@@ -291,7 +292,7 @@ def _backward(
 
 
 def _memory_before(memory: Tensor, initial: Tensor, counts: list[int], first: int, last: int, begin: int) -> Tensor:
-    """The memory that the rows of the steps ``first`` to ``last`` (excluded) started from; row ``begin`` is first."""
+    """Return the memory that the rows of steps ``first`` to ``last`` (excluded) start from; row ``begin`` is first."""
     if first > 0 and counts[first - 1] == counts[last - 1]:
         return memory[..., begin - counts[first] : begin - counts[first] + sum(counts[first:last]), :]
     parts = []

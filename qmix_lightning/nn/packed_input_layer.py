@@ -1,4 +1,4 @@
-"""The first layer on packed inputs, without one-hots and without a copy of the observations.
+"""Compute the first layer on packed inputs, without one-hots and without a copy of the observations.
 
 ``W [obs, one_hot(last action), one_hot(agent)] + b`` is ``W_obs obs`` plus one row of a table that has an entry for
 each agent and action before: what the one-hots pick from ``W``, and the bias. Observations are gathered block by block,
@@ -19,18 +19,18 @@ from qmix_lightning.nn.layers import AgentLinear
 
 __all__ = ["PackedInputs", "first_layer"]
 
-_BLOCK_CELLS = 2048
+_BLOCK_ROWS = 2048
 _BLOCK_BYTES = 1 << 19
 """Of the observations of one block: they stay in the processor's cache while they are multiplied."""
 
 
 @dataclass(frozen=True)
 class PackedInputs:
-    """What an agent's input is made of, for the ``P * C`` cells of a packing.
+    """The parts of an agent's input, not joined, for the ``P * C`` packed rows of a packing.
 
     Attributes:
-        obs: ``[R, O]``, of which cells are rows; ``O`` is 0 where the agent does not see the observation.
-        source: ``[P * C]`` int64, the row of each cell.
+        obs: ``[R, O]``, from which packed rows are gathered; ``O`` is 0 where the agent does not see the observation.
+        source: ``[P * C]`` int64, the row of ``obs`` for each packed row.
         columns: ``C``.
         code: ``[P * C]`` int64, ``agent * (1 + A) + 1 + last action`` (no action yet: -1).
         n_actions: ``A``.
@@ -51,31 +51,31 @@ class PackedInputs:
     scaling: tuple[Tensor, Tensor] | None = None
 
     def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """Which cells, and their observations ``[C, rows, O]``; each is overwritten by the next."""
+        """Yield blocks: which packed rows, and their observations ``[C, rows, O]``; each is overwritten by the next."""
         width = self.obs.shape[1]
         # Rows that begin at a multiple of 16 numbers are multiplied faster.
         aligned = -(-width // 16) * 16
-        most = min(_BLOCK_CELLS, max(256, _BLOCK_BYTES // max(1, aligned * self.obs.itemsize)))
+        most = min(_BLOCK_ROWS, max(256, _BLOCK_BYTES // max(1, aligned * self.obs.itemsize)))
         step = max(1, most // self.columns) * self.columns
         if self.obs.device.type == "cuda":  # there few large products are fast, and blocks have no cache to stay in
             step, aligned = max(1, len(self.source)), width
         buffer = self.obs.new_empty(step, aligned, dtype=dtype)[:, :width]
         for start in range(0, len(self.source), step):
-            cells = slice(start, min(start + step, len(self.source)))
-            rows = self.obs.index_select(0, self.source[cells])
+            packed_rows = slice(start, min(start + step, len(self.source)))
+            rows = self.obs.index_select(0, self.source[packed_rows])
             if self.scaling is not None:
                 rows = rows.sub_(self.scaling[0]).div_(self.scaling[1]).clamp_(-10.0, 10.0)
             if width != aligned or rows.dtype != dtype:
                 rows = buffer[: len(rows)].copy_(rows)
-            yield cells, rows.unflatten(0, (-1, self.columns)).transpose(0, 1)
+            yield packed_rows, rows.unflatten(0, (-1, self.columns)).transpose(0, 1)
 
 
 def first_layer(layer: AgentLinear, inputs: PackedInputs, *, rectify: bool = False) -> Tensor:
-    """``layer`` of the joined input: ``[P, C, H]``, in the precision that the observations are multiplied in.
+    """Return ``layer`` of the joined input: ``[P, C, H]``, in the precision that the observations are multiplied in.
 
     Args:
         layer: the first layer.
-        inputs: of the packed cells.
+        inputs: of the packed rows.
         rectify: a ReLU of it, which costs less here.
     """
     with torch.autocast(inputs.obs.device.type, enabled=False):
@@ -85,7 +85,7 @@ def first_layer(layer: AgentLinear, inputs: PackedInputs, *, rectify: bool = Fal
 def first_layer_pair(
     layer: AgentLinear, target: AgentLinear, inputs: PackedInputs, *, rectify: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """``first_layer`` of ``layer`` and, without a gradient, of ``target``: the observations are read once for both."""
+    """Return ``first_layer`` of ``layer`` and, without a gradient, of ``target``; the observations are read once."""
     with torch.no_grad():
         other = _weight_and_table(target, inputs)
     with torch.autocast(inputs.obs.device.type, enabled=False):
@@ -93,7 +93,7 @@ def first_layer_pair(
 
 
 def _weight_and_table(layer: AgentLinear, inputs: PackedInputs) -> tuple[Tensor, Tensor]:
-    """What observations are multiplied by, ``[C, H, O]``, and what is added for each code, ``[N * (1 + A), H]``."""
+    """Return what observations are multiplied by, ``[C, H, O]``, and what is added for a code, ``[N * (1 + A), H]``."""
     n, a = len(layer.sets), inputs.n_actions
     if layer.n_sets == 1:
         return weight_and_table(
@@ -119,7 +119,7 @@ def _weight_and_table(layer: AgentLinear, inputs: PackedInputs) -> tuple[Tensor,
 
 
 def _for_each_agent(layer: AgentLinear, parameter: Tensor) -> Tensor:
-    """``[sets, ...]`` to ``[N, ...]``."""
+    """Expand ``[sets, ...]`` to ``[N, ...]``."""
     if layer.n_sets == 1:
         return parameter.expand(len(layer.sets), *parameter.shape[1:])
     return parameter[layer.sets]
@@ -135,7 +135,7 @@ class _FirstLayer(torch.autograd.Function):
         inputs: PackedInputs,
         rectify: bool,
     ) -> tuple[Tensor, ...]:
-        """``[P, C, H]``, and a second one for weight and table of a ``target`` layer."""
+        """Return ``[P, C, H]``, and a second one for weight and table of a ``target`` layer."""
         ctx.inputs, ctx.rows, ctx.weight_dtype, ctx.rectify = inputs, table.shape[0], weight.dtype, rectify
         ctx.dtype = dtype = inputs.low_precision or weight.dtype
         size = table.shape[1]
@@ -145,9 +145,11 @@ class _FirstLayer(torch.autograd.Function):
         out = table.new_empty(len(inputs.source) // inputs.columns, inputs.columns, width, dtype=dtype)
         flat = out.view(-1, width)
         factor = weight.to(dtype).mT.contiguous()  # [C, O, H]
-        for cells, rows in inputs.blocks(dtype):
-            block = flat[cells] if dtype == weight.dtype else table.new_empty(rows.shape[1] * rows.shape[0], width)
-            torch.index_select(table, 0, inputs.code[cells], out=block)
+        for packed_rows, rows in inputs.blocks(dtype):
+            block = (
+                flat[packed_rows] if dtype == weight.dtype else table.new_empty(rows.shape[1] * rows.shape[0], width)
+            )
+            torch.index_select(table, 0, inputs.code[packed_rows], out=block)
             columns = block.unflatten(0, (-1, inputs.columns)).transpose(0, 1)  # [C, rows, H]
             if dtype != weight.dtype:
                 columns += torch.matmul(rows, factor)
@@ -158,7 +160,7 @@ class _FirstLayer(torch.autograd.Function):
             if rectify:
                 block.relu_()
             if dtype != weight.dtype:
-                flat[cells] = block
+                flat[packed_rows] = block
         outputs = (out,) if target is None else out.split(size, dim=-1)
         ctx.set_materialize_grads(False)  # or the target layer's, which nobody asks for, would be zeros of its size
         ctx.save_for_backward(outputs[0] if rectify else None)
@@ -175,10 +177,10 @@ class _FirstLayer(torch.autograd.Function):
         of_table = flat.new_zeros(ctx.rows, size, dtype=ctx.weight_dtype)
         (out,) = ctx.saved_tensors
         with torch.autocast(inputs.obs.device.type, enabled=False):
-            for cells, rows in inputs.blocks(ctx.dtype):
-                block = flat[cells]
+            for packed_rows, rows in inputs.blocks(ctx.dtype):
+                block = flat[packed_rows]
                 if ctx.rectify:
-                    here = slice(cells.start // inputs.columns, cells.stop // inputs.columns)
+                    here = slice(packed_rows.start // inputs.columns, packed_rows.stop // inputs.columns)
                     block = torch.ops.aten.threshold_backward(block, out[here].reshape(-1, size), 0)
                 columns = block.unflatten(0, (-1, inputs.columns)).transpose(0, 1)  # [C, rows, H]
                 if ctx.dtype != ctx.weight_dtype or width < size:
@@ -187,5 +189,5 @@ class _FirstLayer(torch.autograd.Function):
                     of_weight[0].addmm_(columns[0].mT, rows[0])
                 else:
                     of_weight.baddbmm_(columns.mT, rows)
-                of_table.index_add_(0, inputs.code[cells], block.to(ctx.weight_dtype))
+                of_table.index_add_(0, inputs.code[packed_rows], block.to(ctx.weight_dtype))
         return of_weight, of_table, None, None, None

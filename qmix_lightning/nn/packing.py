@@ -48,7 +48,7 @@ class Packing:
     @classmethod
     @torch.no_grad()
     def unordered(cls, alive: Tensor) -> Packing:
-        """Pack ``alive [B, T, N]`` bool in one column, in the batch's order, for who has no memory; waits as ``of``."""
+        """Pack ``alive [B, T, N]`` bool in one column, in the batch's order, for memoryless agents; waits as ``of``."""
         b, t, n = alive.shape
         positions = true_positions(alive)
         everyone = len(positions) == alive.numel()
@@ -103,7 +103,7 @@ class Packing:
         return replace(self, source=source, alive=alive, packed_rows=packed_rows)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Take the packed rows of a batch: ``[B, T, N, ...]`` to ``[P, C, ...]``."""
+        """Gather the packed rows of a batch: ``[B, T, N, ...]`` to ``[P, C, ...]``."""
         rest = values.shape[3:]
         return values.reshape(-1, *rest).index_select(0, self.source).view(-1, self.columns, *rest)
 
@@ -120,7 +120,7 @@ class Packing:
         return flat.new_zeros(b * t * n, flat.shape[-1]).index_copy_(0, self.alive, flat).view(b, t, n, -1)
 
     def initial(self, state: Tensor) -> Tensor:
-        """Take the memory before the first step's packed rows: ``[B, N, H]`` to ``[counts[0], C, H]``.
+        """Gather the memory before the first step's packed rows: ``[B, N, H]`` to ``[counts[0], C, H]``.
 
         Zero for a segment that begins later: who is alive again starts anew.
         """

@@ -1,4 +1,4 @@
-"""Running mean and variance that all ranks agree on, for normalising observations, rewards and values."""
+"""Keep a running mean and variance that all ranks agree on, for normalising observations, rewards and values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["RunningMoments"]
 
 
 class RunningMoments(nn.Module):
-    """Mean and variance of everything seen, or of the recent past, by Chan et al.'s parallel update (1979).
+    """Running mean and variance of everything seen, or of the recent past, by Chan et al.'s parallel update (1979).
 
     Before anything was seen the mean is 0 and the deviation 1. Kept in float64 whatever the module's precision: a
     count in half precision stops at 2048.
@@ -41,7 +41,7 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, items: Tensor, mask: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> None:
-        """Take in ``items [..., *shape]`` where ``mask [...]`` is true, joined over all ranks."""
+        """Add ``items [..., *shape]`` where ``mask [...]`` is true, joined over all ranks."""
         # Sums are taken around the mean so far, the same on all ranks: squares of large numbers would drown a small
         # deviation. All items are summed, as zeros where they do not count: how many do is not known without asking
         # a GPU, which would be waiting for it.
@@ -65,16 +65,16 @@ class RunningMoments(nn.Module):
         self.count.copy_(joined)
 
     def deviation(self, like: Tensor) -> Tensor:
-        """The standard deviation in the dtype of ``like``, at least 1e-4; 1 before anything was seen."""
+        """Return the standard deviation in the dtype of ``like``, at least 1e-4; 1 before anything was seen."""
         variance = torch.where(self.count > 0, self.squares / self.count.clamp(min=1e-12), 1.0)
         return variance.sqrt().clamp(min=1e-4).to(like.dtype)
 
     def normalize(self, values: Tensor) -> Tensor:
-        """``(values - mean) / deviation``."""
+        """Return ``(values - mean) / deviation``."""
         return (values - self.mean.to(values.dtype)) / self.deviation(values)
 
     def restore(self, values: Tensor) -> Tensor:
-        """The inverse of :meth:`normalize`."""
+        """Return ``values * deviation + mean``, the inverse of :meth:`normalize`."""
         return values * self.deviation(values) + self.mean.to(values.dtype)
 
     def extra_repr(self) -> str:

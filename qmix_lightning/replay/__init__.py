@@ -1,1 +1,1 @@
-"""Episode stores and what an update draws from them."""
+"""Store episodes and draw from them what an update learns from."""

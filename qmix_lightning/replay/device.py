@@ -1,8 +1,8 @@
-"""The replay's large part, observations and states, in an accelerator's memory, and whether it fits there.
+"""Hold the replay's large part, observations and states, on an accelerator, and choose whether it goes there.
 
-Steps stay in the host's memory: rewards, actions and masks are a few percent of the bytes, and the host must know who
-lives, to say what there is to compute. So it also knows where every row lies: what is drawn is gathered on the device,
-which is told the rows and asked nothing.
+Steps stay in host memory: rewards, actions and masks are a few percent of the bytes, and the host must know which
+agents are alive, to say what there is to compute. So it also knows where every row lies: what is drawn is gathered on
+the device, which receives the rows' positions and from which nothing is requested.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from qmix_lightning.runtime.transfer import sent
 __all__ = ["DeviceRows", "ReplayDevice", "choose_replay_device", "free_memory"]
 
 _SHARE = 0.5
-"""Of an accelerator's free memory, what ``auto`` gives to the replay: networks, gradients, and a batch with all that
-its backward pass keeps need the rest."""
+"""The part of an accelerator's free bytes that ``auto`` gives to the replay: networks, gradients, and a batch with all
+that its backward pass keeps need the rest."""
 
 
 class DeviceRows(RowQueue):
     """A :class:`RowQueue` of floats whose rows lie on a device; which row lies where is known to the host.
 
-    The memory for ``expected_rows`` is taken at once, so that a run that begins has it; more are held by moving all.
+    The bytes for ``expected_rows`` are allocated at once, so that a run that begins has them; more rows are held by
+    moving all.
 
     Args:
         width: numbers of a row.
@@ -70,24 +71,24 @@ class DeviceRows(RowQueue):
         return self._held.index_select(0, sent(torch.from_numpy(place), self.device))
 
     def gather(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
-        """Copies in the host's memory, as :meth:`RowQueue.gather`; this waits for the device."""
-        assert out is None, "rows of a device are read into memory of their own"
+        """Return copies in host memory, as :meth:`RowQueue.gather` does; this waits for the device."""
+        assert out is None, "rows of a device are read into a buffer of their own"
         rows = self._rows_at(index).cpu()
         plain = rows if self._stored == torch.float32 else rows.view(torch.int16)
         return plain.numpy().reshape(*index.shape, self.width)
 
     def floats(self, index: NDArray[np.int64]) -> Tensor:
-        """The rows of ``index [...]`` as float32 on the device, ``[index.size, width]``; nobody waits."""
+        """Return the rows of ``index [...]`` as float32 on the device, ``[index.size, width]``; nobody waits."""
         return self._rows_at(index).float()
 
 
 @dataclass(frozen=True)
 class ReplayDevice:
-    """Where a rank's observations and states are.
+    """The choice of where a rank's observations and states are.
 
     Attributes:
         device: the device that holds them; ``None``: host memory, or a file.
-        line: what to tell the user; ``None``: nothing was to be chosen.
+        line: what to print for the user; ``None``: nothing was to be chosen.
     """
 
     device: torch.device | None
@@ -97,7 +98,7 @@ class ReplayDevice:
 def choose_replay_device(
     setting: str, *, accelerator: torch.device, in_file: bool, need: int, free: int | None, growing: bool
 ) -> ReplayDevice:
-    """Where observations and states go.
+    """Choose where observations and states go: to the device, to host memory or to a file.
 
     Args:
         setting: ``auto``, ``cpu`` or ``device``.
@@ -142,5 +143,5 @@ def _gb(size: int) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU; ``None`` elsewhere."""
+    """Return the bytes that are free on a GPU; ``None`` elsewhere."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

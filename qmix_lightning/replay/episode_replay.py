@@ -1,8 +1,9 @@
-"""The episode store: whole episodes without padding, in as few bytes as they need.
+"""Store whole episodes without padding, in as few bytes as they need.
 
-An episode of ``L`` steps takes ``L + 1`` rows: one of packed bytes (reward, actions, masks as bits), one of the state,
+An episode of ``L`` steps takes ``L + 1`` rows: one of encoded bytes (reward, actions, masks as bits), one of the state,
 and one of the observation for every agent that is alive there: what a dead agent sees is zero by contract. States that
-are the joined observations are state_from_obs when they are read. There are no one-hot vectors.
+are the joined observations are not stored: they are computed from the observations when they are read. There are no
+one-hot vectors.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _STEP, _OBS, _STATE, _LENGTH, _ALIVE, _TERMINATED, _TRUNCATED = range(7)
 
 
 _STATE_FROM_OBS = -1
-"""In place of where its states begin: they are the joined observations."""
+"""Stands in column ``_STATE`` of an episode whose states are the joined observations, in place of their first row."""
 
 
 _UNKNOWN_LIMIT = 100
@@ -42,8 +43,8 @@ _UNKNOWN_LIMIT = 100
 class _StoredEpisodes:
     """``E`` episodes as they are stored, joined: ``steps [rows, W]``, ``obs [alive_rows, O]``, ``state [rows, S]``.
 
-    The others are of each episode: ``lengths`` and ``alive_rows`` int64, ``state_from_obs`` (it has no states), ``terminated`` and
-    ``truncated`` bool, all ``[E]``.
+    The others are of each episode: ``lengths`` and ``alive_rows`` int64, ``state_from_obs`` (its states are the joined
+    observations and not in ``state``), ``terminated`` and ``truncated`` bool, all ``[E]``.
     """
 
     steps: NDArray[np.uint8]
@@ -57,23 +58,23 @@ class _StoredEpisodes:
 
 
 def _joined(parts: Sequence[Tensor]) -> NDArray:
-    """Tensors of episodes one after the other, in the host's memory."""
+    """Join tensors of episodes one after the other, in host memory."""
     return (parts[0] if len(parts) == 1 else torch.cat(list(parts))).numpy(force=True)
 
 
 class EpisodeReplay:
-    """The last ``capacity`` episodes.
+    """A store of the last ``capacity`` episodes.
 
     Which episodes are held depends on how many were added and on nothing else, so a resumed store, laid out differently
-    in memory, samples the same batches. Episodes have ever-growing ids.
+    in its buffers, samples the same batches. Episodes have ever-growing ids.
 
     Args:
         spec: sizes of the environment.
         capacity: episodes to hold; the oldest leaves first.
         dtype: of observations and states: ``float32``, ``float16`` or ``bfloat16``. What is read is float32 again.
-        folder: hold them in files there, which the system moves between disk and memory; ``None``: in memory.
-        device: hold observations and states on this device, where batches then have theirs; ``None``: in the host's
-            memory. What is held, drawn and saved is the same.
+        folder: hold them in files there, which the system moves between disk and host memory; ``None``: in host memory.
+        device: hold observations and states on this device, where batches then have theirs; ``None``: in host memory.
+            What is held, drawn and saved is the same.
     """
 
     def __init__(
@@ -116,22 +117,22 @@ class EpisodeReplay:
 
     @property
     def first_id(self) -> int:
-        """The id of the oldest episode held."""
+        """Return the id of the oldest episode held."""
         return self.next_id - len(self)
 
     def nbytes(self) -> int:
-        """Bytes in use."""
+        """Return the bytes in use."""
         return sum(queue.nbytes for queue in (self._records, self._steps, self._obs, self._state))
 
     # -- adding --------------------------------------------------------------------------------------------------
 
     def add(self, episode: Episode) -> int:
-        """Copy an episode in, dropping the oldest one when full; returns its id."""
+        """Copy an episode in, dropping the oldest one when full; return its id."""
         self.extend([episode])
         return self.next_id - 1
 
     def extend(self, episodes: Sequence[Episode]) -> list[int]:
-        """Add several, one after the other; together they cost little more than one, if they are short.
+        """Add several episodes, one after the other; together they cost little more than one, if they are short.
 
         Returns:
             How many are held after each.
@@ -169,29 +170,29 @@ class EpisodeReplay:
             truncated=np.array([e.truncated for e in episodes]),
         )
 
-    def _append(self, packed: _StoredEpisodes) -> None:
+    def _append(self, stored: _StoredEpisodes) -> None:
         """Add episodes, no more than the capacity."""
-        count = len(packed.lengths)
+        count = len(stored.lengths)
         self._drop_oldest(len(self) + count - self.capacity)
-        rows = packed.lengths + 1
+        rows = stored.lengths + 1
         record = np.empty((count, 7), np.int64)
         for column, queue, values, sizes in (
-            (_STEP, self._steps, packed.steps, rows),
-            (_OBS, self._obs, packed.obs, packed.alive_rows),
-            (_STATE, self._state, packed.state, np.where(packed.state_from_obs, 0, rows)),
+            (_STEP, self._steps, stored.steps, rows),
+            (_OBS, self._obs, stored.obs, stored.alive_rows),
+            (_STATE, self._state, stored.state, np.where(stored.state_from_obs, 0, rows)),
         ):
             record[:, column] = queue.append(values) + np.cumsum(sizes) - sizes
-        record[packed.state_from_obs, _STATE] = _STATE_FROM_OBS
-        record[:, _LENGTH] = packed.lengths
-        record[:, _ALIVE] = packed.alive_rows
-        record[:, _TERMINATED] = packed.terminated
-        record[:, _TRUNCATED] = packed.truncated
+        record[stored.state_from_obs, _STATE] = _STATE_FROM_OBS
+        record[:, _LENGTH] = stored.lengths
+        record[:, _ALIVE] = stored.alive_rows
+        record[:, _TERMINATED] = stored.terminated
+        record[:, _TRUNCATED] = stored.truncated
         self._records.append(record)
         self.next_id += count
         self._added(np.arange(self.next_id - count, self.next_id))
 
     def _added(self, ids: NDArray[np.int64]) -> None:
-        """Called when episodes are held under their ``ids``."""
+        """React to new episodes, which are held under their ``ids`` now (for subclasses)."""
 
     def clear(self) -> None:
         """Drop every episode; ids go on growing."""
@@ -214,7 +215,7 @@ class EpisodeReplay:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def draw(self, batch_size: int, key: int) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-        """Ids of ``batch_size`` different episodes, uniformly, as a pure function of ``key`` and of what is held.
+        """Draw ids of ``batch_size`` different episodes, uniformly, as a pure function of ``key`` and of what is held.
 
         Returns:
             The ids ``[B]``, and the probability with which each was drawn where that is not the same for all.
@@ -225,20 +226,20 @@ class EpisodeReplay:
         return self.first_id + rng.choice(len(self), batch_size, replace=False), None
 
     def sample(self, batch_size: int, key: int) -> TrajectoryBatch:
-        """The episodes of :meth:`draw`."""
+        """Return the episodes of :meth:`draw` as a batch."""
         return self.gather(self.draw(batch_size, key)[0])
 
     def gather(self, ids: NDArray[np.int64], *, pin: bool = False) -> TrajectoryBatch:
-        """The episodes of ``ids [B]`` as a batch, as long as the longest; padding is padding_row.
+        """Return the episodes of ``ids [B]`` as a batch, as long as the longest; padding shows the padding row.
 
         Args:
             ids: of episodes that are held.
             pin: in page-locked memory, from which a GPU copies while the CPU goes on.
         """
         records = self._records.gather(self._records.first + (ids - self.first_id))  # [B, 7]
-        packed, within = self._read_steps(records)  # [B, T+1, W], [B, T+1]
+        encoded, within = self._read_steps(records)  # [B, T+1, W], [B, T+1]
         size, rows = within.shape
-        steps = self._layout.decode(packed.reshape(size * rows, -1))
+        steps = self._layout.decode(encoded.reshape(size * rows, -1))
         alive = steps.agent_mask.reshape(size, -1)  # [B, (T+1)*N]
         place = records[:, _OBS, None] + np.cumsum(alive, axis=1) - 1
         n = self.spec.n_agents
@@ -258,18 +259,19 @@ class EpisodeReplay:
         )
         if pin:
             batch = batch.map(pinned)
-        # Behind an episode's end all is padding_row; what is shown of the dead is theirs who showed it.
+        # Behind an episode's end everything is the padding row, but what dead agents show is what the environment gave:
+        # only a batch without them is known to be masked.
         batch.is_masked = int(np.count_nonzero(alive)) == n * int(np.count_nonzero(within))
         return batch
 
     def _read_steps(self, records: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Packed steps ``[B, T+1, W]`` and which of them are the episode's, ``[B, T+1]``."""
+        """Return encoded steps ``[B, T+1, W]`` and which of them are the episode's, ``[B, T+1]``."""
         time = np.arange(int(records[:, _LENGTH].max()) + 1)
         within = time <= records[:, _LENGTH, None]
         return self._steps.gather(np.where(within, records[:, _STEP, None] + time, PADDING_ROW)), within
 
     def _read_floats(self, queue: RowQueue, index: NDArray[np.int64], pin: bool) -> Tensor:
-        """Rows of ``queue`` as float32 where they are held, ``[index.size, width]``."""
+        """Return rows of ``queue`` as float32 where they are held, ``[index.size, width]``."""
         if isinstance(queue, DeviceRows):
             return queue.floats(index)
         out = torch.empty(index.size, queue.width, pin_memory=pin)
@@ -292,7 +294,7 @@ class EpisodeReplay:
         return state
 
     def get(self, episode_id: int) -> Episode:
-        """A copy of the episode of that id."""
+        """Return a copy of the episode of that id."""
         batch = self.gather(np.array([episode_id])).map(lambda t: t.cpu())
         return Episode(
             obs=batch.obs[0],
@@ -323,7 +325,7 @@ class EpisodeReplay:
         )
 
     def last_within(self, first_id: int, size: int) -> int:
-        """The id before which the episodes from ``first_id`` on take ``size`` bytes at most; one always fits."""
+        """Return the id before which the episodes from ``first_id`` on take ``size`` bytes at most; one always fits."""
         index = self._records.first + np.arange(first_id - self.first_id, len(self))
         records = self._records.gather(index)
         rows, states = records[:, _LENGTH] + 1, records[:, _STATE] != _STATE_FROM_OBS
@@ -332,7 +334,7 @@ class EpisodeReplay:
         return first_id + max(1, int(np.searchsorted(np.cumsum(each), size, side="right")))
 
     def export(self, first_id: int, last_id: int) -> dict[str, Tensor]:
-        """Episodes ``first_id`` to ``last_id`` (excluded) as they are stored, joined, for a segment file."""
+        """Return episodes ``first_id`` to ``last_id`` (excluded) as they are stored, joined, for a segment file."""
         index = self._records.first + np.arange(first_id - self.first_id, last_id - self.first_id)
         records = self._records.gather(index)
         # What was added one after the other lies so in each queue.
@@ -380,12 +382,12 @@ class EpisodeReplay:
             self._append(_StoredEpisodes(**parts, **{name: values[start:stop] for name, values in columns.items()}))
 
     def content_hash(self) -> str:
-        """SHA-256 over ids and contents in order; equal for equal stores whatever their layout."""
+        """Return the SHA-256 over ids and contents in order; equal for equal stores whatever their layout."""
         digest = hashlib.sha256(f"{self.first_id}:{self.next_id}".encode())
         for i in range(self.first_id, self.next_id):
-            packed = self._stored(i)
-            ended = bool(packed.terminated[0]), bool(packed.truncated[0])
-            digest.update(f"{len(packed.steps)},{bool(packed.state_from_obs[0])},{ended[0]},{ended[1]};".encode())
-            for part in (packed.steps, packed.obs, packed.state):
+            stored = self._stored(i)
+            ended = bool(stored.terminated[0]), bool(stored.truncated[0])
+            digest.update(f"{len(stored.steps)},{bool(stored.state_from_obs[0])},{ended[0]},{ended[1]};".encode())
+            for part in (stored.steps, stored.obs, stored.state):
                 digest.update(part.tobytes())
         return digest.hexdigest()

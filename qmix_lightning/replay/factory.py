@@ -1,4 +1,4 @@
-"""From the replay section of a configuration to a store in the right place."""
+"""Create the episode store that the replay section of a configuration asks for, on the replay device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["make_store", "memmap_folder", "plan_replay"]
 def make_store(
     config: ReplayConfig, spec: EnvSpec, ranks: int, run_dir: Path, device: torch.device | None = None
 ) -> EpisodeReplay:
-    """Where a rank's episodes go; with a ``device``, their observations and states."""
+    """Create the store of a rank's episodes; with a ``device``, their observations and states lie on it."""
     capacity, folder = config.capacity // ranks, memmap_folder(config, run_dir)
     if config.kind == "prioritized":
         return PrioritizedReplay(
@@ -38,8 +38,10 @@ def make_store(
     return kinds[config.kind](spec, capacity, dtype=config.dtype, folder=folder, device=device)
 
 
-def _place(config: ReplayConfig, size: ReplaySize, spec: EnvSpec, device: torch.device, ranks: int) -> ReplayDevice:
-    """Where a rank's observations and states go: ``device`` is its own, ``ranks`` those of its machine."""
+def _choose_device(
+    config: ReplayConfig, size: ReplaySize, spec: EnvSpec, device: torch.device, ranks: int
+) -> ReplayDevice:
+    """Choose where a rank's observations and states go: ``device`` is its own, ``ranks`` those of its machine."""
     return choose_replay_device(
         config.device,
         accelerator=device,
@@ -51,12 +53,12 @@ def _place(config: ReplayConfig, size: ReplaySize, spec: EnvSpec, device: torch.
 
 
 def memmap_folder(config: ReplayConfig, run_dir: Path) -> Path | None:
-    """Where the replay is kept on disk, ``None`` if it is in memory."""
+    """Return the folder in which the replay is kept on disk, ``None`` if it is in host memory."""
     return Path(config.memmap_dir or run_dir) if config.storage == "memmap" else None
 
 
 def plan_replay(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Trainer) -> tuple[ReplaySize, ReplayDevice]:
-    """How large the replay is going to be, and where observations and states go; refused if there is no room."""
+    """Predict the replay's size and choose where observations and states go; refuse it if there is no room."""
     replay, nodes, device = config.replay, trainer.num_nodes, trainer.strategy.root_device
     size = predict_size(
         spec,
@@ -67,6 +69,6 @@ def plan_replay(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Traine
         folder=memmap_folder(replay, run_dir),
         machines=nodes,
     )
-    place = _place(replay, size, spec, device, max(1, trainer.world_size // nodes))
-    (size if place.device is None else size.without_floats()).check()
-    return size, place
+    replay_device = _choose_device(replay, size, spec, device, max(1, trainer.world_size // nodes))
+    (size if replay_device.device is None else size.without_floats()).check()
+    return size, replay_device

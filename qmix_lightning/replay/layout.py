@@ -1,4 +1,4 @@
-"""How a step is packed into bytes, and floats into fewer of them: exact but for the chosen dtype."""
+"""Encode steps as bytes, and floats in fewer of them: exact but for the chosen dtype."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qmix_lightning.types import NO_OP, EnvSpec
 __all__ = ["DTYPES", "JoinedState", "StepLayout", "Steps", "narrow", "widen"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""What observations and states can be stored as."""
+"""The dtypes in which observations and states can be stored."""
 
 _TOO_LARGE = 65520.0
 """The least number that float16 rounds to infinity."""
@@ -23,7 +23,7 @@ _TOO_LARGE = 65520.0
 
 @dataclass
 class Steps:
-    """``K`` steps unpacked.
+    """``K`` decoded steps.
 
     Shapes: ``reward [K]``, ``actions [K, N]``, ``agent_mask [K, N]``, ``avail_actions [K, N, A]``.
     """
@@ -35,7 +35,7 @@ class Steps:
 
 
 class StepLayout:
-    """A step as ``width`` bytes: the reward in float32, an action of each agent, and one bit for each mask.
+    """The layout of a step in ``width`` bytes: reward in float32, an action of each agent, and one bit for each mask.
 
     Args:
         n_agents: ``N``.
@@ -51,28 +51,28 @@ class StepLayout:
         self.width = self._actions.stop + (self._bits + 7) // 8
 
     def encode(self, steps: Steps) -> NDArray[np.uint8]:
-        """``[K, width]``."""
+        """Return the steps as bytes, ``[K, width]``."""
         k = len(steps.reward)
-        packed = np.empty((k, self.width), np.uint8)
-        packed[:, :4] = steps.reward.astype("<f4")[:, None].view(np.uint8)
-        packed[:, self._actions] = np.ascontiguousarray(steps.actions.astype(self.action_dtype)).view(np.uint8)
+        encoded = np.empty((k, self.width), np.uint8)
+        encoded[:, :4] = steps.reward.astype("<f4")[:, None].view(np.uint8)
+        encoded[:, self._actions] = np.ascontiguousarray(steps.actions.astype(self.action_dtype)).view(np.uint8)
         bits = np.concatenate([steps.agent_mask, steps.avail_actions.reshape(k, -1)], axis=1)  # [K, N + N*A]
-        packed[:, self._actions.stop :] = np.packbits(bits, axis=1)
-        return packed
+        encoded[:, self._actions.stop :] = np.packbits(bits, axis=1)
+        return encoded
 
-    def decode(self, packed: NDArray[np.uint8]) -> Steps:
-        """The steps of ``packed [K, width]``."""
-        k, n = len(packed), self.n_agents
-        bits = np.unpackbits(packed[:, self._actions.stop :], axis=1, count=self._bits).view(np.bool_)
+    def decode(self, encoded: NDArray[np.uint8]) -> Steps:
+        """Return the steps of ``encoded [K, width]``."""
+        k, n = len(encoded), self.n_agents
+        bits = np.unpackbits(encoded[:, self._actions.stop :], axis=1, count=self._bits).view(np.bool_)
         return Steps(
-            reward=np.ascontiguousarray(packed[:, :4]).view("<f4")[:, 0].astype(np.float32),
-            actions=np.ascontiguousarray(packed[:, self._actions]).view(self.action_dtype).astype(np.int64),
+            reward=np.ascontiguousarray(encoded[:, :4]).view("<f4")[:, 0].astype(np.float32),
+            actions=np.ascontiguousarray(encoded[:, self._actions]).view(self.action_dtype).astype(np.int64),
             agent_mask=np.ascontiguousarray(bits[:, :n]),
             avail_actions=np.ascontiguousarray(bits[:, n:]).reshape(k, n, self.n_actions),
         )
 
     def padding_row(self) -> NDArray[np.uint8]:
-        """A step that never happened, ``[width]``: nobody is there, and only the no-op is legal."""
+        """Return the bytes of a step that never happened, ``[width]``: nobody is there, and only the no-op is legal."""
         n = self.n_agents
         legal = np.zeros((1, n, self.n_actions), np.bool_)
         legal[..., NO_OP] = True
@@ -81,7 +81,7 @@ class StepLayout:
 
 
 class JoinedState:
-    """States that are the agents' observations, one after the other without padding (or empty): not to be stored.
+    """States that are the agents' observations, one after the other without padding (or empty): computed, not stored.
 
     Args:
         spec: sizes of the environment.
@@ -94,13 +94,13 @@ class JoinedState:
         self._possible = spec.state_dim in (0, sum(spec.obs_dims))
 
     def of(self, obs: Tensor) -> Tensor:
-        """``obs [..., N, O]`` to the state ``[..., S]``."""
+        """Return the state ``[..., S]`` of ``obs [..., N, O]``."""
         if self._even:
             return obs.flatten(-2)[..., : self._size]
         return torch.cat([obs[..., i, :size] for i, size in enumerate(self._dims)], dim=-1)[..., : self._size]
 
     def equal_rows(self, state: NDArray[np.float32], obs: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which rows of ``state [K, S]`` are what :meth:`of` makes of ``obs [K, N, O]``, bit for bit: ``[K]``."""
+        """Return which rows of ``state [K, S]`` :meth:`of` makes of ``obs [K, N, O]``, bit for bit: ``[K]``."""
         if not self._possible:
             return np.zeros(len(state), np.bool_)
         joined = np.ascontiguousarray(self.of(torch.from_numpy(obs)).numpy())
@@ -109,7 +109,7 @@ class JoinedState:
 
 
 def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray:
-    """``values`` rounded to ``dtype``; numpy has no bfloat16, so 16 bits are held as ``int16``.
+    """Return ``values`` rounded to ``dtype``; numpy has no bfloat16, so 16 bits are held as ``int16``.
 
     Raises:
         RunError: a number is too large for ``float16``.

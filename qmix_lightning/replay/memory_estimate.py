@@ -1,4 +1,4 @@
-"""How much memory the replay will take, said before the run starts."""
+"""Predict how many bytes the replay will take, in host memory or on disk, before the run starts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PRIORITY_BYTES = 40
 
 @dataclass(frozen=True)
 class ReplaySize:
-    """The memory of a full replay, over all ranks of one machine.
+    """The bytes of a full replay, over all ranks of one machine.
 
     Attributes:
-        what: which replay this is about, for people.
+        what: which replay this is about, in words.
         most: bytes if every episode has full length and nobody dies.
         half: bytes if episodes end half-way.
         room: bytes that the machine has for it; ``None`` if that is not known.
-        folder: where it lies on disk; ``None``: in memory.
+        folder: where it lies on disk; ``None``: in host memory.
         ways_out: what makes it smaller.
         floats: of ``most``, the bytes of observations and states.
         floats_half: of ``half``.
@@ -42,7 +42,7 @@ class ReplaySize:
     floats_half: int = 0
 
     def without_floats(self) -> ReplaySize:
-        """What is left of it in the host's memory when observations and states are on a device."""
+        """Return what is left of it in host memory when observations and states are on a device."""
         return replace(self, most=self.most - self.floats, half=self.half - self.floats_half)
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ def predict_size(
     machines: int = 1,
     room: int | None = None,
 ) -> ReplaySize:
-    """The size of a full replay, from the sizes of the environment.
+    """Predict the size of a full replay from the sizes of the environment.
 
     Args:
         spec: an environment without ``episode_limit`` is taken to fill the replay with the whole budget.
@@ -83,9 +83,9 @@ def predict_size(
         dtype: of observations and states.
         prioritized: whether episodes have priorities.
         total_env_steps: the budget.
-        folder: where it lies on disk; ``None``: in memory.
+        folder: where it lies on disk; ``None``: in host memory.
         machines: over which the ranks are spread.
-        room: bytes that there are; ``None``: ask the machine.
+        room: bytes that there are; ``None``: what the machine says.
     """
     number = DTYPES[dtype].itemsize
     state = 0 if spec.state_is_joined_obs else spec.state_dim
@@ -123,14 +123,14 @@ def _short(size: int) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the closest one above it that is there."""
+    """Return the folder, or the closest one above it that is there."""
     return next((f for f in (folder, *folder.resolve().parents) if f.exists()), Path("/"))
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process can still use: what the machine has free, or what its control groups leave of it.
+    """Return the bytes that this process can still use, ``None`` where the system does not say.
 
-    ``None`` where the system does not say.
+    That is what the machine has free, or what its control groups leave of it.
     """
     found = [value * 1024 for key, value in _numbers(proc / "meminfo").items() if key == "MemAvailable:"]
     groups = _lines(proc / "self" / "cgroup")
@@ -167,6 +167,6 @@ def _number(path: Path) -> int | None:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """Read lines of a name and a number."""
     words = [line.split() for line in _lines(path)]
     return {w[0]: int(w[1]) for w in words if len(w) > 1 and w[1].isdigit()}

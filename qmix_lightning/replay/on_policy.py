@@ -1,4 +1,4 @@
-"""On-policy data: a round of whole episodes by one published policy, learned from for some updates and then dropped."""
+"""Hold on-policy data: a round of whole episodes by one published policy, learned from for some updates and dropped."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ __all__ = ["RoundStore"]
 
 
 class RoundStore(EpisodeReplay):
-    """The episodes of one round; ``capacity`` of them are a whole one.
+    """A store of the episodes of one round; ``capacity`` of them are a whole one.
 
     With the first episode of the next round all of the last one leave, so what a batch is drawn from was collected by
     one policy.
     """
 
     def extend(self, episodes: Sequence[Episode]) -> list[int]:
+        """Add several episodes, dropping a whole round before the next; return how many are held after each."""
         held: list[int] = []
         while len(held) < len(episodes):
             if len(self) == self.capacity:
@@ -31,9 +32,10 @@ class RoundStore(EpisodeReplay):
         return held
 
     def minibatch(self, size: int, update: int, *, seed: int, rank: int, pin: bool = False) -> TrajectoryBatch:
-        """``size`` episodes for the round's update number ``update``, counted from 0; ``pin`` as for :meth:`gather`.
+        """Return ``size`` episodes for the round's update number ``update``, counted from 0.
 
-        The round is gone through in epochs, each in an order of its own, keyed by (seed, rank, round, epoch).
+        ``pin`` is as for :meth:`gather`. The round is gone through in epochs, each in an order of its own, keyed by
+        (seed, rank, round, epoch).
 
         Returns:
             The episodes; ``extras["draws"] [size, N]`` is one number in [0, 1) for each agent, the same in every epoch:

@@ -1,4 +1,4 @@
-"""Prioritised replay of whole episodes (Schaul et al. 2016, the proportional variant).
+"""Draw whole episodes by priority: prioritised replay (Schaul et al. 2016, the proportional variant).
 
 An episode's error is what the learner makes of its steps' errors (Kapturowski et al. 2019, section 2.3).
 """
@@ -23,9 +23,9 @@ _LEAST_ERROR = 1e-6
 
 
 class SumTree:
-    """Sums of ``size`` numbers by halves, from which one is found in logarithmic time.
+    """A tree of the sums of ``size`` numbers by halves, in which one is found in logarithmic time.
 
-    Every sum is made from its two parts anew, so the tree depends on its leaves and not on how they came about.
+    Every sum is recomputed from its two parts, so the tree depends on its leaves and not on how they came about.
     """
 
     def __init__(self, size: int) -> None:
@@ -52,7 +52,7 @@ class SumTree:
             self._nodes[node] = self._nodes[2 * node] + self._nodes[2 * node + 1]
 
     def find(self, mass: NDArray[np.float64]) -> NDArray[np.int64]:
-        """For each of ``mass [K]`` in [0, total) the first index at which the sum up to it is larger, ``[K]``."""
+        """Find for each of ``mass [K]`` in [0, total) the first index at which the sum up to it is larger, ``[K]``."""
         node, mass = np.ones(len(mass), np.int64), mass.copy()
         while node.size and node[0] < self._leaves:
             left, right = self._nodes[2 * node], self._nodes[2 * node + 1]
@@ -66,9 +66,9 @@ class SumTree:
 class PrioritizedReplay(EpisodeReplay):
     """An episode store that draws by priority: ``P(i) = p_i^alpha / sum_k p_k^alpha`` (eq. 1).
 
-    A new episode gets the largest priority given so far (Algorithm 1, line 6). A batch is stratified: the total is cut
-    into as many equal parts as there are rows, and each part gives one (appendix B.2.1), so an episode may be drawn
-    twice.
+    A new episode gets the largest priority given so far (Algorithm 1, line 6). A batch is stratified: the total is
+    split into as many equal parts as there are rows, and each part gives one (appendix B.2.1), so an episode may be
+    drawn twice.
 
     Args:
         spec: sizes of the environment.
@@ -105,7 +105,7 @@ class PrioritizedReplay(EpisodeReplay):
         return super().nbytes() + self._priorities.nbytes + self._tree.nbytes
 
     def beta(self, env_steps: int) -> float:
-        """The exponent of the importance weights after so many environment steps of the run."""
+        """Return the exponent of the importance weights after so many environment steps of the run."""
         if self._beta_anneal_steps is None:
             return self._beta
         done = min(1.0, env_steps / self._beta_anneal_steps) if self._beta_anneal_steps else 1.0
@@ -124,7 +124,7 @@ class PrioritizedReplay(EpisodeReplay):
         self._tree.set(place, priorities**self.alpha)
 
     def draw(self, batch_size: int, key: int) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
-        """Ids of ``batch_size`` episodes by priority, as a pure function of ``key``, priorities and what is held.
+        """Draw ids of ``batch_size`` episodes by priority, as a pure function of ``key``, priorities and what is held.
 
         Returns:
             The ids ``[B]``, and ``P(i)`` of each.
@@ -138,11 +138,11 @@ class PrioritizedReplay(EpisodeReplay):
         return ids, self._tree[place] / self._tree.total
 
     def priorities(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The priorities of the episodes of ``ids``, which are held."""
+        """Return the priorities of the episodes of ``ids``, which are held."""
         return self._priorities[ids % self.capacity]
 
     def update_priorities(self, ids: NDArray[np.int64], errors: NDArray[np.float64]) -> None:
-        """New priorities for the episodes of ``ids [B]``; those that have left meanwhile are passed over.
+        """Set new priorities for the episodes of ``ids [B]``; those that have left meanwhile are passed over.
 
         Args:
             ids: an id may be there twice; its larger error counts.
@@ -164,12 +164,12 @@ class PrioritizedReplay(EpisodeReplay):
     # -- between processes ---------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor | float]:
-        """The priorities of what is held, from the oldest on, and the largest ever given."""
+        """Return the priorities of what is held, from the oldest on, and the largest ever given."""
         held = self.priorities(np.arange(self.first_id, self.next_id))
         return {"priorities": torch.from_numpy(held), "largest": self.largest}
 
     def load_state_dict(self, state: dict[str, Tensor | float]) -> None:
-        """Take back the priorities of the episodes that are held again.
+        """Restore the priorities of the episodes that are held again.
 
         Raises:
             RunError: they are of other episodes.
@@ -182,7 +182,7 @@ class PrioritizedReplay(EpisodeReplay):
 
 
 def importance_weights(probabilities: NDArray[np.float64], least: float, beta: float) -> Tensor:
-    """``[B]`` float32: ``w_i = (n P(i))^-beta / max_j w_j`` (Schaul et al. 2016, section 3.4).
+    """Return ``[B]`` float32: ``w_i = (n P(i))^-beta / max_j w_j`` (Schaul et al. 2016, section 3.4).
 
     The number of episodes ``n`` cancels, so the largest weight is that of the least probability.
 

@@ -1,4 +1,4 @@
-"""What an update learns from: this rank's share of its batch, and the priorities that come back."""
+"""Draw this rank's share of an update's batch, and apply the priorities that come back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ReplaySampler"]
 
 
 class ReplaySampler:
-    """Draws from a rank's replay, or goes through its round where the data is on-policy.
+    """Draws batches from a rank's replay, or goes through its round where the data is on-policy.
 
     Args:
         replay: this rank's shard.
@@ -36,11 +36,15 @@ class ReplaySampler:
 
     @property
     def share(self) -> int:
-        """Episodes of a batch that are this rank's."""
+        """Return how many episodes of a batch are this rank's."""
         return self._batch_size // world_size()
 
     def draw(self, update: int, env_steps: int, device: torch.device) -> tuple[TrajectoryBatch, Tensor | None]:
-        """From the replay, for the ``update``-th update, to learn on ``device``; and whose errors are wanted back."""
+        """Draw the ``update``-th update's batch from the replay, to learn on ``device``.
+
+        Returns:
+            The batch, and the ids of the episodes whose errors are wanted back, ``None`` where they are not.
+        """
         self.apply_priorities()
         pin = device.type == "cuda"
         key = int(prng.derive_key(self._seed, rank(), Purpose.SAMPLE, update)[0])
@@ -54,7 +58,7 @@ class ReplaySampler:
         return batch, torch.from_numpy(ids)
 
     def of_round(self, update: int, epsilon: float, device: torch.device) -> TrajectoryBatch:
-        """Of the present round, which was played with ``epsilon``, for the ``update``-th update on it, from 0."""
+        """Return the ``update``-th batch, from 0, of the present round, which was played with ``epsilon``."""
         assert self._rounds is not None
         pin = device.type == "cuda"
         batch = self._rounds.minibatch(self.share, update, seed=self._seed, rank=rank(), pin=pin)
@@ -64,13 +68,16 @@ class ReplaySampler:
         return batch
 
     def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
-        """How wrong the values of the episodes ``episode_ids [B]`` were, ``errors [B]``, after the update on them."""
+        """Keep the errors ``errors [B]`` of the values of the episodes ``episode_ids [B]`` after the update on them."""
         if self._prioritized is not None:
             self.apply_priorities()
             self._errors = episode_ids, Fetched(errors.detach())
 
     def apply_priorities(self) -> None:
-        """Before anything depends on the priorities; as late as that, so that a GPU may still be computing them."""
+        """Apply the errors of :meth:`update_priorities` to the replay, before anything depends on the priorities.
+
+        It is called as late as that, so that a GPU may still be computing the errors.
+        """
         if self._prioritized is not None and self._errors is not None:
             (ids, errors), self._errors = self._errors, None
             self._prioritized.update_priorities(ids.numpy(), errors().double().numpy())

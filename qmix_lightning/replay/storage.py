@@ -1,4 +1,4 @@
-"""Rows of bytes, first in, first out, in memory that grows without being copied."""
+"""Store rows of bytes, first in, first out, in a buffer that grows without being copied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qmix_lightning.errors import RunError
 __all__ = ["PADDING_ROW", "GrowableBuffer", "RowQueue"]
 
 PADDING_ROW = -1
-"""The index of a row that is always there: what padding and dead agents show."""
+"""The index of the padding row, which is always there: what padding and dead agents show."""
 
 _LEAST_ROWS, _MOST_ROWS = 32, 1 << 16
 _CHUNKS = 2048
@@ -24,10 +24,10 @@ _LEAST_GROWTH = 1 << 16
 
 
 class GrowableBuffer:
-    """Bytes that start as zeros and can grow; nothing is resident before it is written.
+    """A buffer of bytes that start as zeros and can grow; nothing is resident before it is written.
 
     Args:
-        folder: where a file holds them; ``None``: anonymous memory. The file has no name, so that nothing is left of it
+        folder: where a file holds them; ``None``: an anonymous map. The file has no name, so that nothing is left of it
             when the process ends, in whatever way.
     """
 
@@ -40,16 +40,16 @@ class GrowableBuffer:
         return 0 if self._map is None else len(self._map)
 
     def grow(self, size: int) -> NDArray[np.uint8]:
-        """All bytes, now at least ``size`` of them. No array that was returned before may be in use any more.
+        """Return all bytes, now at least ``size`` of them. No array that was returned before may be in use any more.
 
         Raises:
-            RunError: the disk or the memory is full.
+            RunError: the disk or the host memory is full.
         """
         size = -(-max(size, len(self) + max(_LEAST_GROWTH, len(self) // 8)) // mmap.PAGESIZE) * mmap.PAGESIZE
         try:
             self._map = self._anonymous(size) if self._folder is None else self._of_file(self._folder, size)
         except (OSError, MemoryError) as error:
-            where = "memory" if self._folder is None else f"disk at {self._folder}"
+            where = "host memory" if self._folder is None else f"disk at {self._folder}"
             raise RunError(f"the replay needs {size:,} bytes, for which the {where} has no room: {error}") from error
         return np.frombuffer(self._map, np.uint8)
 
@@ -87,7 +87,7 @@ class RowQueue:
     """A queue of rows of ``width`` items, which are appended at the end, read anywhere and released at the front.
 
     A row's index is how many were appended before it. Rows lie in chunks; a chunk whose rows have all been released is
-    used again, so the memory is that of the rows held and less than two chunks. Nothing is ever moved.
+    used again, so the bytes in use are those of the rows held and less than two chunks. Nothing is ever moved.
 
     Args:
         width: items of a row.
@@ -126,11 +126,11 @@ class RowQueue:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in use: those of every chunk that was ever needed."""
+        """Return the bytes in use: those of every chunk that was ever needed."""
         return self._chunks * self.chunk_rows * self.row_bytes
 
     def append(self, rows: NDArray) -> int:
-        """Add ``rows [K, width]``; returns the index of the first."""
+        """Add ``rows [K, width]``; return the index of the first."""
         start, self.end = self.end, self.end + len(rows)
         self._provide((start + self.chunk_rows - 1) >> self._shift, (self.end + self.chunk_rows - 1) >> self._shift)
         written, whole, mask = 0, self.chunk_rows, len(self._place) - 1
@@ -145,14 +145,14 @@ class RowQueue:
         self._rows[place : place + len(rows)] = rows
 
     def release(self, first: int) -> None:
-        """Rows before ``first`` are not needed any more."""
+        """Release the rows before ``first``, which are not needed any more."""
         mask = len(self._place) - 1
         for chunk in range(self.first >> self._shift, first >> self._shift):
             self._free.append(int(self._place[chunk & mask]))
         self.first = first
 
     def gather(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
-        """Copies of the rows of ``index [...]``: ``[..., width]``; ``PADDING_ROW`` is the padding_row row.
+        """Return copies of the rows of ``index [...]``: ``[..., width]``; ``PADDING_ROW`` is the padding row.
 
         Args:
             index: of rows that are held, or ``PADDING_ROW``.
@@ -188,7 +188,7 @@ class RowQueue:
         if needed <= self._rows.nbytes:
             return
         empty = self._rows.nbytes == 0
-        self._rows = np.empty((0, self.width), self.dtype)  # nothing may point into memory that moves
+        self._rows = np.empty((0, self.width), self.dtype)  # nothing may point into a buffer that moves
         found = self._memory.grow(needed)
         whole = len(found) // self.row_bytes * self.row_bytes
         self._rows = found[:whole].view(self.dtype).reshape(-1, self.width)

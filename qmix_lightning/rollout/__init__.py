@@ -1,1 +1,1 @@
-"""Acting and collecting: the policy's copy, the collector, its process, and evaluation."""
+"""Act and collect: the rollout policy, the collector, its process, and evaluation."""

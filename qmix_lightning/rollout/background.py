@@ -1,9 +1,9 @@
-"""Collecting the next round while an update runs: in a thread, or in the collector's process.
+"""Collect the next round while an update runs: in a thread, or in the collector's process.
 
-The round that will buy the next update is begun right before the batch of this one is drawn, by the policy as it was
-before this update, and is taken in before anything else happens after it. So the data is never more than one update
-stale, what is collected does not depend on how fast the threads were, and between two updates nothing is under way: a
-checkpoint there is as whole as without.
+The round that makes the next update due is begun right before the batch of this one is drawn, by the policy as it was
+before this update, and its episodes are stored before anything else happens after it. So the data is never more than
+one update stale, what is collected does not depend on how fast the threads were, and between two updates nothing is
+under way: a checkpoint there is as complete as without a background collector.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Round = tuple[Collected, EnvironmentFault | None]
 
 
 class BackgroundCollector:
-    """One round of collecting, in a thread of its own or in the collector's process."""
+    """Collects one round at a time, in a thread of its own or in the collector's process."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
@@ -49,7 +49,7 @@ class BackgroundCollector:
         ).result
 
     def result(self) -> Round | None:
-        """What the round brought, when it is over; ``None`` if none was begun."""
+        """Wait for the round and return what it brought; ``None`` if none was begun."""
         if self._wait is None:
             return None
         wait, self._wait = self._wait, None

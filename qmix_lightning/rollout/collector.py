@@ -1,4 +1,4 @@
-"""The collector: policy x vector environment -> episodes, for training and for evaluation.
+"""Collect episodes: policy x vector environment -> episodes, for training and for evaluation.
 
 Environments do not wait for each other: one that ends starts its next episode at the next joint step. Every draw is
 keyed by (seed, rank, slot, episode, step), so an episode in flight is fully described by its slot, its number and its
@@ -29,7 +29,7 @@ __all__ = ["Collected", "Collector", "whole_round"]
 
 @dataclass
 class Collected:
-    """What one round brought: joint steps taken, and the episodes that ended (views, valid until the next round).
+    """The result of one round: joint steps taken, and the episodes that ended (views, valid until the next round).
 
     ``interrupted``: it was interrupted before it was over; the next one is the rest of it.
     """
@@ -136,7 +136,7 @@ class Collector:
                 return Collected(taken, finished, stats, interrupted=not over)
 
     def _advance(self, actions: Tensor, active: np.ndarray) -> tuple[list[Episode], EpisodeStats, int]:
-        """A joint step; returns the episodes that ended, and the steps of those that were dropped with a fault."""
+        """Take a joint step; return the episodes that ended, and the steps of those that were dropped with a fault."""
         outcome = self.env.step(actions, torch.from_numpy(active))
         self._observation = outcome.next
         self._recorder.step(actions, outcome, outcome.reward.numpy(force=True), active)
@@ -171,19 +171,19 @@ class Collector:
         self.rollout_policy.restore(weights)
 
     def acting_weights(self) -> dict[str, Tensor]:
-        """What acts now, as it is no longer wherever the policy has learned meanwhile."""
+        """Return the weights that act now; the policy itself may have learned since they were published."""
         return {name: v.to("cpu", copy=True) for name, v in self.rollout_policy.policy.state_dict().items()}
 
     def collect_round(
         self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
     ) -> tuple[Collected, EnvironmentFault | None]:
-        """A round of so many joint steps or episodes; see :func:`whole_round`."""
+        """Collect a round of so many joint steps or episodes; see :func:`whole_round`."""
         return whole_round(
             lambda left: self.collect(epsilon, max_steps=left, interrupted=interrupted), steps=steps, episodes=episodes
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Episode numbers, the actions of every episode in flight, the agents' memories, and the rest of a round."""
+        """Return episode numbers, the actions of episodes in flight, the agents' memories, and the rest of a round."""
         in_flight = [
             torch.zeros(0) if self._ended[e] else self._recorder.actions_so_far(e) for e in range(self.env.num_envs)
         ]
@@ -250,13 +250,14 @@ class Collector:
             self._quota = state["quota"].numpy().copy()
 
     def close(self) -> None:
+        """Close the environments."""
         self.env.close()
 
 
 def whole_round(
     collect: Callable[[int | None], Collected], *, steps: int | None, episodes: int | None
 ) -> tuple[Collected, EnvironmentFault | None]:
-    """So many joint steps or episodes, whichever is given; cut short where the environments fail for good.
+    """Collect so many joint steps or episodes, whichever is given; interrupted where the environments fail for good.
 
     Args:
         collect: collects a part of the round, of no more than so many joint steps.
@@ -270,7 +271,7 @@ def whole_round(
         except EnvironmentFault as error:
             return replace(total, interrupted=True), error
         total.env_steps += part.env_steps
-        # The collector reuses the memory of what it returned.
+        # The collector reuses the buffers of what it returned.
         total.episodes.extend(_copied(episode) for episode in part.episodes)
         total.stats.extend(part.stats)
         if part.interrupted:

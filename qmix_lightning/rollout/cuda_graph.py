@@ -1,7 +1,7 @@
-"""The acting step captured once and replayed: on a GPU a step of some thirty small kernels costs their launches.
+"""Capture the acting step as a CUDA graph and replay it: on a GPU some thirty small kernels cost their launches.
 
-A CUDA graph repeats kernels on the addresses they were captured with. So everything a step reads lies in memory that
-stays: observations, masks and draws are copied into it, the agents' memories and last actions are left there by the
+A CUDA graph repeats kernels on the addresses they were captured with. So everything a step reads lies in buffers that
+stay: observations, masks and draws are copied into them, the agents' memories and last actions are left there by the
 step before, and a publication writes the new weights over the old ones, and what was computed from them beforehand too.
 """
 
@@ -26,23 +26,23 @@ _WARM_UP = 3
 
 
 class CudaGraphError(Exception):
-    """The step cannot be captured; nothing has changed, and it can be taken as ever."""
+    """Raised when the step cannot be captured; nothing has changed, and it can be taken without a graph."""
 
 
 class Graph(Protocol):
-    """Something that does what a function did when it was captured, on the same memory."""
+    """A captured function, which can be repeated on the same buffers."""
 
     def capture(self, run: Callable[[], None]) -> None:
-        """Note what ``run`` does; it may be called several times meanwhile, or not carried out at all."""
+        """Capture what ``run`` does; it may be called several times meanwhile, or not carried out at all."""
         ...
 
     def replay(self) -> None:
-        """Do it."""
+        """Repeat what was captured."""
         ...
 
 
 class CudaGraph:
-    """A :class:`torch.cuda.CUDAGraph`.
+    """A :class:`Graph` that is a :class:`torch.cuda.CUDAGraph`.
 
     Args:
         device: a GPU.
@@ -74,34 +74,34 @@ class CudaGraphStep:
 
     Args:
         policy: what acts, on ``device``; its parameters are only ever changed in place.
-        forward: the policy made ready to act.
+        act_function: the policy folded for inference.
         num_envs: ``E``.
         device: where.
-        make_graph: makes what captures.
+        make_graph: creates an empty graph on a device.
     """
 
     def __init__(
         self,
         policy: Policy,
-        forward: ActFunction,
+        act_function: ActFunction,
         num_envs: int,
         device: torch.device,
         make_graph: Callable[[torch.device], Graph] = CudaGraph,
     ) -> None:
         n, a, o = policy.inputs.n_agents, policy.inputs.n_actions, policy.inputs.obs_dim
         self._policy = policy
-        self._forward = forward
+        self._forward = act_function
         self._device = device
         self._make_graph = make_graph
         self._graphs: dict[bool, Graph] = {}
 
-        def memory(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        def buffer(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(num_envs, *shape, dtype=dtype, device=device)
 
-        self._obs = memory(n, o)
-        self._avail = memory(n, a, dtype=torch.bool)
-        self._alive = memory(n, dtype=torch.bool)
-        self._waiting = memory(dtype=torch.bool)
+        self._obs = buffer(n, o)
+        self._avail = buffer(n, a, dtype=torch.bool)
+        self._alive = buffer(n, dtype=torch.bool)
+        self._waiting = buffer(dtype=torch.bool)
         self._any_waiting = False
         self._draws: Tensor | None = None  # of the collector's precision
         self._epsilon = torch.zeros((), device=device)
@@ -109,15 +109,15 @@ class CudaGraphStep:
         self._state: AgentState = tuple(s.clone() for s in policy.initial_state(num_envs))
 
     @torch.no_grad()
-    def refresh(self, forward: ActFunction) -> None:
-        """Take over ``forward``, made anew after the policy's parameters changed, without moving anything.
+    def refresh(self, act_function: ActFunction) -> None:
+        """Take over ``act_function``, recreated after the policy's parameters changed, without moving anything.
 
         Raises:
             CudaGraphError: it holds other tensors than the one before.
         """
-        old, new = list(tensors_of(self._forward)), list(tensors_of(forward))
+        old, new = list(tensors_of(self._forward)), list(tensors_of(act_function))
         if [t.shape for t in old] != [t.shape for t in new]:
-            raise CudaGraphError("the policy made ready to act is of another shape than before")
+            raise CudaGraphError("the policy folded for inference is of another shape than before")
         for mine, theirs in zip(old, new, strict=True):
             if mine.data_ptr() != theirs.data_ptr():  # a view of a parameter has changed with it
                 mine.copy_(theirs)
@@ -131,7 +131,7 @@ class CudaGraphStep:
         draws: Tensor | None,
         waiting: Tensor | None,
     ) -> tuple[Tensor, AgentState]:
-        """Legal actions ``[E, N]`` and the next state, in memory that the next call overwrites.
+        """Return legal actions ``[E, N]`` and the next state, in buffers that the next call overwrites.
 
         Arguments are those of :meth:`~qmix_lightning.rollout.rollout_policy.RolloutPolicy.act`, on any device.
 
@@ -182,7 +182,7 @@ class CudaGraphStep:
 
 
 def tensors_of(thing: Any) -> Iterator[Tensor]:
-    """Every tensor that a function or an object of plain parts holds, in a fixed order.
+    """Yield every tensor that a function or an object of plain parts holds, in a fixed order.
 
     Raises:
         CudaGraphError: it holds something that is not understood, which might hide one.

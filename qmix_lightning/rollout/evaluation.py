@@ -1,4 +1,4 @@
-"""Greedy evaluation episodes."""
+"""Play greedy evaluation episodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def evaluate_episodes(
     seed: int,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> EpisodeStats:
-    """Greedy episodes, one for each id; the id and ``seed`` alone decide how an episode starts.
+    """Play greedy episodes, one for each id; the id and ``seed`` alone decide how an episode starts.
 
     Ids are dealt to the environments beforehand: taking whichever finish first would favour short episodes. The result
     is in the order of ``episode_ids``.

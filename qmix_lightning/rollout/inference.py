@@ -1,4 +1,4 @@
-"""The acting network made ready to act: the same values up to rounding, from fewer operations.
+"""Fold the acting network for inference: the same values up to rounding, from fewer operations.
 
 Acting is a step of a few small matrices, where building one-hots and walking through modules cost more than the
 products. Between two publications the parameters stand still, so what depends on nothing else is computed once: the
@@ -25,11 +25,11 @@ from qmix_lightning.nn.layers import AgentLayerNorm, AgentLinear
 __all__ = ["ActFunction", "FeedForwardStep", "FirstLayer", "RecurrentStep", "fold_for_inference"]
 
 ActFunction = Callable[[Tensor, Tensor, AgentState], tuple[Tensor, AgentState]]
-"""``obs [B, N, O]``, ``last_action [B, N]`` and the state to ``q [B, N, A]`` and the next state."""
+"""An act function: ``obs [B, N, O]``, ``last_action [B, N]`` and the state to ``q [B, N, A]`` and the next state."""
 
 
 def fold_for_inference(policy: Policy) -> ActFunction:
-    """A function that computes what ``policy.forward`` does, until its parameters change.
+    """Return a function that computes what ``policy.forward`` does, until its parameters change.
 
     Any policy will do. One whose forward is its own, or whose agents do not share all parameters, is called as it is.
     """
@@ -84,7 +84,7 @@ class FirstLayer:
 
 
 class RecurrentStep:
-    """A recurrent agent's step."""
+    """The step of a recurrent agent, folded for inference."""
 
     def __init__(self, inputs: InputBuilder, agent: RecurrentAgent) -> None:
         self.first = FirstLayer(inputs, agent.encode, agent.encode_norm)
@@ -102,7 +102,7 @@ class RecurrentStep:
 
 
 class FeedForwardStep:
-    """A feed-forward agent's step."""
+    """The step of a feed-forward agent, folded for inference."""
 
     def __init__(self, inputs: InputBuilder, agent: FeedForwardAgent) -> None:
         self.first = FirstLayer(inputs, agent.encode, agent.encode_norm)
@@ -117,7 +117,7 @@ class FeedForwardStep:
 
 
 def _head(head: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight ``[A, H]`` and bias ``[A]``; ``V + A - mean A`` is linear in the features too."""
+    """Return weight ``[A, H]`` and bias ``[A]`` of the head; ``V + A - mean A`` is linear in the features too."""
     if isinstance(head, DuelingHead):
         (value_w, value_b), (advantage_w, advantage_b) = _head(head.value), _head(head.advantage)
         return value_w + advantage_w - advantage_w.mean(0), value_b + advantage_b - advantage_b.mean(0)

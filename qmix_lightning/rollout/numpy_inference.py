@@ -1,4 +1,4 @@
-"""Acting for a few agents in numpy: where products are tiny, calls are the cost, and numpy's cost a third of torch's.
+"""Act for a few agents in numpy: where products are tiny, calls are the cost, and numpy's cost a third of torch's.
 
 The same values as the torch functions of :mod:`qmix_lightning.rollout.inference`, up to rounding.
 """
@@ -23,16 +23,16 @@ _MOST_PRODUCTS = 200_000
 """Multiplications of one layer up to which numpy is used: well below where its BLAS would start threads of its own."""
 
 
-def to_numpy_inference(forward: ActFunction, rows: int) -> ActFunction:
-    """``forward`` in numpy where a step of ``rows`` agents is worth it, else as it is."""
-    if not isinstance(forward, FeedForwardStep | RecurrentStep) or not forward.plain:
-        return forward
-    weights = [forward.first.table[:1], forward.head[0]]
-    weights += [forward.hidden[0]] if isinstance(forward, FeedForwardStep) else forward.gates[:2]
-    weights += [] if forward.first.weight is None else [forward.first.weight]
+def to_numpy_inference(act_function: ActFunction, rows: int) -> ActFunction:
+    """Return ``act_function`` in numpy where a step of ``rows`` agents is worth it, else as it is."""
+    if not isinstance(act_function, FeedForwardStep | RecurrentStep) or not act_function.plain:
+        return act_function
+    weights = [act_function.first.table[:1], act_function.head[0]]
+    weights += [act_function.hidden[0]] if isinstance(act_function, FeedForwardStep) else act_function.gates[:2]
+    weights += [] if act_function.first.weight is None else [act_function.first.weight]
     if any(w.device.type != "cpu" or w.dtype != torch.float32 or rows * w.numel() > _MOST_PRODUCTS for w in weights):
-        return forward
-    return NumpyFeedForward(forward) if isinstance(forward, FeedForwardStep) else NumpyRecurrent(forward)
+        return act_function
+    return NumpyFeedForward(act_function) if isinstance(act_function, FeedForwardStep) else NumpyRecurrent(act_function)
 
 
 class _Dense(NamedTuple):
@@ -43,7 +43,7 @@ class _Dense(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor) -> _Dense:
-        """From torch's ``weight [out, in]``."""
+        """Create the layer from torch's ``weight [out, in]``."""
         return cls(weight.t().contiguous().numpy(), bias.contiguous().numpy())
 
     def __call__(self, x: Array) -> Array:
@@ -53,7 +53,7 @@ class _Dense(NamedTuple):
 
 
 class _Lookup:
-    """The first layer, whose last actions and identities are rows of a table, and its ReLU."""
+    """The first layer, in which last actions and identities are rows of a table, and its ReLU."""
 
     def __init__(self, layer: FirstLayer) -> None:
         self._weight = None if layer.weight is None else layer.weight.numpy()
@@ -64,7 +64,7 @@ class _Lookup:
         )
 
     def __call__(self, obs: Tensor, last_action: Tensor) -> Array:
-        """``obs [B, N, O]`` and ``last_action [B, N]`` to ``[B * N, H]``."""
+        """Return the features ``[B * N, H]`` of ``obs [B, N, O]`` and ``last_action [B, N]``."""
         last = last_action.numpy()
         rows = self._first_row + last if self._has_actions else np.broadcast_to(self._first_row, last.shape)
         hidden = self._table[rows.reshape(-1)]
@@ -74,7 +74,7 @@ class _Lookup:
 
 
 class NumpyFeedForward:
-    """First layer, hidden layer, head."""
+    """The step of a feed-forward agent in numpy: first layer, hidden layer, head."""
 
     def __init__(self, step: FeedForwardStep) -> None:
         self._first, self._hidden, self._head = _Lookup(step.first), _Dense.of(*step.hidden), _Dense.of(*step.head)
@@ -86,7 +86,7 @@ class NumpyFeedForward:
 
 
 class NumpyRecurrent:
-    """First layer, GRU cell (gates in the order reset, update, new), head."""
+    """The step of a recurrent agent in numpy: first layer, GRU cell (gates in the order reset, update, new), head."""
 
     def __init__(self, step: RecurrentStep) -> None:
         weight_ih, weight_hh, bias_ih, bias_hh = step.gates

@@ -1,10 +1,10 @@
-"""The collector in a process of its own: the policy's copy acts there, and whole rounds of episodes come back.
+"""Collect in a process of its own: the rollout policy acts there, and whole rounds of episodes come back.
 
 With ``rollout.asynchronous`` a round is collected while an update runs. In a thread the two share one interpreter, and
 small operations spend their time waiting for it; a process has its own. It collects what the collector in this process
 would have: everything is drawn by keys, and both act by the same functions.
 
-The process ends when it is told to, and when the trainer is gone: it leads a process group of its own.
+The process ends when it is asked to close, and when the trainer is gone: it leads a process group of its own.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class RemoteEnv:
     """Environments in a collector's process: their sizes are known here, and only a collector there steps them.
 
     Args:
-        make: makes the environments; sent to the process, so it must be picklable.
+        make: creates the environments; sent to the process, so it must be picklable.
         num_envs: how many.
         name: what messages call them.
-        start_s: how long they may take to be made.
+        start_s: how long they may take to be created.
     """
 
     def __init__(self, make: Callable[[], VectorEnv], *, num_envs: int, name: str, start_s: float) -> None:
@@ -75,36 +75,39 @@ class RemoteEnv:
         finally:
             theirs.close()
             their_lifeline.close()
-        # A command that ends before its run begins would wait for a process that nobody has told to end.
+        # A command that ends before its run begins would wait for a process that nothing asks to end.
         atexit.register(self.close)
         try:
             if not self._connection.poll(start_s):
                 raise RunError(f"the collector of '{name}' did not start within {start_s:g} s")
-            told = self._receive()
+            started = self._receive()
         except BaseException:
             self.close()
             raise
-        self.spec = EnvSpec.from_dict(told["spec"])
-        self.versions: dict[str, str] = told["versions"]
-        self.faults = told["faults"]
+        self.spec = EnvSpec.from_dict(started["spec"])
+        self.versions: dict[str, str] = started["versions"]
+        self.faults = started["faults"]
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
-        """Not from here."""
+        """Raise ``TypeError``: the environments are reset only in the collector's process."""
         raise TypeError("these environments are stepped by their collector, in its process")
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
-        """Not from here."""
+        """Raise ``TypeError``: the environments are stepped only in the collector's process."""
         raise TypeError("these environments are stepped by their collector, in its process")
 
     def send(self, name: str, *arguments: Any) -> None:
-        """Have the collector's process do something that has no answer; what it raises, the next :meth:`request` does."""
+        """Send the collector's process a request that has no answer.
+
+        What it raises, the next :meth:`request` raises.
+        """
         try:
             self._connection.send_bytes(pickle.dumps((name, arguments, False), protocol=5))
         except OSError:
             raise self._gone() from None
 
     def request(self, name: str, *arguments: Any, interrupted: Callable[[], bool] | None = None) -> Any:
-        """What the collector's process makes of a request; waits for it, and hands on what it raised.
+        """Send the collector's process a request and return its answer; raise what the process raised.
 
         Raises:
             RunError: the process is gone.
@@ -112,7 +115,7 @@ class RemoteEnv:
         return self.submit(name, *arguments)(interrupted)
 
     def submit(self, name: str, *arguments: Any) -> Callable[[Callable[[], bool] | None], Any]:
-        """Begin a :meth:`request`; returns what waits for its answer, to be called before anything else is asked."""
+        """Begin a :meth:`request`; return what waits for its answer, to be called before anything else is requested."""
         try:
             self._connection.send_bytes(pickle.dumps((name, arguments, True), protocol=5))
         except OSError:
@@ -120,12 +123,12 @@ class RemoteEnv:
         return self._answer
 
     def _answer(self, interrupted: Callable[[], bool] | None) -> Any:
-        told = interrupted is None
+        stop_polling = interrupted is None
         try:
-            while not told and not self._connection.poll(_POLL_S):
+            while not stop_polling and not self._connection.poll(_POLL_S):
                 if interrupted is not None and interrupted():
                     self._interrupt()
-                    told = True
+                    stop_polling = True
         except OSError:
             raise self._gone() from None
         return self._receive()
@@ -202,7 +205,7 @@ class RemoteCollector:
         self.env.request("restore", dict(weights))
 
     def acting_weights(self) -> dict[str, Tensor]:
-        """What acts now."""
+        """Return the weights that act now, as :meth:`.Collector.acting_weights` does."""
         return self.env.request("acting_weights")
 
     def begin_round(self) -> None:
@@ -212,13 +215,13 @@ class RemoteCollector:
     def collect(
         self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
     ) -> Collected:
-        """As the collector's own."""
+        """Collect in the process, as :meth:`.Collector.collect` does."""
         return _to_tensors(self.env.request("collect", epsilon, max_steps, interrupted=interrupted))
 
     def submit_round(
         self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
     ) -> Callable[[], tuple[Collected, EnvironmentFault | None]]:
-        """Begin the collector's ``collect_round``; returns what waits for it."""
+        """Begin the collector's ``collect_round``; return what waits for it."""
         wait = self.env.submit("collect_round", epsilon, steps, episodes)
 
         def result() -> tuple[Collected, EnvironmentFault | None]:
@@ -228,15 +231,15 @@ class RemoteCollector:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """As the collector's own."""
+        """Return the state of the process's collector, as :meth:`.Collector.state_dict` does."""
         return self.env.request("state_dict")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As the collector's own."""
+        """Play the episodes in flight again in the process, as :meth:`.Collector.load_state_dict` does."""
         self.env.request("load_state_dict", state)
 
     def restart(self, state: dict[str, Any]) -> None:
-        """As the collector's own."""
+        """Drop the episodes in flight and begin new ones in the process, as :meth:`.Collector.restart` does."""
         self.env.request("restart", state)
 
     def close(self) -> None:
@@ -248,7 +251,7 @@ class RemoteCollector:
 
 
 class _Served:
-    """The requests that the process answers."""
+    """The collector of the process, whose methods answer the requests."""
 
     def __init__(self, env: VectorEnv) -> None:
         self.env = env
@@ -285,7 +288,7 @@ class _Served:
 
 
 def _to_arrays(collected: Collected) -> Collected:
-    """Arrays instead of tensors, which pickle in one piece each."""
+    """Return the episodes with arrays instead of tensors, which pickle in one piece each."""
     return replace(collected, episodes=[_map_tensors(e, lambda t: t.numpy(force=True)) for e in collected.episodes])
 
 
@@ -308,7 +311,7 @@ def _tensor(value: Any) -> Any:
 
 
 def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], VectorEnv]) -> None:
-    """The life of the collector's process."""
+    """Run the collector's process: create the environments, then answer requests until it is closed."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -317,7 +320,7 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
     keep_freed_memory()
     env: VectorEnv | None = None
 
-    def tell(kind: str, value: Any) -> None:
+    def send(kind: str, value: Any) -> None:
         faults = dict(getattr(env, "faults", {}))
         connection.send_bytes(pickle.dumps((kind, value, faults), protocol=5))
 
@@ -328,9 +331,9 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
                 raise ConfigurationError(
                     f"the environments are on {env.device.type}: rollout.collector=process is for those on a CPU"
                 )
-            tell("done", {"spec": env.spec.to_dict(), "versions": dict(getattr(env, "versions", {})), "faults": {}})
+            send("done", {"spec": env.spec.to_dict(), "versions": dict(getattr(env, "versions", {})), "faults": {}})
         except Exception as error:
-            tell("error", _portable(error))
+            send("error", _portable(error))
             return
         served = _Served(env)
         signal.signal(signal.SIGUSR1, served.interrupt)
@@ -346,7 +349,7 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
             except Exception as error:
                 failed = _portable(error)
             if answered:
-                tell("done", value) if failed is None else tell("error", failed)
+                send("done", value) if failed is None else send("error", failed)
                 failed = None
     except (EOFError, OSError):
         pass  # the trainer is gone
@@ -359,7 +362,7 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
 
 
 def _portable(error: Exception) -> Exception:
-    """An exception that another process can load and show as one line."""
+    """Return an exception that another process can load and show as one line."""
     if type(error).__module__ == QMixLightningError.__module__:
         return error
     return RunError(f"the collector failed: {one_line(error)}")

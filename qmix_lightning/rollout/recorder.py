@@ -1,4 +1,4 @@
-"""What the collector writes down: the episodes in flight, one row of buffers for each environment."""
+"""Record the episodes in flight for the collector: one row of buffers for each environment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from qmix_lightning.types import EnvSpec, Episode, Observation, Transition
 __all__ = ["EpisodeRecorder"]
 
 _UNKNOWN_LIMIT_STEPS = 64
-_ROWS = ("obs", "state", "avail_actions", "agent_mask")
-_STEPS = ("actions", "reward")
+_ROW_FIELDS = ("obs", "state", "avail_actions", "agent_mask")
+_STEP_FIELDS = ("actions", "reward")
 
 
 class EpisodeRecorder:
-    """The episodes in flight of ``E`` environments.
+    """A recorder of the episodes in flight of ``E`` environments.
 
     Every field is one tensor ``[E * (steps + 1), ...]``, so that a joint step, in which every environment is at another
     time, is one index for all fields.
@@ -55,18 +55,18 @@ class EpisodeRecorder:
         self._first = np.arange(e) * (steps + 1)  # where each environment's rows begin
 
     def _of(self, name: str) -> Tensor:
-        """``[E, steps + 1, ...]``."""
+        """Return the field as ``[E, steps + 1, ...]``."""
         return self._flat[name].unflatten(0, (self.num_envs, -1))
 
     def begin(self, mask: np.ndarray, first: Observation) -> None:
-        """New episodes where ``mask [E]``, which begin with ``first``."""
+        """Begin new episodes where ``mask [E]``, with the observation ``first``."""
         self.t[mask] = 0
         self.returns[mask] = 0.0
         # All rows: the others show what they showed before, and leaving them out costs more than writing them again.
         self._write_rows(first, None)
 
     def step(self, actions: Tensor, outcome: Transition, reward: np.ndarray, active: np.ndarray) -> None:
-        """A joint step of the ``active [E]`` environments; ``reward [E]`` is the outcome's, on the CPU."""
+        """Record a joint step of the ``active [E]`` environments; ``reward [E]`` is the outcome's, on the CPU."""
         all_active = bool(active.all())
         if (self.t if all_active else self.t[active]).max(initial=0) >= self._capacity:
             self._double()
@@ -81,7 +81,7 @@ class EpisodeRecorder:
         self._write_rows(outcome.next, envs)
 
     def _write_rows(self, observation: Observation, envs: np.ndarray | None) -> None:
-        self._write({name: getattr(observation, name) for name in _ROWS}, envs)
+        self._write({name: getattr(observation, name) for name in _ROW_FIELDS}, envs)
 
     def _write(self, values: dict[str, Tensor], envs: np.ndarray | None) -> None:
         """Put ``values [E, ...]`` of the environments ``envs`` (``None``: all) at their present time."""
@@ -105,17 +105,18 @@ class EpisodeRecorder:
             self._of(name)[:, : buffer.shape[1]] = buffer
 
     def episode(self, e: int, terminated: bool, truncated: bool) -> Episode:
-        """The episode of environment ``e``, which ended: views."""
+        """Return the episode of environment ``e``, which ended: views."""
         first, length = int(self._first[e]), int(self.t[e])
-        steps = {name: self._flat[name][first : first + length] for name in _STEPS}
-        rows = {name: self._flat[name][first : first + length + 1] for name in _ROWS}
+        steps = {name: self._flat[name][first : first + length] for name in _STEP_FIELDS}
+        rows = {name: self._flat[name][first : first + length + 1] for name in _ROW_FIELDS}
         return Episode(terminated=terminated, truncated=truncated, **steps, **rows)
 
     def actions_so_far(self, e: int) -> Tensor:
+        """Return a copy of the actions of environment ``e``'s episode so far, on the CPU."""
         return self._of("actions")[e, : int(self.t[e])].to("cpu", copy=True)
 
     def checksum(self, e: int) -> int:
-        """CRC-32 of what was seen and earned so far, to notice an episode that plays differently."""
+        """Return the CRC-32 of what was seen and earned so far, to notice an episode that plays differently."""
         t = int(self.t[e])
         crc = zlib.crc32(self._of("reward")[e, :t].numpy(force=True).tobytes())
         return zlib.crc32(self._of("obs")[e, : t + 1].numpy(force=True).tobytes(), crc)

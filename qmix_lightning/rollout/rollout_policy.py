@@ -1,4 +1,4 @@
-"""A policy that acts in many environments: its own copy of the network, its memory, and the choice of actions."""
+"""Act in many environments: a copy of the policy, the agents' memory, and the choice of actions."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ __all__ = ["RolloutPolicy"]
 class RolloutPolicy:
     """A policy acting in ``E`` environments: its memory, the last actions, and the choice of the next.
 
-    The policy is this rollout_policy's own copy; :meth:`publish` refreshes it, so training may go on meanwhile.
+    It acts by a copy of the policy of its own; :meth:`publish` refreshes the copy, so training may go on meanwhile.
 
     Args:
         policy: what acts; copied.
         num_envs: ``E``.
         device: where it acts; what it is shown may be elsewhere, and its actions go there.
-        cuda_graph: on a GPU, capture the step and replay it, see :mod:`qmix_lightning.rollout.cuda_graph`.
+        cuda_graph: on a GPU, capture the step as a CUDA graph and replay it, see
+            :mod:`qmix_lightning.rollout.cuda_graph`.
     """
 
     def __init__(self, policy: Policy, num_envs: int, device: torch.device, *, cuda_graph: bool = False) -> None:
@@ -39,13 +40,13 @@ class RolloutPolicy:
         self._captured: CudaGraphStep | None = None
         if cuda_graph and device.type == "cuda":
             self._captured = CudaGraphStep(self.policy, fold_for_inference(self.policy), num_envs, device)
-        self._forward = self._ready()
+        self._forward = self._fold()
         self._first_state: AgentState = self.policy.initial_state(num_envs)
         self.state: AgentState = self.policy.initial_state(num_envs)
         self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
 
     @torch.no_grad()
-    def _ready(self) -> ActFunction:
+    def _fold(self) -> ActFunction:
         return to_numpy_inference(fold_for_inference(self.policy), self._num_envs * self.policy.inputs.n_agents)
 
     def publish(self, policy: Policy) -> None:
@@ -55,15 +56,15 @@ class RolloutPolicy:
     def set_parameters(self, values: Sequence[Tensor]) -> None:
         """Take over parameters and then buffers of another copy of :attr:`policy`."""
         copy_values([*self.policy.parameters(), *self.policy.buffers()], values)
-        self._get_ready()
+        self._fold_again()
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a ``state_dict`` of :attr:`policy`."""
         self.policy.load_state_dict(weights)
-        self._get_ready()
+        self._fold_again()
 
-    def _get_ready(self) -> None:
-        """After the parameters have changed, in place."""
+    def _fold_again(self) -> None:
+        """Fold the policy for inference again, after its parameters have changed in place."""
         self._first_state = self.policy.initial_state(self._num_envs)
         if self._captured is not None:
             try:
@@ -71,11 +72,11 @@ class RolloutPolicy:
             except CudaGraphError as error:
                 self._give_up(error)
         else:
-            self._forward = self._ready()
+            self._forward = self._fold()
 
     def _give_up(self, error: CudaGraphError) -> None:
         self._captured = None
-        self._forward = self._ready()
+        self._forward = self._fold()
         print(f"rollout: the policy's step is not captured, and runs kernel by kernel: {error}", file=sys.stderr)
 
     @torch.inference_mode()
@@ -90,7 +91,7 @@ class RolloutPolicy:
     def act(
         self, observation: Observation, epsilon: float, draws: Tensor | None, waiting: Tensor | None = None
     ) -> Tensor:
-        """Legal actions ``[E, N]``; ``draws [E, N, 2]`` is needed only to explore.
+        """Return legal actions ``[E, N]``; ``draws [E, N, 2]`` is needed only to explore.
 
         Where an environment is ``waiting [E]`` what it shows means nothing, and the no-op is taken.
         """
@@ -113,7 +114,7 @@ class RolloutPolicy:
             waiting = None if waiting is None else sent(waiting, self.device)
         q, self.state = self._forward(observation.obs, self.last_action, self.state)
         alive = observation.agent_mask
-        # Elsewhere than on a CPU the question costs a synchronisation, more than the answer saves.
+        # Elsewhere than on a CPU this check costs a synchronisation, which is more than it saves.
         if self.state and (alive.device.type != "cpu" or not alive.numpy().all()):
             self.state = forget_dead(self.state, alive)
         self.last_action = self.policy.select(q, observation.avail_actions, epsilon, draws)

@@ -1,1 +1,1 @@
-"""The process: random numbers, collectives, signals, memory and threads, messages."""
+"""Serve the rest of the package: random numbers, collectives, signals, threads, freed bytes, transfers, short texts."""

@@ -1,4 +1,4 @@
-"""The few collectives the package needs; without a process group each is the identity."""
+"""Run the few collectives the package needs; without a process group each is the identity."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def _ready() -> bool:
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return dist.get_world_size() if _ready() else 1
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """Return this process's number among those that train together."""
     return dist.get_rank() if _ready() else 0
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """``value`` summed over ranks, on the same device."""
+    """Return ``value`` summed over ranks, on the same device."""
     if world_size() > 1:
         value = value.clone()
         dist.all_reduce(value)
@@ -34,7 +34,7 @@ def all_reduce_sum(value: Tensor) -> Tensor:
 
 
 def sum_numbers(numbers: list[float], device: torch.device) -> list[float]:
-    """Each number summed over ranks, in double precision where the device has it."""
+    """Return each number summed over ranks, in double precision where the device has it."""
     if world_size() == 1:
         return numbers
     dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -42,7 +42,7 @@ def sum_numbers(numbers: list[float], device: torch.device) -> list[float]:
 
 
 def least_number(number: float, device: torch.device) -> float:
-    """The smallest of all ranks' numbers, in double precision where the device has it."""
+    """Return the smallest of all ranks' numbers, in double precision where the device has it."""
     if world_size() == 1:
         return number
     dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -52,7 +52,7 @@ def least_number(number: float, device: torch.device) -> float:
 
 
 def all_gather_objects(value: Any) -> list[Any]:
-    """``value`` of every rank, in rank order."""
+    """Return ``value`` of every rank, in rank order."""
     if world_size() == 1:
         return [value]
     gathered: list[Any] = [None] * world_size()

@@ -1,10 +1,10 @@
-"""Keyed randomness: every random number is a pure function of what it is for.
+"""Draw keyed random numbers: every one is a pure function of what it is for.
 
 A stream that is consumed depends on everything that consumed it before: the number of environments, the order in which
 they end, where a run was interrupted. A keyed draw depends on its key only, so nothing of it needs saving, a resumed
 run repeats it, and backends that step in another order collect the same episodes.
 
-A key is mixed from integers (seed, rank, slot, episode, purpose) with the SplitMix64 finaliser (Steele et al. 2014),
+A key is derived from integers (seed, rank, slot, episode, purpose) with the SplitMix64 finaliser (Steele et al. 2014),
 vectorised over numpy ``uint64``.
 """
 
@@ -27,7 +27,7 @@ Keys = NDArray[np.uint64]
 
 
 class Purpose:
-    """What a draw is for; two purposes never share numbers. Values are part of the checkpoint format."""
+    """The purposes of draws; two purposes never share numbers. Values are part of the checkpoint format."""
 
     TRAIN_RESET = 1
     EVAL_RESET = 2
@@ -45,7 +45,7 @@ def _finalise(z: Keys) -> Keys:
 
 
 def derive_key(*parts: int | NDArray[np.integer]) -> Keys:
-    """One key for each broadcast combination of ``parts`` (integers, or integer arrays)."""
+    """Return one key for each broadcast combination of ``parts`` (integers, or integer arrays)."""
     key = np.zeros((1,), np.uint64)
     for part in parts:
         key = fold(key, np.array([part & _MASK], np.uint64) if isinstance(part, int) else part.astype(np.uint64))
@@ -53,28 +53,28 @@ def derive_key(*parts: int | NDArray[np.integer]) -> Keys:
 
 
 def fold(keys: Keys, part: Keys) -> Keys:
-    """``keys`` with one more part mixed in."""
+    """Return ``keys`` with one more part folded in."""
     return _finalise((keys ^ _finalise(part + _GOLDEN)) + _GOLDEN)
 
 
 def uniform(keys: Keys, n: int) -> NDArray[np.float32]:
-    """``n`` numbers in [0, 1) for each key: shape ``[*keys.shape, n]``, float32 with 24 random bits."""
+    """Return ``n`` numbers in [0, 1) for each key: shape ``[*keys.shape, n]``, float32 with 24 random bits."""
     counters = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN
     bits = _finalise(keys[..., None] + counters)
     return (bits >> _S40).astype(np.float32) * np.float32(2.0**-24)
 
 
 def to_seed(keys: Keys) -> NDArray[np.int64]:
-    """One integer in [0, 2**31) for each key: the range that every environment's ``seed`` accepts."""
+    """Return one integer in [0, 2**31) for each key: the range that every environment's ``seed`` accepts."""
     return (_finalise(keys + _GOLDEN) >> np.uint64(33)).astype(np.int64)
 
 
 class EpisodeKeys:
-    """``fold(keys, episode)`` of episodes that go on side by side, mixed for many ahead.
+    """The keys ``fold(keys, episode)`` of episodes that go on side by side, derived for many episodes in advance.
 
     Args:
         keys: ``[P, E]``.
-        block: episodes mixed at once.
+        block: episodes whose keys are derived at once.
     """
 
     def __init__(self, keys: Keys, block: int = 16) -> None:
@@ -85,7 +85,7 @@ class EpisodeKeys:
         self._table = np.zeros((*keys.shape, block), np.uint64)
 
     def __call__(self, episode: NDArray[np.int64]) -> Keys:
-        """``[P, K, E]`` for ``episode [K, E]``, of which the first row has each column's smallest."""
+        """Return the keys ``[P, K, E]`` for ``episode [K, E]``, of which the first row has each column's smallest."""
         offset = episode - self._first
         if offset.min() < 0 or offset.max() >= len(self._ahead):
             stale = ((offset < 0) | (offset >= len(self._ahead))).any(0)
@@ -97,7 +97,7 @@ class EpisodeKeys:
 
 
 class StepDraws:
-    """Uniform numbers of every step of episodes that go on side by side, computed for many steps ahead.
+    """Uniform numbers of every step of episodes that go on side by side, computed for many steps in advance.
 
     ``draws(keys, t)`` is ``uniform(fold(keys, t), n)`` in another shape; as numpy's cost is in the calls, a block of
     steps costs little more than one. Environments end at different times, so the first steps of the episodes that
@@ -116,10 +116,10 @@ class StepDraws:
         self._keys = np.zeros((2, num), np.uint64)
         self._first = np.full(num, -block - 1)
         self._block = np.zeros((2, num, block, *shape), np.float32)
-        self._seen: Keys | None = None  # the keys of the last call: while they are the same object, time alone tells
+        self._seen: Keys | None = None  # the keys of the last call: while they are the same object, time alone counts
 
     def __call__(self, keys: Keys, t: NDArray[np.int64], following: Keys | None = None) -> NDArray[np.float32]:
-        """``[E, *shape]`` for the steps ``t [E]`` of the episodes ``keys [E]``, an array that is never written to.
+        """Return ``[E, *shape]`` for steps ``t [E]`` of the episodes ``keys [E]``, an array that is never written to.
 
         Whatever ``following [E]`` is, the numbers are the same; they come sooner if it is what ``keys`` will be after
         the end of each episode.

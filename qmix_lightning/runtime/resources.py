@@ -1,4 +1,7 @@
-"""Cores, threads, freed memory and float32 precision of this process. Imports no torch at module level."""
+"""Count cores, and set threads, freed memory and float32 precision of this process.
+
+Imports no torch at module level.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from pathlib import Path
 __all__ = ["available_cores", "choose_asynchronous", "choose_threads", "keep_freed_memory", "set_matmul_precision"]
 
 
-_MOST = 4
+_MOST_THREADS = 4
 """The products of one update are small: more threads wait for each other longer than they compute."""
 
 
 def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may use: its affinity, and a container's quota if there is one."""
+    """Return the cores this process may use: its affinity, and a container's quota if there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         allowed, period = quota.read_text().split()
@@ -26,7 +29,7 @@ def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def choose_threads(cores: int, *, ranks: int, workers: int, asynchronous: bool) -> int:
-    """Intra-op threads of one rank: half of the cores that workers and collecting leave to it, 1 to 4.
+    """Choose the intra-op threads of one rank: half of the cores that workers and collecting leave to it, 1 to 4.
 
     Two threads on two busy cores were seen to run ten times slower than one: a thread that the scheduler puts aside is
     waited for at every operation.
@@ -38,13 +41,13 @@ def choose_threads(cores: int, *, ranks: int, workers: int, asynchronous: bool) 
         asynchronous: whether each rank collects while it updates.
     """
     left = cores // max(1, ranks) - workers - int(asynchronous)
-    return max(1, min(_MOST, left // 2))
+    return max(1, min(_MOST_THREADS, left // 2))
 
 
 def choose_asynchronous(
     cores: int, *, ranks: int, on_policy: bool, own_process: bool, num_envs: int, workers: int
 ) -> tuple[bool, str]:
-    """Whether to collect the next round while an update runs, and why, for ``rollout.asynchronous=auto``.
+    """Choose whether to collect the next round while an update runs, and say why, for ``rollout.asynchronous=auto``.
 
     Collecting runs beside the update only where it leaves the interpreter to it: in a process of its own, or while it
     waits for worker processes. It costs staleness, and needs a core of its own.
@@ -96,9 +99,10 @@ def keep_freed_memory() -> None:
 
 
 def set_matmul_precision(precision: str) -> None:
-    """``highest``: float32; ``high``: TF32, ten bits of mantissa; ``medium``: bfloat16 where there is a kernel for it.
+    """Set the precision of float32 products in torch and cuDNN.
 
-    cuDNN allows TF32 unless it is told not to, so the GRU would use it where products do not.
+    ``highest``: float32; ``high``: TF32, ten bits of mantissa; ``medium``: bfloat16 where there is a kernel for it.
+    cuDNN allows TF32 unless it is forbidden, so the GRU would use it where products do not.
     """
     import torch
 

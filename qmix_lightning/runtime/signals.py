@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: a handler only sets a flag; the run ends where it can be resumed."""
+"""Handle signals that ask a run to end: a handler only sets a flag; the run ends where it can be resumed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ __all__ = ["SignalHandlers", "StopFlag"]
 
 
 class StopFlag:
-    """Which signal asked the run to stop; 0 while none did."""
+    """The number of the signal that asked the run to stop; 0 while none did."""
 
     def __init__(self) -> None:
         self.signal_number = 0
 
     def is_set(self) -> bool:
+        """Return whether a signal asked the run to stop."""
         return self.signal_number != 0
 
 
 class SignalHandlers:
-    """SIGINT and SIGTERM set the flag; a second SIGINT ends the process at once.
+    """Handlers of SIGINT and SIGTERM that set the flag; a second SIGINT ends the process at once.
 
     Lightning's own handlers broadcast inside the handler, so two ranks that both receive the signal wait for each
     other for ever; its Ctrl-C interrupts an update half-way. These replace them while training.
@@ -44,7 +45,7 @@ class SignalHandlers:
         self._deferred_signal = 0
 
     def install(self, requeue_signal: int | None = None) -> None:
-        """Take over; does nothing outside the main thread, where Python allows no handlers."""
+        """Install the handlers; do nothing outside the main thread, where Python allows no handlers."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,7 +70,7 @@ class SignalHandlers:
         self._deferred_signal = number
 
     def run_deferred(self) -> bool:
-        """At an update boundary: let the requeue handler save and requeue, if its signal came; true if it did."""
+        """Let the requeue handler save and requeue at an update boundary, if its signal came; return whether it did."""
         if not self._deferred_signal or self._deferred is None:
             return False
         number, self._deferred_signal = self._deferred_signal, 0

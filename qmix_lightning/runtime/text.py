@@ -1,4 +1,4 @@
-"""Short texts for messages."""
+"""Format short texts for messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["did_you_mean", "one_line", "shortened", "shown_path"]
 
 
 def shown_path(folder: Path) -> str:
-    """A folder as people write it: relative when it is below the working folder."""
+    """Return a folder as people write it: relative when it is below the working folder."""
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
 def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
-    """``". Did you mean 'x'?"`` for the closest choice, with ``prefix`` before it, otherwise the list of all."""
+    """Return ``". Did you mean 'x'?"`` for the closest choice, with ``prefix`` before it, otherwise a list of all."""
     choices = sorted(choices)
     lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
@@ -26,7 +26,7 @@ def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line."""
+    """Return an exception as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

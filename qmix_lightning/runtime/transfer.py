@@ -1,4 +1,4 @@
-"""Moving tensors to a device without waiting for it."""
+"""Move tensors between host and device without waiting for the device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["Fetched", "copy_values", "on_host", "pinned", "sent"]
 
 
 def pinned(tensor: Tensor) -> Tensor:
-    """``tensor`` in page-locked memory, from which a GPU copies while the CPU goes on; elsewhere it stays as it is."""
+    """Return ``tensor`` in page-locked memory, from which a GPU copies while the CPU goes on; elsewhere as it is."""
     return tensor if tensor.device.type != "cpu" or tensor.is_pinned() else tensor.pin_memory()
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``, in order with what is asked of the device next; nobody waits for it.
+    """Return ``tensor`` on ``device``, in order with what the device is to do next; nobody waits for it.
 
-    A copy from ordinary memory would wait for everything that the device still has to do. Page-locked memory is not
+    A copy from pageable memory would wait for everything that the device still has to do. Page-locked memory is not
     used again by torch before it was read.
     """
     if tensor.device == device:
@@ -37,7 +37,7 @@ def copy_values(to: Sequence[Tensor], of: Sequence[Tensor]) -> None:
 
 
 def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The values of ``tensors`` in the host's memory; from a device as one copy for each dtype."""
+    """Return the values of ``tensors`` in host memory; from a device as one copy for each dtype."""
     return _moved(tensors, torch.device("cpu"))
 
 
@@ -54,7 +54,7 @@ def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 
 
 class Fetched:
-    """A tensor on its way to the host, which waits for it only when it asks."""
+    """A tensor on its way to the host; calling this object waits for it and returns it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._values = tensor.to("cpu", non_blocking=True)

@@ -1,1 +1,1 @@
-"""Training in Lightning's terms: module, data module, callbacks, loggers."""
+"""Train with Lightning: module, data module, callbacks, loggers."""

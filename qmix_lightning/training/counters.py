@@ -1,4 +1,4 @@
-"""The counters of a run: what it has done, what is due, and what is saved of both."""
+"""Count what a run has done and what is due; checkpoints hold these counters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Counters"]
 
 @dataclass
 class Counters:
-    """The run's counters, global over ranks.
+    """Counters of a run, global over ranks.
 
     Attributes:
         env_steps: joint steps taken.

@@ -1,4 +1,4 @@
-"""``metrics.csv``: one row a logging step, never twice the same one, cut back exactly when a run resumes."""
+"""Write ``metrics.csv``: one row a logging step, none twice; a resumed run drops rows after its checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY = "updates"
 
 
 class RunCSVLogger(Logger):
-    """Writes a wide CSV whose first column counts updates.
+    """Logger that writes a wide CSV whose first column counts updates.
 
     What is logged at the same update is merged into one row. The row in the making is part of the checkpoint, so an
     evaluation that is repeated after a resume completes its row instead of adding another.
@@ -42,7 +42,7 @@ class RunCSVLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the configuration is in ``config.yaml``."""
+        """Do nothing: the configuration is in ``config.yaml``."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -90,7 +90,7 @@ class RunCSVLogger(Logger):
         os.replace(temporary, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """The row in the making; everything before it is on disk when this returns."""
+        """Return the row in the making; everything before it is on disk when this returns."""
         if self.path.exists():
             with open(self.path, "a") as file:
                 os.fsync(file.fileno())
@@ -112,7 +112,7 @@ class RunCSVLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Lightning's flush; the row in the making may still grow, so it stays in memory."""
+        """Do nothing on Lightning's flush: the row in the making may still grow, so it stays in the buffer."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -1,9 +1,9 @@
-"""Collect -> add -> sample, as a LightningDataModule.
+"""Provide training batches as a LightningDataModule: collect episodes, add them to the replay, sample.
 
-The training loader yields *tickets*, which hold nothing. Lightning fetches one batch ahead from an iterable without
-length; were the ticket a batch, the data would be one update ahead of the optimiser, and a resumed run would drift.
-So the work is done when a ticket is redeemed, in ``on_before_batch_transfer``, right before its update: nothing is
-ahead of the optimiser at a checkpoint.
+The training loader yields *placeholders*, which hold nothing. Lightning fetches one item in advance from an iterable
+without length; were the placeholder a batch, the data would be one update ahead of the optimiser, and a resumed run
+would drift. So the next batch is made in ``on_before_batch_transfer``, right before its update: at a checkpoint no
+data is ahead of the optimiser.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PLACEHOLDER = "placeholder"
 
 
 class PlaceholderLoader:
-    """An endless iterable of nothing: each item stands for one update."""
+    """Endless iterable of placeholders: each one stands for one update and holds no data."""
 
     def __iter__(self) -> Iterator[str]:
         while True:
@@ -49,7 +49,7 @@ class PlaceholderLoader:
 
 
 class _EvaluationLoader:
-    """One batch: the greedy episodes of this rank."""
+    """Loader of one batch: the greedy episodes of this rank."""
 
     def __init__(self, evaluate: Callable[[], EpisodeStats]) -> None:
         self._evaluate = evaluate
@@ -62,10 +62,10 @@ class _EvaluationLoader:
 
 
 class ReplayStore(Protocol):
-    """Where a rank's replay lives between processes."""
+    """Protocol of what saves a rank's replay to disk and loads it again in another process."""
 
     def save(self, replay: EpisodeReplay) -> list[dict[str, Any]]:
-        """Persist what is not yet; returns the segments that together hold the replay."""
+        """Save the episodes that are not saved yet; return the segments that together hold the replay."""
         ...
 
     def load(self, replay: EpisodeReplay, segments: list[dict[str, Any]]) -> None:
@@ -74,7 +74,7 @@ class ReplayStore(Protocol):
 
 
 class ReplayDataModule(LightningDataModule):
-    """Episodes collected by this rank go to its replay shard, batches come from it.
+    """Data module that collects episodes into this rank's replay shard and samples batches from it.
 
     With a :class:`RoundStore` the data is on-policy: what is collected between updates is a round, dealt beforehand.
 
@@ -93,7 +93,7 @@ class ReplayDataModule(LightningDataModule):
         stop: set by a signal.
         on_resume: ``replay`` plays episodes in flight again, ``restart`` begins new ones.
         policy_on_device: act on the trainer's device, not where the environments' tensors are.
-        cuda_graph: on a GPU, capture the acting step and replay it; see :mod:`qmix_lightning.rollout.cuda_graph`.
+        cuda_graph: on a GPU, capture the acting step as a CUDA graph; see :mod:`qmix_lightning.rollout.cuda_graph`.
         asynchronous: collect the next round while an update runs; see :mod:`qmix_lightning.rollout.background`.
     """
 
@@ -174,7 +174,7 @@ class ReplayDataModule(LightningDataModule):
             self._eval_env = None
 
     def state_dict(self) -> dict[str, Any]:
-        """This run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
+        """Return the run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
         self.batches.apply_priorities()
         mine = {
             # A run that was resumed and collected nothing yet still has its episodes in flight.
@@ -191,7 +191,7 @@ class ReplayDataModule(LightningDataModule):
         }
 
     def _acting_weights(self) -> dict[str, Tensor] | None:
-        """What the rest of an open round is played with, when that is not the policy as it is now."""
+        """Return the weights that the rest of a partial rollout is played with, if not the present policy's."""
         if not (self.asynchronous and self.counters.partial_rollout):
             return None
         if self.collector is None:
@@ -200,9 +200,8 @@ class ReplayDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counters = Counters(**state_dict["counters"])
-        self.asynchronous = state_dict.get(
-            "asynchronous", self.asynchronous
-        )  # as the run began, whatever this machine is
+        # As the run began, whatever this machine is.
+        self.asynchronous = state_dict.get("asynchronous", self.asynchronous)
         mine = state_dict["ranks"][rank()]
         if self.store is not None:
             self.store.load(self.replay, mine["replay"])
@@ -244,7 +243,7 @@ class ReplayDataModule(LightningDataModule):
 
     @property
     def finished(self) -> bool:
-        """The budget is spent, and no update is due; a round that began within the budget is played to its end."""
+        """Return whether the budget is spent and no update is due; a round begun within it is played to its end."""
         counters = self.counters
         spent = counters.env_steps if self.rounds is None else counters.round_start
         return spent >= self.total_env_steps and counters.updates_due == 0
@@ -252,7 +251,7 @@ class ReplayDataModule(LightningDataModule):
     def _next_batch(self) -> TrainBatch:
         """Collect until an update is due, then sample its batch."""
         counters, collector = self.counters, self._collector()
-        # The counter moves with the optimiser: a ticket is redeemed only after the update before it.
+        # The counter moves with the optimiser: the next batch is made only after the update before it.
         unpublished = not counters.partial_rollout
         while True:
             self._raise_if_over()
@@ -293,7 +292,7 @@ class ReplayDataModule(LightningDataModule):
         )
 
     def _sample(self) -> tuple[TrajectoryBatch, Tensor | None]:
-        """This rank's share of the batch for the present update, and whose errors are wanted back."""
+        """Return this rank's share of the update's batch, and the ids of episodes whose TD errors are wanted."""
         counters = self.counters
         if self.rounds is None:
             return self.batches.draw(counters.updates, counters.env_steps, self._device)
@@ -304,11 +303,11 @@ class ReplayDataModule(LightningDataModule):
         return batch, None
 
     def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
-        """See :meth:`ReplaySampler.update_priorities`."""
+        """Set priorities from TD errors; see :meth:`ReplaySampler.update_priorities`."""
         self.batches.update_priorities(episode_ids, errors)
 
     def _to_next_update(self) -> tuple[int | None, int | None]:
-        """This rank's share of the steps, or of the episodes, until an update is due."""
+        """Return this rank's share of the steps, or of the episodes, until an update is due."""
         counters = self.counters
         steps = self.schedule.steps_to_next(counters.env_steps)
         if steps is not None:
@@ -316,7 +315,7 @@ class ReplayDataModule(LightningDataModule):
         return None, max(1, self.schedule.episodes_to_next(counters.episodes) // world_size())
 
     def _interrupted(self) -> bool:
-        # Ranks that are interrupted at different moments could not go on as one run, so theirs is a whole round.
+        # Ranks that are interrupted at different moments could not go on as one run, so they play whole rounds.
         return world_size() == 1 and self.stop.is_set()
 
     def _begin_background_round(self, collector: Collector | RemoteCollector) -> None:
@@ -326,9 +325,9 @@ class ReplayDataModule(LightningDataModule):
         self._background.begin(collector, epsilon, steps=steps, episodes=episodes, interrupted=self._interrupted)
 
     def take_background_round(self) -> None:
-        """Take in the round that was collected during an update; called after every update, on every rank.
+        """Add the round that was collected during an update; called after every update, on every rank.
 
-        Raises nothing: a fault or a signal ends the run when the next batch is asked for.
+        Raises nothing: a fault or a signal ends the run when the next batch is requested.
         """
         if (result := self._background.result()) is not None:
             self._account(*result)
@@ -377,17 +376,17 @@ class ReplayDataModule(LightningDataModule):
         if unready:
             counters.scheduled_until = now
         else:
-            # The episodes that still filled the first batch owe nothing, except the one that completed it.
+            # No update is due for the episodes that still filled the first batch, except for the one that completed it.
             floor = episodes_before + int(short) if by_episode else counters.scheduled_until
             before = max(counters.scheduled_until, floor)
-            # Steps of a dropped episode are taken back, so the counter may fall; nothing is bought twice.
+            # Steps of a dropped episode are taken back, so the counter may fall; no update is due twice.
             counters.updates_due += self.schedule.updates_due(before, max(before, now))
             counters.scheduled_until = max(before, now)
         if self.rounds is not None and counters.updates_due and self.collector is not None:
             self.collector.begin_round()
 
     def _new_faults(self, which: str, env: VectorEnv | None) -> list[int]:
-        """Faults of this rank's environments by kind, since the last call; the batched ones have none."""
+        """Return faults of this rank's environments by kind, since the last call; the batched ones have none."""
         now = dict(getattr(env, "faults", {}))
         seen, self._faults_seen[which] = self._faults_seen.get(which, {}), now
         return [now.get(kind, 0) - seen.get(kind, 0) for kind in FAULT_KINDS]
@@ -398,20 +397,20 @@ class ReplayDataModule(LightningDataModule):
                 self.counters.faults[kind] = self.counters.faults.get(kind, 0) + int(number)
 
     def _raise_if_over(self) -> None:
-        """End here if the environments failed for good, or if a signal came."""
+        """Raise if the environments failed for good, or if a signal came."""
         if self._fault is not None:
             fault, self._fault = self._fault, None
             raise fault
         self._raise_if_stopped(self._agreed_stop)
 
     def _raise_if_stopped(self, agreed: int) -> None:
-        """End here if a signal came: ranks agree on it with the counters, one process sees it at once."""
+        """Raise if a signal came: ranks agree on it with the counters, one process sees it at once."""
         number = self.stop.signal_number if world_size() == 1 else agreed
         if number:
             raise RunInterrupted(self.stop.signal_number or number)
 
     def _mark_end_of_epoch(self) -> None:
-        """An epoch ends with the last update updates_due at an evaluation boundary or at the end of the budget."""
+        """End the epoch with the last update that is due at an evaluation boundary or at the end of the budget."""
         counters = self.counters
         boundary = (counters.evaluated_at // self.eval_interval + 1) * self.eval_interval
         if counters.updates_due == 0 and counters.env_steps >= min(boundary, self.total_env_steps):
@@ -423,7 +422,7 @@ class ReplayDataModule(LightningDataModule):
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def evaluate(self) -> EpisodeStats:
-        """This rank's share of the greedy episodes; episode i belongs to rank i mod world size."""
+        """Play this rank's share of the greedy episodes; episode i belongs to rank i mod world size."""
         mine = list(range(rank(), self.eval_episodes, world_size()))
         if not mine:
             return EpisodeStats()
@@ -446,14 +445,14 @@ class ReplayDataModule(LightningDataModule):
         return stats
 
     def evaluated(self) -> None:
-        """The pending evaluation is done; every rank calls it."""
+        """Mark the pending evaluation as done; every rank calls it."""
         mine = [float(n) for n in self._new_faults("evaluation", self._eval_env)]
         self._count_faults(sum_numbers(mine, self._device))
         self.counters.evaluation_pending = False
         self.counters.evaluated_at = self.counters.env_steps
 
     def pop_window(self) -> dict[str, float]:
-        """Means over the training episodes since the last call (``episodes``: their number)."""
+        """Return means over the training episodes since the last call (``episodes`` of the window is their number)."""
         window, self.counters.window = self.counters.window, {}
         count = window.pop("episodes", 0.0)
         return {name: value / count for name, value in window.items()} if count else {}

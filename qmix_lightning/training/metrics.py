@@ -1,4 +1,4 @@
-"""Metrics of evaluation episodes, right under several ranks, and the interval that is printed with them."""
+"""Compute metrics of evaluation episodes over all ranks, and the interval that is printed with them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ __all__ = ["MeanWithInterval", "half_width_95", "student_t_975"]
 
 
 def student_t_975(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t: exact for 1 and 2 degrees of freedom, otherwise by the Cornish-Fisher series.
+    """Return the 97.5 % quantile of Student's t for so many degrees of freedom.
 
-    The series (Abramowitz & Stegun 26.7.5) is within 0.3 % from 3 degrees on.
+    It is exact for 1 and 2 degrees, otherwise by the Cornish-Fisher series (Abramowitz & Stegun 26.7.5), which is
+    within 0.3 % from 3 degrees on.
     """
     if degrees < 1:
         return math.inf
@@ -32,7 +33,7 @@ def student_t_975(degrees: int) -> float:
 
 
 def half_width_95(count: int, variance: float) -> float:
-    """Half the width of the 95 % interval of a mean; ``nan`` for fewer than two values."""
+    """Return half the width of the 95 % interval of a mean; ``nan`` for fewer than two values."""
     if count < 2:
         return math.nan
     return student_t_975(count - 1) * math.sqrt(max(variance, 0.0) / count)
@@ -59,7 +60,7 @@ class MeanWithInterval(Metric):
         self.squares += values.square().sum()
 
     def compute(self) -> tuple[float, float, int]:
-        """Mean, half width and number of values; ``nan`` without any."""
+        """Return mean, half width and number of values; ``nan`` without any."""
         count = int(self.count)
         if count == 0:
             return math.nan, math.nan, 0

@@ -1,4 +1,4 @@
-"""The LightningModule: one learner, one loss, one automatic optimisation step for each batch."""
+"""Train one learner as a LightningModule: one loss and one automatic optimisation step for each batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["TeamModule", "rewind_loops"]
 
 
 class TeamModule(LightningModule):
-    """Holds the learner (agents, mixer and both targets), its optimiser and the evaluation metrics.
+    """LightningModule of a learner (agents, mixer and both targets), its optimiser and the evaluation metrics.
 
     Args:
         learner: networks and learning rule; see ``qmix_lightning.algorithms``.
@@ -49,7 +49,7 @@ class TeamModule(LightningModule):
         self._last_terms: LossTerms | None = None
         self._grad_norm: Tensor | None = None
         self._counters = (0, 0)
-        self._errors: tuple[Tensor, Tensor] | None = None
+        self._td_errors: tuple[Tensor, Tensor] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes each hook's name here, forty times an update; a module looks at what else it could be.
@@ -59,7 +59,7 @@ class TeamModule(LightningModule):
             super().__setattr__(name, value)
 
     def forward(self, obs: Tensor, last_action: Tensor, state: tuple[Tensor, ...]) -> Any:
-        """The acting network: see :class:`qmix_lightning.agents.policy.Policy`."""
+        """Run the acting network: see :class:`qmix_lightning.agents.policy.Policy`."""
         return self.learner.policy(obs, last_action, state)
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -74,8 +74,8 @@ class TeamModule(LightningModule):
         self._counters = (batch.episodes, self.trainer.global_step + 1)
         if batch.episode_ids is not None:
             if terms.td_errors is None:
-                raise ConfigurationError("this algorithm tells no errors of episodes: use replay=uniform")
-            self._errors = (batch.episode_ids, terms.td_errors)
+                raise ConfigurationError("this algorithm returns no TD errors of episodes: use replay=uniform")
+            self._td_errors = (batch.episode_ids, terms.td_errors)
         self._last_terms, total = terms, terms.total
         terms.total = total.detach()  # what is kept until the next update has no graph
         return total * (self.trainer.world_size / count.clamp(min=1))
@@ -84,9 +84,9 @@ class TeamModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         episodes, updates = self._counters
         self.learner.after_update(episodes=episodes, updates=updates)
-        if self._errors is not None:
-            self.trainer.datamodule.update_priorities(*self._errors)  # pyright: ignore[reportAttributeAccessIssue]
-            self._errors = None
+        if self._td_errors is not None:
+            self.trainer.datamodule.update_priorities(*self._td_errors)  # pyright: ignore[reportAttributeAccessIssue]
+            self._td_errors = None
 
     def configure_optimizers(self) -> Optimizer:
         return self._make_optimizer(self.learner.parameter_groups())
@@ -109,7 +109,7 @@ class TeamModule(LightningModule):
 
     @property
     def last_sums(self) -> dict[str, Tensor]:
-        """The last update's sums and count, and the norm of its gradient; empty before the first."""
+        """Return the sums and count of the last update, and the norm of its gradient; empty before the first."""
         if self._last_terms is None:
             return {}
         terms, norm = self._last_terms, self._grad_norm
@@ -117,7 +117,7 @@ class TeamModule(LightningModule):
         return sums if norm is None else sums | {"grad_norm": norm}
 
     def train_metrics(self) -> dict[str, float]:
-        """Means over the last batch of all ranks; call it on every rank. One synchronisation with the device."""
+        """Return means over the last batch of all ranks; call it on every rank. One synchronisation with the device."""
         sums = self.last_sums
         if not sums:
             return {}
@@ -164,8 +164,9 @@ def rewind_loops(fit_loop: dict[str, Any], updates: int) -> None:
     """Make the saved progress of Lightning's loops that of a run between two epochs.
 
     Lightning's own bookkeeping of a loop saved in the middle decides by guesses which hooks to repeat, and skips a
-    validation that was due. Here an epoch is only a stretch of environment steps, kept in the data module's
-    counters, so the loops restart clean: ``updates`` optimiser steps behind them, epochs counted, nothing half done.
+    validation that was due. Here an epoch is only a range of environment steps, kept in the data module's
+    counters, so the loops start at an epoch's beginning: ``updates`` optimiser steps behind them, epochs
+    counted, nothing half done.
     """
     epoch = fit_loop["epoch_progress"]
     batch = fit_loop["epoch_loop.batch_progress"]

@@ -1,4 +1,4 @@
-"""Lightning's profiler when nothing is profiled."""
+"""Replace Lightning's profiler when nothing is profiled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 class NoProfiler(PassThroughProfiler):
-    """Measures nothing, as Lightning's own does, which makes a generator for each of sixty hooks of an update."""
+    """Profiler that measures nothing.
+
+    Lightning's own measures nothing either, but makes a generator for each of sixty hooks of an update.
+    """
 
     def profile(self, action_name: str) -> AbstractContextManager[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _NOTHING

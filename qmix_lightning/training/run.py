@@ -1,4 +1,4 @@
-"""Everything that one training run consists of."""
+"""Define :class:`Run`, which holds the parts of one training run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Run"]
 
 @dataclass
 class Run:
-    """Everything one training run consists of."""
+    """Parts of one training run: trainer, module, data module, log, checkpoints and replay."""
 
     trainer: Trainer
     module: TeamModule

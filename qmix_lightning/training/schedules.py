@@ -1,4 +1,4 @@
-"""Schedules over environment steps and episodes: when updates are due, and epsilon."""
+"""Schedule updates and epsilon over environment steps and episodes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ __all__ = ["EpsilonSchedule", "UpdateSchedule"]
 
 
 class UpdateSchedule:
-    """``updates`` optimiser steps for every ``every`` episodes or environment steps.
+    """Schedule of ``updates`` optimiser steps for every ``every`` episodes or environment steps.
 
-    Counters are global. What was collected before the replay could fill a batch owes nothing: PyMARL's rule, an update
-    for each episode once there are enough.
+    Counters are global. No update is due for what was collected before the replay could fill a batch: PyMARL's rule,
+    an update for each episode once there are enough.
 
     Args:
         every: how many units between updates.
@@ -27,20 +27,20 @@ class UpdateSchedule:
         self.updates = updates
 
     def updates_due(self, before: int, now: int) -> int:
-        """Updates that fall due between two readings of the counter."""
+        """Return how many updates fall due between two readings of the counter."""
         return (now // self.every - before // self.every) * self.updates
 
     def steps_to_next(self, env_steps: int) -> int | None:
-        """Environment steps until something is due, ``None`` when episodes are counted."""
+        """Return the environment steps until an update is due, ``None`` when episodes are counted."""
         return self.every - env_steps % self.every if self.unit == "env_steps" else None
 
     def episodes_to_next(self, episodes: int) -> int:
-        """Episodes until something is due; only where episodes are counted."""
+        """Return the episodes until an update is due; only where episodes are counted."""
         return self.every - episodes % self.every
 
 
 class EpsilonSchedule:
-    """Linear from ``start`` to ``finish`` over the first ``anneal_steps`` environment steps, then constant.
+    """Epsilon: linear from ``start`` to ``finish`` over the first ``anneal_steps`` environment steps, then constant.
 
     PyMARL's default is 1 to 0.05 over 50,000. Environment steps are joint steps summed over ranks.
     """

@@ -1,4 +1,4 @@
-"""``summary.json`` and the table at the end of a run."""
+"""Write ``summary.json`` and print the table at the end of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["eval_summary", "print_end", "print_table", "versions", "with_interva
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Return the versions of Python and of the packages that decide a result."""
     found = {"python": platform.python_version()}
     for name in ("qmix-lightning", "torch", "pytorch-lightning", "numpy", "pettingzoo", "gymnasium"):
         try:
@@ -33,13 +33,13 @@ def versions() -> dict[str, str]:
 
 
 def peak_rss_mb() -> float:
-    """The most memory this process had resident, in MB."""
+    """Return the most host memory this process had resident, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
 
 
 def _plain(value: Any) -> Any:
-    """NaN and infinities are no JSON; they become null."""
+    """Return ``value`` with null for NaN and infinities, which are no JSON."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -48,14 +48,14 @@ def _plain(value: Any) -> Any:
 
 
 def write_json(value: dict[str, Any], path: Path) -> None:
-    """Write atomically, so that a reader never finds half of it."""
+    """Write ``value`` as JSON atomically, so that a reader never finds half of it."""
     temporary = path.with_name(path.name + ".writing")
     temporary.write_text(json.dumps(_plain(value), indent=2) + "\n")
     os.replace(temporary, path)
 
 
 def eval_summary(results: dict[str, float]) -> dict[str, Any] | None:
-    """An evaluation's metrics by the names of ``summary.json``; ``return_ci95`` is the half width of the interval."""
+    """Return an evaluation's metrics by the names of ``summary.json``; ``return_ci95`` is the interval's half width."""
     if not results:
         return None
     names = {n.removeprefix("eval/"): v for n, v in results.items()}
@@ -64,19 +64,19 @@ def eval_summary(results: dict[str, float]) -> dict[str, Any] | None:
 
 
 def print_table(rows: dict[str, str]) -> None:
-    """Two aligned columns."""
+    """Print ``rows`` as two aligned columns."""
     width = max(map(len, rows))
     print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items()), flush=True)
 
 
 def with_interval(mean: float, half_width: float | None) -> str:
-    """``mean ± half width`` for people."""
+    """Return ``mean ± half width (95 %)`` as text; the mean alone if the half width is not known."""
     known = half_width is not None and math.isfinite(half_width)
     return f"{mean:.4g} ± {half_width:.2g} (95 %)" if known else f"{mean:.4g}"
 
 
 def write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> dict[str, Any]:
-    """Write ``summary.json`` with ``status``; returns what it holds."""
+    """Write ``summary.json`` with ``status``; return what it holds."""
     counters, wall = run.data.counters, run.checkpoint.wall_s
     updates = run.trainer.global_step
     summary = {

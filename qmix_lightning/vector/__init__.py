@@ -1,1 +1,1 @@
-"""Vector environments: the PettingZoo adapter, stepping in this process or in workers, supervision."""
+"""Step PettingZoo environments together, in this process or in worker processes, with fault tolerance."""

@@ -1,4 +1,4 @@
-"""The ``env`` section of a configuration, taken apart: what the factory takes, and what its adapter takes."""
+"""Split the ``env`` section of a configuration into the factory's settings and the adapter's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ __all__ = ["EnvSection", "adapter_settings", "parse_env_section"]
 
 @dataclass(frozen=True)
 class EnvSection:
-    """``settings`` are the factory's keyword arguments, ``adapter`` those of a single environment's adapter."""
+    """A checked ``env`` section.
+
+    ``settings`` are the factory's keyword arguments, ``adapter`` those of a single environment's adapter.
+    """
 
     name: str
     factory: Callable[..., Any]
@@ -27,12 +30,15 @@ class EnvSection:
 
 
 def adapter_settings(factory: Callable[..., Any]) -> list[str]:
-    """The settings beside the factory's own; a natively batched environment decides these for itself."""
+    """Return the names of the adapter's settings, which stand beside the factory's own.
+
+    A natively batched environment has none: it decides these for itself.
+    """
     return [] if environment.is_natively_batched(factory) else settings_of(ParallelAdapter, ("env", "name"))
 
 
 def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
-    """Check the ``env`` section against the signature of the factory that it names; opens nothing.
+    """Check the ``env`` section against the signature of the factory that it names; create nothing.
 
     Raises:
         ConfigurationError: an unknown name, key or type.

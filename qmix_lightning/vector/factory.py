@@ -1,4 +1,4 @@
-"""From a factory and its settings to a vector environment; what fails becomes one line."""
+"""Create a vector environment from a factory and its settings; report what fails in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Backend", "make_vector_env"]
 
 @dataclass(frozen=True)
 class Backend:
-    """Where single environments step: ``sync`` (this process) or ``process`` (workers), and how faults are met."""
+    """Where single environments step, ``sync`` (this process) or ``process`` (workers), and their limit of faults."""
 
     backend: str = "sync"
     num_workers: int = 1
@@ -40,7 +40,7 @@ def make_vector_env(
     episode_limit: int | None = None,
     backend: Backend = SYNC,
 ) -> VectorEnv:
-    """``num_envs`` environments of ``factory``.
+    """Create a vector environment of ``num_envs`` environments of ``factory``.
 
     Args:
         factory: from :func:`qmix_lightning.environment.load`. With a ``num_envs`` parameter it is called once and
@@ -50,7 +50,7 @@ def make_vector_env(
         name: what messages call the environment.
         reward_aggregation, timeout_is_terminal, episode_limit: see :class:`ParallelAdapter`; a natively batched
             environment decides these for itself and refuses them.
-        backend: where single environments step, and what faults are put up with.
+        backend: where single environments step, and what faults are tolerated.
     """
     if num_envs < 1:
         raise ConfigurationError(f"num_envs must be at least 1, not {num_envs}")
@@ -82,12 +82,12 @@ def make_vector_env(
             limit=backend.limit,
             timeout_s=backend.timeout_s,
         )
-    opened: list[FaultTolerantEnv] = []
+    created: list[FaultTolerantEnv] = []
     try:
         faults = Faults(name, backend.limit)
         for number in range(num_envs):
-            opened.append(FaultTolerantEnv(make, number, faults))
-        return SyncVectorEnv(opened, faults)
+            created.append(FaultTolerantEnv(make, number, faults))
+        return SyncVectorEnv(created, faults)
     except BaseException:
-        close_all(opened)
+        close_all(created)
         raise

@@ -1,4 +1,4 @@
-"""Environments in worker processes: several a worker, shared memory for observations, one byte for a command."""
+"""Step environments in worker processes: several a worker, shared memory for observations, one byte for a command."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ class _Worker:
             their_lifeline.close()
 
     def spec(self, timeout: float) -> EnvSpec:
-        """Sizes of the worker's environments, once it has made them; ``timeout`` holds for all that it is asked."""
+        """Return the sizes of the worker's environments, once it has created them.
+
+        ``timeout``, in seconds, holds for every later request too.
+        """
         self.connection.settimeout(timeout)
         answer: Any = receive(self.connection)
         if "error" in answer:
@@ -82,17 +85,17 @@ class _Worker:
 
 
 class ProcessVectorEnv:
-    """A :class:`~qmix_lightning.environment.VectorEnv` whose environments live in worker processes.
+    """A :class:`~qmix_lightning.environment.VectorEnv` whose environments run in worker processes.
 
     The same seeds and actions give the same episodes as stepping in this process. A worker that dies or does not
     answer in time is replaced; the episodes it had in flight are reported as failed.
 
     Args:
-        make: makes one environment; sent to the workers, so it must be picklable.
+        make: creates one environment; sent to the workers, so it must be picklable.
         num_envs: environments, dealt to the workers in blocks.
         num_workers: processes; no more than environments.
         name: what messages call the environment.
-        limit: how many faults are put up with.
+        limit: how many faults are tolerated.
         timeout_s: how long a step or a reset of one worker may take.
     """
 
@@ -123,7 +126,7 @@ class ProcessVectorEnv:
             self.versions = self._workers[0].versions if self._workers[0] is not None else {}
             if any(spec != self.spec for spec in specs):
                 raise ConfigurationError(f"environments of '{name}' that step together must be alike")
-            self._open_memory()
+            self._create_shared_buffers()
         except BaseException:
             self._end_all()
             raise
@@ -131,7 +134,7 @@ class ProcessVectorEnv:
 
     @property
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that run."""
+        """Return the process ids of the workers that run."""
         return [worker.process.pid for worker in self._workers if worker is not None and worker.process.pid is not None]
 
     def _spec_of(self, worker: _Worker) -> EnvSpec:
@@ -142,13 +145,13 @@ class ProcessVectorEnv:
         except (EOFError, OSError):
             raise RunError(f"a worker of '{self._name}' died while it made its environments") from None
 
-    def _open_memory(self) -> None:
+    def _create_shared_buffers(self) -> None:
         size = SharedBuffers(self.spec, self.num_envs, None).nbytes
         with tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as file:
             self._descriptor = os.dup(file.fileno())  # no name: nothing is left behind, however this ends
         os.ftruncate(self._descriptor, size)
-        self._memory = mmap.mmap(self._descriptor, size)
-        self._shared = shared = SharedBuffers(self.spec, self.num_envs, self._memory)
+        self._mapping = mmap.mmap(self._descriptor, size)
+        self._shared = shared = SharedBuffers(self.spec, self.num_envs, self._mapping)
         for worker in self._workers:
             if worker is not None:
                 worker.share(self._descriptor, self.num_envs)
@@ -186,7 +189,7 @@ class ProcessVectorEnv:
         return self._observation
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
-        """One joint step with ``actions [E, N]`` where ``active [E]``."""
+        """Take one joint step with ``actions [E, N]`` where ``active [E]``."""
         buffers, wanted = self._shared.buffers, active.numpy()
         self._shared.actions[:] = actions.numpy(force=True)
         idle = ~wanted
@@ -202,10 +205,10 @@ class ProcessVectorEnv:
         return self._transition
 
     def _command(self, command: bytes, wanted: np.ndarray) -> np.ndarray:
-        """Have the workers do it where ``wanted``; returns whose episodes were lost with a worker, ``[E]``."""
+        """Send ``command`` for the ``wanted`` environments; return whose episodes were lost with a worker, ``[E]``."""
         self._shared.wanted[:] = wanted
         lost = np.zeros(self.num_envs, bool)
-        asked = []
+        commanded = []
         for index, worker in enumerate(self._workers):
             if worker is not None and wanted[worker.rows].any():
                 try:
@@ -213,8 +216,8 @@ class ProcessVectorEnv:
                 except OSError:
                     lost |= self._drop(index, "killed", "its process is gone")
                     continue
-                asked.append(index)
-        for index in asked:
+                commanded.append(index)
+        for index in commanded:
             worker = self._workers[index]
             assert worker is not None
             try:
@@ -236,7 +239,7 @@ class ProcessVectorEnv:
         return lost
 
     def _count(self, counts: dict[str, int]) -> None:
-        """Faults that a worker handled by itself; it has logged them, and holds to the limit for its own."""
+        """Add the faults that a worker handled by itself; it has logged them, and holds to the limit for its own."""
         for kind in FAULT_KINDS:
             self.faults[kind] += counts[kind]
 
@@ -251,13 +254,13 @@ class ProcessVectorEnv:
         return lost
 
     def _replace(self, index: int) -> None:
-        """A new worker in the place of one that is gone; tried until it works or the limit is reached."""
+        """Replace a worker that is gone; try until it works or the limit is reached."""
         while True:
             self._faults.back_off()
             worker = _Worker(self._context, self._make, self._name, self._blocks[index], self._limit)
             try:
                 if self._spec_of(worker) != self.spec:
-                    raise EnvironmentFault(f"environment '{self._name}', made anew, has other sizes than before")
+                    raise EnvironmentFault(f"environment '{self._name}', recreated, has other sizes than before")
                 worker.share(self._descriptor, self.num_envs)
                 self._workers[index] = worker
                 return

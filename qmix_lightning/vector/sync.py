@@ -1,4 +1,4 @@
-"""PettingZoo environments stepped one after the other in this process."""
+"""Step PettingZoo environments one after the other in this process."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["SyncVectorEnv", "close_all"]
 class SyncVectorEnv:
     """``E`` PettingZoo environments, stepped one after the other in this process.
 
-    A :class:`~qmix_lightning.environment.VectorEnv`: the tensors it returns are its own memory, overwritten by the
+    A :class:`~qmix_lightning.environment.VectorEnv`: the tensors it returns are its own buffers, overwritten by the
     next ``reset`` or ``step``.
 
     Args:
         adapters: one for each environment; closed with this object.
-        faults: where supervised ones count theirs.
+        faults: where fault-tolerant ones count theirs.
     """
 
     def __init__(self, adapters: Sequence[ParallelAdapter | FaultTolerantEnv], faults: Faults | None = None) -> None:
@@ -66,7 +66,7 @@ class SyncVectorEnv:
         return self._observation
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
-        """One joint step with ``actions [E, N]`` where ``active [E]``."""
+        """Take one joint step with ``actions [E, N]`` where ``active [E]``."""
         wanted = active.tolist()
         if not all(wanted):
             buffers, idle = self._buffers, ~active.numpy()
@@ -85,7 +85,7 @@ class SyncVectorEnv:
 
 
 def close_all(closeables: Iterable[Any]) -> list[Exception]:
-    """Close each of them, whatever the others do; what was raised."""
+    """Close each of them, whatever the others do; return what was raised."""
     failures = []
     for closeable in closeables:
         try:

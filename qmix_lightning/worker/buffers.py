@@ -1,4 +1,4 @@
-"""The memory that single environments write and a vector environment shows: one field each, one row an environment."""
+"""Define the buffers that single environments write and a vector environment shows: one row for each environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Buffers", "Row", "SharedBuffers"]
 
 @dataclass
 class Buffers:
-    """What ``E`` environments write; starts as zeros and is written in place.
+    """Arrays that ``E`` environments write in place, one for each field; they start as zeros.
 
     Shapes: ``obs [E, N, O]``, ``state [E, S]``, ``agent_reward [E, N]``, ``reward [E]`` and ``metrics [M, E]``
     float32; ``avail_actions [E, N, A]``, ``agent_mask [E, N]``, ``terminated [E]`` and ``truncated [E]`` bool.
@@ -32,7 +32,7 @@ class Buffers:
 
     @staticmethod
     def layout(spec: EnvSpec, num_envs: int) -> dict[str, tuple[tuple[int, ...], type]]:
-        """Shape and dtype of each field."""
+        """Return the shape and dtype of each field."""
         e, n = num_envs, spec.n_agents
         return {
             "obs": ((e, n, spec.obs_dim), np.float32),
@@ -51,7 +51,7 @@ class Buffers:
         return cls(**{k: np.zeros(shape, dtype) for k, (shape, dtype) in cls.layout(spec, num_envs).items()})
 
     def row(self, spec: EnvSpec, index: int) -> Row:
-        """Where environment ``index`` writes."""
+        """Return the views that environment ``index`` writes."""
         return Row(
             spec, self.obs[index], self.state[index], self.avail_actions[index], self.agent_mask[index],
             self.agent_reward[index],
@@ -59,7 +59,7 @@ class Buffers:
 
 
 class Row:
-    """Views of one environment's memory, which must start as zeros.
+    """Views of one environment's buffers, which must start as zeros.
 
     Shapes: ``obs [N, O]``, ``state [S]``, ``agent_reward [N]`` float32; ``avail_actions [N, A]``, ``agent_mask [N]``
     bool. ``agent_obs`` and ``agent_avail`` are each agent's part without padding.
@@ -91,7 +91,7 @@ class SharedBuffers:
     ``actions [E, N]`` and ``seeds [E]`` int64; ``wanted [E]`` and ``failed [E]`` bool.
     """
 
-    def __init__(self, spec: EnvSpec, num_envs: int, memory: mmap.mmap | None) -> None:
+    def __init__(self, spec: EnvSpec, num_envs: int, mapping: mmap.mmap | None) -> None:
         layout = Buffers.layout(spec, num_envs)
         extra: dict[str, tuple[tuple[int, ...], type]] = {
             "actions": ((num_envs, spec.n_agents), np.int64),
@@ -103,10 +103,10 @@ class SharedBuffers:
         arrays: dict[str, np.ndarray] = {}
         for name, (shape, dtype) in {**layout, **extra}.items():
             count = int(np.prod(shape))
-            if memory is not None:
-                arrays[name] = np.frombuffer(memory, dtype, count, self.nbytes).reshape(shape)
+            if mapping is not None:
+                arrays[name] = np.frombuffer(mapping, dtype, count, self.nbytes).reshape(shape)
             self.nbytes += -(-count * np.dtype(dtype).itemsize // 64) * 64
-        if memory is not None:
+        if mapping is not None:
             self.buffers = Buffers(**{name: arrays[name] for name in layout})
             self.actions, self.seeds = arrays["actions"], arrays["seeds"]
             self.wanted, self.failed = arrays["wanted"], arrays["failed"]

@@ -1,22 +1,21 @@
-"""Create one adapted environment from a factory and its settings; what fails becomes one line."""
+"""Create one adapted environment from a factory and its settings; report what fails in one line."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
-from qmix_lightning.runtime.text import did_you_mean
+from qmix_lightning.worker.arguments import check_arguments
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
-__all__ = ["AdapterMaker", "check_arguments", "create_env"]
+__all__ = ["AdapterMaker", "create_env"]
 
 
 @dataclass(frozen=True)
 class AdapterMaker:
-    """Makes one :class:`ParallelAdapter` each time it is called; can be sent to a worker process.
+    """Creates one :class:`ParallelAdapter` each time it is called; can be sent to a worker process.
 
     Args:
         factory: returns a ``ParallelEnv``.
@@ -50,7 +49,7 @@ class AdapterMaker:
 
 
 def create_env(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> Any:
-    """``factory(**arguments)``; whatever it raises becomes one line that names the environment."""
+    """Return ``factory(**arguments)``; whatever it raises becomes one line that names the environment."""
     check_arguments(factory, arguments, what)
     try:
         return factory(**arguments)
@@ -63,24 +62,3 @@ def create_env(factory: Callable[..., Any], arguments: Mapping[str, Any], what: 
     except Exception as error:
         reason = " ".join(str(error).split()) or "no message"
         raise ConfigurationError(f"{what} could not be made: {type(error).__name__}: {reason}") from error
-
-
-def check_arguments(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> None:
-    """Refuse keyword arguments that ``factory`` does not take, and required ones that are missing.
-
-    A factory with ``**kwargs`` takes everything here; it has to refuse for itself.
-
-    Args:
-        factory: what will be called.
-        arguments: its keyword arguments.
-        what: names the factory in messages.
-    """
-    parameters = {k: p for k, p in inspect.signature(factory).parameters.items() if p.kind is not p.POSITIONAL_ONLY}
-    named = {k: p for k, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for key in arguments:
-            if key not in named:
-                raise ConfigurationError(f"{what} has no setting '{key}'{did_you_mean(key, named)}")
-    missing = [k for k, p in named.items() if p.default is p.empty and k not in arguments]
-    if missing:
-        raise ConfigurationError(f"{what} needs {', '.join(missing)}")

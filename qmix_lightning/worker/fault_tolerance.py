@@ -1,4 +1,4 @@
-"""Environments that survive their simulators: what fails is dropped, closed, made anew, and counted.
+"""Tolerate faults of environments: drop the episode, close and recreate the environment, count the fault.
 
 Used in the training process and in workers alike; imports no torch.
 """
@@ -32,7 +32,7 @@ _BACK_OFF_S = (0.1, 3.0)
 
 @dataclass(frozen=True)
 class FaultLimit:
-    """How many faults within how many seconds a vector environment puts up with."""
+    """Limit on the faults that a vector environment tolerates: how many within how many seconds."""
 
     max_faults: int = 10
     window_s: float = 600.0
@@ -43,7 +43,7 @@ class Faults:
 
     Args:
         name: what messages call the environment.
-        limit: the bound.
+        limit: how many faults are tolerated.
     """
 
     def __init__(self, name: str, limit: FaultLimit) -> None:
@@ -68,7 +68,7 @@ class Faults:
                 f"environment '{self.name}' failed {len(self._times)} times within {self.limit.window_s:g} s "
                 f"(rollout.max_faults={self.limit.max_faults}); the last time, {who}: {cause}"
             )
-        _log.warning("%s of '%s' failed (%s): %s; its episode is dropped, it is made anew", who, self.name, kind, cause)
+        _log.warning("%s of '%s' failed (%s): %s; its episode is dropped, it is recreated", who, self.name, kind, cause)
 
     def back_off(self) -> None:
         """Wait before trying again, longer the more faults there were lately."""
@@ -77,19 +77,19 @@ class Faults:
 
 
 def versions_of(adapter: ParallelAdapter) -> dict[str, str]:
-    """What ``metadata["versions"]`` says of a simulator, such as its game's build."""
+    """Return what ``metadata["versions"]`` says of a simulator, such as its game's build."""
     versions = getattr(adapter.env, "metadata", {}).get("versions", {})
     return {str(name): str(value) for name, value in versions.items()}
 
 
 class FaultTolerantEnv:
-    """A :class:`ParallelAdapter` that is made anew when it fails, and before it grows old.
+    """A :class:`ParallelAdapter` that is recreated when it fails, and before it has taken too many steps.
 
-    An environment whose ``metadata`` names ``rebuild_after_steps`` is made anew between episodes before it has taken so
+    An environment whose ``metadata`` names ``rebuild_after_steps`` is recreated between episodes before it has taken so
     many steps.
 
     Args:
-        make: makes the adapter.
+        make: creates the adapter.
         number: which environment it is, for messages.
         faults: where faults are counted.
     """
@@ -104,10 +104,10 @@ class FaultTolerantEnv:
         self._steps = 0
 
     def reset(self, seed: int, row: Row) -> None:
-        """Start an episode; tries again with a new environment until it works or the limit is reached."""
+        """Start an episode; try again with a new environment until it works or the limit is reached."""
         while True:
             try:
-                adapter = self._adapter if self._adapter is not None and not self._is_old() else self._rebuilt()
+                adapter = self._adapter if self._adapter is not None and not self._is_old() else self._recreate()
                 adapter.reset(seed, row)
                 if not _is_finite(row, 0.0):
                     raise _not_finite()
@@ -121,7 +121,10 @@ class FaultTolerantEnv:
                 self._faults.back_off()
 
     def step(self, actions: Sequence[int], row: Row) -> Outcome | None:
-        """A joint step; ``None``: it failed, and the episode with it. Whether its values are finite, others ask."""
+        """Take a joint step; return ``None`` if it failed, and the episode with it.
+
+        Whether its values are finite is checked by :class:`EnvBlock`.
+        """
         assert self._adapter is not None
         self._steps += 1
         try:
@@ -131,7 +134,7 @@ class FaultTolerantEnv:
             return None
 
     def reject(self) -> None:
-        """The values of the last step are not finite: it failed."""
+        """Count the last step as failed: its values are not finite."""
         self._fail(_not_finite())
 
     def _is_old(self) -> bool:
@@ -140,12 +143,12 @@ class FaultTolerantEnv:
         longest = self.spec.episode_limit or 0
         return limit is not None and self._steps + longest >= limit
 
-    def _rebuilt(self) -> ParallelAdapter:
+    def _recreate(self) -> ParallelAdapter:
         self.close()
         self._adapter = adapter = self._make()
         self._steps = 0
         if adapter.spec != self.spec:
-            raise EnvironmentFault(f"{self._who}: made anew, it has other sizes than before")
+            raise EnvironmentFault(f"{self._who}: recreated, it has other sizes than before")
         return adapter
 
     def _fail(self, error: Exception) -> None:
@@ -154,7 +157,7 @@ class FaultTolerantEnv:
         self._faults.record("invalid" if invalid else "raised", self._who, one_line(error))
 
     def close(self) -> None:
-        """Close what there is; a simulator that fails at that too has no say."""
+        """Close the environment if there is one; an error in closing is logged, not raised."""
         adapter, self._adapter = self._adapter, None
         if adapter is not None:
             try:
@@ -164,11 +167,11 @@ class FaultTolerantEnv:
 
 
 class EnvBlock:
-    """Environments of one process, stepped one after the other into neighbouring rows of common memory.
+    """Environments of one process, stepped one after the other into neighbouring rows of common buffers.
 
     Args:
-        envs: by the row they write; rows without a gap. Supervised ones fail where a value is not finite.
-        buffers: the memory.
+        envs: by the row they write; rows without a gap. Fault-tolerant ones fail where a value is not finite.
+        buffers: what they write.
     """
 
     def __init__(self, envs: Mapping[int, ParallelAdapter | FaultTolerantEnv], buffers: Buffers) -> None:
@@ -185,7 +188,11 @@ class EnvBlock:
                 env.reset(seeds[e], row)
 
     def step(self, actions: Sequence[Sequence[int]], wanted: Sequence[bool]) -> list[int]:
-        """A joint step with ``actions [E][N]`` where ``wanted [E]``; the rows that failed, which earn nothing."""
+        """Take a joint step with ``actions [E][N]`` where ``wanted [E]``.
+
+        Returns:
+            The rows that failed, which earn nothing.
+        """
         buffers = self._buffers
         failed: list[int] = []
         total = 0.0
@@ -201,7 +208,7 @@ class EnvBlock:
             total += reward
             if metrics:
                 buffers.metrics[:, e] = metrics
-        # Asked once for all: a sum is finite only if every term is, and a sum of much costs as much as one of little.
+        # Checked once for all: a sum is finite only if every term is, and a sum of much costs as much as one of little.
         if self._checked and not math.isfinite(total + float(self._obs.sum()) + float(self._state.sum())):
             failed += self._reject(wanted, failed)
         for e in failed:
@@ -209,7 +216,7 @@ class EnvBlock:
         return failed
 
     def _reject(self, wanted: Sequence[bool], failed: Sequence[int]) -> list[int]:
-        """Have those fail that took a step with a value that is not finite."""
+        """Count those as failed that took a step with a value that is not finite; return their rows."""
         rejected = []
         for e, env, row in self._envs:
             stepped = wanted[e] and e not in failed

@@ -1,4 +1,4 @@
-"""End with the trainer: a socket whose other end closes when the trainer is gone, for whatever reason."""
+"""End a worker with its trainer: a socket's other end closes when the trainer is gone, for whatever reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def watch(lifeline: socket.socket) -> None:
 
 
 def is_gone(lifeline: socket.socket) -> bool:
-    """Whether the other end has closed."""
+    """Return whether the other end has closed."""
     lifeline.setblocking(False)
     try:
         return lifeline.recv(1, socket.MSG_PEEK) == b""

@@ -1,6 +1,6 @@
 """Run a worker process: some environments, stepped on command, written to shared memory.
 
-A worker ends when it is told to, when the trainer is gone (its sockets close), and with everything that its
+A worker ends when it receives ``QUIT`` or when the trainer is gone (its sockets close), and with everything that its
 environments started: it leads a process group of its own.
 """
 
@@ -37,15 +37,15 @@ def work(
     slots: list[int],
     limit: FaultLimit,
 ) -> None:
-    """The life of a worker.
+    """Run a worker: create its environments, serve commands until the trainer ends it or is gone, close everything.
 
     Args:
-        connection: commands come in, answers go out.
+        connection: receives commands, sends answers.
         lifeline: closes when the trainer is gone.
-        make: makes one environment.
+        make: creates one environment.
         name: what messages call it.
         slots: which rows of the shared memory are this worker's.
-        limit: how many faults are put up with.
+        limit: how many faults are tolerated.
     """
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -69,16 +69,16 @@ def work(
             return
         num_envs = int(receive(connection))  # type: ignore[call-overload]
         size = SharedBuffers(spec, num_envs, None).nbytes
-        with mmap.mmap(descriptors[0], size) as memory:
+        with mmap.mmap(descriptors[0], size) as mapping:
             os.close(descriptors[0])
             try:
-                _serve(connection, SharedBuffers(spec, num_envs, memory), envs, faults)
+                _serve(connection, SharedBuffers(spec, num_envs, mapping), envs, faults)
             except BufferError:
                 return
     except (EOFError, OSError, SystemExit):
-        pass  # the trainer is gone, or asked
+        pass  # the trainer is gone, or ended this worker
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that came now would leave the rest open
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that came now would leave the rest unclosed
         for env in envs.values():
             env.close()
         if is_gone(lifeline):

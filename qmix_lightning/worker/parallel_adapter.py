@@ -1,6 +1,6 @@
 """Turn one PettingZoo ``ParallelEnv`` into rows of numbers: flattened, padded, masked, with one team reward.
 
-The adapter owns no memory. It writes into the :class:`~qmix_lightning.worker.buffers.Row` it is handed, so that the
+The adapter owns no buffers. It writes into the :class:`~qmix_lightning.worker.buffers.Row` it is handed, so that the
 same code serves environments in this process and workers that share memory with it.
 """
 
@@ -27,7 +27,7 @@ LIMIT_ATTRIBUTES = ("max_cycles", "max_steps", "episode_limit")
 
 
 class Outcome(NamedTuple):
-    """What a joint step came to; ``metrics`` in the order of ``EnvSpec.episode_metrics``, empty before the end."""
+    """Result of a joint step; ``metrics`` in the order of ``EnvSpec.episode_metrics``, empty before the end."""
 
     reward: float
     terminated: bool
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 class ParallelAdapter:
-    """Wraps one ``ParallelEnv``.
+    """Adapter of one ``ParallelEnv`` to rows of numbers in one shape.
 
     * Observations are flattened as ``gymnasium.spaces.utils.flatten`` does; smaller ones and smaller action
       counts are padded. An agent's slot is its place in ``possible_agents``.
@@ -45,11 +45,12 @@ class ParallelAdapter:
     * The global state is ``state()`` where the environment has it, otherwise the agents' observations joined.
     * An agent that is not in ``env.agents``, or was terminated or truncated, is masked until it is back.
     * The episode ends when no agent is left to act. It is truncated if an agent that acted last was truncated and
-      not terminated, or if ``episode_limit`` cuts it; otherwise terminated. Agents that ended by truncation stay in
+      not terminated, or if ``episode_limit`` ends it; otherwise terminated. Agents that ended by truncation stay in
       the last successor's mask, so that its value can be bootstrapped.
     * With ``metadata["shared_reward"]`` every agent's reward is the team's reward already, and is taken once.
     * At the end, the values named in ``env.metadata["episode_metrics"]`` are read from any agent's info. (An
-      episode cut by ``episode_limit`` may lack them: the environment does not know that it ended. They count as 0.)
+      episode truncated by ``episode_limit`` may lack them: the environment does not know that it ended. They count
+      as 0.)
     * ``metadata["obs_entities"]``, a list of mappings with the fields of ``EntityBlock``, says which parts of an
       observation are sets of entities.
 
@@ -59,7 +60,7 @@ class ParallelAdapter:
         reward_aggregation: the team reward is the ``sum`` of the rewards of the agents that acted, or that sum
             divided by the number of all possible agents (``mean``: an agent that is gone counts as 0).
         timeout_is_terminal: report truncation as termination, as SMAC's published results do.
-        episode_limit: cut episodes after so many joint steps.
+        episode_limit: truncate episodes after so many joint steps.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class ParallelAdapter:
         self._write(row, self._acting, observations, infos, at_end=False)
 
     def step(self, actions: Sequence[int], row: Row) -> Outcome:
-        """One joint step with ``actions [N]`` (those of masked agents are dropped); writes the true successor."""
+        """Take one joint step with ``actions [N]`` (those of masked agents are dropped); write the true successor."""
         agents, starts = self._agents, self._starts
         acting = self._acting
         result = self.env.step({agents[i]: actions[i] + starts[i] for i in acting})
@@ -162,18 +163,18 @@ class ParallelAdapter:
             if not terminations.get(agents[i], False) and not truncations.get(agents[i], False)
         ]
         if self._acting:
-            cut = self._steps == self._episode_limit
-            self._write(row, self._acting, observations, infos, at_end=cut)
-            if not cut:
+            at_limit = self._steps == self._episode_limit
+            self._write(row, self._acting, observations, infos, at_end=at_limit)
+            if not at_limit:
                 self._check_limit()
                 return Outcome(reward, False, False)
             truncated = True
         else:
-            cut = False
+            at_limit = False
             self._write(row, timed_out, observations, infos, at_end=True)
             truncated = bool(timed_out)
         terminated = not truncated or self._timeout_is_terminal
-        return Outcome(reward, terminated, not terminated, self._metrics(infos, cut))
+        return Outcome(reward, terminated, not terminated, self._metrics(infos, at_limit))
 
     def close(self) -> None:
         """Close the environment; may be called twice."""
@@ -186,7 +187,7 @@ class ParallelAdapter:
     # Writing ------------------------------------------------------------------------------------------------
 
     def _present(self) -> list[int]:
-        """Slots of the agents in ``env.agents``."""
+        """Return the slots of the agents in ``env.agents``."""
         now = self.env.agents
         if now == self._agents:
             return list(range(len(self._agents)))
@@ -259,11 +260,11 @@ class ParallelAdapter:
                 f"{self._what}: the action_mask of agent '{self._agents[i]}' leaves no legal action"
             )
 
-    def _metrics(self, infos: Any, cut: bool) -> tuple[float, ...]:
+    def _metrics(self, infos: Any, at_limit: bool) -> tuple[float, ...]:
         values = []
         for name in self.spec.episode_metrics:
             found = next((info[name] for info in infos.values() if info and name in info), None)
-            if found is None and not cut:
+            if found is None and not at_limit:
                 raise EnvironmentContractError(
                     f"{self._what}: metadata names the episode metric '{name}', but no agent's info has it at the end"
                 )
@@ -281,7 +282,7 @@ class ParallelAdapter:
     # Reading the spaces -------------------------------------------------------------------------------------
 
     def _action_range(self, agent: Any) -> tuple[int, int]:
-        """First action and number of actions."""
+        """Return the first action and the number of actions."""
         space = self.env.action_space(agent)
         if not is_space(space, "Discrete"):
             way_out = (
@@ -296,7 +297,7 @@ class ParallelAdapter:
         return int(space.start), int(space.n)
 
     def _read_observation_space(self, agent: Any) -> tuple[int, Callable[[Any], np.ndarray], bool]:
-        """Flat size, the function that flattens, and whether the observation brings an action mask."""
+        """Return the flat size, the function that flattens, and whether the observation brings an action mask."""
         space = self.env.observation_space(agent)
         what = f"{self._what}: the observation of agent '{agent}'"
         if not is_space(space, "Dict") or MASK_KEY not in space.spaces:
@@ -310,7 +311,7 @@ class ParallelAdapter:
         return size, lambda value: read(value["observation"]), True
 
     def _find_state(self, joined: int) -> int:
-        """Size of the global state; decides whether ``state()`` or the joined observations are used."""
+        """Return the size of the global state; decide whether ``state()`` or the joined observations are used."""
         space = getattr(self.env, "state_space", None)
         if is_space(space):
             size, self._state_reader = observation_reader(space, f"{self._what}: state()")
@@ -335,7 +336,7 @@ def _entities(declared: Sequence[Any], what: str) -> tuple[EntityBlock, ...]:
 
 def _require_parallel_env(env: Any, what: str) -> None:
     found = type(env).__name__
-    # An AEC environment has every method that is asked for below, so it is told apart first.
+    # An AEC environment has every method that is looked for below, so it is recognised first.
     if callable(getattr(env, "agent_iter", None)):
         raise EnvironmentContractError(
             f"{what}: {found} is an AEC environment, a ParallelEnv is needed; "
@@ -349,7 +350,7 @@ def _require_parallel_env(env: Any, what: str) -> None:
 
 
 def _own_limit(env: Any) -> int | None:
-    """The environment's own limit on joint steps, where it shows one."""
+    """Return the environment's own limit on joint steps, where it shows one."""
     for source in (env, getattr(env, "unwrapped", None)):
         for attribute in LIMIT_ATTRIBUTES:
             limit = getattr(source, attribute, None)
@@ -359,7 +360,7 @@ def _own_limit(env: Any) -> int | None:
 
 
 def unit_groups(agents: Sequence[Any], sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
-    """Agents of one kind share a group: same name but for the number at its end, same sizes."""
+    """Return each agent's group; agents of one kind share it: same name but for the number at its end, same sizes."""
     ids: dict[tuple[str, int, int], int] = {}
     return tuple(
         ids.setdefault((re.sub(r"_?\d+$", "", str(agent)), size, count), len(ids))

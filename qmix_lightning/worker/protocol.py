@@ -1,4 +1,4 @@
-"""Speak between a trainer and its workers: one byte a command, one byte an answer, JSON for what is rare.
+"""Send and receive between a trainer and its workers: one byte a command, one byte an answer, JSON for what is rare.
 
 Observations never pass through the socket; they lie in :class:`~qmix_lightning.worker.buffers.SharedBuffers`.
 """
@@ -15,13 +15,13 @@ DONE, FAULTY, FATAL = b"d", b"f", b"x"
 
 
 def send(connection: socket.socket, value: object) -> None:
-    """A JSON value with its length before it; for what is rare."""
+    """Send a JSON value with its length before it; for what is rare."""
     data = json.dumps(value).encode()
     connection.sendall(len(data).to_bytes(8, "big") + data)
 
 
 def receive(connection: socket.socket) -> object:
-    """What :func:`send` sent; ``EOFError`` if the other side is gone."""
+    """Return what :func:`send` sent; raise ``EOFError`` if the other side is gone."""
 
     def exactly(n: int) -> bytes:
         parts = bytearray()

@@ -1,1 +1,1 @@
-"""Networks that one algorithm alone has."""
+"""Define networks that one algorithm alone uses."""

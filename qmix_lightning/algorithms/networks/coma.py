@@ -1,4 +1,4 @@
-"""The centralised critic of counterfactual actor-critics, and the advantage it gives."""
+"""Define the centralised critic of counterfactual actor-critics, and the advantage it gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["CounterfactualCritic", "counterfactual_advantage", "expected_values"
 
 
 def expected_values(q: Tensor, probabilities: Tensor) -> Tensor:
-    """``sum_a pi(a) q(a)``: ``q`` and ``probabilities`` ``[..., A]`` to ``[...]``.
+    """Return the expected value ``sum_a pi(a) q(a)``: ``q`` and ``probabilities`` ``[..., A]`` to ``[...]``.
 
     Values of actions of probability zero are never read, so those of illegal ones may be anything.
     """
@@ -20,7 +20,7 @@ def expected_values(q: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def counterfactual_advantage(q: Tensor, probabilities: Tensor, actions: Tensor) -> Tensor:
-    """``A^a = Q(s, u) - sum_u'a pi^a(u'a) Q(s, (u^-a, u'a))`` (Foerster et al. 2018, eq. 4).
+    """Return the advantage ``A^a = Q(s, u) - sum_u'a pi^a(u'a) Q(s, (u^-a, u'a))`` (Foerster et al. 2018, eq. 4).
 
     What the agent's own action was worth, compared with what its policy gets in its place while the others' actions
     stay. Its mean under the policy is zero, so it adds no bias to the policy's gradient.
@@ -42,7 +42,9 @@ def counterfactual_advantage(q: Tensor, probabilities: Tensor, actions: Tensor) 
 
 
 class CounterfactualCritic(nn.Module):
-    """``Q(s, (u^-a, .))`` of every agent ``a``, for all of its own actions in one pass (Foerster et al. 2018, fig. 1c).
+    """Centralised critic: ``Q(s, (u^-a, .))`` of every agent ``a`` in one pass (Foerster et al. 2018, fig. 1c).
+
+    It gives the values of all of an agent's own actions.
 
     Its inputs are the global state, the agent's observation, the other agents' actions, everybody's last actions and
     which agent it is; not the agent's own action. Three linear layers with ReLU, shared by the agents.
@@ -74,7 +76,7 @@ class CounterfactualCritic(nn.Module):
         )
 
     def forward(self, state: Tensor, obs: Tensor, actions: Tensor, last_actions: Tensor) -> Tensor:
-        """Values for each agent's own actions.
+        """Return values for each agent's own actions.
 
         Args:
             state: ``[..., S]``.

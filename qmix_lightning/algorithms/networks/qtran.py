@@ -1,8 +1,8 @@
-"""Values of the whole team from the agents' features: what QTRAN learns beside the agents (Son et al. 2019).
+"""Define the networks that QTRAN learns beside the agents: team values from their features (Son et al. 2019).
 
 An agent's features are what its head is given; these networks put heads of their own on them, so that all learn one
 body (``h_i = [h_{Q,i}, h_{V,i}]`` in the paper). Each agent's features are encoded with its identity, since parameters
-may be shared, and the encodings of living agents are added up: the size does not grow with the team.
+may be shared, and the encodings of alive agents are added up: the size does not grow with the team.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ __all__ = ["AgentEncoder", "CounterfactualValue", "JointValue", "StateValue", "m
 
 
 def mean_over(values: Tensor, agents: Tensor) -> Tensor:
-    """``values [..., N]`` averaged over the agents of ``agents [..., N]`` bool, 0 where there is none; to ``[...]``."""
+    """Average ``values [..., N]`` over the agents of ``agents [..., N]`` bool, 0 where there is none; to ``[...]``."""
     total = values.where(agents, values.new_zeros(())).sum(dim=-1)
     return total / agents.sum(dim=-1).clamp(min=1)
 
 
 class AgentEncoder(nn.Module):
-    """``features [..., N, F]``, and ``actions [..., N]`` if it is made for them, to ``[..., N, H]``; zero for the dead.
+    """Encoder of each agent's features, and of its action if it is made for them; zero for the dead.
+
+    From ``features [..., N, F]``, and ``actions [..., N]``, to ``[..., N, H]``.
 
     Args:
         n_agents: ``N``.
@@ -40,7 +42,10 @@ class AgentEncoder(nn.Module):
         self.network = hypernetwork(feature_dim + n_agents + n_actions, hidden_dim, 2, hidden_dim)
 
     def forward(self, features: Tensor, alive: Tensor, actions: Tensor | None = None) -> Tensor:
-        """``features [..., N, F]``, ``alive [..., N]`` bool and ``actions [..., N]`` int64 to ``[..., N, H]``."""
+        """Encode ``features [..., N, F]`` and ``actions [..., N]`` int64 as ``[..., N, H]``.
+
+        ``alive [..., N]`` is bool.
+        """
         parts = [features, _identities(features)]
         if actions is not None:
             parts.append(F.one_hot(actions, self.n_actions).to(features.dtype))
@@ -49,7 +54,7 @@ class AgentEncoder(nn.Module):
 
 
 class JointValue(nn.Module):
-    """``Q_jt(tau, u)`` of one joint action: QTRAN-base's joint action-value network ``f_r``.
+    """QTRAN-base's joint action-value network ``f_r``: ``Q_jt(tau, u)`` of one joint action.
 
     Args:
         n_agents: ``N``.
@@ -69,7 +74,7 @@ class JointValue(nn.Module):
         self.value = hypernetwork(hidden_dim + state_dim, 1, 3, hidden_dim)
 
     def forward(self, features: Tensor, actions: Tensor, alive: Tensor, state: Tensor) -> Tensor:
-        """The value of a joint action.
+        """Return the value of a joint action.
 
         Args:
             features: ``[..., N, F]``.
@@ -84,15 +89,15 @@ class JointValue(nn.Module):
         return self.value(_with_state(team, state, self.state_dim)).squeeze(-1)
 
     def of(self, features: Tensor, actions: Tensor, alive: Tensor, state: Tensor) -> Tensor:
-        """The team's one value of a joint action, ``[...]``: the same."""
+        """Return the team's one value of a joint action, ``[...]``: the same as ``forward``."""
         return self(features, actions, alive, state)
 
 
 class CounterfactualValue(nn.Module):
-    """``Q_jt(tau, . , u_{-i})``: for each agent, the team's value of each of its actions with the others' as they are.
+    """QTRAN-alt's counterfactual joint networks, ``Q_jt(tau, . , u_{-i})`` for each agent (Son et al. 2019).
 
-    QTRAN-alt's counterfactual joint networks (Son et al. 2019): an agent's features, and the encodings of the others
-    with their actions. One network for all agents, told apart by their identity.
+    For each agent, the team's value of each of its actions with the others' as they are, from the agent's features and
+    the encodings of the others with their actions. One network for all agents, distinguished by their identity.
 
     Args:
         n_agents: ``N``.
@@ -112,7 +117,7 @@ class CounterfactualValue(nn.Module):
         self.value = hypernetwork(feature_dim + n_agents + hidden_dim + state_dim, n_actions, 3, hidden_dim)
 
     def forward(self, features: Tensor, actions: Tensor, alive: Tensor, state: Tensor) -> Tensor:
-        """Arguments as for :class:`JointValue`; to ``[..., N, A]``, of which a dead agent's mean nothing."""
+        """Return ``[..., N, A]``, of which a dead agent's mean nothing; arguments as for :class:`JointValue`."""
         encoded = self.encode(features, alive, actions)  # [..., N, H]
         others = encoded.sum(dim=-2, keepdim=True) - encoded
         own = torch.cat([features, _identities(features), others], dim=-1)
@@ -120,13 +125,13 @@ class CounterfactualValue(nn.Module):
         return self.value(_with_state(own, each, self.state_dim))  # [..., N, A]
 
     def of(self, features: Tensor, actions: Tensor, alive: Tensor, state: Tensor) -> Tensor:
-        """The team's one value of a joint action, ``[...]``: the mean of what the living agents' networks say of it."""
+        """Return the team's one value of a joint action, ``[...]``: the mean of the alive agents' values of it."""
         values = self(features, actions, alive, state).gather(-1, actions[..., None]).squeeze(-1)  # [..., N]
         return mean_over(values, alive)
 
 
 class StateValue(nn.Module):
-    """``V_jt(tau)``: QTRAN's state-value network ``f_v``, which makes up for what the agents cannot see.
+    """QTRAN's state-value network ``f_v``: ``V_jt(tau)``, which makes up for what the agents cannot see.
 
     Args:
         n_agents: ``N``.
@@ -143,13 +148,13 @@ class StateValue(nn.Module):
         self.value = hypernetwork(hidden_dim + state_dim, 1, 3, hidden_dim)
 
     def forward(self, features: Tensor, alive: Tensor, state: Tensor) -> Tensor:
-        """``features [..., N, F]``, ``alive [..., N]`` bool and ``state [..., S]`` to ``[...]``."""
+        """Map ``features [..., N, F]``, ``alive [..., N]`` bool and ``state [..., S]`` to ``[...]``."""
         team = self.encode(features, alive).sum(dim=-2)  # [..., H]
         return self.value(_with_state(team, state, self.state_dim)).squeeze(-1)
 
 
 def _identities(features: Tensor) -> Tensor:
-    """``[..., N, N]``: which agent each row of ``features [..., N, F]`` belongs to."""
+    """Return which agent each row of ``features [..., N, F]`` belongs to, one-hot ``[..., N, N]``."""
     n = features.shape[-2]
     return torch.eye(n, dtype=features.dtype, device=features.device).expand(*features.shape[:-2], n, n)
 

@@ -1,4 +1,4 @@
-"""The unrestricted team value of weighted QMIX (Rashid et al. 2020): no weight is kept from being negative."""
+"""Define the unrestricted team value of weighted QMIX (Rashid et al. 2020): no weight is kept from being negative."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["CentralMixer"]
 
 
 class CentralMixer(nn.Module):
-    """``Q*(s, u) = f(Q_1, .., Q_N, s)``, a plain feed-forward network: not monotonic, so it can rate any joint action.
+    """Central mixer of weighted QMIX, ``Q*(s, u) = f(Q_1, .., Q_N, s)``: a plain feed-forward network.
 
-    It is not a choice of ``mixer=``: the agents' own greedy actions are not greedy for it, so nothing can act by it.
+    It is not monotonic, so it can rate any joint action. It is not a choice of ``mixer=``: the agents' own greedy
+    actions are not greedy for it, so nothing can act by it.
 
     Args:
         n_agents: ``N``.
@@ -31,6 +32,6 @@ class CentralMixer(nn.Module):
         self.value = hypernetwork(n_agents + state_dim, 1, central_hidden_layers + 1, central_hidden_dim)
 
     def forward(self, agent_qs: Tensor, state: Tensor) -> Tensor:
-        """``agent_qs [B, T, N]`` and ``state [B, T, S]`` to ``[B, T]``."""
+        """Mix ``agent_qs [B, T, N]`` and ``state [B, T, S]`` to ``[B, T]``."""
         check_inputs(agent_qs, state, self.n_agents, self.state_dim)
         return self.value(torch.cat([agent_qs.to(state.dtype), state], dim=-1)).squeeze(-1)  # [B, T]

@@ -1,4 +1,4 @@
-"""What ``qmix-envs new`` writes: a plugin package that installs, keeps every check, and trains."""
+"""Write a plugin package for ``qmix-envs new``: it installs, passes every check, and trains."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ from qmix_lightning import environment
 from qmix_lightning.env_checker import check_factory, failures, report
 
 
-def test_keeps_every_promise():
-    """By its name, so that the entry point is tested too; the package must be installed."""
+def test_passes_every_check():
+    """Check it by its name, so that the entry point is tested too; the package must be installed."""
     results = check_factory(environment.load("$name"), name="$name")
     assert not failures(results), report(results)
 
@@ -112,7 +112,7 @@ stands, two agents on a line look for each other; make it yours in `$name/enviro
 ```bash
 pip install -e .                     # the entry point in pyproject.toml makes env=$name known
 qmix-envs show $name                 # sizes and settings
-qmix-envs check $name                # does it keep the checks that training relies on?
+qmix-envs check $name                # does it pass the checks that training relies on?
 qmix-train env=$name env.kwargs.size=5
 qmix-train --config-dir conf experiment=${name}_qmix
 pytest
@@ -120,7 +120,7 @@ pytest
 
 The environment is a PettingZoo `ParallelEnv`. Its keyword arguments are the settings `env.kwargs.*`; a misspelt one is
 refused. If it needs packages that not everyone has, name them in an extra called `$name` in `pyproject.toml`:
-`qmix-envs` then tells who lacks them what to install.
+`qmix-envs` then says what to install where they are missing.
 """
 
 

@@ -1,4 +1,4 @@
-"""The environment: agents on a line look for each other."""
+"""Define the environment: agents on a line look for each other."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ STAY, LEFT, RIGHT = 0, 1, 2
 
 
 class Rendezvous(ParallelEnv):
-    """Agents that stand on the same cell have found each other, and the episode is won.
+    """A line of cells on which agents look for each other.
 
-    The keyword arguments are the settings: ``env.kwargs.size=12`` on the command line.
+    Agents that stand on the same cell have found each other, and the episode is won. The keyword arguments
+    are the settings: ``env.kwargs.size=12`` on the command line.
 
     Args:
         size: cells of the line.
@@ -36,7 +37,7 @@ class Rendezvous(ParallelEnv):
         self.state_space = spaces.Box(0.0, 1.0, (n_agents + 1,), np.float32)
 
     def observation_space(self, agent: str) -> spaces.Space:
-        """Where the agent is, and how far off to the right every agent is."""
+        """Return the space of an observation: where the agent is, and how far off to the right every agent is."""
         return spaces.Box(-1.0, 1.0, (1 + len(self.possible_agents),), np.float32)
 
     def action_space(self, agent: str) -> spaces.Discrete:
@@ -74,11 +75,11 @@ class Rendezvous(ParallelEnv):
         )
 
     def state(self) -> np.ndarray:
-        """What the mixer sees in training, and no agent in play."""
+        """Return the global state, which the mixer sees in training and no agent sees when it acts."""
         return np.append(self._position / (self.size - 1), self._steps / self.max_steps).astype(np.float32)
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
     def _met(self) -> bool:
         return bool((self._position == self._position[0]).all())
@@ -88,6 +89,6 @@ class Rendezvous(ParallelEnv):
         return {a: np.concatenate([x[i : i + 1], x - x[i]]).astype(np.float32) for a, i in self._slots.items()}
 
     def _infos(self) -> dict[str, dict[str, Any]]:
-        """No agent may walk off the line."""
+        """Return the action masks: no agent may walk off the line."""
         masks = [(1, x > 0, x < self.size - 1) for x in self._position]
         return {a: {"action_mask": np.array(masks[i], np.int8)} for a, i in self._slots.items()}

@@ -1,1 +1,1 @@
-"""Lightning callbacks of a run."""
+"""Hold the Lightning callbacks of a run, one file each."""

@@ -1,4 +1,4 @@
-"""Rows for every logger."""
+"""Pass the metrics of training and evaluation to every logger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["MetricsLog"]
 
 
 class MetricsLog(Callback):
-    """Rows for every logger, over environment steps: training every ``log_every_n_steps`` updates, and evaluations."""
+    """Callback that sends rows to every logger: training every ``log_every_n_steps`` updates, and evaluations.
+
+    Rows are over environment steps.
+    """
 
     def __init__(self) -> None:
         self.last_train: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The progress bar, in environment steps; where there is no terminal, a line now and then."""
+"""Show progress in environment steps: a bar, or a line now and then where there is no terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["EnvStepsBar"]
 
 
 class EnvStepsBar(ProgressBar):
-    """Steps done of the budget, steps/s, time left, epsilon, loss and the last evaluation.
+    """Progress bar of steps done of the budget, steps/s, time left, epsilon, loss and the last evaluation.
 
     In a log file a bar would be noise: there it is a line after an evaluation.
 

@@ -1,4 +1,4 @@
-"""The learned team values of a small game beside the exact ones."""
+"""Report the learned team values of a small game beside the exact ones."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def learned_tables(
     histories: dict[str, Any],
     scaled: Callable[[Tensor], Tensor] = _as_it_is,
 ) -> dict[str, Any] | None:
-    """``Q_tot`` of every joint action in every state of a game.
+    """Return ``Q_tot`` of every joint action in every state of a game.
 
     A recurrent agent's values depend on how the state was reached, so they are averaged over the given histories.
 
     Args:
         policy: the agents.
-        mixer: given what it asks for, see :class:`MixerCall`.
+        mixer: it receives the arguments that it declares, see :class:`MixerCall`.
         env: one environment of the game.
         histories: state label to the joint-action sequences that lead there.
         scaled: from what the networks learn to the scale of returns.
@@ -84,7 +84,7 @@ def learned_tables(
 
 
 def _as_rows(observation: Observation, joint: Tensor) -> TrajectoryBatch:
-    """One observation as rows of one step each: row ``j`` takes the joint action ``joint[j]``."""
+    """Return one observation as rows of one step each: row ``j`` takes the joint action ``joint[j]``."""
     count = len(joint)
 
     def repeated(value: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def _as_rows(observation: Observation, joint: Tensor) -> TrajectoryBatch:
 
 
 class QTableReport(Callback):
-    """Prints and saves ``q_table.json`` at the end of a run, for games that know their exact values.
+    """Callback that prints and saves ``q_table.json`` at the end of a run, for games that know their exact values.
 
     Args:
         run_dir: where the file goes.

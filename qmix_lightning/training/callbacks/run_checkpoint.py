@@ -1,4 +1,4 @@
-"""last.ckpt and best.ckpt."""
+"""Write the checkpoints of a run: ``last.ckpt`` and ``best.ckpt``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["RunCheckpoint"]
 
 
 class RunCheckpoint(Checkpoint):
-    """``last.ckpt``: the whole run; ``best.ckpt``: the networks of the best evaluation.
+    """Callback that writes ``last.ckpt``, the whole run, and ``best.ckpt``, the networks of the best evaluation.
 
     Args:
         run_dir: where the run writes; checkpoints go to its ``checkpoints`` folder.
@@ -49,7 +49,7 @@ class RunCheckpoint(Checkpoint):
 
     @property
     def wall_s(self) -> float:
-        """Seconds of training, those before a resume included."""
+        """Return the seconds of training, those before a resume included."""
         return self.wall_before + time.monotonic() - self._start
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Signals, the budget, and a pending evaluation."""
+"""Handle signals, stop a run at its budget, and run an evaluation that is pending."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["RunControl"]
 
 
 class RunControl(Callback):
-    """Signals, the budget, and an evaluation that was due when the run was saved."""
+    """Callback that handles signals, stops at the budget, and runs an evaluation that was due at the last save."""
 
     def __init__(self) -> None:
         self._handlers: SignalHandlers | None = None
 
-    def _take_signals(self, trainer: Trainer) -> None:
+    def _install_signal_handlers(self, trainer: Trainer) -> None:
         # Not earlier: Lightning sets its own handlers after on_fit_start.
         def end_children() -> None:
             if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
@@ -37,7 +37,7 @@ class RunControl(Callback):
         self._handlers.install(requeue)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._take_signals(trainer)
+        self._install_signal_handlers(trainer)
         data = data_of(trainer)
         if data.counters.evaluation_pending and trainer.enable_validation:
             trainer.validating = True
