@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from small_mixers import FORMULAS, Seen, small_mixer
 
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.mixers.base import POSITIVITY
+from support.small_mixers import FORMULAS, Seen, small_mixer
 
 N, S = 3, 5
 F64 = torch.float64

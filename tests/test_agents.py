@@ -1,6 +1,5 @@
 import pytest
 import torch
-from batches import PLAIN_AGENT, PLAIN_INPUTS
 from torch import nn
 
 from qmix_lightning.agents.base import Agent, forget_dead
@@ -11,6 +10,7 @@ from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.nn.layers import AgentLinear, parameter_sets
 from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.types import Observation, TrajectoryBatch
+from support.batches import PLAIN_AGENT, PLAIN_INPUTS
 
 N, A, I, H = 3, 4, 6, 8  # noqa: E741
 GROUPS = (4, 9, 4)

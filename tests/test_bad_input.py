@@ -9,51 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fakes
-import inprocess
 import pytest
-import runs
 import torch
-from gymnasium import spaces
 
 from qmix_lightning import environment
 from qmix_lightning.config.resume import imported
-
-
-class Continuous(fakes.VaryingLength):
-    def action_space(self, agent: str) -> Any:
-        return spaces.Box(-1.0, 1.0, (2,))
-
-
-class NoAgents(fakes.VaryingLength):
-    def __init__(self) -> None:
-        super().__init__()
-        self.possible_agents = []
-
-
-class MixedActions(fakes.VaryingLength):
-    """Agents with 2, 3 and 4 actions, which only their spaces say."""
-
-    def action_space(self, agent: str) -> Any:
-        return spaces.Discrete(2 + self.possible_agents.index(agent))
-
-    def _infos(self, agents: list[str]) -> dict[str, dict[str, Any]]:
-        return {agent: {} for agent in agents}
-
-    def _mask(self, i: int) -> Any:
-        return [True] * self.n_actions
-
-
-def with_size(size: int) -> Any:
-    return fakes.VaryingLength(size)
-
-
-def three() -> int:
-    return 3
-
-
-def refuses() -> None:
-    raise ValueError("the first line\nand the second")
+from support import inprocess, runs
 
 
 def check_refused(outcome: inprocess.Outcome, status: int, *texts: str) -> str:
@@ -82,7 +43,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # -- what is typed ------------------------------------------------------------------------------------------------
 
-FAKE = "env=pettingzoo env.id=test_bad_input:"
+FAKE = "env=pettingzoo env.id=support.unsuitable_envs:"
 TYPED = [
     # values that a component refuses
     ("optimizer.lr=-1", "lr must be above 0"),
@@ -172,7 +133,7 @@ TYPED = [
     # environments
     ("env=pettingzoo", "env.id needs a value"),
     ("env=pettingzoo env.id=nowhere:make", "there is no module 'nowhere' here"),
-    ("env=pettingzoo env.id=test_bad_input:Continous", "has no 'Continous'. Did you mean 'Continuous'?"),
+    ("env=pettingzoo env.id=support.unsuitable_envs:Continous", "has no 'Continous'. Did you mean 'Continuous'?"),
     (f"{FAKE}Continuous", "the action space of agent 'unit_0' is Box"),
     (f"{FAKE}NoAgents", "has no possible_agents"),
     (f"{FAKE}refuses", "could not be made: ValueError: the first line and the second"),
@@ -206,11 +167,11 @@ def test_a_sweep_that_fails_says_which_job_and_how_many_are_left(work: Path):
 
 def test_a_file_of_the_working_folder_can_be_named(work: Path):
     """As installed commands find it, which do not have that folder on their path."""
-    (work / "here.py").write_text("from fakes import Echo\n")
+    (work / "here.py").write_text("from support.fakes import Echo\n")
     script = "import sys; sys.path.pop(0); from qmix_lightning.commands.envs import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "check", "here:Echo", "--steps", "20"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(runs.TESTS)},
         capture_output=True,
         text=True,
     )
@@ -444,12 +405,14 @@ def test_a_checkpoint_does_not_decide_what_is_imported(run: Path, work: Path, tm
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_a_checkpoint_does_not_decide_which_environment_is_imported(work: Path, command: str):
-    arguments = ["env=pettingzoo", "env.id=fakes:VaryingLength", "run_dir=run", *inprocess.TINY]
+    arguments = ["env=pettingzoo", "env.id=support.fakes:VaryingLength", "run_dir=run", *inprocess.TINY]
     inprocess.succeed(arguments)
     outcome = inprocess.command(["ckpt_path=run/checkpoints/last.ckpt"], command)
-    check_refused(outcome, 2, "names the environment 'fakes:VaryingLength'", "say env.id=fakes:VaryingLength")
+    check_refused(
+        outcome, 2, "names the environment 'support.fakes:VaryingLength'", "say env.id=support.fakes:VaryingLength"
+    )
     more = ["total_env_steps=70"] if command == "train" else ["episodes=2"]
-    inprocess.succeed(["ckpt_path=run/checkpoints/last.ckpt", "env.id=fakes:VaryingLength", *more], command)
+    inprocess.succeed(["ckpt_path=run/checkpoints/last.ckpt", "env.id=support.fakes:VaryingLength", *more], command)
 
 
 def test_what_a_checkpoint_decides_to_import():

@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 
-import playing
 import pytest
-from playing import Player
 
 from qmix_lightning.envs import pettingzoo
+from support import playing
+from support.playing import Player
 
 KAZ = "pettingzoo.butterfly.knights_archers_zombies_v11"
 
@@ -93,5 +93,5 @@ def test_no_screen_is_needed_unless_one_is_asked_for(given, used):
 
 def test_other_environments_leave_the_driver_alone(monkeypatch):
     monkeypatch.delenv("SDL_VIDEODRIVER")
-    pettingzoo.make("fakes:VaryingLength")
+    pettingzoo.make("support.fakes:VaryingLength")
     assert "SDL_VIDEODRIVER" not in os.environ

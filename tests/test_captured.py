@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import inprocess
 import pytest
 import torch
 from test_inference import make_policy
@@ -21,6 +20,7 @@ from qmix_lightning.rollout import actor as actor_module
 from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.rollout.cuda_graph import CapturedStep, CaptureError, tensors_of
 from qmix_lightning.types import Observation
+from support import inprocess
 
 CPU = torch.device("cpu")
 E, N, A, OBS = 7, 3, 5, 11

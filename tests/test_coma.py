@@ -7,13 +7,8 @@ import json
 import math
 from pathlib import Path
 
-import inprocess
 import pytest
 import torch
-from batches import OBS, A, N, S, random_batch
-from learners import AGENTS
-from on_policy_learners import COMA_SETTINGS as SETTINGS
-from on_policy_learners import make_coma, with_round
 from test_learner import episode_values
 from test_masking import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
 
@@ -22,6 +17,11 @@ from qmix_lightning.algorithms import coma
 from qmix_lightning.algorithms.coma import COMA, followed_by
 from qmix_lightning.algorithms.networks.coma import CounterfactualCritic, counterfactual_advantage, expected_values
 from qmix_lightning.types import TrajectoryBatch
+from support import inprocess
+from support.batches import OBS, A, N, S, random_batch
+from support.learners import AGENTS
+from support.on_policy_learners import COMA_SETTINGS as SETTINGS
+from support.on_policy_learners import make_coma, with_round
 
 LENGTHS = [9, 1, 4, 6, 3]
 

@@ -3,11 +3,9 @@
 import json
 from collections import Counter
 
-import inprocess
 import numpy as np
 import pytest
 import torch
-from batches import PLAIN_AGENT, PLAIN_INPUTS
 from torch import nn
 
 from qmix_lightning.agents.base import Agent
@@ -18,6 +16,8 @@ from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import EntityBlock, EnvSpec, TrajectoryBatch
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
+from support import inprocess
+from support.batches import PLAIN_AGENT, PLAIN_INPUTS
 
 N, A, OBS = 3, 6, 12
 # 2 own features, 3 enemies of 2 numbers whom actions 3 to 5 are directed at, 2 own, 2 items of 1 number.
@@ -310,9 +310,8 @@ def test_simple_spread_declares_landmarks_and_others():
 
 
 def test_smac_declares_units(monkeypatch):
-    import fake_smac
-
     from qmix_lightning.envs.smac import make as make_smac
+    from support import fake_smac
 
     fake_smac.install(monkeypatch, "smac")
     env = make_smac("3m")

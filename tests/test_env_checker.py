@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import broken_envs
 import pytest
-from fakes import VaryingLength
 
 from qmix_lightning.cli.env_catalogue import catalogue
 from qmix_lightning.commands.envs import compose_env
@@ -17,6 +15,8 @@ from qmix_lightning.env_checker.report import PROMISES, Finding, failures, repor
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 from qmix_lightning.vector.env_section import parse_env_section
 from qmix_lightning.vector.factory import make_vector_env
+from support import broken_envs
+from support.fakes import VaryingLength
 
 
 def check(name: str) -> list[Finding]:
@@ -118,7 +118,7 @@ SHORT = {  # what needs a setting, and episodes short enough that several end
     "gymnasium": ["id=Foraging-5x5-2p-1f-v3"],
     "matrix": ["payoff=[[1,0,2],[0,3,0]]"],
     "overcooked": ["horizon=20"],
-    "pettingzoo": ["id=fakes:VaryingLength"],
+    "pettingzoo": ["id=support.fakes:VaryingLength"],
     "rware": ["kwargs.max_steps=20"],
     "smax": ["max_steps=15"],
     "vmas": ["max_steps=20"],

@@ -13,15 +13,15 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from inprocess import own_globals
 
 from qmix_lightning import environment
 from qmix_lightning.cli import env_catalogue
 from qmix_lightning.cli.env_catalogue import SIZES, catalogue
 from qmix_lightning.commands.envs import _open_spec, compose_env, main
 from qmix_lightning.env_checker.report import PROMISES
+from support.inprocess import own_globals
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_the_table_has_every_environment(envs):
     head, *rows = out.splitlines()
     assert head.split() == ["env", "family", "origin", *SIZES, "can", "run", "here"]
     table = {row.split()[0]: row.split()[1:] for row in rows if row and not row.startswith("Sizes")}
-    conf = {file.stem for file in (TESTS.parent / "conf" / "env").glob("*.yaml")}
+    conf = {file.stem for file in (ROOT / "conf" / "env").glob("*.yaml")}
     assert set(table) == conf | set(environment.names())
     assert table["two_step"] == ["two_step", "built-in", "2", "2", "3", "3", "2", "yes"]
     assert table["climbing"][:2] == ["matrix", "built-in"]
@@ -106,10 +106,10 @@ def test_an_old_version_is_not_enough(monkeypatch):
 
 
 def test_registered_from_python(envs):
-    environment.register("mine", "fakes:VaryingLength")
+    environment.register("mine", "support.fakes:VaryingLength")
     try:
         assert re.search(r"^mine +mine +registered ", envs()[1], re.MULTILINE)
-        assert "fakes:VaryingLength" in envs("show", "mine")[1]
+        assert "support.fakes:VaryingLength" in envs("show", "mine")[1]
     finally:
         environment.ENVIRONMENTS._targets.pop("mine")
 
@@ -146,7 +146,7 @@ def test_show(envs):
 
 
 def test_show_with_settings_and_an_address_of_ones_own(envs):
-    status, out, err = envs("show", "fakes:VaryingLength", "kwargs.n_agents=2", "env.reward_aggregation=mean")
+    status, out, err = envs("show", "support.fakes:VaryingLength", "kwargs.n_agents=2", "env.reward_aggregation=mean")
     assert (status, err) == (0, "")
     assert re.search(r"agents +2 in 1 group: unit_0, unit_1", out)
     assert re.search(r"env\.kwargs\.n_agents +2 +int +agents at the start, 2 or 3\.", out)
@@ -186,23 +186,23 @@ def test_show_says_what_every_setting_means(envs, name: str):
 
 
 def test_check(envs):
-    status, out, err = envs("check", "fakes:VaryingLength", "kwargs.n_agents=2")
+    status, out, err = envs("check", "support.fakes:VaryingLength", "kwargs.n_agents=2")
     assert (status, err) == (0, "")
     assert all(re.search(rf"^  ok +{promise} ", out, re.MULTILINE) for promise in PROMISES)
     assert out.endswith(f"{len(PROMISES)} promises kept, 0 broken, 0 not put to the test\n")
 
 
 def test_check_fails_with_status_1(envs):
-    status, out, err = envs("check", "broken_envs:PaysInfinity")
+    status, out, err = envs("check", "support.broken_envs:PaysInfinity")
     assert (status, err) == (1, "")
     assert re.search(r"^  FAILED +finite +step 2 .*reward of agent 'w_0' is inf", out, re.MULTILINE)
     assert re.search(r"promises kept, [1-9] broken", out)
 
 
 def test_check_with_more_steps_sees_more(envs):
-    few = envs("check", "fakes:VaryingLength", "kwargs.extra_length=50", "--steps", "5")[1]
+    few = envs("check", "support.fakes:VaryingLength", "kwargs.extra_length=50", "--steps", "5")[1]
     assert re.search(r"^  - +ends +no episode ended in 15 steps; --steps plays on$", few, re.MULTILINE)
-    more = envs("check", "fakes:VaryingLength", "kwargs.extra_length=50", "--steps", "100")[1]
+    more = envs("check", "support.fakes:VaryingLength", "kwargs.extra_length=50", "--steps", "100")[1]
     assert re.search(r"^  ok +ends ", more, re.MULTILINE)
 
 
@@ -220,7 +220,7 @@ BAD = {
     "check pettingzoo": "env.id needs a value",
     "check two_step env=matrix": "'env=matrix' would name another environment than 'two_step'",
     "check no.such.module:make": "there is no module 'no' here",
-    "check fakes:VaryingLength kwargs.n_agent=2": "has no setting 'n_agent'. Did you mean 'n_agents'?",
+    "check support.fakes:VaryingLength kwargs.n_agent=2": "has no setting 'n_agent'. Did you mean 'n_agents'?",
     "check two_step --steps 0": "--steps must be at least 1",
     "check two_step --step 5": "Did you mean '--steps'?",
     "check two_step --steps x": "invalid int value: 'x'",

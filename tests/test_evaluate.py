@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import inprocess
 import pytest
 import torch
 
 from qmix_lightning.commands.evaluate import evaluate
+from support import inprocess
 
-FAKE = ["env=pettingzoo", "env.id=fakes:VaryingLength"]
-ID = "env.id=fakes:VaryingLength"
+FAKE = ["env=pettingzoo", "env.id=support.fakes:VaryingLength"]
+ID = "env.id=support.fakes:VaryingLength"
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,6 @@ def test_from_python(run: Path):
         episodes=4,
         num_envs=2,
         seed=None,
-        env={"id": "fakes:VaryingLength"},
+        env={"id": "support.fakes:VaryingLength"},
     )
     assert result["episodes"] == 4

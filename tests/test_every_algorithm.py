@@ -13,19 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import inprocess
 import pytest
-import runs
 import test_coma
 import test_learner
 import test_pqn
 import test_qtran
 import test_weighted_qmix
 import torch
-from on_policy_learners import COMA_SETTINGS, PQN_SETTINGS
-from witness import Story, told
 
 from qmix_lightning.types import TrajectoryBatch
+from support import inprocess, runs
+from support.on_policy_learners import COMA_SETTINGS, PQN_SETTINGS
+from support.witness import Story, told
 
 Loss = tuple[float, int]
 """Sum over a batch, and what it is divided by."""
@@ -101,7 +100,7 @@ def arguments(algorithm: str, folder: Path) -> list[str]:
         settings = settings | {"central_hidden_dim": 8}
     return [
         *PLAIN,
-        "env.id=fakes:OfBatches",
+        "env.id=support.fakes:OfBatches",
         "total_env_steps=200",
         "eval_interval=100",
         "checkpoint_interval=70",
@@ -110,7 +109,7 @@ def arguments(algorithm: str, folder: Path) -> list[str]:
         f"replay.capacity={8 if algorithm in ON_POLICY else 64}",
         *(["rollout.updates=4"] if algorithm in ON_POLICY else []),
         "trainer.log_every_n_steps=1",
-        "callbacks.witness={_target_:witness.Witness}",
+        "callbacks.witness={_target_:support.witness.Witness}",
         f"algorithm={algorithm}",
         *(f"algorithm.{name}={value}" for name, value in settings.items()),
         f"run_dir={folder}",
@@ -201,7 +200,7 @@ def echo_return(algorithm: str, folder: Path, seed: int, steps: int, *extra: str
     inprocess.succeed(
         [
             *PLAIN,
-            "env.id=fakes:Echo",
+            "env.id=support.fakes:Echo",
             "agent=feedforward",
             "agent.hidden_dim=32",
             "eval_episodes=32",

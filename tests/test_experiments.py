@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import inprocess
 import pytest
-import runs
+
+from support import inprocess, runs
 
 
 def two_step(tmp_path: Path, algorithm: str, seed: int) -> dict:

@@ -4,9 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import fake_smac
 import pytest
-from fake_smac import SERVER
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
@@ -15,6 +13,8 @@ from qmix_lightning.commands.train import quieten_lightning
 from qmix_lightning.config.run_config import validate
 from qmix_lightning.envs import starcraft
 from qmix_lightning.types import Episode
+from support import fake_smac
+from support.fake_smac import SERVER
 
 SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "mixer.embed_dim=4", "eval_episodes=2"]
 SMALL += ["rollout.num_eval_envs=1", "trainer.accelerator=cpu", "logger=none", "checkpoint_interval=100000"]

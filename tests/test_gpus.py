@@ -6,10 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-import runs
 import torch
-from batches import random_batch
-from learners import make_learner
 from test_captured import E, changed, make_policy, shown
 from test_no_waiting import batch_for, team, update
 from test_replay import episode, spec
@@ -18,6 +15,9 @@ from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.rollout.cuda_graph import CapturedStep
 from qmix_lightning.types import TrainBatch
+from support import runs
+from support.batches import random_batch
+from support.learners import make_learner
 
 GPU = [a for a in runs.BASE if not a.startswith("trainer.accelerator")] + ["trainer.accelerator=gpu"]
 

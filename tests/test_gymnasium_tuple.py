@@ -4,15 +4,15 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import playing
 import pytest
 from gymnasium import spaces
-from playing import Player
 
 from qmix_lightning.envs import gymnasium_tuple
 from qmix_lightning.envs.lbf import Foraging
 from qmix_lightning.envs.rware import RoboticWarehouse
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
+from support import playing
+from support.playing import Player
 
 
 class Counting(gymnasium.Env):

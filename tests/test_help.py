@@ -9,12 +9,11 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-import inprocess
 import pytest
-import runs
 import yaml
 
 from qmix_lightning import environment
+from support import inprocess, runs
 
 CONF = Path(__file__).parent.parent / "conf"
 MODULES = {"qmix-train": "qmix_lightning.commands.train", "qmix-eval": "qmix_lightning.commands.evaluate"}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from joint_learners import LEARNERS, data, make
 
 from qmix_lightning.types import TrajectoryBatch
+from support.joint_learners import LEARNERS, data, make
 
 
 def rows_of(batch: TrajectoryBatch, rows: slice) -> TrajectoryBatch:

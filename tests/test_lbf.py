@@ -6,12 +6,12 @@ import sys
 
 import gymnasium
 import numpy as np
-import playing
 import pytest
-from playing import Player
 
 from qmix_lightning.envs import lbf
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
+from support import playing
+from support.playing import Player
 
 
 @pytest.mark.parametrize("task", ["8x8-2p-3f", "2s-8x8-2p-2f", "10x10-3p-3f", "15x15-4p-3f-coop", "2s-5x5-3p-1f-coop"])

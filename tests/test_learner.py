@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import OBS, A, N, random_batch, value_settings
-from learners import AGENTS, MIXERS, make_learner
-from small_mixers import FORMULAS, Seen
 from torch import nn
 
 from qmix_lightning.algorithms.base import Learner, trainable_groups
 from qmix_lightning.algorithms.q_learning import QLearning
+from support.batches import OBS, A, N, random_batch, value_settings
+from support.learners import AGENTS, MIXERS, make_learner
+from support.small_mixers import FORMULAS, Seen
 
 
 def data(seed, lengths):

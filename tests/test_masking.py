@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import A, random_batch
-from learners import AGENTS, MIXERS, make_learner
 
 from qmix_lightning.types import TrajectoryBatch
+from support.batches import A, random_batch
+from support.learners import AGENTS, MIXERS, make_learner
 
 INF, NAN = float("inf"), float("nan")
 GARBAGE = [INF, -INF, NAN, 1e30, "random"]

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_mixers import Seen, qmix
 from torch import nn
 
 from qmix_lightning.mixers.base import POSITIVITY
@@ -14,6 +13,7 @@ from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.mixers.qmix import QMixer
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.nn.mlp import hypernetwork
+from support.small_mixers import Seen, qmix
 
 S = 5
 BOTH = [(p, d) for p in POSITIVITY for d in (1, 2, 3)]

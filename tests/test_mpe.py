@@ -3,11 +3,11 @@
 import importlib
 
 import numpy as np
-import playing
 import pytest
-from playing import Player
 
 from qmix_lightning.envs import mpe
+from support import playing
+from support.playing import Player
 
 # Agents, observation sizes, action counts, state: agents that speak have (moves x words) actions, or words alone.
 COOPERATIVE = {

@@ -9,14 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import inprocess
 import pytest
-import runs
 import torch
-from batches import random_batch, small_policy, value_settings
 from torch import Tensor
 
 from qmix_lightning.checkpoint.files import read_checkpoint
+from support import inprocess, runs
+from support.batches import random_batch, small_policy, value_settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "new_algorithm.md"
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)

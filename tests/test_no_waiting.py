@@ -6,14 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import inprocess
-import joint_learners
-import on_policy_learners
 import pytest
 import torch
-import waiting
-from batches import random_batch
-from learners import MIXERS, make_learner
 from torch.utils._python_dispatch import _disable_current_modes
 
 from qmix_lightning.agents.inputs import InputBuilder
@@ -23,6 +17,9 @@ from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.runtime.transfer import copy_values
 from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import HostMasks, TrainBatch, TrajectoryBatch
+from support import inprocess, joint_learners, on_policy_learners, waiting
+from support.batches import random_batch
+from support.learners import MIXERS, make_learner
 
 LENGTHS = [9, 1, 4, 6, 3]
 NORMALIZED = {"normalize_rewards": "standardize", "normalize_values": True, "target_update_mode": "soft"}
@@ -181,7 +178,7 @@ def test_lightnings_loop_asks_nothing_either(replay: str, tmp_path: Path, monkey
     waiting.WATCHED.clear()
     waiting.Questions.asked.clear()
     tiny = [a for a in inprocess.TINY if not a.startswith("trainer.log_every")]
-    more = [f"replay={replay}", "callbacks.watch={_target_:waiting.Watch}", "trainer.log_every_n_steps=1000"]
+    more = [f"replay={replay}", "callbacks.watch={_target_:support.waiting.Watch}", "trainer.log_every_n_steps=1000"]
     inprocess.succeed([*tiny, *more, "agent=recurrent", "trainer.gradient_clip_val=null", "run_dir=run"])
     assert len(waiting.WATCHED) > 10
     assert waiting.Questions.asked == []

@@ -5,11 +5,8 @@ import json
 import math
 from dataclasses import replace
 
-import inprocess
 import pytest
 import torch
-from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, random_batch, value_settings
-from learners import AGENTS, make_learner
 
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
@@ -23,6 +20,9 @@ from qmix_lightning.nn.heads import DuelingHead
 from qmix_lightning.nn.layers import AgentLayerNorm, AgentLinear, parameter_sets
 from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.types import Observation, TrajectoryBatch
+from support import inprocess
+from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, random_batch, value_settings
+from support.learners import AGENTS, make_learner
 
 LENGTHS = [4, 9, 6]
 SHARING = [True, False, "group"]
@@ -316,7 +316,7 @@ def test_orthogonal_layers(agent, share, dueling):
 
 SETTINGS = [
     "env=pettingzoo",
-    "env.id=fakes:VaryingLength",
+    "env.id=support.fakes:VaryingLength",
     "algorithm.returns=peng_lambda",
     "algorithm.normalize_rewards=standardize",
     "algorithm.normalize_values=true",
@@ -339,7 +339,7 @@ def test_a_resumed_run_has_the_same_statistics_and_learning_rates(tmp_path):
     inprocess.succeed([*SETTINGS, "total_env_steps=240", f"run_dir={whole}"])
     inprocess.succeed([*SETTINGS, "total_env_steps=120", f"run_dir={first}"])
     last = f"ckpt_path={first}/checkpoints/last.ckpt"
-    inprocess.succeed([last, f"run_dir={second}", "total_env_steps=240", "env.id=fakes:VaryingLength"])
+    inprocess.succeed([last, f"run_dir={second}", "total_env_steps=240", "env.id=support.fakes:VaryingLength"])
     a, b = (read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (whole, second))
     assert any("inputs.moments.mean" in name for name in a)
     assert any("value_moments.squares" in name for name in a)
@@ -366,7 +366,7 @@ def test_an_evaluation_of_the_checkpoint_plays_with_its_statistics(tmp_path):
     moments = {name: value for name, value in best["state_dict"].items() if "policy.inputs.moments" in name}
     assert moments["learner.policy.inputs.moments.count"] > 0
     played = inprocess.succeed(
-        [f"ckpt_path={folder}/checkpoints/best.ckpt", "episodes=4", "output=-", "env.id=fakes:VaryingLength"],
+        [f"ckpt_path={folder}/checkpoints/best.ckpt", "episodes=4", "output=-", "env.id=support.fakes:VaryingLength"],
         "evaluate",
     )
     assert json.loads(played.out)["return_mean"] == pytest.approx(best["eval"]["eval/return_mean"])

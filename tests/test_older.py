@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import inprocess
 import pytest
 import torch
-from inprocess import TINY
 
 from qmix_lightning.checkpoint.files import read_checkpoint, write_checkpoint
 from qmix_lightning.config.resume import complete_config, missing_settings
+from support import inprocess
+from support.inprocess import TINY
 
 NEWER = {
     "num_threads": None,

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import faulty
-import inprocess
 import numpy as np
 import pytest
 import test_datamodule
 import torch
-from fakes import VaryingLength
 from test_config import run_config
 from test_datamodule import fingerprint, redeem, two_step, varying
 from test_rollout import assert_same, copied, make_policy
@@ -24,6 +21,8 @@ from qmix_lightning.training import datamodule
 from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import Backend, make_vector_env
 from qmix_lightning.worker.fault_tolerance import FaultLimit
+from support import faulty, inprocess
+from support.fakes import VaryingLength
 
 ON_POLICY = ["replay=on_policy", "rollout.update_every=${replay.capacity}"]
 

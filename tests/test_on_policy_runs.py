@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import runs
 from test_resume import kill_and_resume
 
 from qmix_lightning.checkpoint.files import read_checkpoint
+from support import runs
 
 REPLACED = ("replay.", "mixer.", "algorithm.", "rollout.")
 BASE = [

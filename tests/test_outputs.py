@@ -15,14 +15,13 @@ import sys
 import termios
 from pathlib import Path
 
-import inprocess
 import pytest
-import runs
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
+from support import inprocess, runs
 
 TINY = [argument for argument in inprocess.TINY if argument != "logger=none"]
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import overcooked as package
-import playing
 import pytest
-from playing import Player
 
 from qmix_lightning.envs import overcooked
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+from support import playing
+from support.playing import Player
 
 UP, DOWN, RIGHT, LEFT, STAY, USE = range(6)
 PLANNERS = Path(package.__file__).parent / "data" / "planners"

@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, random_batch
-from learners import AGENTS, make_learner
 
 from qmix_lightning.agents.base import Agent
 from qmix_lightning.agents.inputs import InputBuilder
@@ -15,6 +13,8 @@ from qmix_lightning.nn.buffer_pool import held_bytes, scratch
 from qmix_lightning.nn.mlp import hypernetwork, side_by_side
 from qmix_lightning.nn.packed_input_layer import first_layer, first_layer_pair
 from qmix_lightning.nn.packing import Packing
+from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, random_batch
+from support.learners import AGENTS, make_learner
 
 SHARING = [True, False, "group"]
 LENGTHS = [9, 1, 4, 6, 3]

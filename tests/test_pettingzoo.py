@@ -135,18 +135,28 @@ def test_by_address():
     for address in ("mpe2.simple_spread_v3:parallel_env", "mpe2.simple_spread_v3"):
         env = pettingzoo.make(address, {"N": 2, "continuous_actions": False})
         assert env.possible_agents == ["agent_0", "agent_1"]
-    assert pettingzoo.make("fakes:VaryingLength", {"n_agents": 2}).possible_agents == ["unit_0", "unit_1"]
-    assert len(pettingzoo.make("fakes:VaryingLength").possible_agents) == 3
+    assert pettingzoo.make("support.fakes:VaryingLength", {"n_agents": 2}).possible_agents == ["unit_0", "unit_1"]
+    assert len(pettingzoo.make("support.fakes:VaryingLength").possible_agents) == 3
 
 
 @pytest.mark.parametrize(
     ("id", "kwargs", "error", "message"),
     [
         ("no_such_package:env", {}, MissingDependencyError, "there is no module 'no_such_package'"),
-        ("fakes:VaringLength", {}, ConfigurationError, r"'fakes' has no 'VaringLength'\. Did you mean 'VaryingLength'"),
-        ("fakes", {}, ConfigurationError, "'fakes' has no 'parallel_env'"),
-        ("fakes:VaryingLength", {"agents": 2}, ConfigurationError, r"no setting 'agents'\. Did you mean 'n_agents'"),
-        ("fakes:Scripted", {}, ConfigurationError, "'fakes:Scripted' needs script"),
+        (
+            "support.fakes:VaringLength",
+            {},
+            ConfigurationError,
+            r"'support\.fakes' has no 'VaringLength'\. Did you mean 'VaryingLength'",
+        ),
+        ("support.fakes", {}, ConfigurationError, "'support.fakes' has no 'parallel_env'"),
+        (
+            "support.fakes:VaryingLength",
+            {"agents": 2},
+            ConfigurationError,
+            r"no setting 'agents'\. Did you mean 'n_agents'",
+        ),
+        ("support.fakes:Scripted", {}, ConfigurationError, "'support.fakes:Scripted' needs script"),
     ],
 )
 def test_address_refusals(id, kwargs, error, message):

@@ -5,9 +5,7 @@ import signal
 import threading
 from pathlib import Path
 
-import inprocess
 import pytest
-import runs
 import torch
 from test_datamodule import make, redeem
 from test_resume import kill_and_resume
@@ -19,6 +17,7 @@ from qmix_lightning.errors import EnvironmentFault, RunInterrupted
 from qmix_lightning.rollout.collector import Collected, whole_round
 from qmix_lightning.training.schedules import EpsilonSchedule
 from qmix_lightning.types import EpisodeStats
+from support import inprocess, runs
 
 SCHEDULES = [{"every": 1}, {"every": 3}, {"unit": "env_steps", "every": 7}, {"every": 4, "updates": 2}]
 

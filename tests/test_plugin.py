@@ -8,12 +8,11 @@ import sys
 import textwrap
 from pathlib import Path
 
-import inprocess
 import pytest
-import runs
 import torch
 
 from qmix_lightning import environment
+from support import inprocess, runs
 
 NAME = "counting_game"
 MODULE = "a_game_of_somebody_else"

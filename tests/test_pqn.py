@@ -7,17 +7,17 @@ import math
 from pathlib import Path
 
 import pytest
-import runs
 import torch
-from batches import A, N, random_batch
-from learners import AGENTS
-from on_policy_learners import PQN_SETTINGS, make_pqn
 from test_config import run_config
 from test_learner import episode_values
 from test_masking import GARBAGE, assert_unchanged, dirty_dead, dirty_padding
 
 from qmix_lightning.algorithms.pqn import PQN
 from qmix_lightning.types import TrajectoryBatch
+from support import runs
+from support.batches import A, N, random_batch
+from support.learners import AGENTS
+from support.on_policy_learners import PQN_SETTINGS, make_pqn
 
 LENGTHS = [9, 1, 4, 6, 3]
 MIXERS = ("none", "vdn", "qmix")

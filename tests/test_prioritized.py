@@ -6,10 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import inprocess
 import numpy as np
 import pytest
-import runs
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +20,7 @@ from qmix_lightning.replay import sampler as batch_source
 from qmix_lightning.replay.prioritized import PrioritizedReplay, SumTree, importance_weights
 from qmix_lightning.runtime import prng as keys
 from qmix_lightning.runtime.prng import Purpose
+from support import inprocess, runs
 
 EPSILON = 1e-6
 

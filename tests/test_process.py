@@ -8,12 +8,9 @@ import signal
 import time
 from pathlib import Path
 
-import faulty
 import numpy as np
 import pytest
-import runs
 import torch
-from fakes import VaryingLength
 
 from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault
@@ -21,6 +18,8 @@ from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector.factory import Backend, make_vector_env
 from qmix_lightning.worker.fault_tolerance import FaultLimit
+from support import faulty, runs
+from support.fakes import VaryingLength
 
 
 def make(
@@ -150,7 +149,7 @@ def faulty_run(folder: Path, *extra: str) -> list[str]:
         *base,
         "rollout=process",
         "rollout.num_envs=4",
-        "env.id=faulty:Faulty",
+        "env.id=support.faulty:Faulty",
         f"env.kwargs.folder={folder}/faults",
         "env.kwargs.game=true",
         f"run_dir={folder}/run",
@@ -206,7 +205,7 @@ def test_training_on_foraging_survives_deaths_and_a_hang_and_the_accounts_agree(
     runs.run(
         [
             "env=pettingzoo",
-            "env.id=faulty:MortalForaging",
+            "env.id=support.faulty:MortalForaging",
             f"env.kwargs.folder={tmp_path}",
             "env.kwargs.every=500",
             "rollout=process",

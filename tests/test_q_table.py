@@ -4,14 +4,14 @@ import itertools
 
 import pytest
 import torch
-from batches import PLAIN_AGENT, PLAIN_INPUTS
-from small_mixers import FORMULAS, Seen, small_mixer
 
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.training.callbacks.q_table import learned_tables
+from support.batches import PLAIN_AGENT, PLAIN_INPUTS
+from support.small_mixers import FORMULAS, Seen, small_mixer
 
 SIZES = {"n": 2, "a": 2, "obs": 3, "state": 3}
 

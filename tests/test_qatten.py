@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from batches import OBS, A, N, S
-from small_mixers import qatten, seen_at, small_mixer
+
+from support.batches import OBS, A, N, S
+from support.small_mixers import qatten, seen_at, small_mixer
 
 F64 = torch.float64
 

@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
-from batches import OBS, A, N, S, random_batch
-from small_mixers import qplex, seen_at, small_mixer
 
 from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.envs.matrix import Matrix
 from qmix_lightning.mixers.base import MixerCall
+from support.batches import OBS, A, N, S, random_batch
+from support.small_mixers import qplex, seen_at, small_mixer
 
 F64 = torch.float64
 

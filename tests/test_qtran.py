@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import A, N, S
-from joint_learners import LENGTHS, RETURNS, data, greedy_of, joint_actions, make, plain_targets
-from matrix_games import recipe_returns, train_on
-from small_mixers import network
 from test_masking import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
 
 from qmix_lightning.algorithms.qtran import counterfactual_sums, least_over_own_actions, summed_values
+from support.batches import A, N, S
+from support.joint_learners import LENGTHS, RETURNS, data, greedy_of, joint_actions, make, plain_targets
+from support.matrix_games import recipe_returns, train_on
+from support.small_mixers import network
 
 NAMES = ("qtran_base", "qtran_alt")
 F64 = torch.float64

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 
 from qmix_lightning.checkpoint.files import read_checkpoint
+from support import runs
 
 ALGORITHMS = (
     *("iql", "vdn", "qmix", "qmix_ns", "qmix_lin", "vdn_s", "qplex", "qatten"),
@@ -26,7 +26,13 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for devices in (1, 2):
         folders.append(folder := tmp_path_factory.mktemp(f"gradients{devices}"))
         done = subprocess.run(
-            [sys.executable, str(runs.TESTS / "gradient_script.py"), str(devices), str(folder), *ALGORITHMS],
+            [
+                sys.executable,
+                str(runs.TESTS / "support" / "gradient_script.py"),
+                str(devices),
+                str(folder),
+                *ALGORITHMS,
+            ],
             env=runs.environ(),
             capture_output=True,
             text=True,
@@ -72,7 +78,7 @@ def test_shards_differ_and_counters_are_global(two_rank_run: Path):
 def test_validation_is_split_and_joined_rightly(two_rank_run: Path):
     """One process playing all episodes of the two-rank run's networks gets the same figures."""
     runs.run(
-        [f"ckpt_path={two_rank_run}/checkpoints/best.ckpt", "episodes=5", "env.id=fakes:VaryingLength"],
+        [f"ckpt_path={two_rank_run}/checkpoints/best.ckpt", "episodes=5", "env.id=support.fakes:VaryingLength"],
         command="qmix_lightning.commands.evaluate",
     )
     alone = json.loads((two_rank_run / "eval.json").read_text())

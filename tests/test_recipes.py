@@ -1,8 +1,9 @@
 """How recipes compose with what is typed beside them."""
 
-import inprocess
 import pytest
 import yaml
+
+from support import inprocess
 
 RECIPE = """# @package _global_
 defaults:

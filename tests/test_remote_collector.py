@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import runs
 import torch
-from fakes import VaryingLength
 from test_datamodule import make_policy
 from test_process import faulty_run
 
@@ -18,6 +16,8 @@ from qmix_lightning.environment import load
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
 from qmix_lightning.vector.factory import make_vector_env
+from support import runs
+from support.fakes import VaryingLength
 
 REMOTE = "rollout.collector=process"
 PIPELINED = ["rollout.pipelined=true", "rollout.update_every=2"]
@@ -134,9 +134,9 @@ def test_what_cannot_be_sent_is_told():
 
 def test_environments_that_cannot_be_made_are_told_as_here():
     with pytest.raises(ConfigurationError) as told:
-        remote(load("pettingzoo"), {"id": "fakes:Missing"})
+        remote(load("pettingzoo"), {"id": "support.fakes:Missing"})
     with pytest.raises(ConfigurationError) as expected:
-        make_vector_env(load("pettingzoo"), {"id": "fakes:Missing"}, num_envs=1, name="fake")
+        make_vector_env(load("pettingzoo"), {"id": "support.fakes:Missing"}, num_envs=1, name="fake")
     assert str(told.value) == str(expected.value)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from pathlib import Path
 
-import inprocess
 import numpy as np
 import pytest
 import torch
@@ -21,6 +20,7 @@ from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.prioritized import PrioritizedReplay
 from qmix_lightning.types import TrajectoryBatch
+from support import inprocess
 
 CPU, META, GPU = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
 PRIORITIES = {"alpha": 0.7, "beta": 0.4, "beta_anneal_steps": None}

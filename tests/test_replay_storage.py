@@ -10,7 +10,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import inprocess
 import numpy as np
 import pytest
 import torch
@@ -26,6 +25,7 @@ from qmix_lightning.replay.memory_estimate import available_memory, predict_size
 from qmix_lightning.replay.prioritized import PrioritizedReplay
 from qmix_lightning.replay.storage import BLANK, RowQueue
 from qmix_lightning.types import Episode
+from support import inprocess
 
 # Rows -----------------------------------------------------------------------------------------------------------------
 

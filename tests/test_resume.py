@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-import runs
 
-ID = "env.id=fakes:VaryingLength"  # a checkpoint does not decide what is imported: it is said again
+from support import runs
+
+ID = "env.id=support.fakes:VaryingLength"  # a checkpoint does not decide what is imported: it is said again
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import random
 
 import pytest
 import torch
-from batches import random_batch, value_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learners import make_learner
 
 from qmix_lightning.action_selection import chosen_values
 from qmix_lightning.algorithms.returns import goes_on, lambda_returns, n_step_returns, one_step_targets
 from qmix_lightning.algorithms.value_learner import ValueLearner, row_errors
+from support.batches import random_batch, value_settings
+from support.learners import make_learner
 
 GAMMA = 0.9
 NAN = float("nan")

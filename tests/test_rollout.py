@@ -3,8 +3,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from batches import PLAIN_AGENT, PLAIN_INPUTS
-from fakes import VaryingLength
 from torch import nn
 
 from qmix_lightning.action_selection import epsilon_greedy
@@ -21,6 +19,8 @@ from qmix_lightning.runtime import prng as keys
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import make_vector_env
+from support.batches import PLAIN_AGENT, PLAIN_INPUTS
+from support.fakes import VaryingLength
 
 TENSORS = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward")
 

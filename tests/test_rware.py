@@ -2,12 +2,12 @@
 
 import gymnasium
 import numpy as np
-import playing
 import pytest
-from playing import Player
 
 from qmix_lightning.envs import rware
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+from support import playing
+from support.playing import Player
 
 
 @pytest.mark.parametrize("task", ["tiny-2ag", "tiny-4ag-hard", "small-3ag-easy", "medium-2ag", "large-2ag"])

@@ -4,18 +4,18 @@ import importlib.machinery
 import sys
 from types import ModuleType
 
-import fake_smac
 import numpy as np
 import pytest
 import torch
 import yaml
-from fake_smac import SERVER, LaunchError, NoMapError
 
 from qmix_lightning.envs import smac, starcraft
 from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, MissingDependencyError, RunError
 from qmix_lightning.vector.factory import make_vector_env
 from qmix_lightning.worker.buffers import Buffers
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
+from support import fake_smac
+from support.fake_smac import SERVER, LaunchError, NoMapError
 
 
 @pytest.fixture(autouse=True)

@@ -5,16 +5,16 @@ import sys
 from copy import deepcopy
 from types import ModuleType
 
-import fake_smac
 import numpy as np
 import pytest
 import yaml
-from fake_smac import SERVER
 
 from qmix_lightning.envs import smacv2, starcraft
 from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, MissingDependencyError
 from qmix_lightning.worker.buffers import Buffers
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
+from support import fake_smac
+from support.fake_smac import SERVER
 
 
 @pytest.fixture(autouse=True)

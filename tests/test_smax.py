@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-import runs
 import torch
 from test_rollout import make_policy
 
@@ -19,6 +18,7 @@ from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import smax
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.rollout.collector import Collector
+from support import runs
 
 E = 4
 STOP = 4  # SMAX's own no-op of the dead; 0 to 3 are moves

@@ -5,7 +5,6 @@ Most cases share one tiny episode; its networks are stubs that return the tensor
 
 import pytest
 import torch
-from batches import value_settings
 from torch import nn
 
 from qmix_lightning.action_selection import chosen_values, greedy_values
@@ -15,6 +14,7 @@ from qmix_lightning.algorithms.returns import one_step_targets
 from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.types import TrajectoryBatch
+from support.batches import value_settings
 
 INF, NAN = float("inf"), float("nan")
 

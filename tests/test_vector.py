@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import Scripted, VaryingLength, WithState
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatten
 
@@ -15,6 +14,7 @@ from qmix_lightning.vector.factory import make_vector_env
 from qmix_lightning.vector.sync import SyncVectorEnv
 from qmix_lightning.worker.buffers import Buffers
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
+from support.fakes import Scripted, VaryingLength, WithState
 
 BOTH = {"a_0": True, "a_1": True}
 

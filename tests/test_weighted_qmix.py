@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import N, S
-from joint_learners import LENGTHS, RETURNS, data, greedy_of, make, plain_targets
-from matrix_games import recipe_returns, train_on
-from small_mixers import Seen, network, qmix
 from test_learner import episode_values
 from test_masking import GARBAGE, assert_unchanged, dirty_dead, dirty_padding
 
 from qmix_lightning.algorithms.networks.weighted_qmix import CentralMixer
 from qmix_lightning.algorithms.weighted_qmix import central_weights, optimistic_weights
+from support.batches import N, S
+from support.joint_learners import LENGTHS, RETURNS, data, greedy_of, make, plain_targets
+from support.matrix_games import recipe_returns, train_on
+from support.small_mixers import Seen, network, qmix
 
 NAMES = ("cw_qmix", "ow_qmix")
 F64 = torch.float64

@@ -12,10 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from batches import random_batch, small_learner
-from joint_learners import LEARNERS as JOINT
-from joint_learners import make as make_joint
-from on_policy_learners import make_coma, make_pqn, with_round
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 from qmix_lightning.algorithms.base import Learner
@@ -23,6 +19,10 @@ from qmix_lightning.optimizers import LearningRate, rmsprop
 from qmix_lightning.runtime.distributed import rank
 from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
+from support.batches import random_batch, small_learner
+from support.joint_learners import LEARNERS as JOINT
+from support.joint_learners import make as make_joint
+from support.on_policy_learners import make_coma, make_pqn, with_round
 
 
 class Fixed(LightningDataModule):

@@ -1,14 +1,14 @@
 """Real learners of every kind, small, with targets that differ from their online networks."""
 
 import torch
-from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, value_settings
-from small_mixers import small_mixer
 
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.algorithms.q_learning import QLearning
+from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, value_settings
+from support.small_mixers import small_mixer
 
 AGENTS = {"recurrent": RecurrentAgent, "feedforward": FeedForwardAgent}
 MIXERS = ("none", "vdn", "qmix", "qplex", "qatten")

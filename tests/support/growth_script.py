@@ -3,11 +3,11 @@
 import resource
 
 import torch
-from batches import random_batch
-from learners import make_learner
 
 from qmix_lightning.optimizers import clip_by_norm
 from qmix_lightning.runtime.resources import keep_freed_memory
+from support.batches import random_batch
+from support.learners import make_learner
 
 
 def resident() -> int:

@@ -21,10 +21,10 @@ from qmix_lightning.config.run_config import ReplayConfig
 from qmix_lightning.replay.factory import make_store
 from qmix_lightning.types import EnvSpec
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 BASE = [
     "env=pettingzoo",
-    "env.id=fakes:VaryingLength",
+    "env.id=support.fakes:VaryingLength",
     "optimizer=adam",
     "rollout.num_envs=2",
     "replay.batch_size=8",
@@ -64,7 +64,7 @@ def environ() -> dict[str, str]:
 
 def counting(file: Path) -> list[str]:
     """Overrides that count updates into ``file``."""
-    return [f"callbacks.count={{_target_:runs.CountUpdates,path:{file}}}"]
+    return [f"callbacks.count={{_target_:support.runs.CountUpdates,path:{file}}}"]
 
 
 def start(arguments: list[str], command: str = "qmix_lightning.commands.train") -> subprocess.Popen[str]:

@@ -11,7 +11,7 @@ import yaml
 from qmix_lightning.worker.buffers import Buffers
 from qmix_lightning.worker.parallel_adapter import Outcome, ParallelAdapter
 
-CONF = Path(__file__).parents[1] / "conf" / "env"
+CONF = Path(__file__).parents[2] / "conf" / "env"
 ADAPTER = ("reward_aggregation", "timeout_is_terminal", "episode_limit")
 
 

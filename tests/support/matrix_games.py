@@ -9,11 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import inprocess
 import torch
-from batches import PLAIN_AGENT, PLAIN_INPUTS, value_settings
-from joint_learners import LEARNERS
-from small_mixers import small_mixer
 from torch import Tensor
 
 from qmix_lightning.agents.feedforward import FeedForwardAgent
@@ -21,6 +17,10 @@ from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.envs.matrix import Matrix
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
+from support import inprocess
+from support.batches import PLAIN_AGENT, PLAIN_INPUTS, value_settings
+from support.joint_learners import LEARNERS
+from support.small_mixers import small_mixer
 
 CELLS = torch.tensor(list(product(range(3), repeat=2)))  # [9, 2]
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S
-from learners import AGENTS
-from small_mixers import small_mixer
 
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
@@ -15,6 +12,9 @@ from qmix_lightning.agents.stochastic_policy import StochasticPolicy
 from qmix_lightning.algorithms.coma import COMA
 from qmix_lightning.algorithms.pqn import PQN
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
+from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S
+from support.learners import AGENTS
+from support.small_mixers import small_mixer
 
 SPEC = EnvSpec(
     n_agents=N,

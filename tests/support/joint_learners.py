@@ -6,9 +6,6 @@ import itertools
 from typing import Any
 
 import torch
-from batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, VALUES, A, N, S, random_batch, value_settings
-from learners import AGENTS
-from small_mixers import small_mixer
 
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
@@ -16,6 +13,9 @@ from qmix_lightning.algorithms.qtran import QTranAlt, QTranBase
 from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings
 from qmix_lightning.algorithms.weighted_qmix import CWQMIX, OWQMIX
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
+from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, VALUES, A, N, S, random_batch, value_settings
+from support.learners import AGENTS
+from support.small_mixers import small_mixer
 
 SPEC = EnvSpec(
     n_agents=N,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from small_mixers import small_mixer
 
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
@@ -11,6 +10,7 @@ from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.algorithms.value_learner import ValueSettings
 from qmix_lightning.types import TrajectoryBatch
+from support.small_mixers import small_mixer
 
 N, A, OBS, S = 3, 4, 5, 6
 PLAIN_INPUTS = {"use_obs": True, "use_last_action": True, "use_agent_id": True, "normalize_obs": False}

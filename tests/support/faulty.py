@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fakes import VaryingLength
+
+from support.fakes import VaryingLength
 
 
 class Faulty(VaryingLength):
