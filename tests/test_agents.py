@@ -10,18 +10,8 @@ from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.nn.layers import AgentLinear, parameter_sets
 from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.types import Observation, TrajectoryBatch
-from support.batches import PLAIN_AGENT, PLAIN_INPUTS
-
-N, A, I, H = 3, 4, 6, 8  # noqa: E741
-GROUPS = (4, 9, 4)
-SHARING = [True, False, "group"]
-CLASSES = [RecurrentAgent, FeedForwardAgent]
-
-
-def make(cls, share=True, seed=0, **changes):
-    torch.manual_seed(seed)
-    settings = {"input_dim": I, "n_actions": A, "group_of_agent": GROUPS, "hidden_dim": H, "share_parameters": share}
-    return cls(**{**settings, **PLAIN_AGENT, **changes})
+from support.batches import PLAIN_INPUTS
+from support.small_agents import CLASSES, GROUPS, SHARING, A, H, I, N, make
 
 
 def stepwise(agent, inputs, alive, state):

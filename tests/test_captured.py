@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_inference import make_policy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -19,11 +17,8 @@ from qmix_lightning.agents.stochastic_policy import StochasticPolicy
 from qmix_lightning.rollout import actor as actor_module
 from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.rollout.cuda_graph import CapturedStep, CaptureError, tensors_of
-from qmix_lightning.types import Observation
 from support import inprocess
-
-CPU = torch.device("cpu")
-E, N, A, OBS = 7, 3, 5, 11
+from support.acting import CPU, E, N, changed, make_policy, shown
 
 
 class Tape(TorchDispatchMode):
@@ -71,24 +66,6 @@ def actors(policy) -> tuple[Actor, Actor, list[Tape]]:
 
     replaying._captured = CapturedStep(replaying.policy, replaying._forward, E, CPU, tape)
     return plain, replaying, tapes
-
-
-def shown(g: torch.Generator) -> Observation:
-    avail = torch.rand(E, N, A, generator=g) > 0.4
-    avail[..., 0] = True
-    alive = torch.rand(E, N, generator=g) > 0.2
-    return Observation(torch.randn(E, N, OBS, generator=g), torch.zeros(E, 0), avail, alive)
-
-
-def changed(policy, g: torch.Generator):
-    """Another policy, as an update makes it."""
-    other = copy.deepcopy(policy)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter += 0.5 * torch.randn(parameter.shape, generator=g)
-        if other.inputs.moments is not None:
-            other.inputs.moments.mean += 0.3
-    return other
 
 
 KINDS: dict[str, Callable[[], Any]] = {

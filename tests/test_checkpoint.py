@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_replay import episode, spec
 
 from qmix_lightning.checkpoint import files as checkpoint
 from qmix_lightning.checkpoint.files import FORMAT, RunCheckpointIO, read_checkpoint, remove_leftovers, write_checkpoint
@@ -20,17 +19,8 @@ from qmix_lightning.checkpoint.resume import find_last
 from qmix_lightning.checkpoint.segments import SegmentStore, verify_segments
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
 from qmix_lightning.replay.episode_replay import EpisodeReplay
-
-
-def payload(step=0, **more):
-    return {
-        "state_dict": {"w": torch.arange(6.0), "b": torch.tensor([True, False])},
-        "config": {"seed": 1, "name": "x", "list": [1, 2.5, None]},
-        "spec": {},
-        "env_steps": 10 * step,
-        "global_step": step,
-        **more,
-    }
+from support.checkpoints import Hostile, grown, manifest, payload
+from support.episodes import spec
 
 
 def refused(path):
@@ -137,16 +127,6 @@ def test_a_flipped_bit_is_noticed_wherever_it_matters(tmp_path):
     assert bad > 300
 
 
-class Hostile:
-    """Unpickling this creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
 class Shell(Hostile):
     def __reduce__(self):
         return (os.system, (f"touch {self.path}",))
@@ -240,7 +220,7 @@ def test_lightnings_plugin(tmp_path):
 
 WRITER = """
 import itertools, os, sys, torch
-from qmix_lightning.checkpoint import write_checkpoint
+from qmix_lightning.checkpoint.files import write_checkpoint
 torch.set_num_threads(1)
 for line in sys.stdin:
     child = os.fork()
@@ -305,16 +285,6 @@ def replay_bytes(replay):
     """What the episodes of a replay take as they are stored."""
     parts = replay.export(replay.first_id, replay.next_id)
     return b"".join(parts[name].numpy().tobytes() for name in ("steps", "obs", "state"))
-
-
-def grown(replay, count, length=3):
-    for _ in range(count):
-        replay.add(episode(replay.next_id, length))
-    return replay
-
-
-def manifest(segments, step=0, **more):
-    return payload(step, ReplayDataModule={"ranks": [{"replay": segments}]}, **more)
 
 
 def names(ckpts):

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 
@@ -20,7 +18,6 @@ from qmix_lightning import environment
 from qmix_lightning.agents import AGENTS
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.algorithms import ALGORITHMS
-from qmix_lightning.cli import hydra_app as cli
 from qmix_lightning.config.resume import check_resumable
 from qmix_lightning.config.run_config import (
     EvalConfig,
@@ -36,25 +33,11 @@ from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.mixers import MIXERS
 from qmix_lightning.optimizers import OPTIMIZERS
 from qmix_lightning.vector.env_section import adapter_settings
+from support.compositions import composed, run_config
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def composed(*overrides: str, resolve: bool = False) -> dict[str, Any]:
-    """The configuration of a command line, as plain containers."""
-    GlobalHydra.instance().clear()
-    cli.register_plugin_names()
-    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        config = compose("train", [*overrides, "run_dir=outputs/x"])
-    tree = OmegaConf.to_container(config, resolve=resolve)
-    assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
-
-
-def run_config(*overrides: str) -> RunConfig:
-    return validate(composed(*overrides, resolve=True))
 
 
 def choices(group: str) -> list[str]:

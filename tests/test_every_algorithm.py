@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_coma
-import test_learner
-import test_pqn
-import test_qtran
-import test_weighted_qmix
 import torch
 
 from qmix_lightning.types import TrajectoryBatch
 from support import inprocess, runs
 from support.on_policy_learners import COMA_SETTINGS, PQN_SETTINGS
+from support.plain_losses import coma, pqn, q_learning, qtran, weighted_qmix
 from support.witness import Story, told
 
 Loss = tuple[float, int]
@@ -42,21 +38,21 @@ PLAIN = [
 
 
 def qtran_loss(alt: bool, learner: Any, batch: TrajectoryBatch, lengths: list[int]) -> Loss:
-    parts = test_qtran.plain_loss(learner, batch, lengths, alt)
+    parts = qtran.plain_loss(learner, batch, lengths, alt)
     return parts["td"] + learner.lambda_opt * parts["opt"] + learner.lambda_nopt * parts["nopt"], sum(lengths)
 
 
 def weighted_loss(central: bool, learner: Any, batch: TrajectoryBatch, lengths: list[int]) -> Loss:
-    acting, unrestricted, _ = test_weighted_qmix.plain_loss(learner, batch, lengths, central)
+    acting, unrestricted, _ = weighted_qmix.plain_loss(learner, batch, lengths, central)
     return acting + unrestricted, sum(lengths)
 
 
 def mixed_loss(mixer: str, learner: Any, batch: TrajectoryBatch, lengths: list[int]) -> Loss:
-    return test_learner.plain_loss(learner, batch, lengths, mixer)
+    return q_learning.plain_loss(learner, batch, lengths, mixer)
 
 
 def pqn_loss(learner: Any, batch: TrajectoryBatch, lengths: list[int]) -> Loss:
-    return test_pqn.plain_loss(learner, batch, lengths, mixed=True)
+    return pqn.plain_loss(learner, batch, lengths, mixed=True)
 
 
 LOSSES: dict[str, Callable[..., Loss]] = {
@@ -66,7 +62,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "qtran_alt": partial(qtran_loss, True),
     "cw_qmix": partial(weighted_loss, True),
     "ow_qmix": partial(weighted_loss, False),
-    "coma": test_coma.plain_loss,
+    "coma": coma.plain_loss,
     "pqn_vdn": pqn_loss,
     "pqn_qmix": pqn_loss,
 }

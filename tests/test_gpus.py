@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_captured import E, changed, make_policy, shown
-from test_no_waiting import batch_for, team, update
-from test_replay import episode, spec
 
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.rollout.cuda_graph import CapturedStep
 from qmix_lightning.types import TrainBatch
 from support import runs
+from support.acting import E, changed, make_policy, shown
 from support.batches import random_batch
+from support.episodes import episode, spec
 from support.learners import make_learner
+from support.updates import MADE, batch_for, team, update
 
 GPU = [a for a in runs.BASE if not a.startswith("trainer.accelerator")] + ["trainer.accelerator=gpu"]
 
@@ -76,8 +76,6 @@ def never_waiting():
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["qmix, qmix", "qmix, an agent each", "qmix, normalized"])
 def test_an_update_does_not_wait(name: str, request: pytest.FixtureRequest):
-    from test_no_waiting import MADE
-
     module = team(MADE[name]().float().to(CUDA))
     for attempt in range(2):  # libraries prepare themselves at their first calls
         batch = TrainBatch(batch_for(name).map(lambda t: t.pin_memory()), 0, 0, 0.0)

@@ -7,48 +7,17 @@ import torch
 from torch import nn
 
 from qmix_lightning.agents.feedforward import FeedForwardAgent
-from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.rollout.inference import ready_to_act
 from qmix_lightning.rollout.numpy_inference import SmallFeedForward, SmallRecurrent, in_numpy
 from qmix_lightning.types import Observation
+from support.acting import OBS, A, N, make_policy
 
-B, N, A, OBS = 7, 3, 5, 11
+B = 7
 MANY = 10_000  # environments whose agents are too many for numpy
 SWITCHES = [s for s in itertools.product([True, False], repeat=3) if any(s)]
-
-
-def make_policy(agent=RecurrentAgent, switches=(True, True, True), *, share=True, normalize=False, **options):
-    torch.manual_seed(1)
-    use_obs, use_last_action, use_agent_id = switches
-    inputs = InputBuilder(
-        n_agents=N,
-        n_actions=A,
-        obs_dim=OBS,
-        use_obs=use_obs,
-        use_last_action=use_last_action,
-        use_agent_id=use_agent_id,
-        normalize_obs=normalize,
-    )
-    options = {"layer_norm": False, "dueling": False, "orthogonal_init": False} | options
-    made = agent(
-        input_dim=inputs.output_dim,
-        n_actions=A,
-        group_of_agent=(0, 0, 1),
-        hidden_dim=16,
-        share_parameters=share,
-        **options,
-    )
-    with torch.no_grad():
-        for parameter in made.parameters():  # layer norms and biases that do something
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    policy = Policy(inputs=inputs, agent=made)
-    if inputs.moments is not None:
-        seen = 3.0 + 5.0 * torch.randn(100, OBS)
-        inputs.moments.update(seen, torch.ones(100, dtype=torch.bool), lambda x: x)
-    return policy
 
 
 @torch.no_grad()

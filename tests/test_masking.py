@@ -7,71 +7,14 @@ import torch
 
 from qmix_lightning.types import TrajectoryBatch
 from support.batches import A, random_batch
+from support.garbage import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding, garbage_like, outcome
 from support.learners import AGENTS, MIXERS, make_learner
 
-INF, NAN = float("inf"), float("nan")
-GARBAGE = [INF, -INF, NAN, 1e30, "random"]
 LENGTHS = [9, 1, 4, 6, 3]
 
 
 def batch(seed=0):
     return random_batch(seed, LENGTHS).to(torch.device("cpu"), torch.float64)
-
-
-def of(garbage, like: torch.Tensor) -> torch.Tensor:
-    g = torch.Generator().manual_seed(99)
-    if like.dtype == torch.bool:
-        return (
-            torch.rand(like.shape, generator=g) > 0.5 if garbage == "random" else torch.full_like(like, garbage == INF)
-        )
-    if like.dtype == torch.int64:
-        return torch.full_like(like, {"random": 3, INF: 10**9, -INF: -(10**9)}.get(garbage, -1))
-    if garbage == "random":
-        return 1e4 * torch.randn(like.shape, generator=g, dtype=like.dtype)
-    return torch.full_like(like, garbage)
-
-
-def outcome(learner, data):
-    learner.zero_grad()
-    terms = learner.loss(data)
-    terms.total.backward()
-    gradients = {n: p.grad for n, p in learner.named_parameters() if p.requires_grad}
-    assert all(g is not None and torch.isfinite(g).all() for g in gradients.values())
-    assert any(g.abs().max() > 0 for g in gradients.values())
-    assert torch.isfinite(terms.total)
-    return terms, {n: g.clone() for n, g in gradients.items()}
-
-
-def assert_unchanged(learner, clean, dirty):
-    terms, gradients = outcome(learner, clean)
-    other, other_gradients = outcome(learner, dirty)
-    assert other.total.item() == terms.total.item()
-    assert other.count.item() == terms.count.item()
-    for name, value in terms.sums.items():
-        assert other.sums[name].item() == value.item(), name
-    for name, gradient in gradients.items():
-        assert torch.equal(other_gradients[name], gradient), name
-
-
-def dirty_padding(data: TrajectoryBatch, garbage) -> TrajectoryBatch:
-    filled, valid = data.filled, data.row_valid()
-
-    def put(value: torch.Tensor) -> torch.Tensor:
-        keep = valid if value.shape[1] == valid.shape[1] else filled
-        return torch.where(keep.reshape(*keep.shape, *(1,) * (value.dim() - 2)), value, of(garbage, value))
-
-    names = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward", "terminated", "truncated")
-    return replace(data, **{n: put(getattr(data, n)) for n in names})
-
-
-def dirty_dead(data: TrajectoryBatch, garbage) -> TrajectoryBatch:
-    alive = data.agent_mask
-    return replace(
-        data,
-        obs=torch.where(alive[..., None], data.obs, of(garbage, data.obs)),
-        avail_actions=torch.where(alive[..., None], data.avail_actions, of(garbage, data.avail_actions)),
-        actions=torch.where(alive[:, :-1], data.actions, of(garbage, data.actions)),
-    )
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
@@ -113,7 +56,7 @@ def test_what_has_meaning_has_influence():
 
 def longer(data: TrajectoryBatch, steps: int) -> TrajectoryBatch:
     def extend(value: torch.Tensor) -> torch.Tensor:
-        return torch.cat([value, of(NAN, value[:, :1]).expand(-1, steps, *value.shape[2:])], dim=1)
+        return torch.cat([value, garbage_like(NAN, value[:, :1]).expand(-1, steps, *value.shape[2:])], dim=1)
 
     names = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward", "terminated", "truncated", "filled")
     return replace(data, **{n: extend(getattr(data, n)) for n in names})
@@ -142,7 +85,7 @@ class Spoiled(torch.nn.Module):
 
     def unroll(self, data):
         q = self.policy.unroll(data)
-        return torch.where(data.avail_actions, q, of(self.garbage, q))
+        return torch.where(data.avail_actions, q, garbage_like(self.garbage, q))
 
 
 @pytest.mark.parametrize("double_q", [True, False])

@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.algorithms import q_learning
+from qmix_lightning.mixers import base
 from qmix_lightning.nn.packing import Packing
 from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.runtime.transfer import copy_values
-from qmix_lightning.training.module import TeamModule
-from qmix_lightning.types import HostMasks, TrainBatch, TrajectoryBatch
-from support import inprocess, joint_learners, on_policy_learners, waiting
+from qmix_lightning.types import HostMasks, TrainBatch
+from support import inprocess, waiting
 from support.batches import random_batch
-from support.learners import MIXERS, make_learner
-
-LENGTHS = [9, 1, 4, 6, 3]
-NORMALIZED = {"normalize_rewards": "standardize", "normalize_values": True, "target_update_mode": "soft"}
-MADE: dict[str, Any] = {
-    **{f"qmix, {m}": lambda m=m: make_learner(m) for m in MIXERS},
-    "qmix, feedforward": lambda: make_learner(agent="feedforward"),
-    "qmix, an agent each": lambda: make_learner(share=False),
-    "qmix, agents by group": lambda: make_learner(share="group"),
-    "qmix, lambda returns": lambda: make_learner(returns="td_lambda"),
-    "qmix, normalized": lambda: make_learner(**NORMALIZED),
-    **{name: lambda name=name: joint_learners.make(name) for name in joint_learners.LEARNERS},
-    "pqn": on_policy_learners.make_pqn,
-    "coma": on_policy_learners.make_coma,
-}
-
-
-def batch_for(name: str) -> TrajectoryBatch:
-    batch = random_batch(0, LENGTHS)
-    if name == "coma":
-        return on_policy_learners.with_round(batch, 1)
-    if name.startswith("qmix"):
-        batch.extras["weight"] = torch.rand(len(LENGTHS))
-    return batch
-
-
-def update(module: TeamModule, batch: TrainBatch) -> None:
-    """What Lightning has the module do for one batch."""
-    optimizer = module.configure_optimizers()
-    module._trainer = SimpleNamespace(optimizers=[optimizer], global_step=0, world_size=1)  # pyright: ignore
-    loss = module.training_step(batch, 0)
-    loss.backward()
-    module.configure_gradient_clipping(optimizer)
-    optimizer.step()
-    module.learner.after_update(episodes=1000, updates=1000)
-
-
-def team(learner) -> TeamModule:
-    def rmsprop(groups):
-        return torch.optim.RMSprop([{**g, "max_grad_norm": 10.0} for g in groups], lr=1e-3, foreach=True)
-
-    return TeamModule(learner=learner, optimizer=rmsprop)
+from support.updates import LENGTHS, MADE, batch_for, team, update
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -174,7 +130,7 @@ def test_lightnings_loop_asks_nothing_either(replay: str, tmp_path: Path, monkey
         return hosts
 
     monkeypatch.setattr(Packing, "of", unseen(Packing.of))
-    monkeypatch.setattr(q_learning, "true_positions", unseen(q_learning.true_positions))
+    monkeypatch.setattr(base, "true_positions", unseen(base.true_positions))
     waiting.WATCHED.clear()
     waiting.Questions.asked.clear()
     tiny = [a for a in inprocess.TINY if not a.startswith("trainer.log_every")]

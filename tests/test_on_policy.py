@@ -6,11 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_datamodule
 import torch
-from test_config import run_config
-from test_datamodule import fingerprint, redeem, two_step, varying
-from test_rollout import assert_same, copied, make_policy
 
 from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import ConfigurationError, RunInterrupted
@@ -21,7 +17,10 @@ from qmix_lightning.training import datamodule
 from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import Backend, make_vector_env
 from qmix_lightning.worker.fault_tolerance import FaultLimit
-from support import faulty, inprocess
+from support import data_modules, faulty, inprocess
+from support.collecting import assert_same, copied, make_collector, play_round, two_step, varying
+from support.compositions import run_config
+from support.data_modules import fingerprint, redeem
 from support.fakes import VaryingLength
 
 ON_POLICY = ["replay=on_policy", "rollout.update_every=${replay.capacity}"]
@@ -31,26 +30,9 @@ def make(env=varying, num_envs=2, *, capacity=6, batch_size=3, updates=4, ranks=
     one = env(1)
     store = RoundStore(one.spec, capacity // ranks)
     one.close()
-    return test_datamodule.make(
+    return data_modules.make(
         env, num_envs, every=capacity, updates=updates, batch_size=batch_size, replay=store, **settings
     )
-
-
-def play_round(collector: Collector) -> tuple[list[Episode], int]:
-    """Everything of the round that is dealt, and the joint steps taken."""
-    episodes, steps = [], 0
-    while True:
-        got = collector.collect(0.5)
-        steps += got.env_steps
-        if not got.episodes:
-            assert got.env_steps == 0
-            return episodes, steps
-        episodes += [copied(e) for e in got.episodes]
-
-
-def make_collector(num_envs: int, round_episodes: int | None = None, make_env=varying) -> Collector:
-    env = make_env(num_envs)
-    return Collector(env, make_policy(env.spec), seed=11, rank=0, round_episodes=round_episodes)
 
 
 # Collecting -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from test_resume import kill_and_resume
 
 from qmix_lightning.checkpoint.files import read_checkpoint
 from support import runs
@@ -35,7 +34,7 @@ def check(tmp_path: Path, algorithm: str, ranks: int, budget: int, kills: int) -
     assert [rank["next_id"] for rank in held] == [12 * rounds // ranks] * ranks
     summary = json.loads((whole / "summary.json").read_text())
     assert (summary["env_steps"], summary["updates"]) == (counters["env_steps"], counters["updates"])
-    folder, hit, _ = kill_and_resume(tmp_path, ranks, budget, kills, seed=3, base=base)
+    folder, hit, _ = runs.kill_and_resume(tmp_path, ranks, budget, kills, seed=3, base=base)
     assert hit >= 1
     runs.assert_same_run(whole, folder)
 

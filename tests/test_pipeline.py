@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_datamodule import make, redeem
-from test_resume import kill_and_resume
-from test_rollout import varying
 
 from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.commands import train
@@ -18,6 +15,8 @@ from qmix_lightning.rollout.collector import Collected, whole_round
 from qmix_lightning.training.schedules import EpsilonSchedule
 from qmix_lightning.types import EpisodeStats
 from support import inprocess, runs
+from support.collecting import varying
+from support.data_modules import make, redeem
 
 SCHEDULES = [{"every": 1}, {"every": 3}, {"unit": "env_steps", "every": 7}, {"every": 4, "updates": 2}]
 
@@ -151,7 +150,7 @@ def test_a_killed_pipelined_run_ends_like_an_unkilled_one(tmp_path):
     extra = ["rollout.pipelined=true", "rollout.update_every=2"]
     whole = tmp_path / "whole"
     runs.run([*runs.BASE, *extra, "total_env_steps=400", f"run_dir={whole}"])
-    folder, hit, _ = kill_and_resume(tmp_path, 1, 400, kills=1, seed=3, extra=extra)
+    folder, hit, _ = runs.kill_and_resume(tmp_path, 1, 400, kills=1, seed=3, extra=extra)
     assert hit == 1
     runs.assert_same_run(whole, folder)
 

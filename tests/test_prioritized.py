@@ -11,8 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_datamodule import make, redeem, resumed, varying
-from test_replay import TENSORS, episode, spec
 
 from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.errors import RunError
@@ -21,6 +19,9 @@ from qmix_lightning.replay.prioritized import PrioritizedReplay, SumTree, import
 from qmix_lightning.runtime import prng as keys
 from qmix_lightning.runtime.prng import Purpose
 from support import inprocess, runs
+from support.collecting import varying
+from support.data_modules import make, redeem, resumed
+from support.episodes import TENSORS, episode, spec
 
 EPSILON = 1e-6
 

@@ -142,23 +142,8 @@ def test_batched_environments_do_not_go_to_workers():
         make(TwoStep)
 
 
-def faulty_run(folder: Path, *extra: str) -> list[str]:
-    base = [a for a in runs.BASE if not a.startswith(("env.id", "rollout."))]
-    (folder / "faults").mkdir(parents=True, exist_ok=True)
-    return [
-        *base,
-        "rollout=process",
-        "rollout.num_envs=4",
-        "env.id=support.faulty:Faulty",
-        f"env.kwargs.folder={folder}/faults",
-        "env.kwargs.game=true",
-        f"run_dir={folder}/run",
-        *extra,
-    ]
-
-
 def test_a_run_survives_a_killed_worker_and_leaves_nothing_behind(tmp_path: Path):
-    runs.run([*faulty_run(tmp_path, "env.kwargs.fault=kill", "env.kwargs.times=2"), "total_env_steps=500"])
+    runs.run([*runs.faulty_run(tmp_path, "env.kwargs.fault=kill", "env.kwargs.times=2"), "total_env_steps=500"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "completed"
     assert summary["faults"]["killed"] >= 1
@@ -168,7 +153,7 @@ def test_a_run_survives_a_killed_worker_and_leaves_nothing_behind(tmp_path: Path
 
 
 def test_a_run_past_the_limit_ends_with_the_cause_and_a_checkpoint(tmp_path: Path):
-    arguments = faulty_run(tmp_path, "env.kwargs.fault=none", "checkpoint_interval=100000")
+    arguments = runs.faulty_run(tmp_path, "env.kwargs.fault=none", "checkpoint_interval=100000")
     runs.run([*arguments, "total_env_steps=200"])
     broken = [a.replace("fault=none", "fault=raise") for a in arguments]
     output = runs.run([*broken, "env.kwargs.times=999", "rollout.max_faults=3", "total_env_steps=500",
@@ -185,7 +170,7 @@ def test_a_run_past_the_limit_ends_with_the_cause_and_a_checkpoint(tmp_path: Pat
 def test_no_worker_and_no_game_outlives_the_trainer(tmp_path: Path, number: int, ranks: int):
     count = tmp_path / "count"
     extra = runs.TWO_RANKS if ranks == 2 else []
-    process = runs.start([*faulty_run(tmp_path, "env.kwargs.fault=none", *extra), "total_env_steps=100000",
+    process = runs.start([*runs.faulty_run(tmp_path, "env.kwargs.fault=none", *extra), "total_env_steps=100000",
                           *runs.counting(count)])  # fmt: skip
     deadline = time.monotonic() + 60
     while runs.lines(count) < 5 and process.poll() is None:

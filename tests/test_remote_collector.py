@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_datamodule import make_policy
-from test_process import faulty_run
 
 from qmix_lightning.environment import load
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
 from qmix_lightning.vector.factory import make_vector_env
 from support import runs
+from support.collecting import make_policy
 from support.fakes import VaryingLength
 
 REMOTE = "rollout.collector=process"
@@ -103,7 +102,7 @@ def test_a_collector_that_is_killed_ends_the_run_with_one_line_and_a_checkpoint_
 
 
 def test_faults_of_its_workers_are_counted_and_end_with_it(tmp_path: Path):
-    output = runs.run([*faulty_run(tmp_path, "env.kwargs.fault=kill"), REMOTE, "total_env_steps=300"])
+    output = runs.run([*runs.faulty_run(tmp_path, "env.kwargs.fault=kill"), REMOTE, "total_env_steps=300"])
     summary = (tmp_path / "run" / "summary.json").read_text()
     assert '"killed": 1' in summary, output
 

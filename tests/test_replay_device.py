@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_replay import battle, episode, spec
-from test_replay_storage import whole
 
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.replay.device import ReplayPlace, choose_place
@@ -21,6 +19,7 @@ from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.prioritized import PrioritizedReplay
 from qmix_lightning.types import TrajectoryBatch
 from support import inprocess
+from support.episodes import battle, episode, spec, whole
 
 CPU, META, GPU = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
 PRIORITIES = {"alpha": 0.7, "beta": 0.4, "beta_anneal_steps": None}

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_replay import battle, episode, spec
 
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.replay import memory_estimate as replay_size
@@ -24,8 +22,8 @@ from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.memory_estimate import available_memory, predict_size
 from qmix_lightning.replay.prioritized import PrioritizedReplay
 from qmix_lightning.replay.storage import BLANK, RowQueue
-from qmix_lightning.types import Episode
 from support import inprocess
+from support.episodes import battle, episode, spec, whole
 
 # Rows -----------------------------------------------------------------------------------------------------------------
 
@@ -118,24 +116,6 @@ def test_a_file_is_given_back_to_the_disk(tmp_path: Path):
 def size_of(s, **changed):
     given = {"capacity": 24, "dtype": "float32", "prioritized": False, "total_env_steps": 10**6, "folder": None}
     return predict_size(s, **{**given, "room": 10**12, **changed})
-
-
-def whole(s, length: int, **changed) -> Episode:
-    """An episode in which nobody dies."""
-    n, rows = s.n_agents, length + 1
-    return Episode(
-        **{
-            "obs": torch.randn(rows, n, s.obs_dim),
-            "state": torch.randn(rows, s.state_dim),
-            "avail_actions": torch.ones(rows, n, s.n_actions, dtype=torch.bool),
-            "agent_mask": torch.ones(rows, n, dtype=torch.bool),
-            "actions": torch.zeros(length, n, dtype=torch.int64),
-            "reward": torch.zeros(length),
-            "terminated": True,
-            "truncated": False,
-            **changed,
-        }
-    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -31,52 +30,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory):
     return get
 
 
-def kill_and_resume(
-    tmp_path: Path,
-    ranks: int,
-    budget: int,
-    kills: int,
-    seed: int,
-    extra: list[str] | None = None,
-    base: list[str] | None = None,
-) -> tuple[Path, int, int]:
-    """A run killed ``kills`` times; returns its folder, the kills that hit, and the updates done in all."""
-    rng = random.Random(seed)
-    folder, count = tmp_path / "run", tmp_path / "count"
-    arguments = [
-        *(base or runs.BASE),
-        *(extra or []),
-        *(runs.TWO_RANKS if ranks == 2 else []),
-        f"total_env_steps={budget}",
-        f"run_dir={folder}",
-        *runs.counting(count),
-    ]
-    hit = 0
-    for attempt in range(200):
-        resumable = any((folder / "checkpoints").glob("last.ckpt"))
-        before = runs.lines(count)
-        process = runs.start([*arguments, *(["ckpt_path=last"] if resumable else [])])
-        if hit >= kills:
-            output = runs.finish(process)
-            assert process.returncode == 0, output
-            return folder, hit, runs.lines(count)
-        killed = runs.kill_once(process, folder, count, rng, in_write=attempt % 2 == 1)
-        hit += killed
-        if killed and not resumable and not any((folder / "checkpoints").glob("last.ckpt")):
-            # Nothing to go on from yet: begin again in an empty folder, as a user would.
-            for path in sorted(folder.rglob("*"), reverse=True):
-                path.unlink() if path.is_file() else path.rmdir()
-        assert killed or process.returncode == 0, process.stdout.read() if process.stdout else ""
-        assert runs.lines(count) >= before
-        if process.stdout:
-            process.stdout.close()
-        if not killed:
-            return folder, hit, runs.lines(count)
-    raise AssertionError("the run never ended")
-
-
 def check(reference, tmp_path: Path, ranks: int, budget: int, kills: int, seed: int) -> int:
-    folder, hit, done = kill_and_resume(tmp_path, ranks, budget, kills, seed)
+    folder, hit, done = runs.kill_and_resume(tmp_path, ranks, budget, kills, seed)
     whole = reference(ranks, budget)
     runs.assert_same_run(whole, folder)
     updates = int(runs.read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"])
@@ -123,7 +78,7 @@ def test_a_killed_run_of_every_algorithm_with_replay(tmp_path: Path, algorithm: 
     base = [*(a for a in runs.BASE if not a.startswith("mixer.")), f"algorithm={algorithm}"]
     whole = tmp_path / "whole"
     runs.run([*base, *(runs.TWO_RANKS if ranks == 2 else []), "total_env_steps=900", f"run_dir={whole}"])
-    folder, hit, _ = kill_and_resume(tmp_path, ranks, 900, kills=2, seed=ranks, base=base)
+    folder, hit, _ = runs.kill_and_resume(tmp_path, ranks, 900, kills=2, seed=ranks, base=base)
     assert hit >= 1
     runs.assert_same_run(whole, folder)
 

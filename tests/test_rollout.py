@@ -6,11 +6,6 @@ import torch
 from torch import nn
 
 from qmix_lightning.action_selection import epsilon_greedy
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.policy import Policy
-from qmix_lightning.agents.recurrent import RecurrentAgent
-from qmix_lightning.environment import VectorEnv
-from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.errors import RunError
 from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.rollout.collector import Collector
@@ -19,66 +14,15 @@ from qmix_lightning.runtime import prng as keys
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import make_vector_env
-from support.batches import PLAIN_AGENT, PLAIN_INPUTS
+from support.collecting import assert_same, collect, copied, make_policy, two_step, varying
 from support.fakes import VaryingLength
 
-TENSORS = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward")
-
-
-def varying(num_envs, **settings) -> VectorEnv:
-    return make_vector_env(VaryingLength, settings, num_envs=num_envs, name="varying")
-
-
-def two_step(num_envs) -> VectorEnv:
-    return make_vector_env(TwoStep, {}, num_envs=num_envs, name="two_step")
-
-
 MAKERS = {"varying": varying, "two_step": two_step}
-
-
-def make_policy(spec, seed=0):
-    torch.manual_seed(seed)
-    sizes = {"n_agents": spec.n_agents, "n_actions": spec.n_actions, "obs_dim": spec.obs_dim}
-    inputs = InputBuilder(**sizes, **PLAIN_INPUTS)
-    agent = RecurrentAgent(
-        input_dim=inputs.output_dim,
-        n_actions=spec.n_actions,
-        group_of_agent=spec.group_of_agent,
-        hidden_dim=8,
-        share_parameters=True,
-        **PLAIN_AGENT,
-    )
-    with torch.no_grad():
-        agent.head.weight *= 10  # values that differ enough for the order of sums not to matter
-    return Policy(inputs=inputs, agent=agent)
 
 
 def collector(make, num_envs, *, seed=11, rank=0):
     env = make(num_envs)
     return Collector(env, make_policy(env.spec), seed=seed, rank=rank)
-
-
-def copied(episode: Episode) -> Episode:
-    values = {n: getattr(episode, n).clone() for n in TENSORS}
-    return Episode(terminated=episode.terminated, truncated=episode.truncated, **values)
-
-
-def collect(source, count, epsilon=0.5):
-    """The next ``count`` rounds' episodes, copied, in the order in which they ended."""
-    found, returns, steps = [], [], 0
-    while len(found) < count:
-        got = source.collect(epsilon)
-        assert len(got.episodes) == len(got.stats) >= 1
-        found += [copied(e) for e in got.episodes]
-        returns += list(zip(got.stats.returns, got.stats.lengths, strict=True))
-        steps += got.env_steps
-    return found, returns, steps
-
-
-def assert_same(left, right):
-    assert (left.terminated, left.truncated) == (right.terminated, right.truncated)
-    for name in TENSORS:
-        assert torch.equal(getattr(left, name), getattr(right, name)), name
 
 
 def by_hand(make, slot, number, epsilon=0.5, seed=11, rank=0):

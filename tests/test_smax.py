@@ -12,13 +12,13 @@ import jax
 import numpy as np
 import pytest
 import torch
-from test_rollout import make_policy
 
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import smax
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.rollout.collector import Collector
 from support import runs
+from support.collecting import make_policy
 
 E = 4
 STOP = 4  # SMAX's own no-op of the dead; 0 to 3 are moves

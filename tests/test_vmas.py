@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import vmas as own
-from test_rollout import make_policy
 
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import vmas
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.rollout.collector import Collector
+from support.collecting import make_policy
 
 E = 4
 EVERYONE = torch.ones(E, dtype=torch.bool)

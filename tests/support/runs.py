@@ -194,3 +194,63 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
     updates = [int(row["updates"]) for row in found]
     assert updates == sorted(set(updates)), "a step is in metrics.csv twice or out of order"
     return found
+
+
+def kill_and_resume(
+    tmp_path: Path,
+    ranks: int,
+    budget: int,
+    kills: int,
+    seed: int,
+    extra: list[str] | None = None,
+    base: list[str] | None = None,
+) -> tuple[Path, int, int]:
+    """A run killed ``kills`` times; returns its folder, the kills that hit, and the updates done in all."""
+    rng = random.Random(seed)
+    folder, count = tmp_path / "run", tmp_path / "count"
+    arguments = [
+        *(base or BASE),
+        *(extra or []),
+        *(TWO_RANKS if ranks == 2 else []),
+        f"total_env_steps={budget}",
+        f"run_dir={folder}",
+        *counting(count),
+    ]
+    hit = 0
+    for attempt in range(200):
+        resumable = any((folder / "checkpoints").glob("last.ckpt"))
+        before = lines(count)
+        process = start([*arguments, *(["ckpt_path=last"] if resumable else [])])
+        if hit >= kills:
+            output = finish(process)
+            assert process.returncode == 0, output
+            return folder, hit, lines(count)
+        killed = kill_once(process, folder, count, rng, in_write=attempt % 2 == 1)
+        hit += killed
+        if killed and not resumable and not any((folder / "checkpoints").glob("last.ckpt")):
+            # Nothing to go on from yet: begin again in an empty folder, as a user would.
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.unlink() if path.is_file() else path.rmdir()
+        assert killed or process.returncode == 0, process.stdout.read() if process.stdout else ""
+        assert lines(count) >= before
+        if process.stdout:
+            process.stdout.close()
+        if not killed:
+            return folder, hit, lines(count)
+    raise AssertionError("the run never ended")
+
+
+def faulty_run(folder: Path, *extra: str) -> list[str]:
+    """Overrides of a run on environments that fail; ``folder`` holds the run and an account of the faults."""
+    base = [a for a in BASE if not a.startswith(("env.id", "rollout."))]
+    (folder / "faults").mkdir(parents=True, exist_ok=True)
+    return [
+        *base,
+        "rollout=process",
+        "rollout.num_envs=4",
+        "env.id=support.faulty:Faulty",
+        f"env.kwargs.folder={folder}/faults",
+        "env.kwargs.game=true",
+        f"run_dir={folder}/run",
+        *extra,
+    ]
