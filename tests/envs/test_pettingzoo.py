@@ -13,7 +13,7 @@ from qmix_lightning.envs import mpe, pettingzoo
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
 from qmix_lightning.vector.factory import make_vector_env
 
-CONF = Path(__file__).parents[1] / "conf" / "env"
+CONF = Path(__file__).parents[2] / "conf" / "env"
 
 
 def play(env, steps, seed=0):

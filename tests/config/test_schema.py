@@ -35,7 +35,7 @@ from qmix_lightning.optimizers import OPTIMIZERS
 from qmix_lightning.vector.env_section import adapter_settings
 from support.compositions import composed, run_config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "mixe
 SMALL += ["rollout.num_eval_envs=1", "trainer.accelerator=cpu", "logger=none", "checkpoint_interval=100000"]
 SMALL += ["algorithm.target_update_every=2"]
 
-EXPERIMENTS = Path(__file__).parents[1] / "conf" / "experiment"
+EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
 
 RECIPES = {
     "lbf_8x8_2p_3f": ["total_env_steps=800", "+env.kwargs.max_episode_steps=10", "rollout.update_every=32"],

@@ -17,7 +17,7 @@ from qmix_lightning.checkpoint.files import read_checkpoint
 from support import inprocess, runs
 from support.batches import random_batch, small_policy, value_settings
 
-PAGE = Path(__file__).parents[1] / "docs" / "new_algorithm.md"
+PAGE = Path(__file__).parents[2] / "docs" / "new_algorithm.md"
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TINY = [a for a in inprocess.TINY if not a.startswith("agent.")]
 

@@ -21,7 +21,7 @@ from qmix_lightning.commands.envs import _open_spec, compose_env, main
 from qmix_lightning.env_checker.report import PROMISES
 from support.inprocess import own_globals
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

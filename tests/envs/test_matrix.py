@@ -12,7 +12,7 @@ from qmix_lightning.envs.matrix import Matrix
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.errors import ConfigurationError
 
-CONF = Path(__file__).parents[1] / "conf" / "env"
+CONF = Path(__file__).parents[2] / "conf" / "env"
 
 
 def paid(env, actions):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from qmix_lightning.checkpoint import files as checkpoint
+from qmix_lightning.checkpoint import segments as segments_module
 from qmix_lightning.checkpoint.files import FORMAT, RunCheckpointIO, read_checkpoint, remove_leftovers, write_checkpoint
 from qmix_lightning.checkpoint.resume import find_last
 from qmix_lightning.checkpoint.segments import SegmentStore, verify_segments
@@ -343,7 +344,7 @@ def test_large_replays_are_written_in_parts(folder, monkeypatch):
     """No segment is larger than it may be, and only small ones are merged."""
     store, replay = SegmentStore(folder, 0), EpisodeReplay(spec(), 1000)
     each = len(replay_bytes(grown(EpisodeReplay(spec(), 1), 1)))
-    monkeypatch.setattr(checkpoint, "_SEGMENT_BYTES", 10 * each)
+    monkeypatch.setattr(segments_module, "_SEGMENT_BYTES", 10 * each)
     monkeypatch.setattr(SegmentStore, "_is_small", lambda self, s: s["last_id"] - s["first_id"] < 5)
     segments = store.save(grown(replay, 37))
     sizes = [s["last_id"] - s["first_id"] for s in segments]

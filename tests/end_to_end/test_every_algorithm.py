@@ -76,7 +76,7 @@ def every(names: Iterable[str] = LOSSES) -> list[Any]:
 
 
 def test_none_is_left_out():
-    folder = Path(__file__).parents[1] / "conf" / "algorithm"
+    folder = Path(__file__).parents[2] / "conf" / "algorithm"
     assert {path.stem for path in folder.glob("*.yaml")} == LOSSES.keys()
 
 

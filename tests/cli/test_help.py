@@ -15,7 +15,7 @@ import yaml
 from qmix_lightning import environment
 from support import inprocess, runs
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 MODULES = {"qmix-train": "qmix_lightning.commands.train", "qmix-eval": "qmix_lightning.commands.evaluate"}
 
 
