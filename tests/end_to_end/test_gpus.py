@@ -1,4 +1,4 @@
-"""Checks for a machine with GPUs; run them there with: pytest -m gpu tests/test_gpus.py"""
+"""Checks for a machine with GPUs; run them there with: pytest -m gpu tests/end_to_end/test_gpus.py"""
 
 from __future__ import annotations
 
