@@ -7,25 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmix_lightning.action_selection import _nth_legal, epsilon_greedy, greedy_actions
-from qmix_lightning.training.schedules import EpsilonSchedule
 
 BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
-
-
-@pytest.mark.parametrize(
-    ("env_steps", "expected"), [(0, 1.0), (12_500, 0.7625), (25_000, 0.525), (50_000, 0.05), (10**9, 0.05)]
-)
-def test_schedule_is_linear_then_constant(env_steps, expected):
-    assert EpsilonSchedule(1.0, 0.05, 50_000)(env_steps) == pytest.approx(expected, abs=1e-12)
-
-
-def test_schedule_of_no_length_is_its_end():
-    assert EpsilonSchedule(1.0, 0.1, 0)(0) == 0.1
-
-
-def test_schedule_may_be_constant_or_rise():
-    assert EpsilonSchedule(1.0, 1.0, 10)(3) == 1.0
-    assert EpsilonSchedule(0.0, 0.5, 10)(4) == pytest.approx(0.2)
 
 
 VALUES = st.one_of(st.floats(width=32, allow_nan=False, allow_infinity=False), st.just(0.0))

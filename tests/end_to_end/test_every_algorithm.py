@@ -1,7 +1,7 @@
 """Every algorithm by one standard, through the command line: what a run counts, what it computes, that it goes on
 exactly, and that it learns. Kills are in test_resume and test_on_policy_runs, gradients of two ranks in test_ranks.
 
-One algorithm of each family runs in CI; ``pytest -m slow tests/test_every_algorithm.py`` runs the others.
+One algorithm of each family runs in CI; ``pytest -m slow tests/end_to_end/test_every_algorithm.py`` runs the others.
 """
 
 from __future__ import annotations

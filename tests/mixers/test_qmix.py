@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qmix_lightning.mixers.base import POSITIVITY
-from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.mixers.qmix import QMixer
-from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.nn.mlp import hypernetwork
 from support.small_mixers import Seen, qmix
 
@@ -187,20 +185,6 @@ def test_pairs_of_agents_only_strengthen_each_other():
         gain = both - one - other + low
         assert (gain >= -1e-9).all()
         assert (gain > 0.1).any()
-
-
-@pytest.mark.parametrize("n", [1, 2, 5])
-def test_vdn_is_the_sum(n):
-    qs = torch.randn(4, 3, n)
-    got = VDNMixer()(qs, torch.full((4, 3, S), float("nan")))  # the state is not used
-    assert got.shape == (4, 3)
-    torch.testing.assert_close(got, sum(qs[..., i] for i in range(n)))
-    assert not list(VDNMixer().parameters())
-
-
-def test_none_gives_its_inputs():
-    qs = torch.randn(4, 3, 2)
-    assert torch.equal(NoMixer()(qs, torch.randn(4, 3, S)), qs)
 
 
 def test_bad_settings():

@@ -34,3 +34,9 @@ def grown(replay, count, length=3):
 
 def manifest(segments, step=0, **more):
     return payload(step, ReplayDataModule={"ranks": [{"replay": segments}]}, **more)
+
+
+def flip(_, path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

@@ -79,3 +79,9 @@ def play_round(collector: Collector) -> tuple[list[Episode], int]:
 def make_collector(num_envs: int, round_episodes: int | None = None, make_env=varying) -> Collector:
     env = make_env(num_envs)
     return Collector(env, make_policy(env.spec), seed=11, rank=0, round_episodes=round_episodes)
+
+
+def legal(shown, generator):
+    """A random legal action for each agent."""
+    flat = shown.avail_actions.flatten(0, 1).float()
+    return torch.multinomial(flat, 1, generator=generator).reshape(shown.agent_mask.shape)

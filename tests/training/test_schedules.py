@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from qmix_lightning.training.schedules import UpdateSchedule
+from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,19 @@ def test_steps_to_next():
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         UpdateSchedule(**{"every": 1, "unit": "episodes", "updates": 1, **settings})
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "expected"), [(0, 1.0), (12_500, 0.7625), (25_000, 0.525), (50_000, 0.05), (10**9, 0.05)]
+)
+def test_schedule_is_linear_then_constant(env_steps, expected):
+    assert EpsilonSchedule(1.0, 0.05, 50_000)(env_steps) == pytest.approx(expected, abs=1e-12)
+
+
+def test_schedule_of_no_length_is_its_end():
+    assert EpsilonSchedule(1.0, 0.1, 0)(0) == 0.1
+
+
+def test_schedule_may_be_constant_or_rise():
+    assert EpsilonSchedule(1.0, 1.0, 10)(3) == 1.0
+    assert EpsilonSchedule(0.0, 0.5, 10)(4) == pytest.approx(0.2)
