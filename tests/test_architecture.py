@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "qmix_lightning"
+TESTS = ROOT / "tests"
 MATHS = ("nn", "agents", "mixers", "algorithms")
 
 LAYERS = [
@@ -107,6 +108,20 @@ def test_environments_know_nothing_of_training():
     for path in sorted((ROOT / "envs").rglob("*.py")):
         used = names_in(path) - {"envs"}
         assert not {name for name in used if LAYER.get(name, 0) > LAYER["vector"]}, path
+
+
+def test_no_test_file_imports_another_one():
+    """What several of them need is in ``tests/support``."""
+    files = sorted(TESTS.rglob("test_*.py"))
+    names = {path.stem for path in files}
+    found = {str(path.relative_to(TESTS)): n for path in files for n in imported(path) if names & set(n.split("."))}
+    assert not found
+
+
+def test_the_folders_of_the_tests_are_packages():
+    folders = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("*.py") if path.parent != TESTS}
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders - {"support", "data", "end_to_end", "envs", "benchmarks"} <= packages
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""What a newcomer types first: --help, --cfg, a sweep; and the commands that are installed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qmix_lightning import environment
+from support import inprocess, runs
+
+CONF = Path(__file__).parents[2] / "conf"
+MODULES = {"qmix-train": "qmix_lightning.commands.train", "qmix-eval": "qmix_lightning.commands.evaluate"}
+
+
+HEAVY = ("torch", "pytorch_lightning", "gymnasium", "pettingzoo", "numpy", "mpe2", "jax", "tensorboard")
+
+
+def imported_by(code: str, folder: Path, *names: str) -> tuple[str, list[str]]:
+    """What some code prints, and which of the modules are loaded when it has run, in a process of its own."""
+    code += f"\nimport sys; print([name for name in {names!r} if name in sys.modules], file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout, ast.literal_eval(ended.stderr)
+
+
+def command_line(command: str, module: str, *arguments: str) -> str:
+    typed = [command, *arguments]
+    return "\n".join(
+        [
+            f"import sys; sys.argv = {typed}",
+            f"from {module} import main",
+            "try:",
+            "    main()",
+            "except SystemExit as end:",
+            "    assert not end.code",
+        ]
+    )
+
+
+@pytest.mark.parametrize(("command", "module"), MODULES.items())
+def test_help_imports_nothing_heavy(tmp_path: Path, command: str, module: str):
+    shown, imported = imported_by(command_line(command, module, "--help"), tmp_path, *HEAVY)
+    assert imported == []
+    assert shown.startswith(f"{command}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_of_environments_imports_no_torch_and_no_environment(tmp_path: Path):
+    code = command_line("qmix-envs", "qmix_lightning.commands.envs")
+    shown, imported = imported_by(code, tmp_path, *HEAVY, "hydra", "jaxmarl", "vmas", "lbforaging")
+    assert imported == []
+    assert "two_step" in shown
+
+
+def test_building_a_run_imports_only_the_environment_that_was_asked_for(tmp_path: Path):
+    names = ("pettingzoo", "mpe2", "lbforaging", "jax", "vmas", "torch.utils.tensorboard", "tensorboard")
+    assert imported_by("import qmix_lightning.build, qmix_lightning.envs.two_step", tmp_path, *names)[1] == []
+
+
+def test_help_lists_every_group_with_its_choices():
+    shown = inprocess.succeed(["--help"]).out
+    lines = dict(line.split(": ", 1) for line in shown.splitlines() if ": " in line)
+    for folder in CONF.iterdir():
+        choices = sorted(path.stem for path in folder.glob("*.yaml"))
+        if choices:
+            assert set(choices) <= set(lines[folder.name].split(", ")), folder.name
+    assert set(environment.names()) <= set(lines["env"].split(", "))
+    for key in ("total_env_steps", "eval_interval", "checkpoint_interval", "run_dir", "ckpt_path"):
+        assert key in shown
+
+
+def test_cfg_job_prints_the_composed_configuration():
+    shown = yaml.safe_load(inprocess.succeed(["--cfg", "job", "algorithm=vdn", "optimizer.lr=0.25"]).out)
+    assert (shown["algorithm"]["name"], shown["mixer"]["name"], shown["optimizer"]["lr"]) == ("vdn", "vdn", 0.25)
+    assert shown["env"] == {"name": "two_step"}
+    part = inprocess.succeed(["algorithm=vdn", "--cfg", "job", "--package", "mixer"]).out
+    assert part == "# @package mixer\nname: vdn\n"
+    resolved = yaml.safe_load(inprocess.succeed(["--cfg", "job", "--resolve", "run_dir=here"]).out)
+    assert resolved["logger"]["tensorboard"]["save_dir"] == "here"
+
+
+def test_a_sweep_makes_one_folder_a_run(tmp_path: Path):
+    tiny = [argument for argument in inprocess.TINY if not argument.startswith("total_env_steps")]
+    sweep = ["algorithm=iql,vdn,qmix", "-m", "seed=1,2", "total_env_steps=40", f"run_dir={tmp_path}/sweep", *tiny]
+    output = runs.run(sweep)
+    folders = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
+    assert folders == {f"algorithm={a},seed={s}" for a in ("iql", "vdn", "qmix") for s in (1, 2)}
+    for algorithm in ("iql", "vdn", "qmix"):
+        for seed in (1, 2):
+            folder = tmp_path / "sweep" / f"algorithm={algorithm},seed={seed}"
+            summary = json.loads((folder / "summary.json").read_text())
+            assert (summary["status"], summary["algorithm"], summary["seed"]) == ("completed", algorithm, seed)
+            assert summary["env_steps"] == 40
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            assert config["run_dir"].endswith(folder.name)
+            assert f"{algorithm} on two_step, seed {seed}" in output
+
+
+def test_the_commands_are_installed():
+    scripts = distribution("qmix-lightning").entry_points.select(group="console_scripts")
+    named = {script.name: script.value for script in scripts}
+    for command, module in MODULES.items():
+        assert named[command] == f"{module}:main"
+    assert all(callable(script.load()) for script in scripts)

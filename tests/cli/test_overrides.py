@@ -1,0 +1,36 @@
+"""How recipes compose with what is typed beside them."""
+
+import pytest
+import yaml
+
+from support import inprocess
+
+RECIPE = """# @package _global_
+defaults:
+  - override /algorithm: qmix
+  - override /mixer: qmix_pymarl
+algorithm:
+  gamma: 0.5
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "mixer"),
+    [
+        ([], ("qmix", 2)),
+        (["algorithm=vdn"], ("vdn", None)),
+        (["algorithm=qmix"], ("qmix", 2)),
+        (["algorithm=qmix_ns"], ("qmix_ns", None)),
+        (["algorithm=vdn", "mixer=none"], ("none", None)),
+        (["algorithm=qmix", "mixer.embed_dim=8"], ("qmix", 2)),
+    ],
+)
+def test_a_typed_algorithm_brings_its_own_mixer_into_a_recipe(tmp_path, typed, mixer):
+    """The recipe's mixer belongs to the recipe's algorithm; Hydra alone would train "vdn" with QMIX's mixer."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(RECIPE)
+    run = [*inprocess.TINY, "--config-dir", str(tmp_path), "experiment=mine", f"run_dir={tmp_path}/run"]
+    inprocess.succeed([*run, *typed])
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["mixer"]["name"], config["mixer"].get("hypernet_layers")) == mixer
+    assert config["algorithm"]["gamma"] == 0.5

@@ -1,0 +1,491 @@
+"""Every mistake gives one line with the closest valid choice, its exit status, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qmix_lightning import environment
+from qmix_lightning.config.resume import imported
+from support import inprocess, runs
+
+
+def check_refused(outcome: inprocess.Outcome, status: int, *texts: str) -> str:
+    assert outcome.status == status, outcome
+    lines = outcome.err.splitlines()
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in outcome.err + outcome.out
+    said = [line for line in outcome.out.splitlines() if not line.startswith(("collecting: ", "threads: ", "replay: "))]
+    assert said == []
+    assert status == 1 or outcome.out == ""  # only a run that begins says how
+    for text in texts:
+        assert text in lines[0], lines[0]
+    return lines[0]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder that has to stay as it is."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+# -- what is typed ------------------------------------------------------------------------------------------------
+
+FAKE = "env=pettingzoo env.id=support.unsuitable_envs:"
+TYPED = [
+    # values that a component refuses
+    ("optimizer.lr=-1", "lr must be above 0"),
+    ("optimizer.max_grad_norm=-1", "max_grad_norm must be above 0, or null"),
+    ("optimizer.alpha=1.5", "alpha must be at least 0 and below 1"),
+    ("agent.hidden_dim=0", "hidden_dim"),
+    ("mixer.hypernet_layers=0", "at least one layer"),
+    # groups and choices
+    ("envv=two_step", "unknown key 'envv'. Did you mean 'env'?"),
+    ("+algoritm=qmix", "unknown key 'algoritm'. Did you mean 'algorithm'?"),
+    ("env=two_stepp", "unknown env 'two_stepp'. Did you mean 'env=two_step'?"),
+    ("algorithm=qmx", "unknown algorithm 'qmx'. Did you mean 'algorithm=qmix'?"),
+    ("algorithm=QMIX", "Did you mean 'algorithm=qmix'?"),
+    ("mixer=sum", "unknown mixer 'sum'; known: none, qatten, qmix, "),
+    ("experiment=two_step_qmi", "Did you mean 'experiment=two_step_qmix'?"),
+    ("+experiment=two_step_qmi", "Did you mean 'experiment=two_step_qmix'?"),
+    ("+algorithm=vdn", "write algorithm=vdn without +"),
+    ("env=null", "env must be one of its choices, not null"),
+    ("env.name=two_stepp", "unknown environment 'two_stepp'. Did you mean 'two_step'?"),
+    ("-m algorithm=qmix,vdnn", "unknown algorithm 'vdnn'. Did you mean 'algorithm=vdn'?"),
+    ("algorithm=qmix,vdn", "algorithm has several values: add -m to sweep"),
+    # keys
+    ("sed=2", "unknown key 'sed'. Did you mean 'seed'?"),
+    ("+sed=2", "unknown key 'sed'. Did you mean 'seed'?"),
+    ("optimizer.lrr=1", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
+    ("+optimizer.lrr=1", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
+    ("++optimizer.lrr=1", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
+    ("optimizer.learning_rate=1", "known in optimizer: alpha, eps, lr, lr_anneal_steps"),
+    ("optimizer=adam optimizer.alpha=1", "known in optimizer: beta1, beta2, eps, lr"),
+    ("env=mpe env.scenari=simple_tag", "Did you mean 'env.scenario'?"),
+    ("gamma=0.9", "Did you mean 'algorithm.gamma'?"),
+    ("replay.batchsize=3", "Did you mean 'replay.batch_size'?"),
+    ("replay=prioritised", "Did you mean 'replay=prioritized'?"),
+    ("replay.dtype=half", "replay.dtype must be one of float32, float16, bfloat16, not 'half'"),
+    ("replay.priority_alpha=2", "replay.priority_alpha must be between 0 and 1, not 2.0"),
+    ("replay.priority_beta_anneal_steps=-1", "replay.priority_beta_anneal_steps must be at least 0, not -1"),
+    ("replay.capacity=1e12", "the replay may need 185 TB (1,000,000,000,000 episodes of up to 2 steps, in float32"),
+    ("+env.sice=3", "unknown key 'env.sice' for environment 'two_step'"),
+    ("env=mpe env.kwargs.max_cycle=1", "has no setting 'max_cycle'. Did you mean 'max_cycles'?"),
+    (f"{FAKE}with_size env.kwargs.sise=3", "has no setting 'sise'. Did you mean 'size'?"),
+    (f"{FAKE}with_size", "needs size"),
+    ("trainer.acelerator=cpu", "Did you mean 'trainer.accelerator'?"),
+    ("trainer.callbacks=1", "use callbacks.<name>._target_="),
+    ("trainer.default_root_dir=x", "use run_dir="),
+    ("-m seed=1,2 optimizer.lrr=1", "Did you mean 'optimizer.lr'?"),
+    ("~optimizer.lr", "missing value: optimizer.lr"),
+    ("--sedd", "unrecognized arguments: --sedd"),
+    ("seed", "cannot read 'seed', which should be key=value"),
+    ("env.kwargs={", "cannot read 'env.kwargs={'"),
+    # values and types
+    ("seed=one", "seed must be an integer, not 'one'"),
+    ("seed=1.5", "seed must be an integer, not 1.5"),
+    ("seed=null", "seed must be an integer, not null"),
+    ("seed=-1", "seed must be at least 0, not -1"),
+    ("-m seed=1,b total_env_steps=none", "total_env_steps must be an integer, not 'none'"),
+    ("total_env_steps=0", "total_env_steps must be at least 1, not 0"),
+    ("total_env_steps=inf", "total_env_steps must be an integer, not inf"),
+    ("rollout.num_envs=0", "rollout.num_envs must be at least 1, not 0"),
+    ("rollout.num_eval_envs=0", "rollout.num_eval_envs must be at least 1, not 0"),
+    ("rollout.update_unit=episode", "Did you mean 'episodes'?"),
+    ("rollout.step_timeout_s=0", "rollout.step_timeout_s must be more than 0, not 0.0"),
+    ("algorithm=coma mixer=qmix", "algorithm 'coma' mixes no values: mixer must be none, not qmix"),
+    ("replay.batch_size=100 replay.capacity=50", "replay.batch_size (100) is larger than replay.capacity (50)"),
+    ("exploration.epsilon_start=2", "exploration.epsilon_start must be between 0 and 1, not 2.0"),
+    ("agent.share_parameters=some", "agent.share_parameters must be one of true, false, group, not 'some'"),
+    ("agent.use_obs=maybe", "agent.use_obs must be true or false, not 'maybe'"),
+    ("agent.use_obs=false agent.use_last_action=false agent.use_agent_id=false", "the agent's input is empty"),
+    ("mixer.positivity=ab", "Did you mean 'abs'?"),
+    ("mixer.embed_dim=0", "embed_dim must be at least 1, not 0"),
+    ("algorithm.gamma=2", "gamma must be in [0, 1], not 2.0"),
+    ("algorithm.gamma=high", "algorithm.gamma must be a number, not 'high'"),
+    ("algorithm.target_update_mode=sof", "Did you mean 'soft'?"),
+    ("env.kwargs=3", "unknown key 'env.kwargs'"),
+    ("env=mpe env.kwargs=3", "env.kwargs must be a mapping {key: value}, not 3"),
+    ("trainer.precision=half", "trainer.precision must be one of"),
+    ("trainer.accelerator=abacus", "You selected an invalid accelerator name"),
+    ("trainer.devices=0", "devices=0"),
+    ("trainer.strategy=ddpp", "invalid strategy name"),
+    ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches must be 1"),
+    ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must not be negative"),
+    ("trainer.enable_checkpointing=false", "a run always writes its checkpoints"),
+    ("run_dir=", "run_dir must name a folder"),
+    ("run_dir=mine.txt", "run_dir cannot be made"),
+    ("run_dir=a/b/c seed=one", "seed must be an integer"),
+    ("logger.mine=1", "logger.mine needs a _target_"),
+    ("callbacks.mine._target_=nowhere.Mine", "No module named 'nowhere'"),
+    # environments
+    ("env=pettingzoo", "env.id needs a value"),
+    ("env=pettingzoo env.id=nowhere:make", "there is no module 'nowhere' here"),
+    ("env=pettingzoo env.id=support.unsuitable_envs:Continous", "has no 'Continous'. Did you mean 'Continuous'?"),
+    (f"{FAKE}Continuous", "the action space of agent 'unit_0' is Box"),
+    (f"{FAKE}NoAgents", "has no possible_agents"),
+    (f"{FAKE}refuses", "could not be made: ValueError: the first line and the second"),
+    (f"{FAKE}three", "int is not a PettingZoo ParallelEnv"),
+    ("env=mpe env.scenario=simple_spred", "unknown MPE scenario 'simple_spred'. Did you mean 'simple_spread'?"),
+    ("env=mpe env.kwargs.continuous_actions=true", "but Discrete is needed; pass continuous_actions=False"),
+    ("env=matrix", "needs either preset or payoff"),
+    ("env=matrix env.payoff=[[1,2],[3]]", "payoff is ragged"),
+    # checkpoints
+    ("ckpt_path=nowhere.ckpt", "there is no checkpoint at nowhere.ckpt"),
+    ("ckpt_path=.", "is a folder; name a .ckpt file in it"),
+    ("ckpt_path=mine.txt", "mine.txt is not a whole checkpoint"),
+    ("ckpt_path=last run_dir=nowhere", "no checkpoint in"),
+]
+
+
+@pytest.mark.parametrize(("typed", "message"), TYPED, ids=[typed for typed, _ in TYPED])
+def test_a_mistake_on_the_command_line(work: Path, typed: str, message: str):
+    check_refused(inprocess.command(typed.split()), 2, message)
+    assert sorted(os.listdir(work)) == ["mine.txt"]
+    assert (work / "mine.txt").read_text() == "mine"
+
+
+def test_a_sweep_that_fails_says_which_job_and_how_many_are_left(work: Path):
+    tiny = [a for a in inprocess.TINY if "batch_size" not in a]
+    outcome = inprocess.command(["-m", "replay.batch_size=4,60,4,4", *tiny, "run_dir=sweep"])
+    assert outcome.status == 1
+    assert len(outcome.err.splitlines()) == 1
+    assert outcome.err.endswith("(job #1 of the sweep; the 2 after it were not run)\n")
+
+
+def test_a_file_of_the_working_folder_can_be_named(work: Path):
+    """As installed commands find it, which do not have that folder on their path."""
+    (work / "here.py").write_text("from support.fakes import Echo\n")
+    script = "import sys; sys.path.pop(0); from qmix_lightning.commands.envs import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "check", "here:Echo", "--steps", "20"],
+        env={**os.environ, "PYTHONPATH": str(runs.TESTS)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+EXPERIMENTS = {
+    "key": ("optimizer:\n  lrr: 1\n", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
+    "top_key": ("total_env_step: 5\n", "unknown key 'total_env_step'. Did you mean 'total_env_steps'?"),
+    "value": ("seed: one\n", "seed must be an integer, not 'one'"),
+    "choice": ("defaults:\n  - override /algorithm: qmixx\n", "Did you mean 'algorithm=qmix'?"),
+    "group": ("defaults:\n  - override /algorithmm: qmix\n", "unknown group 'algorithmm'. Did you mean 'algorithm'?"),
+    "kwargs": ("defaults:\n  - override /env: mpe\nenv:\n  kwargs:\n    NN: 3\n", "Did you mean 'N'?"),
+    "yaml": ("seed: [1, 2\n", "yaml.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_mistake_in_an_experiment(work: Path, tmp_path: Path, name: str):
+    text, message = EXPERIMENTS[name]
+    folder = tmp_path / "recipes" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+    outcome = inprocess.command([f"experiment={name}", "--config-dir", str(tmp_path / "recipes")])
+    check_refused(outcome, 2, message)
+    assert sorted(os.listdir(work)) == ["mine.txt"]
+
+
+def test_an_experiment_without_its_first_line(work: Path, tmp_path: Path):
+    folder = tmp_path / "recipes" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("seed: 3\n")
+    outcome = inprocess.command(["experiment=mine", "--config-dir", str(tmp_path / "recipes")])
+    check_refused(outcome, 2, "'# @package _global_'")
+
+
+# -- packages and environments ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(environment.ENVIRONMENTS, "_targets", dict(environment.ENVIRONMENTS._targets))
+    return environment.register
+
+
+def test_an_environment_whose_package_is_missing(work: Path, tmp_path: Path, registered, monkeypatch):
+    (tmp_path / "half_there.py").write_text("import a_package_that_is_not_here\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registered("half_there", "half_there:make")
+    outcome = inprocess.command(["env=half_there"])
+    check_refused(outcome, 2, "environment 'half_there' needs the package", "pip install a_package_that_is_not_here")
+    assert sorted(os.listdir(work)) == ["mine.txt"]
+
+
+def test_mpe_without_its_package(work: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "mpe2", None)
+    check_refused(inprocess.command(["env=mpe"]), 2, "pip install 'qmix-lightning[mpe]'")
+    assert sorted(os.listdir(work)) == ["mine.txt"]
+
+
+def test_agents_with_different_action_counts_train(work: Path):
+    outcome = inprocess.succeed([*f"{FAKE}MixedActions".split(), "run_dir=run", *inprocess.TINY])
+    assert "eval return" in outcome.out
+    saved = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    assert saved["spec"]["action_counts"] == [2, 3, 4]
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the two-step game."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    inprocess.succeed([f"run_dir={folder}", *inprocess.TINY])
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, work: Path) -> Path:
+    """A copy of it, in the working folder."""
+    shutil.copytree(finished, work / "run")
+    return work / "run"
+
+
+def test_a_folder_that_holds_a_run(run: Path, work: Path):
+    before = inprocess.snapshot(work)
+    check_refused(inprocess.command(["run_dir=run", *inprocess.TINY]), 2, "run holds a run already", "ckpt_path=last")
+    assert inprocess.snapshot(work) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "refused"),
+    [
+        (["replay=uniform", "replay.batch_size=4", "replay.capacity=64"], ""),
+        (["agent=recurrent", "agent.hidden_dim=8"], ""),
+        (["replay=uniform"], "run: replay.batch_size=32 (the checkpoint has 4); replay.capacity=5000 (the check"),
+        (["env=two_step"], ""),
+        (["env=penalty"], "run: env.name='matrix' (the checkpoint has 'two_step'). Resume"),
+        (["algorithm=qmix"], "algorithm=qmix sets more than its own section: leave it out, or type the whole command"),
+    ],
+)
+def test_a_choice_typed_on_resume_brings_its_own_section(run: Path, typed: list[str], refused: str):
+    outcome = inprocess.command(["run_dir=run", "ckpt_path=last", "total_env_steps=70", *typed])
+    if refused:
+        check_refused(outcome, 2, refused)
+    else:
+        assert outcome.status == 0, outcome
+
+
+OF_ANOTHER = {
+    "algorithm": ("algorithm=vdn", "algorithm.name='vdn' (the checkpoint has 'qmix')"),
+    "environment": ("env=climbing", "env.name='matrix' (the checkpoint has 'two_step')"),
+    "seed": ("seed=2", "seed=2 (the checkpoint has 1)"),
+    "learning rate": ("optimizer.lr=0.1", "optimizer.lr=0.1 (the checkpoint has 0.0005)"),
+    "number of ranks": ("trainer.devices=2 trainer.strategy=ddp", "resume with trainer.devices=1"),
+}
+
+
+@pytest.mark.parametrize("what", OF_ANOTHER)
+@pytest.mark.parametrize("by_path", [False, True], ids=["last", "path"])
+def test_a_checkpoint_of_another(run: Path, work: Path, what: str, by_path: bool):
+    before = inprocess.snapshot(work)
+    typed, message = OF_ANOTHER[what]
+    where = ["ckpt_path=run/checkpoints/last.ckpt"] if by_path else ["ckpt_path=last", "run_dir=run"]
+    more = [a for a in inprocess.TINY if not a.startswith("total_env_steps")]
+    outcome = inprocess.command([*typed.split(), *where, *more, "total_env_steps=100"])
+    check_refused(outcome, 2, message)
+    assert inprocess.snapshot(work) == before
+
+
+def test_best_holds_too_little_to_resume(run: Path, work: Path):
+    before = inprocess.snapshot(work)
+    outcome = inprocess.command(["ckpt_path=run/checkpoints/best.ckpt"])
+    check_refused(outcome, 2, "holds networks only, for qmix-eval; resume from a last.ckpt")
+    assert inprocess.snapshot(work) == before
+
+
+class Bomb:
+    """Would write a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> Any:
+        return open, (self.marker, "w")
+
+
+def _rewrite(path: Path, **changes: Any) -> None:
+    torch.save(torch.load(path, weights_only=True) | changes, path)
+
+
+def _truncated(path: Path, marker: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flipped(path: Path, marker: Path) -> None:
+    content = bytearray(path.read_bytes())
+    position = content.find(b"/data/0") + 200
+    content[position] ^= 255
+    path.write_bytes(bytes(content))
+
+
+def _empty(path: Path, marker: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _folder(path: Path, marker: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _missing(path: Path, marker: Path) -> None:
+    path.unlink()
+
+
+def _bomb(path: Path, marker: Path) -> None:
+    torch.save(Bomb(marker), path)
+
+
+def _hidden_bomb(path: Path, marker: Path) -> None:
+    _rewrite(path, callbacks=Bomb(marker))
+
+
+def _foreign(path: Path, marker: Path) -> None:
+    torch.save({"state_dict": {}}, path)
+
+
+def _from_the_future(path: Path, marker: Path) -> None:
+    _rewrite(path, format="qmix-lightning/99")
+
+
+DAMAGE = {
+    _truncated: "is not a whole checkpoint",
+    _flipped: "is damaged",
+    _empty: "is not a whole checkpoint",
+    _folder: "is a folder; name a .ckpt file in it",
+    _missing: "there is no checkpoint at",
+    _bomb: "was refused: it holds more than tensors and plain values",
+    _hidden_bomb: "was refused: it holds more than tensors and plain values",
+    _foreign: "is not a checkpoint of qmix-lightning",
+    _from_the_future: "has format 'qmix-lightning/99'; this version reads",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_bad_checkpoint(run: Path, work: Path, tmp_path: Path, damage: Any, command: str):
+    path, marker = run / "checkpoints" / "last.ckpt", tmp_path / "it ran"
+    damage(path, marker)
+    before = inprocess.snapshot(work)
+    check_refused(inprocess.command(["ckpt_path=run/checkpoints/last.ckpt"], command), 2, DAMAGE[damage])
+    assert not marker.exists()
+    assert inprocess.snapshot(work) == before
+
+
+@pytest.mark.parametrize("group", ["callbacks", "logger"])
+def test_a_checkpoint_does_not_decide_what_is_imported(run: Path, work: Path, tmp_path: Path, group: str):
+    """Its configuration may name callbacks and loggers: only what is typed, or shipped, is made."""
+    path, marker = run / "checkpoints" / "last.ckpt", tmp_path / "it ran"
+    config = torch.load(path, weights_only=True)["config"]
+    config[group] = {"mine": {"_target_": "os.mkdir", "_args_": [str(marker)]}}
+    _rewrite(path, config=config)
+    before = inprocess.snapshot(work)
+    outcome = inprocess.command(["ckpt_path=run/checkpoints/last.ckpt", "total_env_steps=100"])
+    check_refused(outcome, 2, f"the checkpoint names 'os.mkdir' under {group}")
+    assert not marker.exists()
+    assert inprocess.snapshot(work) == before
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_checkpoint_does_not_decide_which_environment_is_imported(work: Path, command: str):
+    arguments = ["env=pettingzoo", "env.id=support.fakes:VaryingLength", "run_dir=run", *inprocess.TINY]
+    inprocess.succeed(arguments)
+    outcome = inprocess.command(["ckpt_path=run/checkpoints/last.ckpt"], command)
+    check_refused(
+        outcome, 2, "names the environment 'support.fakes:VaryingLength'", "say env.id=support.fakes:VaryingLength"
+    )
+    more = ["total_env_steps=70"] if command == "train" else ["episodes=2"]
+    inprocess.succeed(["ckpt_path=run/checkpoints/last.ckpt", "env.id=support.fakes:VaryingLength", *more], command)
+
+
+def test_what_a_checkpoint_decides_to_import():
+    """Whatever names a module; JaxMARL's and Gymnasium's own names import nothing and need not be typed again."""
+    assert imported({"name": "pettingzoo", "id": "a.b:make"}) == {"id": "a.b:make"}
+    assert imported({"name": "a_plugin", "id": "a.b:make"}) == {"id": "a.b:make"}
+    assert imported({"name": "gymnasium", "id": "Foraging-8x8-2p-3f-v3", "module": None}) == {}
+    assert imported({"name": "gymnasium", "id": "Mine-v0", "module": "mine"}) == {"module": "mine"}
+    assert imported({"name": "jaxmarl", "id": "MPE_simple_spread_v3"}) == {}
+
+
+# -- qmix-eval ----------------------------------------------------------------------------------------------------
+
+BEST = "ckpt_path=run/checkpoints/best.ckpt"
+EVAL = [
+    ("episodes=3", "ckpt_path needs a value"),
+    ("ckpt_path=null", "ckpt_path must be a text, not null"),
+    ("ckpt_path=nowhere.ckpt", "there is no checkpoint at nowhere.ckpt"),
+    (f"{BEST} episodes=0", "episodes must be at least 1, not 0"),
+    (f"{BEST} episodes=many", "episodes must be an integer, not 'many'"),
+    (f"{BEST} num_envs=0", "num_envs must be at least 1, not 0"),
+    (f"{BEST} seed=one", "seed must be an integer or null, not 'one'"),
+    (f"{BEST} episode=3", "unknown key 'episode'. Did you mean 'episodes'?"),
+    (f"{BEST} +episode=3", "unknown key 'episode'. Did you mean 'episodes'?"),
+    (f"{BEST} env.nam=matrix", "unknown key 'env.nam'. Did you mean 'env.name'?"),
+    (f"{BEST} env.name=two_stepp", "unknown environment 'two_stepp'. Did you mean 'two_step'?"),
+    (f"{BEST} env=climbing", "'env' comes from the checkpoint"),
+    (f"{BEST} env.kwargs=3", "env.kwargs must be a mapping"),
+    (f"{BEST} output=run", "output must be a file, and run is a folder"),
+    ("run/checkpoints/best.ckpt", "which should be key=value"),
+]
+
+
+@pytest.mark.parametrize(("typed", "message"), EVAL, ids=[typed for typed, _ in EVAL])
+def test_a_mistake_in_an_evaluation(run: Path, work: Path, typed: str, message: str):
+    before = inprocess.snapshot(work)
+    check_refused(inprocess.command(typed.split(), "evaluate"), 2, message)
+    assert inprocess.snapshot(work) == before
+
+
+def test_an_evaluation_on_an_environment_that_does_not_fit(run: Path, work: Path):
+    before = inprocess.snapshot(work)
+    path = run / "checkpoints" / "best.ckpt"
+    config = torch.load(path, weights_only=True)["config"]
+    config["env"] = {"name": "matrix", "preset": "climbing"}
+    _rewrite(path, config=config)
+    before = inprocess.snapshot(work)
+    check_refused(inprocess.command([BEST], "evaluate"), 2, "was trained with n_actions=2, this environment has 3")
+    assert inprocess.snapshot(work) == before
+
+
+# -- failures while running, and the real command ------------------------------------------------------------------
+
+
+def test_a_budget_too_small_for_one_batch_fails_and_says_so(work: Path):
+    outcome = inprocess.command(["run_dir=run", "total_env_steps=10", "logger=none"])
+    check_refused(outcome, 1, "before a batch of 32 could be drawn: raise total_env_steps or lower replay.batch_size")
+    assert '"status": "failed"' in (work / "run" / "summary.json").read_text()
+    assert not (work / "run" / "checkpoints").exists()
+
+
+def _command(arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = {k: v for k, v in runs.environ().items() if k != "HYDRA_FULL_ERROR"} | variables
+    script = Path(sys.executable).with_name("qmix-train")
+    return subprocess.run([script, *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False)
+
+
+def test_the_installed_command_says_one_line_and_a_traceback_only_on_demand(tmp_path: Path):
+    short = _command(["algoritm=vdn"], tmp_path)
+    assert (short.returncode, short.stdout) == (2, "")
+    assert short.stderr == "error: unknown key 'algoritm'. Did you mean 'algorithm'?\n"
+    full = _command(["total_env_steps=0"], tmp_path, HYDRA_FULL_ERROR="1")
+    assert full.returncode == 2
+    assert "Traceback" in full.stderr
+    assert full.stderr.endswith("\nerror: total_env_steps must be at least 1, not 0\n")
+    assert list(tmp_path.iterdir()) == []

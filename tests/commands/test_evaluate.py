@@ -1,0 +1,110 @@
+"""``qmix-eval``: the table, the JSON, and the same numbers as training's own evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qmix_lightning.commands.evaluate import evaluate
+from support import inprocess
+
+FAKE = ["env=pettingzoo", "env.id=support.fakes:VaryingLength"]
+ID = "env.id=support.fakes:VaryingLength"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run on episodes of varying length, which may be won."""
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    tiny = [a for a in inprocess.TINY if not a.startswith("eval_episodes")]
+    inprocess.succeed([*FAKE, f"run_dir={folder}", "seed=3", "eval_episodes=7", *tiny])
+    return folder
+
+
+def result_of(arguments: list[str]) -> dict[str, Any]:
+    return json.loads(inprocess.succeed([*arguments, "output=-"], "evaluate").out)
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_it_sees_what_training_saw(run: Path, name: str):
+    """With the run's seed and number of episodes, however many environments step together."""
+    path = run / "checkpoints" / f"{name}.ckpt"
+    payload = torch.load(path, weights_only=True)
+    seen = payload["eval"] if name == "best" else json.loads((run / "summary.json").read_text())["eval"]
+    seen = {key.removeprefix("eval/"): value for key, value in seen.items()}
+    for num_envs in (1, 3, 8):
+        result = result_of([f"ckpt_path={path}", "episodes=7", f"num_envs={num_envs}", ID])
+        for key in ("return_mean", "return_ci95", "length_mean", "win_rate"):
+            assert result[key] == pytest.approx(seen[key], abs=1e-9), key
+        assert (result["episodes"], result["seed"], result["env_steps"]) == (7, 3, payload["env_steps"])
+    assert result_of([f"ckpt_path={path}", "episodes=7", "seed=4", ID])["return_mean"] != seen["return_mean"]
+
+
+def test_the_json_has_these_fields(run: Path, tmp_path: Path):
+    path, target = run / "checkpoints" / "best.ckpt", tmp_path / "new" / "result.json"
+    shown = inprocess.succeed([f"ckpt_path={path}", "episodes=5", ID, f"output={target}"], "evaluate")
+    result = json.loads(target.read_text())
+    assert list(result) == [
+        "env",
+        "algorithm",
+        "seed",
+        "env_steps",
+        "episodes",
+        "return_mean",
+        "return_ci95",
+        "length_mean",
+        "win_rate",
+        "versions",
+    ]
+    assert (result["env"], result["algorithm"]) == ("pettingzoo", "qmix")
+    assert 0 <= result["win_rate"] <= 1
+    assert 3 <= result["length_mean"] <= 12
+    rows = dict(line.split(maxsplit=1) for line in shown.out.splitlines())
+    assert rows["return"] == f"{result['return_mean']:.4g} ± {result['return_ci95']:.2g} (95 %)"
+    assert f"win rate    {result['win_rate']:.1%}" in shown.out
+    assert str(target) in shown.out
+    assert shown.err == ""
+
+
+def test_it_writes_into_the_run_folder(run: Path):
+    inprocess.succeed([f"ckpt_path={run}/checkpoints/last.ckpt", "episodes=2", ID], "evaluate")
+    assert json.loads((run / "eval.json").read_text())["episodes"] == 2
+
+
+def test_one_episode_has_no_interval(run: Path):
+    arguments = [f"ckpt_path={run}/checkpoints/best.ckpt", "episodes=1", ID]
+    assert result_of(arguments)["return_ci95"] is None
+    assert "±" not in inprocess.succeed(arguments, "evaluate").out
+
+
+def test_a_task_that_cannot_be_won_has_no_win_rate(tmp_path: Path):
+    inprocess.succeed([f"run_dir={tmp_path}/run", *inprocess.TINY])
+    result = result_of([f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt", "episodes=3"])
+    assert "win_rate" not in result
+    assert result["return_mean"] in (0.0, 1.0, 7.0, 8.0), "the two-step game is deterministic"
+    assert result["return_ci95"] == 0
+
+
+def test_settings_of_the_environment_can_be_changed(run: Path):
+    path = f"ckpt_path={run}/checkpoints/best.ckpt"
+    plain = result_of([path, "episodes=6", ID])
+    assert result_of([path, "episodes=6", ID, "env.episode_limit=2"])["length_mean"] == 2
+    longer = result_of([path, "episodes=6", ID, "env.kwargs.extra_length=20"])
+    assert longer["length_mean"] == plain["length_mean"] + 20
+    mean = result_of([path, "episodes=6", ID, "env.reward_aggregation=mean"])
+    assert mean["return_mean"] == pytest.approx(plain["return_mean"] / 3)
+
+
+def test_from_python(run: Path):
+    result = evaluate(
+        str(run / "checkpoints" / "best.ckpt"),
+        episodes=4,
+        num_envs=2,
+        seed=None,
+        env={"id": "support.fakes:VaryingLength"},
+    )
+    assert result["episodes"] == 4

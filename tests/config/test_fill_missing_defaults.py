@@ -1,0 +1,81 @@
+"""Checkpoints from before a setting existed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qmix_lightning.checkpoint.files import read_checkpoint, write_checkpoint
+from qmix_lightning.config.resume import complete_config, missing_settings
+from support import inprocess
+from support.inprocess import TINY
+
+NEWER = {
+    "num_threads": None,
+    "matmul_precision": "highest",
+    "replay": {"device": "auto", "dtype": "float32"},
+    "rollout": {"collector": "here", "policy_device": "env", "capture": "auto"},
+    "agent": {"dueling": False, "orthogonal_init": False},
+    "algorithm": {"normalize_values": False},
+    "optimizer": {"lr_schedule": "constant"},
+}
+
+
+def without_newer(config):
+    older = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
+    for key, value in NEWER.items():
+        if isinstance(value, dict):
+            for name in value:
+                del older[key][name]
+        else:
+            del older[key]
+    return older
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("older") / "run"
+    inprocess.succeed([*TINY, f"run_dir={folder}"])
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def test_defaults_fill_what_is_missing(finished: Path, capsys: pytest.CaptureFixture[str]):
+    config = read_checkpoint(finished)["config"]
+    assert missing_settings(config) == {}
+    assert complete_config(config, "last.ckpt") == config
+    assert capsys.readouterr().err == ""
+    older = without_newer(config)
+    assert missing_settings(older) == NEWER
+    assert complete_config(older, "last.ckpt") == config
+    error = capsys.readouterr().err
+    assert error.startswith("last.ckpt was written before these settings existed and goes on with their defaults: ")
+    assert error.count("\n") == 1
+    for shown in ("num_threads=null", "rollout.capture=auto", "replay.device=auto", "agent.dueling=False"):
+        assert shown in error
+    assert older == without_newer(config)
+
+
+def test_a_plugins_settings_are_its_own():
+    config = {"agent": {"name": "mine"}, "algorithm": {"name": "../../secret"}, "mixer": {"name": "/etc/hosts"}}
+    assert not missing_settings(config).keys() & {"agent", "algorithm", "mixer"}
+
+
+def test_an_older_run_goes_on_as_a_newer_one(finished: Path, tmp_path: Path):
+    """To the same weights, and it can be evaluated."""
+    found = {}
+    for name in ("older", "newer"):
+        folder = tmp_path / name
+        inprocess.succeed([*TINY, f"run_dir={folder}"])
+        path = folder / "checkpoints" / "last.ckpt"
+        if name == "older":
+            payload = read_checkpoint(path)
+            write_checkpoint(payload | {"config": without_newer(payload["config"])}, path)
+            outcome = inprocess.succeed([f"ckpt_path={path}", "episodes=2", "output=-"], "evaluate")
+            assert "written before these settings existed" in outcome.err
+        outcome = inprocess.succeed([f"run_dir={folder}", "ckpt_path=last", "total_env_steps=120"])
+        assert ("written before these settings existed" in outcome.err) is (name == "older")
+        found[name] = read_checkpoint(path)
+    assert found["older"]["env_steps"] >= 120
+    assert found["older"]["config"] == found["newer"]["config"] | {"run_dir": found["older"]["config"]["run_dir"]}
+    for key, value in found["newer"]["state_dict"].items():
+        assert not torch.is_tensor(value) or torch.equal(value, found["older"]["state_dict"][key]), key

@@ -1,0 +1,247 @@
+"""The configuration files are the schemas: nothing missing, nothing unknown, no default that is not written down."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from pytorch_lightning import Trainer
+
+from qmix_lightning import environment
+from qmix_lightning.agents import AGENTS
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.algorithms import ALGORITHMS
+from qmix_lightning.config.run_config import (
+    EvalConfig,
+    ExplorationConfig,
+    ReplayConfig,
+    RolloutConfig,
+    RunConfig,
+    validate,
+)
+from qmix_lightning.config.schema import check_settings, settings_of
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.mixers import MIXERS
+from qmix_lightning.optimizers import OPTIMIZERS
+from qmix_lightning.vector.env_section import adapter_settings
+from support.compositions import composed, run_config
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def every(*groups: str) -> list[Any]:
+    return [pytest.param(g, choice, id=f"{g}={choice}") for g in groups for choice in choices(g)]
+
+
+# -- every YAML is its schema -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "choice"), every("replay", "rollout", "exploration"))
+def test_a_group_with_a_dataclass(group: str, choice: str):
+    schema = {"replay": ReplayConfig, "rollout": RolloutConfig, "exploration": ExplorationConfig}[group]
+    section = OmegaConf.load(CONF / group / f"{choice}.yaml")
+    assert sorted(map(str, section)) == sorted(field.name for field in fields(schema))
+
+
+def settings(factory: Callable[..., Any], provided: tuple[str, ...]) -> set[str]:
+    return set(settings_of(factory, provided))
+
+
+@pytest.mark.parametrize(("group", "choice"), every("agent", "mixer", "algorithm", "optimizer"))
+def test_a_group_with_a_component(group: str, choice: str):
+    """The section's keys are the component's own keyword arguments, every one of them."""
+    registry, provided = {
+        "agent": (AGENTS, ("input_dim", "n_actions", "group_of_agent", "obs_entities", "inputs")),
+        "mixer": (MIXERS, ("n_agents", "state_dim", "obs_dim", "n_actions")),
+        "algorithm": (ALGORITHMS, ("policy", "make_policy", "mixer", "spec")),
+        "optimizer": (OPTIMIZERS, ()),
+    }[group]
+    section = composed(f"{group}={choice}")[group]
+    expected = settings(registry.load(section["name"]), provided)
+    if group == "agent":
+        expected |= settings(InputBuilder, ("n_agents", "n_actions", "obs_dim"))
+    assert set(section) - {"name"} == expected
+
+
+@pytest.mark.parametrize(("group", "choice"), every("env"))
+def test_an_environment(group: str, choice: str):
+    """A preset of an environment may leave out what it fixes; the choice of its own name has everything."""
+    section = composed(f"env={choice}")["env"]
+    factory = environment.load(section["name"])
+    own = settings(factory, ("num_envs", "evaluation"))  # which are given by the caller
+    adapter = set(adapter_settings(factory))
+    given = set(section) - {"name"}
+    assert given <= own | adapter
+    if choice == section["name"]:
+        # Environments that pay the team have no rewards to put together.
+        assert own | adapter - {"reward_aggregation"} <= given
+
+
+def test_the_trainer_section_names_arguments_of_lightning():
+    known = inspect.signature(Trainer).parameters
+    for choice in choices("trainer"):
+        assert set(composed(f"trainer={choice}")["trainer"]) <= set(known)
+
+
+def test_the_top_level():
+    assert sorted(composed()) == sorted(field.name for field in fields(RunConfig))
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    named = {f.name for f in fields(RunConfig)} | {"experiment"}
+    assert set(groups) <= named
+    evaluation = OmegaConf.load(CONF / "evaluate.yaml")
+    assert sorted(set(evaluation) - {"defaults", "hydra"}) == sorted(field.name for field in fields(EvalConfig))
+
+
+def test_no_schema_has_a_default():
+    for schema in (RunConfig, EvalConfig, ReplayConfig, RolloutConfig, ExplorationConfig):
+        parameters = inspect.signature(schema).parameters.values()
+        assert [p.name for p in parameters if p.default is not p.empty] == [], schema
+
+
+@pytest.mark.parametrize("group", ["agents", "mixers", "algorithms", "optimizers", "envs"])
+def test_names_and_files_belong_together(group: str):
+    """Each name of the registry is a choice, and each choice leads to a name of the registry."""
+    registered = set(PROJECT["entry-points"][f"qmix_lightning.{group}"])
+    folder = group.removesuffix("s")
+    assert registered <= set(choices(folder))
+    assert {composed(f"{folder}={choice}")[folder]["name"] for choice in choices(folder)} == registered
+
+
+# -- what composes ------------------------------------------------------------------------------------------------
+
+GROUPS = ("env", "mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer", "trainer", "logger")
+
+
+@pytest.mark.parametrize(("group", "choice"), every(*GROUPS, "callbacks", "experiment"))
+def test_every_choice_passes_validation(group: str, choice: str):
+    needed = {
+        ("env", "pettingzoo"): ["env.id=a:b"],
+        ("env", "gymnasium"): ["env.id=a"],
+        ("replay", "on_policy"): ["rollout.update_every=${replay.capacity}"],
+    }
+    config = run_config(f"{group}={choice}", *needed.get((group, choice), []))
+    assert validate(config.to_dict()) == config
+
+
+def test_qmix_is_the_published_network_with_the_training_defaults_of_pymarl():
+    """By value, from the last paragraph of section 3 of the reference."""
+    config = run_config("algorithm=qmix")
+    assert config.agent == {
+        "name": "recurrent",
+        "hidden_dim": 64,
+        "share_parameters": True,
+        "use_obs": True,
+        "use_last_action": True,
+        "use_agent_id": True,
+        "normalize_obs": False,
+        "layer_norm": False,
+        "dueling": False,
+        "orthogonal_init": False,
+    }
+    mixer = {"name": "qmix", "embed_dim": 32, "hypernet_layers": 1, "hypernet_dim": 64, "positivity": "abs"}
+    mixer |= {"init_scale": 1.0}
+    assert config.mixer == mixer
+    assert run_config("mixer=qmix_pymarl").mixer == mixer | {"hypernet_layers": 2}
+    optimizer = {"lr": 5e-4, "alpha": 0.99, "eps": 1e-5, "weight_decay": 0.0, "max_grad_norm": 10.0}
+    schedule = {"lr_schedule": "constant", "lr_anneal_steps": 1000000, "lr_final": 0.0}
+    assert config.optimizer == {"name": "rmsprop", **optimizer, **schedule}
+    rule = {key: config.algorithm[key] for key in ("name", "gamma", "double_q", "target_update_mode", "returns")}
+    assert rule == {
+        "name": "qmix",
+        "gamma": 0.99,
+        "double_q": True,
+        "target_update_mode": "hard",
+        "returns": "one_step",
+    }
+    assert (config.algorithm["normalize_rewards"], config.algorithm["normalize_values"]) == ("none", False)
+    assert (config.algorithm["target_update_every"], config.algorithm["target_update_unit"]) == (200, "episodes")
+    assert (config.replay.batch_size, config.replay.capacity) == (32, 5000)
+    epsilon = config.exploration
+    assert (epsilon.epsilon_start, epsilon.epsilon_finish, epsilon.epsilon_anneal_steps) == (1.0, 0.05, 50000)
+    rollout = config.rollout
+    assert (rollout.update_every, rollout.update_unit, rollout.updates) == (1, "episodes", 1)
+
+
+@pytest.mark.parametrize(("algorithm", "mixer"), [("iql", "none"), ("vdn", "vdn"), ("qmix", "qmix")])
+def test_an_algorithm_brings_its_mixer_and_the_same_training(algorithm: str, mixer: str):
+    config, qmix = run_config(f"algorithm={algorithm}"), run_config("algorithm=qmix")
+    assert config.mixer["name"] == mixer
+    assert config.algorithm == qmix.algorithm | {"name": algorithm}
+    assert (config.optimizer, config.replay, config.rollout) == (qmix.optimizer, qmix.replay, qmix.rollout)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [("algorithm=vdn", "mixer=qmix"), ("mixer=qmix", "algorithm=vdn"), ("experiment=two_step_vdn", "mixer=qmix")],
+)
+def test_what_is_typed_overrides_what_the_algorithm_brings(typed: tuple[str, ...]):
+    config = run_config(*typed, "agent=feedforward", "agent.hidden_dim=7")
+    assert config.algorithm["name"] == "vdn"
+    assert (config.mixer["name"], config.mixer["embed_dim"]) == ("qmix", 32)
+    assert (config.agent["name"], config.agent["hidden_dim"]) == ("feedforward", 7)
+
+
+def test_the_command_line_overrides_a_recipe():
+    config = run_config("experiment=two_step_qmix", "optimizer.lr=0.5", "env=climbing", "replay.batch_size=7")
+    assert (config.optimizer["name"], config.optimizer["lr"]) == ("adam", 0.5)
+    assert config.env == {"name": "matrix", "preset": "climbing"}
+    assert (config.replay.batch_size, config.total_env_steps) == (7, 12000)
+
+
+# -- types --------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_as_people_write_them():
+    config = run_config("total_env_steps=1e6", "optimizer.lr=1", "replay.capacity=2e3", "exploration.epsilon_finish=0")
+    assert (config.total_env_steps, type(config.total_env_steps)) == (1_000_000, int)
+    assert (config.replay.capacity, type(config.replay.capacity)) == (2000, int)
+    assert (config.exploration.epsilon_finish, type(config.exploration.epsilon_finish)) == (0.0, float)
+    checked = check_settings(
+        "optimizer", {k: v for k, v in config.optimizer.items() if k != "name"}, OPTIMIZERS.load("rmsprop")
+    )
+    assert (checked["rate"].lr, type(checked["rate"].lr)) == (1.0, float)
+
+
+def component(
+    *, count: int, rate: float = 0.5, mode: str | None = None, table: list[Any] | None = None, on: bool = True
+) -> None:
+    """Something to configure."""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"count": 1.5}, "part.count must be an integer, not 1.5"),
+        ({"count": True}, "part.count must be an integer, not true"),
+        ({"count": "1"}, "part.count must be an integer, not '1'"),
+        ({"count": None}, "part.count must be an integer, not null"),
+        ({"count": 1, "rate": "fast"}, "part.rate must be a number, not 'fast'"),
+        ({"count": 1, "on": 1}, "part.on must be true or false, not 1"),
+        ({"count": 1, "mode": {}}, "part.mode must be a text or null, not {}"),
+        ({"count": 1, "table": 3}, "part.table must be a list or null, not 3"),
+        ({"count": 1, "rat": 3}, "unknown key 'part.rat'. Did you mean 'part.rate'?"),
+        ({"rate": 1.0}, "missing value: part.count"),
+    ],
+)
+def test_wrong_types_of_a_component(given: dict[str, Any], message: str):
+    with pytest.raises(ConfigurationError) as refused:
+        check_settings("part", given, component)
+    assert str(refused.value) == message
+
+
+def test_right_types_of_a_component():
+    given = {"count": 3.0, "rate": 1, "mode": "x", "table": [[1]], "on": False}
+    assert check_settings("part", given, component) == {**given, "count": 3, "rate": 1.0}
+    assert check_settings("part", {"count": 1}, component) == {"count": 1}

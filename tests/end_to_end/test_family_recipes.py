@@ -1,0 +1,136 @@
+"""The recipes of the environment families compose, build, and train a few updates; StarCraft against its stand-in."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from qmix_lightning.build import build_run
+from qmix_lightning.commands.train import quieten_lightning
+from qmix_lightning.config.run_config import validate
+from qmix_lightning.envs import starcraft
+from qmix_lightning.types import Episode
+from support import fake_smac
+from support.fake_smac import SERVER
+
+SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "mixer.embed_dim=4", "eval_episodes=2"]
+SMALL += ["rollout.num_eval_envs=1", "trainer.accelerator=cpu", "logger=none", "checkpoint_interval=100000"]
+SMALL += ["algorithm.target_update_every=2"]
+
+EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
+
+RECIPES = {
+    "lbf_8x8_2p_3f": ["total_env_steps=800", "+env.kwargs.max_episode_steps=10", "rollout.update_every=32"],
+    "rware_tiny_2ag": ["total_env_steps=320", "+env.kwargs.max_steps=20"],
+    "overcooked_cramped_room": ["total_env_steps=320", "env.horizon=20"],
+    "kaz": ["total_env_steps=320", "env.kwargs.max_cycles=20"],
+}
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration as the commands see it."""
+    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+        tree = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+    assert isinstance(tree, dict)
+    tree.pop("hydra", None)
+    return {str(k): v for k, v in tree.items()}
+
+
+def train(tmp_path: Path, recipe: str, overrides: list[str]):
+    """The run of a recipe, trained to its end."""
+    budget = overrides[0].partition("=")[2]
+    settings = [f"experiment={recipe}", *SMALL, f"eval_interval={budget}", f"run_dir={tmp_path}", *overrides]
+    config = validate(composed(*settings))
+    quieten_lightning()
+    run = build_run(config, tmp_path, None, 0)
+    try:
+        run.trainer.fit(run.module, datamodule=run.data)
+    finally:
+        run.data.teardown("fit")
+    return run
+
+
+def stored(run) -> list[Episode]:
+    """Every episode in the replay."""
+    replay = run.data.replay
+    return [replay.get(id) for id in range(replay.first_id, replay.first_id + len(replay))]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_trains(recipe, tmp_path):
+    run = train(tmp_path, recipe, RECIPES[recipe])
+    assert run.data.counters.env_steps >= 320
+    assert run.data.counters.updates > 5
+    assert run.log.last_eval["eval/episodes"] == 2
+
+
+@pytest.mark.parametrize(("name", "mixer"), [("vdn", "vdn"), ("iql", "none")])
+def test_the_foraging_recipes_differ_in_algorithm_and_mixer_alone(name, mixer):
+    """Otherwise their results side by side would compare something else too."""
+    qmix, other = (composed(f"experiment=lbf_8x8_2p_3f{suffix}", "run_dir=x") for suffix in ("", f"_{name}"))
+    assert other.pop("mixer") == {"name": mixer}
+    assert qmix.pop("mixer")["name"] == "qmix"
+    assert (other["algorithm"].pop("name"), qmix["algorithm"].pop("name")) == (name, "qmix")
+    assert other == qmix
+
+
+@pytest.mark.parametrize(("recipe", "package"), [("smac_3m", "smac"), ("smacv2_protoss_5v5", "smacv2")])
+def test_a_starcraft_recipe_trains_through_a_relaunch(recipe, package, tmp_path, monkeypatch):
+    monkeypatch.setattr(starcraft, "_BACK_OFF_S", 0.0)
+    fake_smac.install(monkeypatch, package)
+    SERVER.step_errors.extend([7, 200])
+    run = train(tmp_path, recipe, ["total_env_steps=600", "rollout.num_envs=2"])
+    assert run.data.counters.updates > 2
+    assert sum(run.data.counters.faults.values()) == 2
+    result = run.log.last_eval
+    assert 0.0 <= result["eval/win_rate"] <= 1.0
+    assert {"eval/dead_allies_mean", "eval/dead_enemies_mean"} <= set(result)
+    assert SERVER.running == 0
+    # Nothing of the episodes that a relaunch broke off is in the replay, and nothing but whole episodes.
+    episodes = stored(run)
+    assert len(episodes) > 3
+    assert not Counter(e.length for e in episodes) - Counter(SERVER.ended)
+    assert all(e.terminated and not e.truncated for e in episodes)  # timeout_is_terminal
+
+
+TUNED = {name.stem.removeprefix("smac_").removesuffix("_tuned") for name in EXPERIMENTS.glob("smac_*_tuned.yaml")}
+IN_CI = ("6h_vs_8z", "3s5z_vs_3s6z")
+
+
+def test_the_tuned_recipes_are_those_of_the_published_table():
+    table = "2s3z 3s5z 1c3s5z 8m_vs_9m 3s_vs_5z 2c_vs_64zg corridor MMM2 27m_vs_30m 5m_vs_6m 3s5z_vs_3s6z 6h_vs_8z"
+    assert {*table.split(), "3m", "MMM"} == TUNED
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in IN_CI else pytest.mark.slow) for name in sorted(TUNED)]
+)
+def test_the_tuned_recipe_of_a_map_trains(name, tmp_path, monkeypatch):
+    fake_smac.install(monkeypatch, "smac")
+    small = ["total_env_steps=600", "rollout.num_envs=2", "rollout.backend=sync", "rollout.update_every=2"]
+    run = train(tmp_path, f"smac_{name}_tuned", small)
+    assert run.data.counters.updates > 1
+    # What the sizes of this test hide.
+    published = composed(f"experiment=smac_{name}_tuned")
+    assert published["env"]["map_name"] == name
+    assert (published["optimizer"]["name"], published["optimizer"]["lr"]) == ("adam", 0.001)
+    assert (published["replay"]["batch_size"], published["rollout"]["num_envs"]) == (128, 8)
+    assert published["algorithm"]["returns"] == "peng_lambda"
+    hard = name == "6h_vs_8z"
+    assert published["algorithm"]["td_lambda"] == (0.3 if hard else 0.6)
+    assert published["exploration"]["epsilon_anneal_steps"] == (500_000 if hard else 100_000)
+    assert published["agent"]["hidden_dim"] == (256 if name == "3s5z_vs_3s6z" else 64)
+
+
+@pytest.mark.parametrize("name", ["MMM", "3s5z", "MMM2", "5m_vs_6m", "2c_vs_64zg", "3s5z_vs_3s6z"])
+def test_the_recipe_of_a_published_map_trains(name, tmp_path, monkeypatch):
+    fake_smac.install(monkeypatch, "smac")
+    run = train(tmp_path, f"smac_{name}", ["total_env_steps=400", "rollout.num_envs=2"])
+    assert run.data.counters.updates > 2
+    config = run.module.extra_checkpoint["config"]
+    assert config["env"]["map_name"] == name
+    assert config["mixer"]["hypernet_layers"] == 2
+    assert config["env"]["timeout_is_terminal"] is True

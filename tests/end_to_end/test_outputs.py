@@ -1,0 +1,217 @@
+"""What a run leaves behind, and what it shows."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
+from support import inprocess, runs
+
+TINY = [argument for argument in inprocess.TINY if argument != "logger=none"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, inprocess.Outcome]:
+    folder = tmp_path_factory.mktemp("outputs") / "run"
+    return folder, inprocess.succeed([f"run_dir={folder}", "seed=5", "callbacks=q_table", *TINY])
+
+
+@pytest.fixture(scope="module")
+def run(finished: tuple[Path, inprocess.Outcome]) -> Path:
+    return finished[0]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_these_files_and_no_others(run: Path):
+    top = {path.name for path in run.iterdir()}
+    files = {"config.yaml", "metrics.csv", "summary.json", "q_table.json"}
+    assert top == files | {"checkpoints", "tensorboard"}
+    assert {"last.ckpt", "best.ckpt", "replay"} <= {path.name for path in (run / "checkpoints").iterdir()}
+    assert not list(run.rglob("*.writing"))
+
+
+def test_config_yaml_is_the_resolved_configuration(run: Path):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert "${" not in (run / "config.yaml").read_text()
+    assert config == torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["config"]
+    assert (config["seed"], config["agent"]["hidden_dim"], config["run_dir"]) == (5, 8, str(run))
+    assert config["logger"]["tensorboard"]["save_dir"] == str(run)
+
+
+def test_metrics_csv(run: Path):
+    found = rows(run)
+    assert list(found[0])[:3] == ["updates", "env_steps", "episodes"]
+    assert {"train/loss", "train/epsilon", "train/grad_norm", "eval/return_mean", "eval/episodes"} <= set(found[0])
+    updates = [int(row["updates"]) for row in found]
+    assert updates == sorted(set(updates))
+    steps = [int(row["env_steps"]) for row in found]
+    assert steps == sorted(steps)
+    evaluated = [row for row in found if row["eval/return_mean"]]
+    assert [int(row["env_steps"]) for row in evaluated] == [32, 60], "at the first update past 30, and at the end"
+    assert all(row["eval/episodes"] == "4" for row in evaluated)
+    # Epsilon is that of the environment step: from 1 to 0.05 over 50,000.
+    for row in found:
+        if row["train/epsilon"]:
+            assert float(row["train/epsilon"]) == pytest.approx(1 - 0.95 * int(row["env_steps"]) / 50000, abs=1e-3)
+
+
+def test_tensorboard_has_the_same_numbers(run: Path):
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    shown = {event.step: event.value for event in events.Scalars("train/loss")}
+    written = {int(row["env_steps"]): float(row["train/loss"]) for row in rows(run) if row["train/loss"]}
+    assert set(shown) == set(written)
+    assert all(shown[step] == pytest.approx(written[step], rel=1e-5) for step in shown)
+    assert "eval/return_mean" in events.Tags()["scalars"]
+
+
+def test_best_holds_the_networks_and_no_replay(run: Path):
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert best["state_dict"].keys() == last["state_dict"].keys()
+    assert {"ReplayDataModule", "loops", "optimizer_states"} <= set(last)
+    assert not {"ReplayDataModule", "loops", "optimizer_states"} & set(best)
+    assert last["global_step"] == int(rows(run)[-1]["updates"])
+    evaluated = {int(r["env_steps"]): float(r["eval/return_mean"]) for r in rows(run) if r["eval/return_mean"]}
+    newest_best = max(evaluated, key=lambda step: (evaluated[step], step))
+    assert (best["env_steps"], best["eval"]["eval/return_mean"]) == (newest_best, evaluated[newest_best])
+
+
+def test_summary_json(run: Path):
+    summary = json.loads((run / "summary.json").read_text())
+    fields = ["status", "env", "algorithm", "seed", "env_steps", "updates", "wall_s", "env_steps_per_s"]
+    fields += ["updates_per_s", "peak_rss_mb", "eval", "faults", "num_threads", "pipelined", "versions"]
+    assert set(summary) == {*fields, "episodes"}
+    assert [summary[key] for key in fields[:4]] == ["completed", "two_step", "qmix", 5]
+    last, row = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True), rows(run)[-1]
+    assert summary["env_steps"] == last["env_steps"] == int(row["env_steps"]) == 60
+    assert summary["updates"] == last["global_step"] == int(row["updates"])
+    assert summary["episodes"] == int(row["episodes"]) == 30, "two steps each"
+    assert summary["env_steps_per_s"] == pytest.approx(60 / summary["wall_s"], rel=0.02)
+    assert summary["updates_per_s"] == pytest.approx(summary["updates"] / summary["wall_s"], rel=0.02)
+    assert 50 < summary["peak_rss_mb"] < 10_000
+    assert summary["eval"]["episodes"] == 4
+    assert summary["eval"]["return_mean"] == float(row["eval/return_mean"])
+    assert {"return_mean", "return_ci95"} <= set(summary["eval"])
+    assert "win_rate" not in summary["eval"], "the two-step game is not won or lost"
+    assert summary["faults"] == {}
+    assert {"python", "qmix-lightning", "torch", "pytorch-lightning"} <= set(summary["versions"])
+
+
+def test_q_table_json(run: Path):
+    """The format of the issue: rows are agent 1's action, columns agent 2's."""
+    table = json.loads((run / "q_table.json").read_text())
+    assert list(table) == ["learned", "exact", "greedy_return"]
+    for part in ("learned", "exact"):
+        assert list(table[part]) == ["1", "2A", "2B"]
+        assert all(len(t) == 2 and all(len(row) == 2 for row in t) for t in table[part].values())
+    exact = [table["exact"]["1"], table["exact"]["2A"], table["exact"]["2B"]]
+    assert exact[0] == [pytest.approx([6.93, 6.93]), pytest.approx([7.92, 7.92])]
+    assert exact[1:] == [[[7.0, 7.0], [7.0, 7.0]], [[0.0, 1.0], [1.0, 8.0]]]
+    # What is played follows from the table: QMIX is monotonic, so the greedy joint action is the table's largest.
+    best = max((value, i) for i, row in enumerate(table["learned"]["1"]) for value in row)[1]
+    if best == 0:
+        assert table["greedy_return"] == 7.0
+    else:
+        cells = {(i, j): v for i, row in enumerate(table["learned"]["2B"]) for j, v in enumerate(row)}
+        i, j = max(cells, key=lambda cell: cells[cell])
+        assert table["greedy_return"] == table["exact"]["2B"][i][j]
+
+
+def test_the_end_says_what_was_reached_and_where(finished: tuple[Path, inprocess.Outcome]):
+    run, outcome = finished
+    summary = json.loads((run / "summary.json").read_text())
+    shown = dict(re.findall(r"^  (\w+(?: \w+)*) {2,}(.*)$", outcome.out, re.MULTILINE))
+    assert shown["algorithm"] == "qmix on two_step, seed 5"
+    assert shown["env steps"].startswith("60 in ")
+    assert shown["updates"].startswith(f"{summary['updates']} (")
+    assert shown["eval return"].startswith(f"{summary['eval']['return_mean']:.4g}")
+    assert shown["eval return"].endswith("4 episodes")
+    assert shown["written to"].endswith("run")
+    assert "state 2B" in outcome.out
+    assert outcome.err == "", "no progress bar and no advice where there is no terminal"
+
+
+def test_a_log_file_gets_a_line_after_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(EnvStepsBar.__init__, "__defaults__", (0.0,))
+    outcome = inprocess.succeed([f"run_dir={tmp_path}/run", *inprocess.TINY])
+    first, last = outcome.err.splitlines()  # evaluations at the first updates after 30 and 60 steps
+    line = r"env steps, [\d,]+/s, eps [\d.]+, loss [\d.e+-]+, eval return [\d.]+$"
+    assert re.match(r"32/60 " + line, first), first
+    assert re.match(r"60/60 " + line, last), last
+    off = inprocess.succeed([f"run_dir={tmp_path}/off", "trainer.enable_progress_bar=false", *inprocess.TINY])
+    assert off.err == ""
+
+
+def test_what_a_profiler_found_is_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO):
+        inprocess.succeed([f"run_dir={tmp_path}/run", "trainer.profiler=simple", *inprocess.TINY])
+    assert "FIT Profiler Report" in caplog.text
+    assert "run_training_batch" in caplog.text
+
+
+def test_a_run_ended_by_lightning_does_not_say_completed(tmp_path: Path):
+    inprocess.succeed([f"run_dir={tmp_path}/run", "trainer.max_steps=3", *inprocess.TINY])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["updates"]) == ("stopped", 3)
+
+
+def test_a_run_that_goes_on_elsewhere_writes_only_there(run: Path, tmp_path: Path):
+    before = inprocess.snapshot(run)
+    inprocess.succeed([f"ckpt_path={run}/checkpoints/last.ckpt", f"run_dir={tmp_path}/new", "total_env_steps=80"])
+    assert inprocess.snapshot(run) == before
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {path.name for path in run.iterdir()}
+
+
+def under_a_terminal(arguments: list[str]) -> str:
+    """What a command writes to a terminal 160 columns wide."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    command = [sys.executable, "-m", "qmix_lightning.commands.train", *arguments]
+    process = subprocess.Popen(command, env=runs.environ(), stdin=follower, stdout=follower, stderr=follower)
+    os.close(follower)
+    shown = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            shown += chunk
+    except OSError:
+        pass  # Linux: the other end was closed
+    finally:
+        os.close(leader)
+    assert process.wait(60) == 0, shown.decode()
+    return shown.decode()
+
+
+def test_a_terminal_shows_a_bar_in_environment_steps(tmp_path: Path):
+    tiny = [a for a in inprocess.TINY if not a.startswith(("total_env_steps", "eval_interval"))]
+    arguments = ["total_env_steps=200", "eval_interval=50", f"run_dir={tmp_path}/run", *tiny]
+    shown = under_a_terminal(arguments)
+    bars = [part for part in re.split(r"[\r\n]+", shown) if "env steps, " in part]
+    assert bars
+    last = bars[-1]
+    assert re.search(r"100% \|.*\| 200/200 env steps, .*step/s, 00:00 left", last), last
+    assert re.search(r"eps 1\.00, loss [\d.e+-]+, eval return \d", last), last
+    assert "written to" in shown
+    silent = under_a_terminal(
+        [*arguments[:2], f"run_dir={tmp_path}/silent", "trainer.enable_progress_bar=false", *tiny]
+    )
+    assert "env steps, " not in silent

@@ -1,0 +1,102 @@
+"""Two ranks: one gradient, one set of counters, two shards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from qmix_lightning.checkpoint.files import read_checkpoint
+from support import runs
+
+ALGORITHMS = (
+    *("iql", "vdn", "qmix", "qmix_ns", "qmix_lin", "vdn_s", "qplex", "qatten"),
+    *("qtran_base", "qtran_alt", "cw_qmix", "ow_qmix", "coma", "pqn_vdn", "pqn_qmix"),
+)
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders with every algorithm's gradients, of one process and of two: a start of each serves all."""
+    folders = []
+    for devices in (1, 2):
+        folders.append(folder := tmp_path_factory.mktemp(f"gradients{devices}"))
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(runs.TESTS / "support" / "gradient_script.py"),
+                str(devices),
+                str(folder),
+                *ALGORITHMS,
+            ],
+            env=runs.environ(),
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+    return folders
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_two_ranks_have_the_gradient_of_the_joined_batch(gradients: list[Path], algorithm: str):
+    one, two = (torch.load(folder / f"{algorithm}.pt", weights_only=True) for folder in gradients)
+    assert one.keys() == two.keys()
+    assert len(one) >= 6
+    for name, grad in one.items():
+        assert grad.abs().sum() > 0, f"{name} received no gradient"
+        torch.testing.assert_close(two[name], grad, rtol=1e-6, atol=1e-6 * float(grad.abs().max()), msg=name)
+
+
+@pytest.fixture(scope="module")
+def two_rank_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks") / "run"
+    runs.run([*runs.BASE, *runs.TWO_RANKS, "total_env_steps=700", f"run_dir={folder}"])
+    return folder
+
+
+def test_shards_differ_and_counters_are_global(two_rank_run: Path):
+    payload = read_checkpoint(two_rank_run / "checkpoints" / "last.ckpt")
+    hashes = runs.replay_hashes(two_rank_run / "checkpoints" / "last.ckpt")
+    assert len(set(hashes)) == 2
+    counters, ranks = payload["ReplayDataModule"]["counters"], payload["ReplayDataModule"]["ranks"]
+    assert payload["world_size"] == 2
+    assert counters["episodes"] == sum(rank["next_id"] for rank in ranks)
+    assert counters["env_steps"] >= 700
+    assert counters["updates"] == payload["global_step"]
+    summary = json.loads((two_rank_run / "summary.json").read_text())
+    assert summary["env_steps"] == counters["env_steps"]
+    assert summary["eval"]["episodes"] == 5
+    assert [p.name for p in two_rank_run.iterdir() if p.suffix == ".csv"] == ["metrics.csv"]
+    assert runs.rows(two_rank_run)
+
+
+def test_validation_is_split_and_joined_rightly(two_rank_run: Path):
+    """One process playing all episodes of the two-rank run's networks gets the same figures."""
+    runs.run(
+        [f"ckpt_path={two_rank_run}/checkpoints/best.ckpt", "episodes=5", "env.id=support.fakes:VaryingLength"],
+        command="qmix_lightning.commands.evaluate",
+    )
+    alone = json.loads((two_rank_run / "eval.json").read_text())
+    best = read_checkpoint(two_rank_run / "checkpoints" / "best.ckpt")["eval"]
+    assert alone["return_mean"] == pytest.approx(best["eval/return_mean"], rel=1e-6)
+    assert alone["return_ci95"] == pytest.approx(best["eval/return_ci95"], rel=1e-6)
+    assert alone["win_rate"] == pytest.approx(best["eval/win_rate"])
+
+
+def test_a_sweep_over_two_rank_jobs(tmp_path: Path):
+    folder = tmp_path / "sweep"
+    base = [a for a in runs.BASE if a != "optimizer=adam"]
+    arguments = [*base, *runs.TWO_RANKS, "total_env_steps=150", f"run_dir={folder}", "-m", "optimizer=adam,rmsprop"]
+    runs.run(arguments)
+    jobs = sorted(path.parent for path in folder.glob("*/summary.json"))
+    assert len(jobs) == 2
+    for job in jobs:
+        summary = json.loads((job / "summary.json").read_text())
+        assert summary["status"] == "completed"
+        assert "optimizer=" in job.name
+        assert runs.rows(job)

@@ -1,0 +1,153 @@
+"""A killed run, resumed, ends as the run that was never killed: bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from support import runs
+
+ID = "env.id=support.fakes:VaryingLength"  # a checkpoint does not decide what is imported: it is said again
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory):
+    """Runs that are never killed, one for each number of ranks and budget."""
+    made: dict[tuple[int, int], Path] = {}
+
+    def get(ranks: int, budget: int) -> Path:
+        if (ranks, budget) not in made:
+            folder = tmp_path_factory.mktemp("reference") / "run"
+            extra = runs.TWO_RANKS if ranks == 2 else []
+            runs.run([*runs.BASE, *extra, f"total_env_steps={budget}", f"run_dir={folder}"])
+            made[ranks, budget] = folder
+        return made[ranks, budget]
+
+    return get
+
+
+def check(reference, tmp_path: Path, ranks: int, budget: int, kills: int, seed: int) -> int:
+    folder, hit, done = runs.kill_and_resume(tmp_path, ranks, budget, kills, seed)
+    whole = reference(ranks, budget)
+    runs.assert_same_run(whole, folder)
+    updates = int(runs.read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"])
+    # An update is bought by at least one environment step, so an interval of steps bounds the updates that are redone;
+    # the round in which the interval ends may add its own.
+    assert done <= updates + hit * (60 + 12 * ranks)
+    return hit
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_run_ends_like_an_unkilled_one(reference, tmp_path: Path, ranks: int):
+    assert check(reference, tmp_path, ranks, budget=900, kills=2, seed=ranks) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_twenty_kills(reference, tmp_path: Path, ranks: int):
+    hit = sum(
+        check(reference, tmp_path / str(part), ranks, 3000, kills=10, seed=10 * ranks + part) for part in range(2)
+    )
+    assert hit >= 20
+
+
+OTHERS = [
+    "iql",
+    "vdn",
+    "qmix_ns",
+    "qmix_lin",
+    "vdn_s",
+    "qplex",
+    "qatten",
+    "qtran_base",
+    "qtran_alt",
+    "cw_qmix",
+    "ow_qmix",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_a_killed_run_of_every_algorithm_with_replay(tmp_path: Path, algorithm: str, ranks: int):
+    """The others learn from rounds, and are killed in test_on_policy_runs."""
+    base = [*(a for a in runs.BASE if not a.startswith("mixer.")), f"algorithm={algorithm}"]
+    whole = tmp_path / "whole"
+    runs.run([*base, *(runs.TWO_RANKS if ranks == 2 else []), "total_env_steps=900", f"run_dir={whole}"])
+    folder, hit, _ = runs.kill_and_resume(tmp_path, ranks, 900, kills=2, seed=ranks, base=base)
+    assert hit >= 1
+    runs.assert_same_run(whole, folder)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path, number: int, status: int):
+    folder, count = tmp_path / "run", tmp_path / "count"
+    arguments = [*runs.BASE, "total_env_steps=900", f"run_dir={folder}", "checkpoint_interval=100000"]
+    process = runs.start([*arguments, *runs.counting(count)])
+    while runs.lines(count) < 20 and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    output = runs.finish(process)
+    assert process.returncode == status, output
+    assert "Traceback" not in output
+    name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
+    assert f"stopped by {name} and saved; to go on: qmix-train run_dir={folder} ckpt_path=last {ID}\n" in output
+    assert '"status": "interrupted"' in (folder / "summary.json").read_text()
+    runs.run([*arguments, "ckpt_path=last"])
+    runs.assert_same_run(reference(1, 900), folder)
+
+
+def test_a_run_goes_on_in_another_folder(reference, tmp_path: Path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    runs.run([*runs.BASE, "total_env_steps=500", f"run_dir={first}"])
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    runs.run([f"ckpt_path={first}/checkpoints/last.ckpt", f"run_dir={second}", "total_env_steps=900", ID])
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    # The shorter run evaluated at its own end, which the longer one does not; all else is the same.
+    whole = reference(1, 900)
+    a, b = (runs.read_checkpoint(f / "checkpoints" / "last.ckpt") for f in (whole, second))
+    assert all(a["state_dict"][k].equal(v) for k, v in b["state_dict"].items() if hasattr(v, "equal"))
+    assert runs.replay_hashes(whole / "checkpoints/last.ckpt") == runs.replay_hashes(second / "checkpoints/last.ckpt")
+    losses = [{r["updates"]: r["train/loss"] for r in runs.rows(f) if r["train/loss"]} for f in (whole, second)]
+    assert losses[0] == losses[1]
+
+
+def test_slurm_requeue_saves_at_an_update_and_goes_on(reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, count, asked = tmp_path / "run", tmp_path / "count", tmp_path / "asked"
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    scontrol = bin_folder / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    for name, value in {"NTASKS": "1", "JOB_ID": "77", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    arguments = [*runs.BASE, "total_env_steps=900", f"run_dir={folder}", "checkpoint_interval=100000"]
+    process = runs.start([*arguments, *runs.counting(count)])
+    while runs.lines(count) < 20 and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGUSR1)
+    deadline = time.monotonic() + 60
+    while not asked.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()  # as SLURM does
+    runs.finish(process)
+    assert asked.read_text().split() == ["requeue", "77"]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    runs.run(arguments)
+    runs.assert_same_run(reference(1, 900), folder)
+
+
+def test_a_checkpoint_of_lightnings_own_callback_resumes(reference, tmp_path: Path):
+    own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:30,save_top_k:-1}"
+    first, second = tmp_path / "first", tmp_path / "second"
+    runs.run([*runs.BASE, "total_env_steps=900", f"run_dir={first}", f"callbacks.own={own}"])
+    found = {int(path.stem.rpartition("=")[2]): path for path in first.rglob("*step=*.ckpt")}
+    assert {30, 60} <= set(found)
+    runs.run([f"ckpt_path={found[60]}", f"run_dir={second}", "callbacks=none", ID])
+    runs.assert_same_run(reference(1, 900), second)

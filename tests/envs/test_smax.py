@@ -1,0 +1,496 @@
+"""SMAX: what lands in torch is what SMAX's own step gives, and nothing that a neighbour does can be seen."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from qmix_lightning.environment import VectorEnv
+from qmix_lightning.envs import smax
+from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.rollout.collector import Collector
+from support import runs
+from support.collecting import make_policy
+
+E = 4
+STOP = 4  # SMAX's own no-op of the dead; 0 to 3 are moves
+PEACE = {"max_steps": 25, "kwargs": {"enemy_shoots": False}}
+EVERYONE = torch.ones(E, dtype=torch.bool)
+
+
+def make(num_envs=E, **settings):
+    """Environments; equal settings share what was compiled."""
+    return smax.make(num_envs=num_envs, **settings)
+
+
+def random_legal(avail, generator):
+    rows = avail.float().flatten(0, -2)
+    return torch.multinomial(rows, 1, generator=generator).reshape(avail.shape[:-1])
+
+
+def attack(avail):
+    """Shoot the first enemy in range, otherwise stand."""
+    targets = avail[..., STOP + 1 :]
+    idle = torch.where(avail[..., STOP], STOP, 0)
+    return torch.where(targets.any(-1), STOP + 1 + targets.int().argmax(-1), idle)
+
+
+def snapshot(transition):
+    nxt = transition.next
+    fields = [nxt.obs, nxt.state, nxt.avail_actions, nxt.agent_mask, transition.reward, transition.agent_reward]
+    fields += [transition.terminated, transition.truncated, *transition.metrics.values()]
+    return [field.clone() for field in fields]
+
+
+def play(env, seeds, joint_actions, slot, *, neighbours=0, rests=()):
+    """The steps of one slot's episode, while its neighbours do something else and it sometimes waits."""
+    generator = torch.Generator().manual_seed(neighbours)
+    mine = torch.zeros(env.num_envs, dtype=torch.bool)
+    mine[slot] = True
+    observation = env.reset(torch.ones_like(mine), seeds)
+    seen = [[observation.obs[slot].clone()]]
+    for t, chosen in enumerate(joint_actions):
+        for _ in range(rests.count(t)):  # it waits; the others go on, and begin anew
+            env.step(random_legal(observation.avail_actions, generator), ~mine)
+            observation = env.reset(~mine, seeds + t + 1)
+        actions = random_legal(observation.avail_actions, generator)
+        actions[slot] = chosen
+        transition = env.step(actions, torch.ones_like(mine))
+        observation = transition.next
+        seen.append([field[slot] for field in snapshot(transition)])
+    return seen
+
+
+def assert_same(left, right):
+    for t, (a, b) in enumerate(zip(left, right, strict=True)):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), f"step {t} differs"
+
+
+@pytest.fixture(scope="module")
+def battle():
+    """A whole battle of random play: the actions, what was shown before each, and the outcome of each."""
+    env = make()
+    generator = torch.Generator().manual_seed(0)
+    observation = env.reset(EVERYONE, torch.arange(E) + 100)
+    first = observation.obs.clone()
+    joint_actions, shown, outcomes, done = [], [], [], torch.zeros(E, dtype=torch.bool)
+    while not done.all():
+        joint_actions.append(random_legal(observation.avail_actions, generator))
+        shown.append([observation.avail_actions.clone(), observation.agent_mask.clone()])
+        transition = env.step(joint_actions[-1], EVERYONE)
+        outcomes.append(snapshot(transition))
+        observation = transition.next
+        done |= transition.terminated | transition.truncated
+    return first, joint_actions, shown, outcomes
+
+
+# -- the shape of things ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scenario", "n", "enemies", "groups"),
+    [
+        ("3m", 3, 3, (0, 0, 0)),
+        ("2s3z", 5, 5, (0, 0, 1, 1, 1)),
+        ("3s5z", 8, 8, (0, 0, 0, 1, 1, 1, 1, 1)),
+        ("5m_vs_6m", 5, 6, (0,) * 5),
+    ],
+)
+def test_sizes_and_unit_types(scenario, n, enemies, groups):
+    spec = make(2, scenario=scenario).spec
+    units = n + enemies
+    assert (spec.n_agents, spec.n_actions) == (n, 5 + enemies)
+    assert spec.obs_dims == (13 * (units - 1) + 10,) * n  # 7 features and 6 types of every other, 4 and 6 of its own
+    assert spec.state_dim == 12 * units
+    assert spec.group_of_agent == groups
+    assert spec.agent_names == tuple(f"ally_{i}" for i in range(n))
+    assert spec.episode_limit == 100
+    assert spec.natively_batched
+    assert spec.episode_metrics == ("won", "dead_allies", "dead_enemies")
+
+
+def test_the_state_is_scaled_unless_it_is_not_wanted():
+    """SMAX gives places on a map of 32 by 32; values that a mixing network makes of them start in the hundreds."""
+    simulator = SimpleNamespace(
+        num_allies=1, num_enemies=1, scenario=None, unit_type_names="mMsZzh", map_width=32, map_height=16
+    )
+    unit = [1, 1 / 32, 1 / 16, 1, *[1] * 6]
+    assert smax.SmaxRules(simulator).state_scale == [*unit, *unit, 1, 1, 1 / 6, 1 / 6]
+    assert smax.SmaxRules(simulator, scale_state=False).state_scale is None
+
+
+@pytest.mark.parametrize("scenario", ["2s3z", pytest.param("5m_vs_6m", marks=pytest.mark.slow)])
+def test_other_maps_play_to_the_end(scenario):
+    env = make(2, scenario=scenario)
+    assert isinstance(env, VectorEnv)
+    everyone, generator = torch.ones(2, dtype=torch.bool), torch.Generator().manual_seed(1)
+    observation = env.reset(everyone, torch.tensor([3, 4]))
+    assert observation.agent_mask.all()
+    for _ in range(100):
+        assert torch.isfinite(observation.obs).all()
+        assert torch.isfinite(observation.state).all()
+        assert observation.avail_actions.any(-1).all()
+        transition = env.step(random_legal(observation.avail_actions, generator), everyone)
+        observation = transition.next
+        if (transition.terminated | transition.truncated).any():
+            break
+    assert transition.terminated.sum() >= 1  # random play loses long before the limit
+    assert env.program.traces == {"begin": 1, "put": 1, "step": 1}
+
+
+# -- what SMAX itself says -------------------------------------------------------------------------------------------
+
+
+def test_every_step_is_smax_own_and_the_last_observation_is_true(battle):
+    """By hand: keys from the seed and the step alone, `step_env`, the dead told to stop."""
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+
+    first, joint_actions, shown, outcomes = battle
+    own = HeuristicEnemySMAX(scenario=map_name_to_scenario("3m"))
+    step, masks = jax.jit(own.step_env), jax.jit(own.get_avail_actions)
+    slot = 2
+    key = jax.random.PRNGKey(100 + slot)
+    obs, state = own.reset(jax.random.fold_in(key, 0))
+    np.testing.assert_allclose(first[slot], np.stack([obs[a] for a in own.agents]), atol=1e-5)
+    died_early = False
+    for t, (chosen, (avail, alive), outcome) in enumerate(zip(joint_actions, shown, outcomes, strict=True), start=1):
+        legal = masks(state)
+        living = np.asarray(state.state.unit_alive)[:3]
+        for i, agent in enumerate(own.agents):
+            if living[i]:
+                np.testing.assert_array_equal(avail[slot, i], np.asarray(legal[agent], bool))
+            else:
+                assert avail[slot, i].tolist() == [True] + [False] * 7
+                assert np.flatnonzero(legal[agent]).tolist() == [STOP]
+        np.testing.assert_array_equal(alive[slot], living)
+        died_early |= not living.all()
+        played = {a: np.int32(chosen[slot, i] if living[i] else STOP) for i, a in enumerate(own.agents)}
+        obs, state, rewards, dones, _ = step(jax.random.fold_in(key, t), state, played)
+        by_hand = np.stack([obs[a] for a in own.agents])
+        np.testing.assert_allclose(outcome[0][slot], by_hand, atol=1e-5)
+        state_by_hand = np.array(obs["world_state"])
+        state_by_hand[:60].reshape(6, 10)[:, 1:3] /= 32  # places as shares of the map
+        state_by_hand[66:] /= 6  # unit types
+        np.testing.assert_allclose(outcome[1][slot], state_by_hand, atol=1e-5)
+        np.testing.assert_allclose(outcome[4][slot], rewards["ally_0"], atol=1e-6)
+        assert bool(outcome[6][slot] | outcome[7][slot]) == bool(dones["__all__"])
+        if dones["__all__"]:
+            break
+    assert dones["__all__"]
+    assert died_early
+    # Random play is wiped out: the true last observation is all zeros. A reset one would not be.
+    assert not outcome[3][slot].any()
+    assert not outcome[0][slot].any()
+    assert outcome[1][slot].any()
+
+
+def test_the_dead_are_masked_and_see_nothing(battle):
+    *_, outcomes = battle
+    seen_dead = 0
+    for obs, _, avail, alive, *_ in outcomes:
+        dead = ~alive
+        seen_dead += int(dead.sum())
+        assert not obs[dead].any()
+        assert (avail[dead] == torch.tensor([True] + [False] * 7)).all()
+        assert avail[alive][:, STOP].all()  # who lives may always stop
+        assert obs[alive].any(-1).all()
+    assert seen_dead > 5
+
+
+def test_nothing_resets_itself():
+    env = make()
+    generator = torch.Generator().manual_seed(0)
+    observation = env.reset(EVERYONE, torch.arange(E) + 100)
+    over = torch.zeros(E, dtype=torch.bool)
+    frozen = observation.obs.clone()
+    for _ in range(40):
+        transition = env.step(random_legal(observation.avail_actions, generator), ~over)
+        observation = transition.next
+        assert torch.equal(observation.obs[over], frozen[over])
+        assert not transition.terminated[over].any()
+        assert not transition.reward[over].any()
+        frozen = observation.obs.clone()
+        over |= transition.terminated | transition.truncated
+    assert over.all()
+
+
+def test_wins_limits_and_returns():
+    """Against an enemy that does not shoot, who attacks wins, and who stands still is cut off by the clock."""
+    env = make(2, **PEACE)
+    both = torch.ones(2, dtype=torch.bool)
+    observation, active = env.reset(both, torch.tensor([5, 6])), both.clone()
+    returns, lengths = torch.zeros(2), torch.zeros(2, dtype=torch.int64)
+    for _ in range(25):
+        actions = attack(observation.avail_actions)
+        actions[1] = STOP
+        transition = env.step(actions, active)
+        observation = transition.next
+        returns += transition.reward
+        lengths += active
+        if transition.terminated[0]:
+            assert {k: v[0].item() for k, v in transition.metrics.items()} == {
+                "won": 1.0,
+                "dead_allies": 0.0,
+                "dead_enemies": 3.0,
+            }
+            assert not transition.truncated[0]
+            active = torch.tensor([False, True])
+        assert not transition.truncated[1] or lengths[1] == 25
+        # Every ally is paid the team's reward, and their mean is it.
+        torch.testing.assert_close(transition.agent_reward, transition.reward[:, None].expand(2, 3))
+    assert lengths[0] < 25
+    assert returns[0].item() == pytest.approx(2.0, abs=1e-5)  # 1 for the enemy's health, 1 for winning
+    assert transition.truncated.tolist() == [False, True]
+    assert not transition.terminated.any()
+    assert transition.metrics["won"][1] == 0.0
+    assert transition.next.agent_mask[1].all()  # its value is bootstrapped
+
+
+def test_the_end_of_the_task_at_the_limit_is_an_end():
+    """A time limit and a battle that is over may fall together; a draw is an end and no win."""
+    rules = smax.SmaxRules(SimpleNamespace(num_allies=2, scenario=None), scale_state=False)
+
+    def after(*alive):
+        return SimpleNamespace(state=SimpleNamespace(unit_alive=np.array(alive)))
+
+    for allies, enemies, ended, won in [
+        ((True, False), (True, True), False, False),
+        ((True, False), (False, False), True, True),
+        ((False, False), (True, False), True, False),
+        ((False, False), (False, False), True, False),
+    ]:
+        state = after(*allies, *enemies)
+        assert bool(rules.task_over(None, state, None, {}, {"__all__": True})) is ended
+        assert bool(rules.metrics(state)["won"]) is won
+        assert rules.metrics(state)["dead_allies"] == allies.count(False)
+
+
+# -- batching --------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_compiled_twice(caplog):
+    env, other = make(), make()
+    observation = env.reset(torch.tensor([True, False, False, False]), torch.arange(E))
+    env.step(torch.full((E, 3), STOP), EVERYONE)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for k in range(3):
+            observation = env.reset(torch.arange(E) == k, torch.arange(E) * k)
+            observation = other.reset(EVERYONE, torch.arange(E))
+            env.step(attack(observation.avail_actions), torch.arange(E) != k)
+            other.step(attack(observation.avail_actions).int(), torch.zeros(E, dtype=torch.bool))
+    assert not [record.getMessage() for record in caplog.records if "ompil" in record.getMessage()]
+    assert env.program is other.program
+    assert env.program.traces == {"begin": 1, "put": 1, "step": 1}
+
+
+def test_torch_sees_jax_memory():
+    env = make()
+    for begin in (True, False):
+        stand = torch.full((E, 3), STOP)
+        observation = env.reset(EVERYONE, torch.arange(E)) if begin else env.step(stand, EVERYONE).next
+        numbers, flags = (env._slots.numbers, env._slots.flags)
+        for field, array, before in [
+            (observation.obs, numbers, 0),
+            (observation.state, numbers, 3 * 75),
+            (observation.avail_actions, flags, 0),
+            (observation.agent_mask, flags, 3 * 8),
+        ]:
+            assert field.data_ptr() == array.unsafe_buffer_pointer() + before * field.element_size()
+    assert observation.obs.dtype == observation.state.dtype == torch.float32
+    assert observation.avail_actions.dtype == observation.agent_mask.dtype == torch.bool
+
+
+def test_what_was_returned_outlives_the_next_step():
+    """JAX's memory is never written again: a torch tensor keeps it alive."""
+    env = make()
+    generator = torch.Generator().manual_seed(2)
+    observation = env.reset(EVERYONE, torch.arange(E))
+    kept, copies = [], []
+    for _ in range(10):
+        transition = env.step(random_legal(observation.avail_actions, generator), EVERYONE)
+        observation = transition.next
+        kept.append(transition)
+        copies.append(snapshot(transition))
+    env.close()
+    env.close()
+    for transition, copy in zip(kept, copies, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(snapshot(transition), copy, strict=True))
+
+
+def test_the_arguments_may_be_reused_at_once():
+    """JAX reads the caller's memory; it must have finished when the call returns."""
+    env = make()
+    actions, active = torch.full((E, 3), STOP, dtype=torch.int32), EVERYONE.clone()
+    env.reset(EVERYONE, torch.arange(E))
+    expected = []
+    for _ in range(20):
+        expected.append(env.step(torch.full((E, 3), STOP), EVERYONE).next.obs.clone())
+    env.reset(EVERYONE, torch.arange(E))
+    for before in expected:
+        transition = env.step(actions, active)
+        actions.fill_(1), active.fill_(False)
+        assert torch.equal(transition.next.obs, before)
+        actions.fill_(STOP), active.fill_(True)
+
+
+def test_an_episode_is_its_seed_and_its_actions(battle):
+    first, joint_actions, _, outcomes = battle
+    chosen = [a[1] for a in joint_actions[:12]]
+    here = [[first[1]]] + [[field[1] for field in outcome] for outcome in outcomes[:12]]
+    env = make()
+    seeds = torch.tensor([7, 101, 9, 11])
+    assert_same(here, play(env, seeds, chosen, 1))
+    # Another slot, other neighbours, and pauses in which they play on and begin anew.
+    seeds = torch.tensor([70, 90, 80, 101])
+    assert_same(here, play(env, seeds, chosen, 3, neighbours=5, rests=(2, 2, 7)))
+    other = play(env, seeds + 1, chosen, 3)
+    assert not torch.equal(other[0][0], here[0][0])
+
+
+def test_what_is_expected_changes_nothing():
+    """Right hints, wrong ones and none: the episode is the one whose seed `reset` is given."""
+    mask, seeds, later = torch.tensor([True, False, True, False]), torch.arange(E) + 40, torch.arange(E) + 60
+
+    def shown(*hints):
+        env = make()
+        seen = []
+        for hint, chosen, given in zip(hints, (EVERYONE, mask, ~mask), (seeds, later, later), strict=True):
+            if hint is not None:
+                env.expect(hint)
+            seen.append(env.reset(chosen, given).obs.clone())
+        seen.append(env.step(torch.full((E, 3), STOP), EVERYONE).next.obs.clone())
+        return torch.stack(seen)
+
+    plain = shown(None, None, None)
+    assert torch.equal(plain, shown(later, later + 9, seeds))
+    assert torch.equal(plain, shown(seeds + 7, later, later + 1))
+
+
+def test_inference_mode_changes_nothing():
+    env = make()
+    with torch.inference_mode():
+        observation = env.reset(EVERYONE, torch.arange(E))
+        inside = snapshot(env.step(attack(observation.avail_actions), EVERYONE))
+    observation = env.reset(EVERYONE, torch.arange(E))
+    outside = snapshot(env.step(attack(observation.avail_actions), EVERYONE))
+    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
+
+
+def test_a_run_goes_on_in_the_middle_of_its_battles():
+    """Collector state saved in mid-episode, loaded into new environments: every later episode is the same."""
+
+    def collector():
+        env = make()
+        return Collector(env, make_policy(env.spec), seed=3, rank=0)
+
+    def rounds(source, count):
+        found = []
+        for _ in range(count):
+            for e in source.collect(0.5, max_steps=60).episodes:
+                found.append(
+                    (e.terminated, e.obs.clone(), e.actions.clone(), e.reward.clone(), e.avail_actions.clone())
+                )
+        return found
+
+    one = collector()
+    rounds(one, 3)
+    state = one.state_dict()
+    assert max(len(actions) for actions in state["actions"]) > 3
+    expected = rounds(one, 6)
+    assert len(expected) >= 4
+    two = collector()
+    two.load_state_dict(state)
+    for left, right in zip(expected, rounds(two, 6), strict=True):
+        assert left[0] == right[0]
+        assert all(torch.equal(a, b) for a, b in zip(left[1:], right[1:], strict=True))
+
+    slot = max(range(E), key=lambda e: len(state["actions"][e]))
+    state["actions"][slot][0, 0] = STOP if state["actions"][slot][0, 0] != STOP else 0
+    with pytest.raises(RunError, match="could not be repeated"):
+        collector().load_state_dict(state)
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scenario": "3mm"}, "unknown SMAX scenario '3mm'. Did you mean '3m'"),
+        ({"kwargs": {"attack_mod": "closest"}}, "SMAX has no setting 'attack_mod'. Did you mean 'attack_mode'"),
+        ({"kwargs": {"max_steps": 3}}, "env.max_steps, not env.kwargs.max_steps"),
+        ({"max_steps": 0}, "max_steps must be at least 1, not 0"),
+        ({"kwargs": {"action_type": "continuous"}}, "actions must be discrete, 'ally_0' has Box"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make(**settings)
+
+
+def test_nothing_heavy_is_imported_before_it_is_asked_for():
+    """And then it says nothing, replaces nothing and leaves the process's environment alone."""
+    script = """
+import os, pathlib, sys
+from qmix_lightning.envs import jaxmarl, smax
+assert not {"jax", "jaxmarl", "flax"} & sys.modules.keys()
+class Mine:
+    def __init__(self, to): self.write, self.flush = to.write, to.flush
+sys.stdout, sys.stderr = mine = Mine(sys.stdout), Mine(sys.stderr)
+before = dict(os.environ)
+env = smax.make(num_envs=2)
+import jax
+assert jax.config.read("jax_cpu_enable_async_dispatch") is True
+jax.devices()
+assert (sys.stdout, sys.stderr) == mine
+assert dict(os.environ) == before
+threads = [pathlib.Path(f"/proc/self/task/{t}/comm").read_text().strip() for t in os.listdir("/proc/self/task")]
+assert threads.count("tf_XLAEigen") <= 1, threads
+"""
+    environ = {k: v for k, v in os.environ.items() if k not in ("NPROC", "PJRT_NPROC")}
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""
+
+
+def test_training_from_the_command_line(tmp_path: Path):
+    folder = tmp_path / "run"
+    arguments = [
+        "experiment=smax_3m",
+        f"run_dir={folder}",
+        "total_env_steps=600",
+        "eval_interval=300",
+        "checkpoint_interval=600",
+        "eval_episodes=4",
+        "rollout.num_envs=4",
+        "rollout.num_eval_envs=4",
+        "rollout.update_every=4",
+        "replay.batch_size=8",
+        "replay.capacity=64",
+        "trainer.accelerator=cpu",
+        "logger=none",
+    ]
+    runs.run(arguments)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert summary["env_steps"] >= 600
+    assert summary["updates"] > 2
+    assert summary["eval"]["episodes"] == 4
+    assert 0.0 <= summary["eval"]["win_rate"] <= 1.0
+    assert 0.0 <= summary["eval"]["return_mean"] <= 2.0
+    assert 0.0 <= summary["eval"]["dead_allies_mean"] <= 3.0
+
+
+def test_a_spec_survives_a_checkpoint():
+    spec = make(2).spec
+    assert type(spec).from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert dataclasses.replace(spec) == spec

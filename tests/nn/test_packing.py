@@ -1,0 +1,301 @@
+"""Computing only what happened gives what computing everything does."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from qmix_lightning.agents.base import Agent
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.nn import buffer_pool as pool
+from qmix_lightning.nn.buffer_pool import held_bytes, scratch
+from qmix_lightning.nn.mlp import hypernetwork, side_by_side
+from qmix_lightning.nn.packed_input_layer import first_layer, first_layer_pair
+from qmix_lightning.nn.packing import Packing
+from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, random_batch
+from support.learners import AGENTS, make_learner
+
+SHARING = [True, False, "group"]
+LENGTHS = [9, 1, 4, 6, 3]
+
+
+def masks():
+    g = torch.Generator().manual_seed(0)
+    yield "everyone", torch.ones(3, 5, N, dtype=torch.bool)
+    yield "nobody", torch.zeros(3, 5, N, dtype=torch.bool)
+    yield "one step", torch.rand(4, 1, N, generator=g) > 0.5
+    yield "one row", torch.rand(1, 8, N, generator=g) > 0.4
+    for i in range(4):
+        yield f"random {i}", torch.rand(6, 9, N, generator=g) > 0.25 * (i + 1) - 0.1
+
+
+@pytest.mark.parametrize("columns", [1, N])
+@pytest.mark.parametrize("alive", [pytest.param(m, id=name) for name, m in masks()])
+def test_every_living_step_has_one_cell_after_the_step_before(alive, columns):
+    packing = Packing.of(alive, columns)
+    _, t, n = alive.shape
+    assert packing.counts == sorted(packing.counts, reverse=True)
+    assert sum(packing.counts) * columns == len(packing.source)
+    if columns == 1:
+        assert len(packing.source) == alive.sum()
+    grid = packing.source.view(-1, columns).tolist()
+    seen = {}  # position to (row, column); a padding cell repeats one that is already there, in any column
+    cells = range(len(packing.source)) if packing.cells is None else packing.cells.tolist()
+    for position, cell in zip(packing.living.tolist(), cells, strict=True):
+        row, column = divmod(cell, columns)
+        assert grid[row][column] == position
+        assert column == (position % n if columns > 1 else 0)
+        assert position not in seen
+        seen[position] = (row, column)
+    assert sorted(seen) == alive.flatten().nonzero().flatten().tolist()
+    starts = [sum(packing.counts[:k]) for k in range(len(packing.counts) + 1)]
+    step_of = {row: k for k in range(len(packing.counts)) for row in range(starts[k], starts[k + 1])}
+    for position, (row, column) in seen.items():
+        time, k = position // n % t, step_of[row]
+        if time > 0 and position - n in seen:  # the cell before, in the same line
+            assert seen[position - n] == (starts[k - 1] + row - starts[k], column)
+        else:
+            assert k == 0
+
+
+@pytest.mark.parametrize("columns", [1, N])
+def test_gather_and_scatter(columns):
+    alive = random_batch(0, LENGTHS).agent_mask
+    packing = Packing.of(alive, columns)
+    values = torch.randn(*alive.shape, 2)
+    back = packing.scatter(packing.gather(values))
+    assert torch.equal(back, values.where(alive[..., None], torch.zeros(())))
+
+
+def test_columns_are_one_or_as_many_as_agents():
+    with pytest.raises(ValueError, match="columns must be 1 or 3, not 2"):
+        Packing.of(torch.ones(1, 2, 3, dtype=torch.bool), 2)
+
+
+# Policies -------------------------------------------------------------------------------------------------------------
+
+
+def policy(agent, share, dtype=torch.float64, inputs=PLAIN_INPUTS, **settings):
+    torch.manual_seed(0)
+    builder = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **inputs)
+    network = AGENTS[agent](
+        input_dim=builder.output_dim,
+        n_actions=A,
+        group_of_agent=[0, 1, 0],
+        hidden_dim=8,
+        share_parameters=share,
+        **{**PLAIN_AGENT, **settings},
+    )
+    return Policy(inputs=builder, agent=network).to(dtype)
+
+
+def plainly(net, batch):
+    """One step after the other over everything, as an agent that knows of no packing is unrolled."""
+    state = batch.initial_state or net.initial_state(batch.batch_size)
+    features, _ = Agent.unroll_body(net.agent, net.inputs(batch.obs, batch.last_actions()), state, batch.agent_mask)
+    return features, net.agent.head(features)
+
+
+def with_state(batch, net):
+    g = torch.Generator().manual_seed(5)
+    state = tuple(torch.randn(s.shape, generator=g, dtype=s.dtype) for s in net.initial_state(batch.batch_size))
+    return replace(batch, initial_state=state, initial_action=torch.randint(0, A, (batch.batch_size, N), generator=g))
+
+
+def spoiled(batch):
+    """Not a number where nobody looks."""
+    alive = batch.agent_mask & batch.row_valid()[..., None]
+    return replace(batch, obs=batch.obs.where(alive[..., None], torch.full((), float("nan"), dtype=batch.obs.dtype)))
+
+
+@pytest.mark.parametrize("segment", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"layer_norm": True, "dueling": True}])
+@pytest.mark.parametrize("share", SHARING)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_packed_values_and_gradients_are_the_plain_ones(agent, share, settings, segment):
+    net = policy(agent, share, **settings)
+    batch = random_batch(1, LENGTHS).to(torch.device("cpu"), torch.float64)
+    if segment:
+        batch = with_state(batch, net)
+    clean = batch.sanitized()
+    packed = spoiled(batch).sanitized(leave=("obs",))
+    assert packed.obs.isnan().any()
+    alive = clean.agent_mask
+    assert (alive[:, 1:] & ~alive[:, :-1]).any(), "somebody must live again"
+    features, q = plainly(net, clean)
+    torch.testing.assert_close(net.unroll_features(packed)[alive], features[alive])
+    mine = net.unroll(packed)
+    torch.testing.assert_close(mine[alive], q[alive])
+    assert mine[~alive].abs().max() == 0
+    weights = torch.randn(q.shape, dtype=q.dtype)
+    expected = torch.autograd.grad((q * weights)[alive].sum(), list(net.parameters()))
+    got = torch.autograd.grad((mine * weights).sum(), list(net.parameters()))
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("share", SHARING)
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"use_obs": True, "use_last_action": False, "use_agent_id": False},
+        {"use_obs": False, "use_last_action": True, "use_agent_id": False},
+        {"use_obs": False, "use_last_action": False, "use_agent_id": True},
+        {"use_obs": True, "use_last_action": True, "use_agent_id": True, "normalize_obs": True},
+    ],
+)
+def test_first_layer_is_the_layer_of_the_joined_input(inputs, share):
+    net = policy("recurrent", share, inputs={**PLAIN_INPUTS, **inputs})
+    batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
+    net.inputs.observe(batch, lambda tensor: tensor)
+    packing = Packing.of(batch.agent_mask, net.agent.columns)
+    layer = net.agent.encode
+    expected = layer(net.inputs(batch.obs, batch.last_actions()))[batch.agent_mask]
+    got = packing.scatter(first_layer(layer, net.inputs.packed(batch, packing)))[batch.agent_mask]
+    torch.testing.assert_close(got, expected)
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weights).sum(), [layer.weight, layer.bias])
+    torch.testing.assert_close(torch.autograd.grad((got * weights).sum(), [layer.weight, layer.bias]), wanted)
+
+
+@pytest.mark.parametrize("share", SHARING)
+def test_first_layers_of_two_networks_at_once(share):
+    net, other = policy("recurrent", share), policy("recurrent", share)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(torch.randn_like(p))
+    batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
+    packing = Packing.of(batch.agent_mask, net.agent.columns)
+    inputs, layer, fixed = net.inputs.packed(batch, packing), net.agent.encode, other.agent.encode
+    expected = first_layer(layer, inputs).relu()
+    got, beside = first_layer_pair(layer, fixed, inputs, rectify=True)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(beside, first_layer(fixed, inputs).relu().detach())
+    assert not beside.requires_grad
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weights).sum(), [layer.weight, layer.bias])
+    torch.testing.assert_close(torch.autograd.grad((got * weights).sum(), [layer.weight, layer.bias]), wanted)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_two_policies_at_once_are_one_after_the_other(agent):
+    net, other = policy(agent, True), policy(agent, True)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(torch.randn_like(p))
+    batch = random_batch(1, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
+    q, fixed = net.unroll_beside(other, batch)
+    torch.testing.assert_close(q, net.unroll(batch))
+    torch.testing.assert_close(fixed, other.unroll(batch).detach())
+    assert not fixed.requires_grad
+
+
+def relative(got, wanted):
+    return float((got - wanted).norm() / wanted.norm())
+
+
+def outcome(learner, batch):
+    learner.zero_grad()
+    terms = learner.loss(batch)
+    (terms.total / terms.count).backward()
+    joined = torch.cat([p.grad.flatten().double() for p in learner.parameters() if p.grad is not None])
+    return terms.total.detach().double() / terms.count, joined
+
+
+@pytest.mark.parametrize("share", SHARING)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_precision_of_loss_and_gradient(agent, share):
+    """The loss in single precision within 1e-5 of float64, and its gradient; under autocast both within 1e-2 of the
+    plain way under the same autocast (which is further than that from float64, where ReLUs and signs flip)."""
+    batch = random_batch(3, [30, 22, 30, 11, 5, 29, 30, 17])
+    exact = outcome(make_learner("qmix", agent, share=share), batch.to(torch.device("cpu"), torch.float64))
+    learner = make_learner("qmix", agent, share=share).float()
+    for got, wanted in zip(outcome(learner, batch), exact, strict=True):
+        assert relative(got, wanted) < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        low = outcome(learner, batch)
+        for net in (learner.policy, learner.target_policy):
+            net.agent.columns = 0  # no way of its own: step by step
+        plain = outcome(learner, batch)
+    assert 1e-5 < relative(low[0], exact[0]) < 1e-2
+    for got, wanted in zip(low, plain, strict=True):
+        assert relative(got, wanted) < 1e-2
+
+
+def test_a_team_that_is_dead_altogether():
+    """There is nothing to compute, and the loss knows."""
+    learner = make_learner("vdn")
+    batch = random_batch(4, [3, 2]).to(torch.device("cpu"), torch.float64)
+    batch.agent_mask[:] = False
+    terms = learner.loss(batch)
+    terms.total.backward()
+    assert terms.count == 5
+    torch.testing.assert_close(terms.total.detach(), batch.reward[batch.filled].square().sum())
+
+
+def test_a_changed_batch_forgets_what_was_computed_of_it():
+    net, batch = policy("recurrent", True), random_batch(5, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
+    before = net.unroll(batch)
+    fewer = batch.agent_mask.clone()
+    fewer[0, 0, 0] = not fewer[0, 0, 0]
+    assert not torch.equal(net.unroll(replace(batch, agent_mask=fewer)), before)
+    assert net.unroll(batch.map(lambda x: x[:2])).shape[0] == 2
+
+
+def test_hypernetworks_side_by_side():
+    networks = [hypernetwork(5, 7, 1, 3), hypernetwork(5, 4, 2, 3), torch.nn.Linear(5, 2), hypernetwork(5, 1, 3, 6)]
+    state = torch.randn(2, 3, 5)
+    for got, network in zip(side_by_side(networks, state), networks, strict=True):
+        torch.testing.assert_close(got, network(state))
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+BIG = (1024, 512)  # 2 MiB in float32
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def empty_pool(monkeypatch):
+    monkeypatch.setattr(pool, "_buffers", [])
+
+
+def test_scratch_is_reused_only_when_nothing_needs_it(empty_pool):
+    first = scratch(BIG, torch.float32, CPU)
+    second = scratch(BIG, torch.float32, CPU)
+    assert first.data_ptr() != second.data_ptr()
+    assert first.data_ptr() % 64 == 0
+    view, where = first[3:].t(), second.data_ptr()
+    del first, second
+    third = scratch((512, 1024), torch.float32, CPU)
+    assert third.data_ptr() == where, "the free one"
+    assert scratch(BIG, torch.float32, CPU).data_ptr() not in (where, view.data_ptr())
+    assert len(pool._buffers) == 3
+
+
+def test_scratch_that_a_graph_needs_is_not_given_away(empty_pool):
+    weight = torch.randn(512, 1, requires_grad=True)
+    x = scratch(BIG, torch.float32, CPU).fill_(2.0)
+    out = (x @ weight).sum()
+    del x
+    scratch(BIG, torch.float32, CPU).fill_(7.0)
+    out.backward()
+    assert (weight.grad == 2.0 * 1024).all()
+
+
+def test_outgrown_buffers_are_replaced(empty_pool):
+    for rows in (1024, 2048, 4096, 8192, 1024, 8192):
+        scratch((rows, 512), torch.float32, CPU)
+    assert len(pool._buffers) == 1
+    assert held_bytes() < 2 * 8192 * 512 * 4
+
+
+def test_memory_does_not_grow_with_the_number_of_updates(empty_pool):
+    net = policy("recurrent", True, torch.float32)
+    sizes = []
+    for lengths in ([60] * 96, *[[20 + (7 * i) % 41, *[30 + i] * 95] for i in range(12)]):
+        q = net.unroll(random_batch(0, lengths).sanitized())
+        q.sum().backward()
+        sizes.append((len(pool._buffers), held_bytes()))
+    assert sizes[0][0] > 0
+    assert set(sizes) == {sizes[0]}

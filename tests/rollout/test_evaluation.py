@@ -1,0 +1,93 @@
+"""Evaluation: decided by the ids of its episodes alone, and greedy."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.rollout.collector import Collector
+from qmix_lightning.rollout.evaluation import evaluate_episodes
+from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime.prng import Purpose
+from support.collecting import collect, make_policy, two_step, varying
+
+
+def evaluate(make, num_envs, ids, **settings):
+    env = make(num_envs)
+    actor = Actor(make_policy(env.spec), num_envs, env.device)
+    return evaluate_episodes(env, actor, ids, seed=3, **settings)
+
+
+def greedy_by_hand(ids):
+    env = varying(1)
+    policy = make_policy(env.spec)
+    results = []
+    for i in ids:
+        seen = env.reset(torch.tensor([True]), torch.from_numpy(keys.bounded(keys.mix(3, Purpose.EVAL_RESET, i))))
+        memory, last, total, length = policy.initial_state(1), torch.full((1, env.spec.n_agents), -1), 0.0, 0
+        while True:
+            with torch.no_grad():
+                q, memory = policy(seen.obs, last, memory)
+            memory = tuple(m * seen.agent_mask[..., None] for m in memory)
+            last = q.masked_fill(~seen.avail_actions, -torch.inf).argmax(-1)
+            outcome = env.step(last, torch.tensor([True]))
+            seen, total, length = outcome.next, total + float(outcome.reward), length + 1
+            if outcome.terminated or outcome.truncated:
+                results.append((total, length, float(outcome.metrics["won"])))
+                break
+    return results
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 3, 8])
+def test_evaluation_is_decided_by_the_ids_alone(num_envs):
+    ids = [4, 0, 17, 2, 9, 3, 30]
+    stats = evaluate(varying, num_envs, ids)
+    expected = greedy_by_hand(ids)
+    assert stats.returns == pytest.approx([r for r, _, _ in expected])
+    assert stats.lengths == [n for _, n, _ in expected]
+    assert stats.metrics == {"won": [w for _, _, w in expected]}
+    assert len(set(stats.lengths)) > 2
+    assert len(stats) == 7
+
+
+def test_evaluation_twice_is_the_same_and_leaves_no_memory():
+    env = varying(3)
+    actor = Actor(make_policy(env.spec), 3, env.device)
+    first, second = (evaluate_episodes(env, actor, [5, 6, 7, 8], seed=3) for _ in range(2))
+    assert (first.returns, first.lengths) == (second.returns, second.lengths)
+    other = evaluate_episodes(env, actor, [5, 6, 7, 8], seed=4)
+    assert other.returns != first.returns
+
+
+def test_evaluation_on_a_natively_batched_game():
+    """The greedy policy is one trajectory: all ids are equal, and equal to what the collector plays greedily."""
+    env = two_step(2)
+    source = Collector(two_step(1), make_policy(env.spec), seed=1, rank=0)
+    expected = float(collect(source, 1, epsilon=0.0)[0][0].reward.sum())
+    stats = evaluate(two_step, 2, [0, 1, 2])
+    assert stats.returns == [expected] * 3
+    assert stats.lengths == [2] * 3
+
+
+def test_evaluation_without_ids():
+    assert len(evaluate(varying, 2, [])) == 0
+
+
+def test_evaluation_is_interrupted():
+    whole = evaluate(varying, 2, list(range(6)))
+    asked = itertools.count()
+    part = evaluate(varying, 2, list(range(6)), interrupted=lambda: next(asked) == 15)
+    assert 0 < len(part) < 6
+    # those that had ended, still in order
+    positions = [whole.returns.index(r) for r in part.returns]
+    assert positions == sorted(positions)
+    assert len(evaluate(varying, 2, [0, 1], interrupted=lambda: True)) == 0
+
+
+def test_training_and_evaluation_start_differently():
+    ids = np.arange(5)
+    train = keys.bounded(keys.mix(3, 0, Purpose.TRAIN_RESET, ids))
+    held_out = keys.bounded(keys.mix(3, Purpose.EVAL_RESET, ids))
+    assert not set(train.tolist()) & set(held_out.tolist())

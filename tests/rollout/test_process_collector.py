@@ -1,0 +1,168 @@
+"""The collector in a process of its own: the same run bit for bit, and no process that outlives its trainer."""
+
+import os
+import re
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from qmix_lightning.environment import load
+from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
+from qmix_lightning.vector.factory import make_vector_env
+from support import runs
+from support.collecting import make_policy
+from support.fakes import VaryingLength
+
+REMOTE = "rollout.collector=process"
+PIPELINED = ["rollout.pipelined=true", "rollout.update_every=2"]
+
+
+def remote(factory=VaryingLength, settings=None, num_envs=3) -> RemoteEnv:
+    made = partial(make_vector_env, factory, settings or {}, num_envs=num_envs, name="fake")
+    return RemoteEnv(made, num_envs=num_envs, name="fake", start_s=60)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose collector is in its own process, pipelined."""
+    folder = tmp_path_factory.mktemp("here") / "run"
+    runs.run([*runs.BASE, *PIPELINED, "total_env_steps=400", f"run_dir={folder}"])
+    return folder
+
+
+def collector_of(trainer: int) -> int:
+    """The process id of the trainer's collector: the leader of a group, with the trainer's output open."""
+    output = os.readlink(f"/proc/{trainer}/fd/1")
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != trainer:
+            try:
+                same = os.readlink(entry / "fd" / "1") == output
+                leads = os.getpgid(int(entry.name)) == int(entry.name)
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if same and leads and b"forkserver" in command:
+                found.append(int(entry.name))
+    (only,) = found
+    return only
+
+
+def begun(arguments: list[str], count: Path, updates: int):
+    process = runs.start([*arguments, *runs.counting(count)])
+    deadline = time.monotonic() + 120
+    while runs.lines(count) < updates and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return process
+
+
+def test_the_run_is_the_one_of_a_collector_here(here: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    runs.run([*runs.BASE, *PIPELINED, REMOTE, "total_env_steps=400", f"run_dir={folder}"])
+    runs.assert_same_run(here, folder)
+
+
+def test_killed_or_told_to_end_it_resumes_exactly_with_either_collector(here: Path, tmp_path: Path):
+    folder, count = tmp_path / "run", tmp_path / "count"
+    arguments = [*runs.BASE, *PIPELINED, REMOTE, "total_env_steps=400", f"run_dir={folder}"]
+    process = begun(arguments, count, 10)
+    process.send_signal(signal.SIGTERM)
+    output = runs.finish(process)
+    assert process.returncode == 143, output
+    assert "Traceback" not in output
+    process = begun([*arguments, "ckpt_path=last"], count, 20)
+    victim = collector_of(process.pid)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{victim}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{victim}").exists()
+    runs.run([*arguments, "ckpt_path=last", "rollout.collector=here"])
+    runs.assert_same_run(here, folder)
+
+
+def test_a_collector_that_is_killed_ends_the_run_with_one_line_and_a_checkpoint_to_go_on_from(here: Path, tmp_path):
+    folder, count = tmp_path / "run", tmp_path / "count"
+    arguments = [*runs.BASE, *PIPELINED, REMOTE, "total_env_steps=400", f"run_dir={folder}"]
+    process = begun(arguments, count, 15)
+    os.kill(collector_of(process.pid), signal.SIGKILL)
+    output = runs.finish(process)
+    assert process.returncode == 1, output
+    assert "Traceback" not in output
+    assert re.search(r"the collector's process is killed by signal 9.*ckpt_path=last", " ".join(output.split()))
+    runs.run([*arguments, "ckpt_path=last"])
+    runs.assert_same_run(here, folder)
+
+
+def test_faults_of_its_workers_are_counted_and_end_with_it(tmp_path: Path):
+    output = runs.run([*runs.faulty_run(tmp_path, "env.kwargs.fault=kill"), REMOTE, "total_env_steps=300"])
+    summary = (tmp_path / "run" / "summary.json").read_text()
+    assert '"killed": 1' in summary, output
+
+
+def test_rounds_of_fresh_episodes_are_collected_there_too(tmp_path: Path):
+    base = [a for a in runs.BASE if not a.startswith(("replay.", "mixer.", "rollout."))]
+    for where in ("here", "process"):
+        extra = [
+            "algorithm=coma",
+            "replay.capacity=16",
+            f"rollout.collector={where}",
+            "total_env_steps=200",
+            f"run_dir={tmp_path / where}",
+        ]
+        runs.run([*base, *extra])
+    runs.assert_same_run(tmp_path / "here", tmp_path / "process")
+
+
+def test_a_mistake_that_is_found_after_it_began_ends_it_too(tmp_path: Path):
+    output = runs.run([*runs.BASE, REMOTE, "algorithm.gamma=2", f"run_dir={tmp_path}/run"], status=2)
+    assert "gamma must be in [0, 1]" in output
+
+
+def test_what_cannot_be_sent_is_told():
+    with pytest.raises(ConfigurationError, match=r"cannot be sent to the collector's process.*rollout.collector=here"):
+        remote(lambda: VaryingLength())
+
+
+def test_environments_that_cannot_be_made_are_told_as_here():
+    with pytest.raises(ConfigurationError) as told:
+        remote(load("pettingzoo"), {"id": "support.fakes:Missing"})
+    with pytest.raises(ConfigurationError) as expected:
+        make_vector_env(load("pettingzoo"), {"id": "support.fakes:Missing"}, num_envs=1, name="fake")
+    assert str(told.value) == str(expected.value)
+
+
+def test_its_environments_are_not_stepped_from_here_and_close_twice():
+    env = remote()
+    with pytest.raises(TypeError, match="in its process"):
+        env.reset(torch.ones(3, dtype=torch.bool), torch.zeros(3))
+    env.close()
+    env.close()
+    assert not env.process.is_alive()
+
+
+def test_it_ends_in_the_middle_of_a_round_that_nobody_waits_for():
+    env = remote()
+    collector = RemoteCollector(env, make_policy(env.spec), seed=1, rank=0)
+    collector.begin_round_of(1.0, steps=None, episodes=10**6, interrupted=lambda: False)
+    begun_at = time.monotonic()
+    collector.close()
+    assert time.monotonic() - begun_at < 8
+    assert not env.process.is_alive()
+
+
+def test_what_fails_without_an_answer_is_told_with_the_next_one():
+    env = remote()
+    collector = RemoteCollector(env, make_policy(env.spec), seed=1, rank=0)
+    env.tell("publish", [])
+    with pytest.raises(RunError, match="the collector failed: ValueError"):
+        collector.begin_round()
+    collector.begin_round()  # told once
+    collector.close()

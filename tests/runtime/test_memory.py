@@ -1,0 +1,60 @@
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from qmix_lightning.runtime.resources import keep_freed_memory
+from support import runs
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the C library would be told."""
+    made = []
+
+    class Library:
+        def mallopt(self, *arguments):
+            made.append(arguments)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    return made
+
+
+def test_both_thresholds_are_set(calls):
+    keep_freed_memory()
+    assert calls == [(-3, 32 * 2**20), (-1, 2**30)]
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_what_the_user_says_counts(calls, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    keep_freed_memory()
+    assert calls == []
+
+
+def test_a_library_without_it_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    keep_freed_memory()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_glibc_takes_both():
+    """In a process of its own: it is for good."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("not glibc")
+    code = "import ctypes; m = ctypes.CDLL(None).mallopt; print(m(-3, 32 << 20), m(-1, 1 << 30))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["1", "1"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_process_does_not_grow_with_the_number_of_updates():
+    """Of which each takes some ten megabytes while it lasts."""
+    script = runs.TESTS / "support" / "growth_script.py"
+    ended = subprocess.run([sys.executable, script], env=runs.environ(), capture_output=True, text=True, check=True)
+    first, *later = map(int, ended.stdout.split())
+    assert len(later) == 3
+    assert max(later) - first < 4 << 20

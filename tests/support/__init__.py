@@ -1,0 +1,1 @@
+"""What tests share: environments, learners, data and commands to try things on."""

@@ -1,0 +1,87 @@
+"""Random trajectories and small learners for tests."""
+
+from __future__ import annotations
+
+import torch
+
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.agents.recurrent import RecurrentAgent
+from qmix_lightning.algorithms.q_learning import QLearning
+from qmix_lightning.algorithms.value_learner import ValueSettings
+from qmix_lightning.types import TrajectoryBatch
+from support.small_mixers import small_mixer
+
+N, A, OBS, S = 3, 4, 5, 6
+PLAIN_INPUTS = {"use_obs": True, "use_last_action": True, "use_agent_id": True, "normalize_obs": False}
+PLAIN_AGENT = {"layer_norm": False, "dueling": False, "orthogonal_init": False}
+VALUES = {
+    "gamma": 0.9,
+    "double_q": True,
+    "returns": "one_step",
+    "n_steps": 3,
+    "td_lambda": 0.6,
+    "normalize_rewards": "none",
+    "normalize_values": False,
+    "target_update_mode": "hard",
+    "target_update_every": 200,
+    "target_update_unit": "episodes",
+    "target_update_tau": 0.01,
+}
+
+
+def value_settings(**changed) -> ValueSettings:
+    return ValueSettings(**{**VALUES, **changed})
+
+
+def random_batch(seed: int, lengths: list[int]) -> TrajectoryBatch:
+    """Episodes of the given lengths, with illegal actions, dead agents, terminations and truncations."""
+    g = torch.Generator().manual_seed(seed)
+    b, t = len(lengths), max(9, *lengths)
+    avail = torch.rand(b, t + 1, N, A, generator=g) > 0.4
+    avail[..., 0] = True
+    alive = torch.rand(b, t + 1, N, generator=g) > 0.2
+    filled = torch.arange(t) < torch.tensor(lengths)[:, None]
+    last = torch.arange(t) == torch.tensor(lengths)[:, None] - 1
+    ends = torch.rand(b, 1, generator=g) > 0.5
+    actions = torch.where(avail[:, :-1], torch.rand(b, t, N, A, generator=g), -1.0).argmax(-1)
+    return TrajectoryBatch(
+        obs=torch.randn(b, t + 1, N, OBS, generator=g),
+        state=torch.randn(b, t + 1, S, generator=g),
+        avail_actions=avail,
+        agent_mask=alive,
+        actions=actions,
+        reward=torch.randn(b, t, generator=g),
+        terminated=last & ends,
+        truncated=last & ~ends,
+        filled=filled,
+    )
+
+
+def small_policy(seed: int = 0, hidden: int = 8) -> Policy:
+    torch.manual_seed(seed)
+    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
+    agent = RecurrentAgent(
+        input_dim=inputs.output_dim,
+        n_actions=A,
+        group_of_agent=[0] * N,
+        hidden_dim=hidden,
+        share_parameters=True,
+        **PLAIN_AGENT,
+    )
+    return Policy(inputs=inputs, agent=agent)
+
+
+def small_learner(mixer: str, seed: int = 0) -> QLearning:
+    """A recurrent learner whose targets differ from its online networks."""
+    policy = small_policy(seed)
+    torch.manual_seed(seed + 1)
+    learner = QLearning(
+        policy=policy,
+        mixer=small_mixer(mixer, n=N, a=A, obs=OBS, state=S),
+        settings=value_settings(target_update_every=100, target_update_unit="updates"),
+    )
+    with torch.no_grad():
+        for p in [*learner.target_policy.parameters(), *learner.target_mixer.parameters()]:
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + 2)) * 0.1)
+    return learner

@@ -1,0 +1,87 @@
+"""Small environments, policies that play them, and what was collected, copied and compared."""
+
+import torch
+
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.agents.recurrent import RecurrentAgent
+from qmix_lightning.environment import VectorEnv
+from qmix_lightning.envs.two_step import TwoStep
+from qmix_lightning.rollout.collector import Collector
+from qmix_lightning.types import Episode
+from qmix_lightning.vector.factory import make_vector_env
+from support.batches import PLAIN_AGENT, PLAIN_INPUTS
+from support.fakes import VaryingLength
+
+TENSORS = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward")
+
+
+def varying(num_envs, **settings) -> VectorEnv:
+    return make_vector_env(VaryingLength, settings, num_envs=num_envs, name="varying")
+
+
+def two_step(num_envs) -> VectorEnv:
+    return make_vector_env(TwoStep, {}, num_envs=num_envs, name="two_step")
+
+
+def make_policy(spec, seed=0):
+    torch.manual_seed(seed)
+    sizes = {"n_agents": spec.n_agents, "n_actions": spec.n_actions, "obs_dim": spec.obs_dim}
+    inputs = InputBuilder(**sizes, **PLAIN_INPUTS)
+    agent = RecurrentAgent(
+        input_dim=inputs.output_dim,
+        n_actions=spec.n_actions,
+        group_of_agent=spec.group_of_agent,
+        hidden_dim=8,
+        share_parameters=True,
+        **PLAIN_AGENT,
+    )
+    with torch.no_grad():
+        agent.head.weight *= 10  # values that differ enough for the order of sums not to matter
+    return Policy(inputs=inputs, agent=agent)
+
+
+def copied(episode: Episode) -> Episode:
+    values = {n: getattr(episode, n).clone() for n in TENSORS}
+    return Episode(terminated=episode.terminated, truncated=episode.truncated, **values)
+
+
+def collect(source, count, epsilon=0.5):
+    """The next ``count`` rounds' episodes, copied, in the order in which they ended."""
+    found, returns, steps = [], [], 0
+    while len(found) < count:
+        got = source.collect(epsilon)
+        assert len(got.episodes) == len(got.stats) >= 1
+        found += [copied(e) for e in got.episodes]
+        returns += list(zip(got.stats.returns, got.stats.lengths, strict=True))
+        steps += got.env_steps
+    return found, returns, steps
+
+
+def assert_same(left, right):
+    assert (left.terminated, left.truncated) == (right.terminated, right.truncated)
+    for name in TENSORS:
+        assert torch.equal(getattr(left, name), getattr(right, name)), name
+
+
+def play_round(collector: Collector) -> tuple[list[Episode], int]:
+    """Everything of the round that is dealt, and the joint steps taken."""
+    episodes, steps = [], 0
+    while True:
+        got = collector.collect(0.5)
+        steps += got.env_steps
+        if not got.episodes:
+            assert got.env_steps == 0
+            return episodes, steps
+        episodes += [copied(e) for e in got.episodes]
+
+
+def make_collector(num_envs: int, round_episodes: int | None = None, make_env=varying) -> Collector:
+    env = make_env(num_envs)
+    return Collector(env, make_policy(env.spec), seed=11, rank=0, round_episodes=round_episodes)
+
+
+def legal(shown, generator):
+    """A random legal action for each agent."""
+    flat = shown.avail_actions.flatten(0, 1).float()
+    return torch.multinomial(flat, 1, generator=generator).reshape(shown.agent_mask.shape)

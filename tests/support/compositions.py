@@ -1,0 +1,27 @@
+"""The configuration of a command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from qmix_lightning.cli import hydra_app as cli
+from qmix_lightning.config.run_config import RunConfig, validate
+
+
+def composed(*overrides: str, resolve: bool = False) -> dict[str, Any]:
+    """The configuration of a command line, as plain containers."""
+    GlobalHydra.instance().clear()
+    cli.register_plugin_names()
+    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+        config = compose("train", [*overrides, "run_dir=outputs/x"])
+    tree = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def run_config(*overrides: str) -> RunConfig:
+    return validate(composed(*overrides, resolve=True))

@@ -1,0 +1,58 @@
+"""The data module without a Trainer: made, asked for batches, saved and restored."""
+
+import torch
+
+from qmix_lightning.checkpoint.segments import SegmentStore
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.training.datamodule import TICKET, ReplayDataModule
+from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
+from qmix_lightning.types import TrainBatch
+from support.collecting import make_policy, two_step
+
+
+def make(env=two_step, num_envs=1, *, every=1, unit="episodes", updates=1, batch_size=4, capacity=50, **settings):
+    made = env(num_envs)
+    policy = make_policy(made.spec)
+    data = ReplayDataModule(
+        **{
+            "env": made,
+            "make_eval_env": lambda episodes: env(min(3, episodes)),
+            "policy_of": lambda: policy,
+            "replay": EpisodeReplay(made.spec, capacity),
+            "batch_size": batch_size,
+            "schedule": UpdateSchedule(every=every, unit=unit, updates=updates),
+            "epsilon": EpsilonSchedule(1.0, 0.0, 200),
+            "seed": 5,
+            "total_env_steps": 10**9,
+            "eval_interval": 10**9,
+            "eval_episodes": 4,
+            "stop": StopFlag(),
+            "on_resume": "replay",
+            **settings,
+        }
+    )
+    data.policy = policy
+    return data
+
+
+def redeem(data) -> TrainBatch:
+    batch = data.on_before_batch_transfer(TICKET, 0)
+    assert isinstance(batch, TrainBatch)
+    return batch
+
+
+def fingerprint(batch):
+    t = batch.trajectories
+    return (batch.env_steps, batch.episodes, batch.epsilon, t.obs.tolist(), t.actions.tolist(), t.filled.tolist())
+
+
+def resumed(data, tmp_path, settings):
+    """Through the checkpoint's own containers into a new data module."""
+    if data.store is None:
+        data.store = SegmentStore(tmp_path, 0)
+    torch.save(data.state_dict(), tmp_path / "data.pt")
+    other = make(**settings)
+    other.store = SegmentStore(tmp_path, 0)
+    other.load_state_dict(torch.load(tmp_path / "data.pt", weights_only=True))
+    return other

@@ -1,0 +1,97 @@
+"""Run by test_ranks: one update on two ranks whose batches hold different numbers of filled steps, gradients saved.
+
+Arguments: number of devices, output folder, and names of algorithms, whose updates are made one after the other. With
+one device the batch is the join of both ranks' batches.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+
+from qmix_lightning.algorithms.base import Learner
+from qmix_lightning.optimizers import LearningRate, rmsprop
+from qmix_lightning.runtime.distributed import rank
+from qmix_lightning.training.module import TeamModule
+from qmix_lightning.types import TrainBatch, TrajectoryBatch
+from support.batches import random_batch, small_learner
+from support.joint_learners import LEARNERS as JOINT
+from support.joint_learners import make as make_joint
+from support.on_policy_learners import make_coma, make_pqn, with_round
+
+
+class Fixed(LightningDataModule):
+    def __init__(self, devices: int) -> None:
+        super().__init__()
+        self.devices = devices
+        self.counters = SimpleNamespace(env_steps=0)
+
+    def train_dataloader(self) -> list[str]:
+        return ["ticket"]
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> TrainBatch:
+        lengths = {1: [9, 2, 5, 7], 2: [1, 2, 1, 9]}
+        parts = [with_round(random_batch(seed, lengths[seed]), seed) for seed in lengths]
+        part = parts[rank()] if self.devices == 2 else join(*parts)
+        return TrainBatch(trajectories=part, env_steps=0, episodes=0, epsilon=0.0)
+
+    def transfer_batch_to_device(self, batch: TrainBatch, device: torch.device, dataloader_idx: int) -> TrainBatch:
+        return batch.to(device)
+
+
+class SaveGradients(Callback):
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            grads = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.requires_grad}
+            torch.save(grads, self.path)
+
+
+def join(a: TrajectoryBatch, b: TrajectoryBatch) -> TrajectoryBatch:
+    names = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward", "terminated", "truncated", "filled")
+    extras = {n: torch.cat([a.extras[n], b.extras[n]]) for n in a.extras}
+    return TrajectoryBatch(**{n: torch.cat([getattr(a, n), getattr(b, n)]) for n in names}, extras=extras)
+
+
+def make_learner(name: str) -> Learner:
+    """The algorithm's learner; that of an algorithm which is a mixer and no more is named by the mixer."""
+    if name in JOINT:
+        return make_joint(name, dtype=torch.float32)
+    if name.startswith("pqn_"):
+        return make_pqn(name.removeprefix("pqn_"), dtype=torch.float32)
+    return make_coma(dtype=torch.float32) if name == "coma" else small_learner("none" if name == "iql" else name)
+
+
+def save_gradients(devices: int, path: Path, name: str) -> None:
+    module = TeamModule(
+        learner=make_learner(name),
+        optimizer=rmsprop(
+            rate=LearningRate(1e-3, "constant", 1, 0.0), alpha=0.99, eps=1e-5, weight_decay=0, max_grad_norm=10
+        ),
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[SaveGradients(str(path))],
+    )
+    trainer.fit(module, datamodule=Fixed(devices))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for algorithm in sys.argv[3:]:
+        save_gradients(int(sys.argv[1]), Path(sys.argv[2]) / f"{algorithm}.pt", algorithm)

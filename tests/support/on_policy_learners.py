@@ -1,0 +1,82 @@
+"""Small learners of on-policy data, and batches with what a round adds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.agents.stochastic_policy import StochasticPolicy
+from qmix_lightning.algorithms.coma import COMA
+from qmix_lightning.algorithms.pqn import PQN
+from qmix_lightning.types import EnvSpec, TrajectoryBatch
+from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S
+from support.learners import AGENTS
+from support.small_mixers import small_mixer
+
+SPEC = EnvSpec(
+    n_agents=N,
+    n_actions=A,
+    obs_dim=OBS,
+    state_dim=S,
+    obs_dims=(OBS,) * N,
+    action_counts=(A,) * N,
+    agent_names=tuple("abc"),
+    group_of_agent=(0, 1, 0),
+)
+COMA_SETTINGS = {
+    "gamma": 0.9,
+    "td_lambda": 0.7,
+    "normalize_rewards": "none",
+    "normalize_values": False,
+    "critic_hidden_dim": 10,
+    "critic_coef": 0.8,
+    "critic_lr": None,
+    "entropy_coef": 0.3,
+    "target_update_mode": "hard",
+    "target_update_every": 200,
+    "target_update_unit": "episodes",
+    "target_update_tau": 0.01,
+}
+PQN_SETTINGS = {"gamma": 0.9, "td_lambda": 0.7, "normalize_rewards": "none", "normalize_values": False}
+
+
+def _policy(kind: type[Policy], agent: str, **settings) -> Policy:
+    torch.manual_seed(0)
+    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
+    network = AGENTS[agent](
+        input_dim=inputs.output_dim,
+        n_actions=A,
+        group_of_agent=SPEC.group_of_agent,
+        hidden_dim=8,
+        share_parameters="group",
+        **{**PLAIN_AGENT, **settings},
+    )
+    return kind(inputs=inputs, agent=network)
+
+
+def make_coma(agent: str = "recurrent", dtype: torch.dtype = torch.float64, **changed) -> COMA:
+    """With a target critic that differs from the critic."""
+    policy = _policy(StochasticPolicy, agent)
+    assert isinstance(policy, StochasticPolicy)
+    learner = COMA(policy=policy, spec=SPEC, **{**COMA_SETTINGS, **changed}).to(dtype)
+    with torch.no_grad():
+        for p in learner.target_critic.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return learner
+
+
+def make_pqn(mixer: str = "qmix", agent: str = "recurrent", dtype: torch.dtype = torch.float64, **changed) -> PQN:
+    """With normalised layers."""
+    policy = _policy(Policy, agent, layer_norm=True)
+    mixing = small_mixer(mixer, n=N, a=A, obs=OBS, state=S)
+    return PQN(policy=policy, mixer=mixing, **{**PQN_SETTINGS, **changed}).to(dtype)
+
+
+def with_round(batch: TrajectoryBatch, seed: int, epsilon: float = 0.3) -> TrajectoryBatch:
+    """``batch`` with the epsilon and the draws of a round."""
+    rows = batch.batch_size
+    draws = torch.rand(rows, N, generator=torch.Generator().manual_seed(seed))
+    return replace(batch, extras={"epsilon": torch.full((rows,), epsilon), "draws": draws})

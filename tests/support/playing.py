@@ -1,0 +1,80 @@
+"""One PettingZoo-style environment behind an adapter, played by tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from qmix_lightning.worker.buffers import Buffers
+from qmix_lightning.worker.parallel_adapter import Outcome, ParallelAdapter
+
+CONF = Path(__file__).parents[2] / "conf" / "env"
+ADAPTER = ("reward_aggregation", "timeout_is_terminal", "episode_limit")
+
+
+class Player:
+    """An environment, its adapter, and the row that it writes."""
+
+    def __init__(self, env: Any, seed: int = 0, **settings: Any) -> None:
+        self.env = env
+        self.adapter = ParallelAdapter(env, name="played", **settings)
+        self.spec = self.adapter.spec
+        self.row = Buffers.zeros(self.spec, 1).row(self.spec, 0)
+        self.rng = np.random.default_rng(seed)
+
+    def reset(self, seed: int = 0) -> Player:
+        self.adapter.reset(seed, self.row)
+        return self
+
+    def choose(self) -> list[int]:
+        """A legal action for each slot, at random."""
+        return [int(self.rng.choice(np.flatnonzero(legal))) for legal in self.row.avail_actions]
+
+    def step(self, *actions: int) -> Outcome:
+        return self.adapter.step(actions or self.choose(), self.row)
+
+    def seen(self) -> list[np.ndarray]:
+        r = self.row
+        return [a.copy() for a in (r.obs, r.state, r.avail_actions, r.agent_mask, r.agent_reward)]
+
+    def episode(self, seed: int = 0, limit: int = 5000) -> tuple[int, Outcome, float]:
+        """Random legal play to the end: steps, how it ended, and the return."""
+        self.reset(seed)
+        total = 0.0
+        for t in range(1, limit + 1):
+            outcome = self.step()
+            total += outcome.reward
+            assert np.isfinite(self.row.obs).all()
+            assert np.isfinite(self.row.state).all()
+            if outcome.terminated or outcome.truncated:
+                return t, outcome, total
+        raise AssertionError("no end")
+
+
+def record(env: Any, seed: int, steps: int, play: int = 0) -> list[list[np.ndarray]]:
+    """Everything seen in some steps of random legal play."""
+    player = Player(env, play).reset(seed)
+    seen = [player.seen()]
+    for _ in range(steps):
+        outcome = player.step()
+        seen.append([*player.seen(), np.array(outcome[:3])])
+        if outcome.terminated or outcome.truncated:
+            break
+    return seen
+
+
+def same(one: list[list[np.ndarray]], other: list[list[np.ndarray]]) -> bool:
+    return len(one) == len(other) and all(
+        np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)
+    )
+
+
+def from_yaml(name: str, **changed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of ``conf/env/<name>.yaml``: the factory's and the adapter's."""
+    settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    assert settings.pop("name") == name
+    adapter = {key: settings.pop(key) for key in ADAPTER if key in settings}
+    return settings | changed, adapter

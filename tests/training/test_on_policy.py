@@ -1,0 +1,165 @@
+"""Rounds in the data module: played by one policy, learned from in epochs, and resumed from any step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qmix_lightning.checkpoint.segments import SegmentStore
+from qmix_lightning.errors import RunInterrupted
+from qmix_lightning.replay import sampler as batch_source
+from qmix_lightning.replay.on_policy import RoundStore
+from qmix_lightning.training import datamodule
+from support import data_modules
+from support.collecting import two_step, varying
+from support.data_modules import fingerprint, redeem
+
+
+def make(env=varying, num_envs=2, *, capacity=6, batch_size=3, updates=4, ranks=1, **settings):
+    one = env(1)
+    store = RoundStore(one.spec, capacity // ranks)
+    one.close()
+    return data_modules.make(
+        env, num_envs, every=capacity, updates=updates, batch_size=batch_size, replay=store, **settings
+    )
+
+
+def test_a_round_buys_its_updates_and_comes_from_one_policy_and_one_epsilon():
+    data = make()
+    collector = data._collector()
+    collect, used = collector.collect, []
+
+    def watched(epsilon, **settings):
+        used.append((data.counters.updates, epsilon, float(collector.actor.policy.agent.head.bias[0, 0])))
+        return collect(epsilon, **settings)
+
+    collector.collect = watched
+    ended = 0
+    for number in range(5):
+        start = data.counters.env_steps
+        bias = float(data.policy.agent.head.bias[0, 0].detach())
+        epsilon = max(0.0, 1 - start / 200)
+        for _ in range(4):
+            batch = redeem(data)
+            assert data.counters.episodes == 6 * (number + 1)
+            assert len(data.replay) == 6
+            assert batch.trajectories.batch_size == 3
+            assert batch.trajectories.extras["epsilon"].tolist() == pytest.approx([epsilon] * 3)
+            with torch.no_grad():
+                data.policy.agent.head.bias += 1.0
+        assert data.counters.owed == 0
+        assert {u[1:] for u in used[ended:]} == {(epsilon, bias)}
+        assert {u[0] for u in used[ended:]} == {4 * number}
+        ended = len(used)
+
+
+def test_a_first_round_longer_than_the_budget_is_finished():
+    data = make(total_env_steps=3)
+    redeem(data)
+    assert data.counters.episodes == 6
+
+
+def test_a_round_that_outlasts_the_budget_is_not_the_end():
+    """Interrupted behind the budget but within its round, a resumed run plays on to the round's updates."""
+    data = make(total_env_steps=10)
+    step = data._env.step
+
+    def stepping(actions, active):
+        if data.counters.env_steps >= 10:
+            data.stop.signal_number = 15
+        return step(actions, active)
+
+    data._env.step = stepping
+    with pytest.raises(RunInterrupted):
+        redeem(data)
+    assert data.counters.env_steps >= 10
+    assert not data.finished
+    data.stop.signal_number = 0
+    data._env.step = step
+    for left in (3, 2, 1, 0):
+        redeem(data)
+        assert data.finished == (left == 0)
+
+
+def test_ranks_play_and_learn_from_their_shares(monkeypatch: pytest.MonkeyPatch):
+    """Two ranks, of which the other one does exactly what this one does."""
+    for where in (datamodule, batch_source):
+        monkeypatch.setattr(where, "world_size", lambda: 2)
+    monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [2 * x for x in numbers])
+    data = make(capacity=12, batch_size=4, updates=3, ranks=2)
+    for update in range(6):
+        batch = redeem(data)
+        assert batch.trajectories.batch_size == 2
+        assert (data.counters.episodes, len(data.replay)) == (12 * (update // 3 + 1), 6)
+    assert data.counters.owed == 0
+
+
+SETTINGS = {
+    "rounds": {"capacity": 6, "batch_size": 3, "updates": 4},
+    "slots left over": {"num_envs": 3, "capacity": 4, "batch_size": 4, "updates": 1},
+    "native": {"env": two_step, "num_envs": 2, "capacity": 6, "batch_size": 2, "updates": 3},
+}
+
+
+def resumed(data, folder: Path, settings):
+    if data.store is None:
+        data.store = SegmentStore(folder, 0)
+    torch.save(data.state_dict(), folder / "data.pt")
+    other = make(**settings)
+    other.store = SegmentStore(folder, 0)
+    other.load_state_dict(torch.load(folder / "data.pt", weights_only=True))
+    return other
+
+
+def seen(batch):
+    return (*fingerprint(batch), *(batch.trajectories.extras[k].tolist() for k in ("epsilon", "draws")))
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_resumes_bit_for_bit_from_any_update(tmp_path: Path, settings):
+    reference = make(**settings)
+    expected = [seen(redeem(reference)) for _ in range(9)]
+    for at in range(0, 9, 2):
+        data = make(**settings)
+        assert [seen(redeem(data)) for _ in range(at)] == expected[:at]
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        data = resumed(data, folder, settings)
+        assert [seen(redeem(data)) for _ in range(at, 9)] == expected[at:]
+        assert data.counters == reference.counters
+        assert data.replay.content_hash() == reference.replay.content_hash()
+        assert data.collector.state_dict()["quota"].tolist() == reference.collector.state_dict()["quota"].tolist()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_signal_at_any_step_of_a_round_changes_nothing(tmp_path: Path, settings):
+    reference = make(**settings)
+    expected = [seen(redeem(reference)) for _ in range(5)]
+    for at in range(1, 25, 4):
+        data = make(**settings)
+        step, taken = data._env.step, [0]
+
+        def stepping(actions, active, data=data, step=step, taken=taken, at=at):
+            taken[0] += 1
+            if taken[0] == at:
+                data.stop.signal_number = 15
+            return step(actions, active)
+
+        data._env.step = stepping
+        found = []
+        while len(found) < 5:
+            try:
+                found.append(seen(redeem(data)))
+            except RunInterrupted:
+                folder = tmp_path / str(at)
+                folder.mkdir()
+                data = resumed(data, folder, settings)
+        assert found == expected, f"signal in step {at}"
+        assert data.counters == reference.counters
+        assert data.replay.content_hash() == reference.replay.content_hash()
+        mine, whole = data.collector.state_dict(), reference.collector.state_dict()
+        assert mine.keys() == whole.keys()
+        for left, right in zip(mine["memory"], whole["memory"], strict=True):
+            assert torch.equal(left, right)

@@ -1,0 +1,54 @@
+"""The learned tables of a small game: every joint action, through a mixer that is given what it asks for."""
+
+import itertools
+
+import pytest
+import torch
+
+from qmix_lightning.agents.feedforward import FeedForwardAgent
+from qmix_lightning.agents.inputs import InputBuilder
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.envs.two_step import TwoStep
+from qmix_lightning.training.callbacks.q_table import learned_tables
+from support.batches import PLAIN_AGENT, PLAIN_INPUTS
+from support.small_mixers import FORMULAS, Seen, small_mixer
+
+SIZES = {"n": 2, "a": 2, "obs": 3, "state": 3}
+
+
+def policy() -> Policy:
+    torch.manual_seed(0)
+    inputs = InputBuilder(n_agents=2, n_actions=2, obs_dim=3, **PLAIN_INPUTS)
+    agent = FeedForwardAgent(
+        input_dim=inputs.output_dim,
+        n_actions=2,
+        group_of_agent=[0, 0],
+        hidden_dim=8,
+        share_parameters=True,
+        **PLAIN_AGENT,
+    )
+    return Policy(inputs=inputs, agent=agent)
+
+
+@pytest.mark.parametrize("name", ["vdn", "qmix", "qplex", "qatten"])
+@torch.no_grad()
+def test_every_joint_action_by_the_formula(name):
+    team, mixer, env = policy(), small_mixer(name, **SIZES), TwoStep(num_envs=1)
+    tables = learned_tables(team, mixer, env, env.histories())
+    assert tables is not None
+    for place, (label, histories) in enumerate(env.histories().items()):
+        state = [float(place == k) for k in range(3)]
+        expected = torch.zeros(2, 2)
+        for history in histories:
+            last = torch.tensor([history[-1] if history else [-1, -1]])
+            q, _ = team(torch.tensor([[state, state]]), last, ())  # [1, N, A]
+            q = q[0].tolist()
+            for joint in itertools.product(range(2), repeat=2):
+                seen = Seen([q[i][joint[i]] for i in range(2)], state, [max(row) for row in q], [*joint], [state] * 2)
+                expected[joint] += FORMULAS[name](mixer, seen) / len(histories)
+        torch.testing.assert_close(torch.tensor(tables[label]), expected)
+
+
+def test_no_table_where_every_agent_keeps_a_value_of_its_own():
+    env = TwoStep(num_envs=1)
+    assert learned_tables(policy(), small_mixer("none", **SIZES), env, env.histories()) is None

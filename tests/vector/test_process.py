@@ -1,0 +1,224 @@
+"""Worker processes: the same episodes, and faults that cost an episode and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qmix_lightning.checkpoint.segments import SegmentStore
+from qmix_lightning.errors import ConfigurationError, EnvironmentFault
+from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.types import EnvSpec
+from qmix_lightning.vector.factory import Backend, make_vector_env
+from qmix_lightning.worker.fault_tolerance import FaultLimit
+from support import faulty, runs
+from support.fakes import VaryingLength
+
+
+def make(
+    factory, settings=None, *, envs: int = 3, workers: int = 2, timeout: float = 20.0, faults: int = 5, process=True
+):
+    backend = Backend("process" if process else "sync", workers, timeout, FaultLimit(faults, 600.0))
+    return make_vector_env(factory, settings or {}, num_envs=envs, name="fake", backend=backend)
+
+
+def play(env, steps: int) -> list[np.ndarray]:
+    """Everything the environments show over some joint steps of first legal actions, restarting those that end."""
+    e = env.num_envs
+    seen: list[np.ndarray] = []
+    episode = np.zeros(e, np.int64)
+    begin = torch.ones(e, dtype=torch.bool)
+    for t in range(steps):
+        if begin.any():
+            episode += begin.numpy()
+            observation = env.reset(begin, torch.from_numpy(1000 * np.arange(e) + episode))
+            # What a row held before its first reset has no meaning.
+        avail = observation.avail_actions.clone()
+        actions = (avail.cumsum(-1) > t % 2).to(torch.uint8).argmax(-1)
+        actions = torch.where(
+            avail.gather(-1, actions[..., None]).squeeze(-1), actions, avail.to(torch.uint8).argmax(-1)
+        )
+        outcome = env.step(actions, torch.ones(e, dtype=torch.bool))
+        observation = outcome.next
+        seen += [x.numpy().copy() for x in (observation.obs, observation.state, observation.avail_actions)]
+        seen += [
+            x.numpy().copy() for x in (observation.agent_mask, outcome.reward, outcome.terminated, outcome.truncated)
+        ]
+        begin = outcome.terminated | outcome.truncated
+        seen.append(outcome.metrics["won"].numpy()[begin.numpy()].copy())
+    return seen
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_processes_play_the_episodes_of_one_process(workers: int):
+    here, there = make(VaryingLength, process=False), make(VaryingLength, workers=workers)
+    try:
+        for a, b in zip(play(here, 60), play(there, 60), strict=True):
+            np.testing.assert_array_equal(a, b)
+    finally:
+        here.close()
+        there.close()
+
+
+@pytest.mark.parametrize("process", [False, True])
+@pytest.mark.parametrize("fault", ["raise", "invalid", "nan", "shape", "mask", "reset"])
+def test_a_failing_environment_is_made_anew(tmp_path: Path, fault: str, process: bool):
+    env = make(faulty.Faulty, {"fault": fault, "folder": str(tmp_path)}, process=process)
+    try:
+        failed_at = run_until_failure(env)
+        kind = "raised" if fault in ("raise", "reset") else "invalid"
+        assert env.faults == {"raised": 0, "invalid": 0, "killed": 0, "hung": 0} | {kind: 1}
+        assert (fault == "reset") == (failed_at is None)
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("kill", "killed"), ("exit", "killed"), ("hang", "hung")])
+def test_a_worker_that_is_gone_or_silent_is_replaced(tmp_path: Path, fault: str, kind: str):
+    settings = {"fault": fault, "folder": str(tmp_path), "game": True, "parent": os.getpid()}
+    env = make(faulty.Faulty, settings, envs=4, timeout=3.0)
+    try:
+        failed = run_until_failure(env)
+        assert failed is not None
+        # Both environments of that worker lost their episodes; the other worker's did not.
+        assert failed.tolist() in ([True, True, False, False], [False, False, True, True])
+        assert env.faults[kind] == 1
+        assert len(faulty.games_left(tmp_path)) == 4, "the dead worker's games are gone, the new worker's run"
+    finally:
+        env.close()
+    assert faulty.games_left(tmp_path) == []
+
+
+def run_until_failure(env) -> torch.Tensor | None:
+    """Play for a while; the slots that failed, once they did, after everything was begun again."""
+    e = env.num_envs
+    failed_slots = None
+    begin = torch.ones(e, dtype=torch.bool)
+    for t in range(40):
+        observation = env.reset(begin, torch.arange(e) + 100 * t) if begin.any() else observation  # noqa: F821
+        actions = observation.avail_actions.to(torch.uint8).argmax(-1)
+        outcome = env.step(actions, torch.ones(e, dtype=torch.bool))
+        observation = outcome.next
+        assert torch.isfinite(observation.obs).all() or outcome.failed.any()
+        if outcome.failed.any():
+            assert failed_slots is None, "it fails once"
+            failed_slots = outcome.failed.clone()
+            assert not (outcome.terminated | outcome.truncated)[outcome.failed].any()
+        begin = outcome.terminated | outcome.truncated | outcome.failed
+    return failed_slots
+
+
+@pytest.mark.parametrize("process", [False, True])
+def test_past_the_limit_the_cause_is_told(tmp_path: Path, process: bool):
+    env = make(faulty.Faulty, {"fault": "raise", "folder": str(tmp_path), "times": 99}, process=process, faults=1)
+    try:
+        with pytest.raises(EnvironmentFault, match=r"failed 2 times within 600 s .*RuntimeError: the simulator broke"):
+            run_until_failure(env)
+    finally:
+        env.close()
+
+
+def test_what_cannot_be_sent_to_a_worker_is_told():
+    with pytest.raises(ConfigurationError, match="cannot be sent to worker processes"):
+        make(lambda: VaryingLength())
+
+
+def test_a_factory_that_fails_in_a_worker_is_told_as_here():
+    with pytest.raises(ConfigurationError, match="environment 'fake' could not be made: TypeError"):
+        make(VaryingLength, {"n_agents": "three"})
+
+
+def test_batched_environments_do_not_go_to_workers():
+    from qmix_lightning.envs.two_step import TwoStep
+
+    with pytest.raises(ConfigurationError, match=r"batched by nature .* use rollout=sync"):
+        make(TwoStep)
+
+
+def test_a_run_survives_a_killed_worker_and_leaves_nothing_behind(tmp_path: Path):
+    runs.run([*runs.faulty_run(tmp_path, "env.kwargs.fault=kill", "env.kwargs.times=2"), "total_env_steps=500"])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert summary["faults"]["killed"] >= 1
+    payload = runs.read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert payload["ReplayDataModule"]["counters"]["faults"] == summary["faults"]
+    assert faulty.games_left(tmp_path / "faults") == []
+
+
+def test_a_run_past_the_limit_ends_with_the_cause_and_a_checkpoint(tmp_path: Path):
+    arguments = runs.faulty_run(tmp_path, "env.kwargs.fault=none", "checkpoint_interval=100000")
+    runs.run([*arguments, "total_env_steps=200"])
+    broken = [a.replace("fault=none", "fault=raise") for a in arguments]
+    output = runs.run([*broken, "env.kwargs.times=999", "rollout.max_faults=3", "total_env_steps=500",
+                       f"run_dir={tmp_path}/other"], status=1)  # fmt: skip
+    assert output.count("error: ") == 1
+    assert "RuntimeError: the simulator broke" in output
+    assert "Traceback" not in output
+    assert json.loads((tmp_path / "other" / "summary.json").read_text())["status"] == "failed"
+    assert runs.read_checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt")
+    assert faulty.games_left(tmp_path / "faults") == []
+
+
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGKILL, 2)])
+def test_no_worker_and_no_game_outlives_the_trainer(tmp_path: Path, number: int, ranks: int):
+    count = tmp_path / "count"
+    extra = runs.TWO_RANKS if ranks == 2 else []
+    process = runs.start([*runs.faulty_run(tmp_path, "env.kwargs.fault=none", *extra), "total_env_steps=100000",
+                          *runs.counting(count)])  # fmt: skip
+    deadline = time.monotonic() + 60
+    while runs.lines(count) < 5 and process.poll() is None:
+        assert time.monotonic() < deadline, "no update within a minute"
+        time.sleep(0.01)
+    assert len(faulty.games_left(tmp_path / "faults")) >= 4 * ranks
+    os.kill(process.pid, number)
+    runs.finish(process, timeout=60)
+    deadline = time.monotonic() + 30
+    while faulty.games_left(tmp_path / "faults"):
+        assert time.monotonic() < deadline, "a game outlived its trainer"
+        time.sleep(0.1)
+
+
+def test_training_on_foraging_survives_deaths_and_a_hang_and_the_accounts_agree(tmp_path: Path):
+    """Every episode that an environment ended is stored and counted; none that a death broke off is."""
+    runs.run(
+        [
+            "env=pettingzoo",
+            "env.id=support.faulty:MortalForaging",
+            f"env.kwargs.folder={tmp_path}",
+            "env.kwargs.every=500",
+            "rollout=process",
+            "rollout.num_envs=2",
+            "rollout.num_workers=2",  # one environment each: a death costs no finished episode of another
+            "rollout.step_timeout_s=8",
+            "replay.batch_size=8",
+            "agent=feedforward",
+            "eval_interval=100000",
+            "trainer.limit_val_batches=0",
+            "trainer.accelerator=cpu",
+            "total_env_steps=2200",
+            "logger=none",
+            f"run_dir={tmp_path}/run",
+        ]
+    )
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert summary["faults"] == {"killed": (tmp_path / "steps").stat().st_size // 500 - 1, "hung": 1}
+    ended = [int(line) for line in (tmp_path / "episodes").read_text().split()]
+    payload = runs.read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    counters, state = payload["ReplayDataModule"]["counters"], payload["ReplayDataModule"]["ranks"][0]
+    replay = EpisodeReplay(EnvSpec.from_dict(payload["spec"]), payload["config"]["replay"]["capacity"])
+    SegmentStore(tmp_path / "run" / "checkpoints", 0).load(replay, state["replay"])
+    stored = [replay.get(i) for i in range(replay.first_id, replay.next_id)]
+    assert all(episode.terminated or episode.truncated for episode in stored)
+    assert sorted(episode.length for episode in stored) == sorted(ended)
+    assert counters["episodes"] == len(ended)
+    in_flight = sum(len(actions) for actions in state["collector"]["actions"])
+    assert counters["env_steps"] == sum(ended) + in_flight
+    assert counters["env_steps"] >= 2200
