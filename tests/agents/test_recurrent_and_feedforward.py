@@ -203,7 +203,7 @@ def test_a_dead_agents_memory_starts_anew_in_a_sequence():
     q, _ = agent.unroll(inputs, agent.initial_state(1), alive)
     fresh, _ = agent.unroll(inputs[:, 5:], agent.initial_state(1), alive[:, 5:])
     torch.testing.assert_close(q[:, 5:, 1], fresh[:, :, 1])
-    assert not torch.allclose(q[:, 5:, 0], fresh[:, :, 0], atol=1e-4)  # the living remember
+    assert not torch.allclose(q[:, 5:, 0], fresh[:, :, 0], atol=1e-4)  # those alive remember
 
 
 def test_forget_dead_clears_infinities_too():

@@ -54,7 +54,7 @@ def test_the_learners_advantage_is_under_the_policy_that_acted(monkeypatch: pyte
     monkeypatch.setattr(coma, "counterfactual_advantage", watched)
     learner, data = make_coma(), batch()
     learner.loss(data)
-    clean = data.sanitized()
+    clean = data.mask_invalid()
     with torch.no_grad():
         logits, epsilon = learner.policy.unroll(clean)[:, :-1], data.extras["epsilon"][:, None, None]
         pi = floored_log_policy(logits, clean.avail_actions[:, :-1], epsilon).exp()
@@ -136,7 +136,7 @@ def test_targets_worked_out_by_hand():
     data.avail_actions[:] = data.agent_mask[:] = True
     data.actions = torch.tensor([0, 1, 0, 3])[None, :, None].expand(3, t, N).clone()  # values taken: -, 16, 8
     pi = torch.tensor([0.25, 0.75, 0.0, 0.0], dtype=torch.float64).expand(3, t + 1, N, A)
-    clean = data.sanitized()
+    clean = data.mask_invalid()
     actions = followed_by(clean, pi, torch.full((3, N), 0.9))
     assert (actions[1, 3] == 1).all()
     y = learner.targets(clean, actions, pi)
@@ -150,7 +150,7 @@ def test_targets_worked_out_by_hand():
 
 
 def test_draws_that_half_precision_rounds_up_take_legal_actions():
-    clean = batch().sanitized()
+    clean = batch().mask_invalid()
     pi = torch.zeros(*clean.agent_mask.shape, A)
     pi[..., 2] = 1.0
     draws = torch.full((len(LENGTHS), N), 1 - 2.0**-24).bfloat16()
@@ -206,7 +206,7 @@ def test_nothing_of_the_actors_loss_reaches_the_critic():
     terms = with_actor.loss(data)
     terms.total.backward()
     alone = make_coma(entropy_coef=0.0)
-    clean = data.sanitized()
+    clean = data.mask_invalid()
     epsilon = clean.extras["epsilon"][:, None, None]
     pi = floored_log_policy(alone.policy.unroll(clean), clean.avail_actions, epsilon).exp()
     y = alone.targets(clean, followed_by(clean, pi, clean.extras["draws"]), pi)

@@ -40,8 +40,8 @@ def test_importance_weights_multiply_each_rows_loss(name: str):
     terms = learner.loss(replace(batch, extras={"weight": weight}))
     torch.testing.assert_close(terms.total, (alone * weight).sum())
     # How wrong a row is does not depend on how much it counts.
-    torch.testing.assert_close(terms.row_errors, learner.loss(batch).row_errors)
-    assert (terms.row_errors > 0).all()
+    torch.testing.assert_close(terms.td_errors, learner.loss(batch).td_errors)
+    assert (terms.td_errors > 0).all()
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -125,7 +125,7 @@ def test_an_action_that_is_never_legal(mixer, agent, garbage):
 
 
 def test_cleaning_leaves_what_counts_as_it_is():
-    clean = dirty_dead(dirty_padding(batch(), NAN), INF).sanitized()
+    clean = dirty_dead(dirty_padding(batch(), NAN), INF).mask_invalid()
     original = batch()
     valid, filled = original.row_valid(), original.filled
     alive = original.agent_mask & valid[..., None]

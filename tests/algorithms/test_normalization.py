@@ -17,7 +17,7 @@ from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.mixers.qmix import QMixer
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.nn.layers import AgentLinear
-from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import Observation, TrajectoryBatch
 from support import inprocess
 from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, random_batch, value_settings
@@ -46,7 +46,7 @@ def batch_of(seed: int, scale: float = 5.0, shift: float = 2.0) -> TrajectoryBat
 
 
 def seen_observations(batch: TrajectoryBatch) -> torch.Tensor:
-    """``[K, O]``: of living agents in rows that happened, by loops."""
+    """``[K, O]``: of agents that are alive in rows that happened, by loops."""
     rows = []
     for b in range(batch.batch_size):
         for t in range(int(batch.filled[b].sum()) + 1):
@@ -57,7 +57,7 @@ def seen_observations(batch: TrajectoryBatch) -> torch.Tensor:
 # Observations ---------------------------------------------------------------------------------------------------------
 
 
-def test_inputs_have_mean_zero_and_deviation_one_over_living_agents():
+def test_inputs_have_mean_zero_and_deviation_one_over_agents_that_are_alive():
     made = learner()
     batches = [batch_of(seed) for seed in range(3)]
     for batch in batches:
@@ -84,21 +84,21 @@ def test_outliers_are_clipped():
 @pytest.mark.parametrize("share", SHARING)
 @pytest.mark.parametrize("extras", [PLAIN_AGENT, EXTRAS])
 def test_the_collector_computes_what_the_learner_computes(agent, share, extras):
-    """An actor made before anything was observed has the statistics as soon as the policy is published."""
+    """An rollout_policy made before anything was observed has the statistics as soon as the policy is published."""
     made = learner(agent=agent, share=share, extras=extras).float()
-    actor = Actor(made.policy, len(LENGTHS), torch.device("cpu"))
+    rollout_policy = RolloutPolicy(made.policy, len(LENGTHS), torch.device("cpu"))
     batch = random_batch(1, LENGTHS)
     batch = replace(batch, obs=batch.obs * 5 + 2, agent_mask=torch.ones_like(batch.agent_mask))
     made.observe(batch)
-    actor.publish(made.policy)
+    rollout_policy.publish(made.policy)
     with torch.no_grad():
         q = made.policy.unroll(batch)
     last = batch.last_actions()
     for t in range(min(LENGTHS) + 1):
         shown = Observation(batch.obs[:, t], batch.state[:, t], batch.avail_actions[:, t], batch.agent_mask[:, t])
-        actor.last_action = last[:, t]
+        rollout_policy.last_action = last[:, t]
         values = q[:, t].where(batch.avail_actions[:, t], -math.inf)
-        chosen = actor.act(shown, 0.0, None)
+        chosen = rollout_policy.act(shown, 0.0, None)
         margin = values.amax(-1) - values.gather(-1, chosen[..., None]).squeeze(-1)
         assert margin.max() < 1e-5
 
@@ -141,7 +141,7 @@ def test_rewards_in_the_target(kind):
         made.observe(replace(batch, reward=batch.reward.masked_fill(~batch.filled, math.nan)))
     rewards = torch.cat([batch.reward[batch.filled] for batch in batches])
     mean, deviation = rewards.mean(), rewards.std(correction=0)
-    batch = batches[1].sanitized()
+    batch = batches[1].mask_invalid()
     want = (batch.reward - mean) / deviation if kind == "standardize" else batch.reward / deviation
     got = made.returns(batch, torch.zeros_like(batch.reward))
     torch.testing.assert_close(got, want.masked_fill(~batch.filled, 0.0))
@@ -173,7 +173,7 @@ def test_targets_in_the_scale_of_what_was_played(kind, mixer):
     assert normed.value_moments is not None
     torch.testing.assert_close(normed.value_moments.mean, mean)
     torch.testing.assert_close(normed.value_moments.deviation(mean), deviation)
-    batch = batches[0].sanitized()
+    batch = batches[0].mask_invalid()
     shape = batch.reward.shape if mixer != "none" else (*batch.reward.shape, N)
     greedy, taken = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     want = plain.returns(batch, greedy * deviation + mean, taken * deviation + mean)

@@ -58,9 +58,9 @@ def test_every_parameter_learns_and_nothing_flows_through_the_return(mixer: str,
     assert all(g.abs().max() > 0 for g in got.values())
     learner.zero_grad()
     frozen = make_pqn(mixer, agent)
-    clean = data.sanitized()
-    fixed = frozen.targets(clean, frozen.policy.unroll(clean))
-    learner.targets = lambda *_: fixed  # type: ignore[method-assign]
+    clean = data.mask_invalid()
+    held = frozen.targets(clean, frozen.policy.unroll(clean))
+    learner.targets = lambda *_: held  # type: ignore[method-assign]
     learner.loss(data).total.backward()
     for name, p in learner.named_parameters():
         assert p.grad is not None

@@ -67,7 +67,7 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_episodes(mixer):
 def test_segments_with_their_state_equal_the_whole(cut):
     """A segment that carries the memory and the action before computes what the whole episode does."""
     policy = make_learner("vdn").policy
-    batch = data(5, [9, 9]).sanitized()
+    batch = data(5, [9, 9]).mask_invalid()
     whole = policy.unroll(batch)
     head = replace(
         batch,
@@ -206,7 +206,7 @@ def test_gradient_is_that_of_a_fixed_target():
     learner.loss(batch).total.backward()
     frozen = copy.deepcopy(learner)
     frozen.zero_grad()
-    clean = batch.sanitized()
+    clean = batch.mask_invalid()
     y = frozen.targets(clean, frozen.policy.unroll(clean))
     assert not y.requires_grad
     with torch.enable_grad():

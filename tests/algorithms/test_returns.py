@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmix_lightning.action_selection import chosen_values
-from qmix_lightning.algorithms.returns import goes_on, lambda_returns, n_step_returns, one_step_targets
-from qmix_lightning.algorithms.value_learner import ValueLearner, row_errors
+from qmix_lightning.algorithms.returns import continuation_mask, lambda_returns, n_step_returns, one_step_targets
+from qmix_lightning.algorithms.value_learner import ValueLearner, td_errors
 from support.batches import random_batch, value_settings
 from support.learners import make_learner
 
@@ -87,7 +87,7 @@ class TestAgainstTheDefinition:
     @pytest.mark.parametrize("lambda_", [0.0, 0.3, 0.6, 1.0])
     def test_lambda_returns(self, seed, agents, lambda_):
         reward, flags, value, rows = random_rows(seed, agents)
-        continues = goes_on(flags["filled"], flags["terminated"], flags["truncated"])
+        continues = continuation_mask(flags["filled"], flags["terminated"], flags["truncated"])
         got = lambda_returns(reward, flags["terminated"], continues, value, GAMMA, lambda_)
         want = expected(rows, value.shape, lambda row, t: row.lambda_return(t, GAMMA, lambda_))
         assert_equal_where_filled(got, want, flags["filled"])
@@ -95,7 +95,7 @@ class TestAgainstTheDefinition:
     @pytest.mark.parametrize("n", [1, 2, 3, 50])
     def test_n_step_returns(self, seed, agents, n):
         reward, flags, value, rows = random_rows(seed, agents)
-        continues = goes_on(flags["filled"], flags["terminated"], flags["truncated"])
+        continues = continuation_mask(flags["filled"], flags["terminated"], flags["truncated"])
         got = n_step_returns(reward, flags["terminated"], continues, value, GAMMA, n)
         want = expected(rows, value.shape, lambda row, t: row.n_step(t, n, GAMMA))
         assert_equal_where_filled(got, want, flags["filled"])
@@ -103,7 +103,7 @@ class TestAgainstTheDefinition:
     def test_the_ends_of_the_scale(self, seed, agents):
         reward, flags, value, rows = random_rows(seed, agents)
         terminated, filled = flags["terminated"], flags["filled"]
-        continues = goes_on(filled, terminated, flags["truncated"])
+        continues = continuation_mask(filled, terminated, flags["truncated"])
         one = one_step_targets(reward, terminated, value, GAMMA)
         assert_equal_where_filled(lambda_returns(reward, terminated, continues, value, GAMMA, 0.0), one, filled)
         assert_equal_where_filled(n_step_returns(reward, terminated, continues, value, GAMMA, 1), one, filled)
@@ -142,7 +142,7 @@ def test_by_hand(ends, by_lambda, two_steps, padding):
     terminated, truncated = last & (ends == "terminated"), last & (ends == "truncated")
     reward = torch.tensor([[1.0, 2.0, 4.0] + [NAN] * padding])
     value = torch.tensor([[8.0, 16.0, 32.0] + [NAN] * padding])
-    continues = goes_on(filled, terminated, truncated)
+    continues = continuation_mask(filled, terminated, truncated)
     assert continues[0].tolist() == [True, True, False] + [False] * padding
     assert lambda_returns(reward, terminated, continues, value, 0.5, 0.25)[0, :3].tolist() == by_lambda
     assert n_step_returns(reward, terminated, continues, value, 0.5, 2)[0, :3].tolist() == two_steps
@@ -169,7 +169,7 @@ def test_what_is_refused():
 @settings(max_examples=25, deadline=None)
 def test_a_lambda_return_lies_between_its_n_step_returns(seed, gamma, lambda_):
     reward, flags, value, rows = random_rows(seed, None)
-    continues = goes_on(flags["filled"], flags["terminated"], flags["truncated"])
+    continues = continuation_mask(flags["filled"], flags["terminated"], flags["truncated"])
     got = lambda_returns(reward, flags["terminated"], continues, value, gamma, lambda_)
     for b, (row,) in enumerate(rows):
         for t in range(row.length):
@@ -181,7 +181,7 @@ def test_a_lambda_return_lies_between_its_n_step_returns(seed, gamma, lambda_):
 @settings(max_examples=25, deadline=None)
 def test_padding_and_other_rows_change_nothing(seed, gamma, lambda_):
     reward, flags, value, _ = random_rows(seed, 2)
-    continues = goes_on(flags["filled"], flags["terminated"], flags["truncated"])
+    continues = continuation_mask(flags["filled"], flags["terminated"], flags["truncated"])
     got = lambda_returns(reward, flags["terminated"], continues, value, gamma, lambda_)
     for b in range(len(reward)):
         own = slice(0, int(flags["filled"][b].sum()))
@@ -228,7 +228,7 @@ def double_batch(seed: int, *, segment: bool = False):
 @pytest.mark.parametrize("agents", [None, 3])
 def test_every_kind_on_a_batch(kind, agents):
     values = value_settings(returns=kind, gamma=0.8, td_lambda=0.7)
-    batch = double_batch(3, segment=True).sanitized()
+    batch = double_batch(3, segment=True).mask_invalid()
     shape = batch.reward.shape if agents is None else (*batch.reward.shape, agents)
     greedy, taken = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     got = ValueLearner(values).returns(batch, greedy, taken)
@@ -237,7 +237,7 @@ def test_every_kind_on_a_batch(kind, agents):
 
 
 def test_td_lambda_asks_for_what_was_taken():
-    batch = double_batch(0).sanitized()
+    batch = double_batch(0).mask_invalid()
     with pytest.raises(ValueError, match="td_lambda needs the values of the actions taken"):
         ValueLearner(value_settings(returns="td_lambda")).returns(batch, batch.reward)
 
@@ -247,7 +247,7 @@ def test_td_lambda_asks_for_what_was_taken():
 def test_a_learners_targets(kind, mixer):
     """From the networks' values, by the mixer, to the kind of return: recomputed by loops over agents and steps."""
     learner = make_learner(mixer, returns=kind, gamma=0.8)
-    batch = double_batch(5).sanitized()
+    batch = double_batch(5).mask_invalid()
     with torch.no_grad():
         q, q_target = learner.policy.unroll(batch), learner.target_policy.unroll(batch)
         alive = batch.agent_mask[:, 1:]
@@ -286,9 +286,9 @@ def test_row_errors():
     # 0.9 * 4 + 0.1 * (1 + 4) / 2 = 3.85; nothing that counts: 0.
     error = torch.tensor([[1.0, -4.0, NAN], [NAN, NAN, NAN]])
     mask = torch.tensor([[True, True, False], [False, False, False]])
-    assert row_errors(error, mask).tolist() == pytest.approx([3.85, 0.0])
+    assert td_errors(error, mask).tolist() == pytest.approx([3.85, 0.0])
     per_agent = error[..., None].expand(2, 3, 2)
-    assert row_errors(per_agent, mask[..., None].expand(2, 3, 2)).tolist() == pytest.approx([3.85, 0.0])
+    assert td_errors(per_agent, mask[..., None].expand(2, 3, 2)).tolist() == pytest.approx([3.85, 0.0])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ INF, NAN = float("inf"), float("nan")
 class GivenValues(nn.Module):
     """A policy whose values are given, whatever it sees."""
 
-    reads_living_only = False
+    reads_alive_only = False
 
     def __init__(self, q):
         super().__init__()
@@ -77,7 +77,7 @@ TARGET = [[[[9.0, 9.0], [9.0, 9.0]], [[10.0, 20.0], [30.0, 40.0]], [[50.0, 60.0]
 
 
 def targets(made, batch):
-    batch = batch.sanitized()
+    batch = batch.mask_invalid()
     return made.targets(batch, made.policy.unroll(batch))
 
 

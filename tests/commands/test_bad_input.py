@@ -176,7 +176,7 @@ def test_a_file_of_the_working_folder_can_be_named(work: Path):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 broken" in done.stdout
+    assert "0 failed" in done.stdout
 
 
 EXPERIMENTS = {

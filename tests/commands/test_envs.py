@@ -17,8 +17,8 @@ import pytest
 from qmix_lightning import environment
 from qmix_lightning.cli import env_catalogue
 from qmix_lightning.cli.env_catalogue import SIZES, catalogue
-from qmix_lightning.commands.envs import _open_spec, compose_env, main
-from qmix_lightning.env_checker.report import PROMISES
+from qmix_lightning.commands.envs import _spec_of, compose_env, main
+from qmix_lightning.env_checker.report import CHECKS
 from support.inprocess import own_globals
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_declared_sizes_are_the_true_ones(name: str):
     if name in ("gymnasium", "matrix", "pettingzoo", "smacv2"):
         assert catalogue()[name].sizes is None
         return
-    spec = _open_spec(compose_env(name, []))
+    spec = _spec_of(compose_env(name, []))
     true = (spec.n_agents, spec.n_actions, spec.obs_dim, spec.state_dim, spec.episode_limit)
     line = "# Sizes: {} agents, {} actions, observation {}, state {}, limit {}".format(*true).replace("None", "none")
     assert catalogue()[name].sizes == true, f"conf/env/{name}.yaml should say: {line}"
@@ -142,7 +142,7 @@ def test_show(envs):
     for line in lines:
         assert re.search(rf"^  {line}$", out, re.MULTILINE), out
     assert "built-in (qmix_lightning.envs.two_step:TwoStep)" in out
-    assert "Two agents, two actions, two steps." in out
+    assert "two agents, two actions, two steps." in out
 
 
 def test_show_with_settings_and_an_address_of_ones_own(envs):
@@ -188,15 +188,15 @@ def test_show_says_what_every_setting_means(envs, name: str):
 def test_check(envs):
     status, out, err = envs("check", "support.fakes:VaryingLength", "kwargs.n_agents=2")
     assert (status, err) == (0, "")
-    assert all(re.search(rf"^  ok +{promise} ", out, re.MULTILINE) for promise in PROMISES)
-    assert out.endswith(f"{len(PROMISES)} promises kept, 0 broken, 0 not put to the test\n")
+    assert all(re.search(rf"^  ok +{check} ", out, re.MULTILINE) for check in CHECKS)
+    assert out.endswith(f"{len(CHECKS)} checks passed, 0 failed, 0 not tried\n")
 
 
 def test_check_fails_with_status_1(envs):
     status, out, err = envs("check", "support.broken_envs:PaysInfinity")
     assert (status, err) == (1, "")
     assert re.search(r"^  FAILED +finite +step 2 .*reward of agent 'w_0' is inf", out, re.MULTILINE)
-    assert re.search(r"promises kept, [1-9] broken", out)
+    assert re.search(r"checks passed, [1-9] failed", out)
 
 
 def test_check_with_more_steps_sees_more(envs):
@@ -277,7 +277,7 @@ def test_a_new_plugin_installs_passes_and_trains(envs, tmp_path):
     install = ["install", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target"]
     command(*install, str(site), str(project), module="pip")
     assert re.search(r"^my_team +my_team +my-team 0\.1\.0 .*yes$", command(path=site), re.MULTILINE)
-    assert "0 broken" in command("check", "my_team", "size=5", path=site)
+    assert "0 failed" in command("check", "my_team", "size=5", path=site)
     command("-q", "-p", "no:cacheprovider", str(project / "tests"), path=site, module="pytest")
 
     run_dir = tmp_path / "run"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qmix_lightning.checkpoint.files import read_checkpoint, write_checkpoint
-from qmix_lightning.config.resume import complete_config, missing_settings
+from qmix_lightning.config.resume import fill_missing_defaults, missing_settings
 from support import inprocess
 from support.inprocess import TINY
 
@@ -14,7 +14,7 @@ NEWER = {
     "num_threads": None,
     "matmul_precision": "highest",
     "replay": {"device": "auto", "dtype": "float32"},
-    "rollout": {"collector": "here", "policy_device": "env", "capture": "auto"},
+    "rollout": {"collector": "inline", "policy_device": "env", "cuda_graph": "auto"},
     "agent": {"dueling": False, "orthogonal_init": False},
     "algorithm": {"normalize_values": False},
     "optimizer": {"lr_schedule": "constant"},
@@ -42,15 +42,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_defaults_fill_what_is_missing(finished: Path, capsys: pytest.CaptureFixture[str]):
     config = read_checkpoint(finished)["config"]
     assert missing_settings(config) == {}
-    assert complete_config(config, "last.ckpt") == config
+    assert fill_missing_defaults(config, "last.ckpt") == config
     assert capsys.readouterr().err == ""
     older = without_newer(config)
     assert missing_settings(older) == NEWER
-    assert complete_config(older, "last.ckpt") == config
+    assert fill_missing_defaults(older, "last.ckpt") == config
     error = capsys.readouterr().err
     assert error.startswith("last.ckpt was written before these settings existed and goes on with their defaults: ")
     assert error.count("\n") == 1
-    for shown in ("num_threads=null", "rollout.capture=auto", "replay.device=auto", "agent.dueling=False"):
+    for shown in ("num_threads=null", "rollout.cuda_graph=auto", "replay.device=auto", "agent.dueling=False"):
         assert shown in error
     assert older == without_newer(config)
 

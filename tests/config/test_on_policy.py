@@ -28,7 +28,7 @@ def test_the_updates_of_a_round_follow_its_capacity():
         ([*ON_POLICY, "rollout.update_unit=env_steps"], "rollout.update_unit must be episodes"),
         ([*ON_POLICY, "replay.batch_size=7"], r"replay.capacity \(32\) must be a multiple of replay.batch_size \(7\)"),
         ([*ON_POLICY, "rollout.num_envs=64"], "a round of 32 episodes .* leaves some of 64 environments"),
-        ([*ON_POLICY, "rollout.pipelined=true"], "rollout.pipelined must be false"),
+        ([*ON_POLICY, "rollout.asynchronous=true"], "rollout.asynchronous must be false"),
     ],
 )
 def test_rounds_that_cannot_be_are_refused(overrides: list[str], message: str):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from qmix_lightning.replay.episode_replay import EpisodeReplay
-from qmix_lightning.rollout.actor import Actor
-from qmix_lightning.rollout.cuda_graph import CapturedStep
+from qmix_lightning.rollout.cuda_graph import CudaGraphStep
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import TrainBatch
 from support import runs
 from support.acting import E, changed, make_policy, shown
@@ -105,8 +105,8 @@ def test_a_batch_from_the_device_is_the_hosts_and_nobody_waits_for_it(request: p
 @pytest.mark.parametrize("make", [make_policy, lambda: make_policy(dueling=True, normalize=True)])
 def test_the_captured_step_is_the_step(make, capsys: pytest.CaptureFixture[str]):
     policy, g = make(), torch.Generator().manual_seed(3)
-    plain, replaying = Actor(policy, E, CUDA), Actor(policy, E, CUDA, capture=True)
-    assert isinstance(replaying._captured, CapturedStep)
+    plain, replaying = RolloutPolicy(policy, E, CUDA), RolloutPolicy(policy, E, CUDA, cuda_graph=True)
+    assert isinstance(replaying._captured, CudaGraphStep)
     for t in range(24):
         seen = shown(g)
         draws = None if t % 5 == 4 else torch.rand(E, 3, 2, generator=g, dtype=torch.float64)
@@ -115,8 +115,8 @@ def test_the_captured_step_is_the_step(make, capsys: pytest.CaptureFixture[str])
         torch.testing.assert_close(replaying.state, plain.state)
         if t % 7 == 6:
             policy = changed(policy, g)
-            for actor in (plain, replaying):
-                actor.publish(policy)
+            for rollout_policy in (plain, replaying):
+                rollout_policy.publish(policy)
     assert replaying._captured is not None, capsys.readouterr().err
 
 

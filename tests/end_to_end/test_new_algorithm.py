@@ -121,15 +121,15 @@ def test_its_loss_is_what_its_docstring_says(installed: Path):
     batch = random_batch(3, [4, 9, 6]).map(lambda t: t.double() if t.is_floating_point() else t)
     terms = learner.loss(batch)
     terms.total.backward()
-    clean = batch.sanitized()
+    clean = batch.mask_invalid()
     with torch.no_grad():
         q = learner.policy.unroll(clean)
         y = learner.targets(clean, q)
     total, count = 0.0, 0
     for b in range(3):
         for t in range(int(batch.filled[b].sum())):
-            living = [n for n in range(3) if batch.agent_mask[b, t, n]]
-            values = [q[b, t, n, batch.actions[b, t, n]].item() for n in living]
+            alive_agents = [n for n in range(3) if batch.agent_mask[b, t, n]]
+            values = [q[b, t, n, batch.actions[b, t, n]].item() for n in alive_agents]
             error = sum(values) / max(1, len(values)) - y[b, t].item()
             total += (0.25 if error > 0 else 1.0) * error**2
             count += 1

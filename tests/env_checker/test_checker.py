@@ -11,7 +11,7 @@ import pytest
 from qmix_lightning.cli.env_catalogue import catalogue
 from qmix_lightning.commands.envs import compose_env
 from qmix_lightning.env_checker.checker import check_environment, check_factory
-from qmix_lightning.env_checker.report import PROMISES, Finding, failures, report
+from qmix_lightning.env_checker.report import CHECKS, CheckResult, failures, report
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 from qmix_lightning.vector.env_section import parse_env_section
 from qmix_lightning.vector.factory import make_vector_env
@@ -19,30 +19,30 @@ from support import broken_envs
 from support.fakes import VaryingLength
 
 
-def check(name: str) -> list[Finding]:
+def results_of(name: str) -> list[CheckResult]:
     return check_factory(getattr(broken_envs, name), name=name)
 
 
 @pytest.mark.parametrize("factory", [broken_envs.Walk, broken_envs.Lanes, VaryingLength])
 def test_sound_environments_pass(factory: Any):
-    findings = check_factory(factory)
-    assert not failures(findings), report(findings)
-    tested = {f.promise for f in findings if f.status == "ok"}
+    results = check_factory(factory)
+    assert not failures(results), report(results)
+    tested = {f.check for f in results if f.status == "ok"}
     parallel_only = set() if factory is not broken_envs.Lanes else {"accounts"}
-    assert tested == PROMISES.keys() - parallel_only
+    assert tested == CHECKS.keys() - parallel_only
 
 
 def test_a_vector_environment_is_checked_as_training_makes_it():
     def make(num_envs: int) -> Any:
         return make_vector_env(broken_envs.Walk, {}, num_envs=num_envs, name="walk")
 
-    findings = check_environment(make)
-    assert not failures(findings), report(findings)
+    results = check_environment(make)
+    assert not failures(results), report(results)
 
 
 BROKEN = {
     # single environments
-    "RaisesOnLegalPlay": ("plays", r"step 3 \(seed \d+\): IndexError: list index out of range"),
+    "RaisesOnLegalPlay": ("runs", r"step 3 \(seed \d+\): IndexError: list index out of range"),
     "WrongShape": ("spec", r"step 3 \(seed \d+\): the observation of agent 'w_0' has shape \[2\].*says \[3\]"),
     "NotInItsSpace": ("spec", r"step 2 .*agent 'w_0' \['where'\] is 5, which is not in its space Discrete\(5\)"),
     "UnknownAgent": ("spec", r"reset\(seed=\d+\): env.agents holds 'ghost', which is not in possible_agents"),
@@ -50,7 +50,7 @@ BROKEN = {
     "ShowsNaN": ("finite", r"step 3 .*holds nan"),
     "PaysInfinity": ("finite", r"step 2 .*the reward of agent 'w_0' is inf"),
     "StateIsNaN": ("finite", r"step 4, slot \d .*the state holds nan"),
-    "MaskLeavesNothing": ("masks", r"step 2 .*leaves agent 'w_0', who lives, no action"),
+    "MaskLeavesNothing": ("masks", r"step 2 .*leaves agent 'w_0', who is alive, no action"),
     "MaskIsAdded": ("masks", r"reset.*leaves agent 'w_0'.* no action \(1 is legal, 0 not\)"),
     "MaskOfWeights": ("masks", r"reset.*the mask of agent 'w_0' holds 0.5; 0 or 1 is needed"),
     "MaskTooShort": ("masks", r"reset.*the mask of agent 'w_0' has 2 entries for 3 actions"),
@@ -60,11 +60,11 @@ BROKEN = {
     "EndsSilently": ("ends", r"step [68] .*no agent is left, but none was terminated or truncated"),
     "KeepsTheDead": ("ends", r"step [234] .*agent 'w_2' is terminated, but still in env.agents"),
     "Overruns": ("limit", r"step 8 .*goes on, but the environment's own limit says 8"),
-    "StaysAtItsEnd": ("last observation", r"step [68] .*env.agents is \['w_0', 'w_1'.*; it must be empty"),
-    "ResetsItself": ("last observation", r"step 8, slot \d .*has what only first ones have in all \d+ episodes"),
-    "ResetsItselfToOneStart": ("last observation", r"step \d, slot \d .*the episode's first one again"),
-    "ResetsItselfWithoutClock": ("last observation", r"step 8, slot \d .*jumps at least three times as far"),
-    "ResetsItselfUnseeded": ("last observation", r"step 8, slot \d"),
+    "StaysAtItsEnd": ("auto-reset", r"step [68] .*env.agents is \['w_0', 'w_1'.*; it must be empty"),
+    "ResetsItself": ("auto-reset", r"step 8, slot \d .*has what only first ones have in all \d+ episodes"),
+    "ResetsItselfToOneStart": ("auto-reset", r"step \d, slot \d .*the episode's first one again"),
+    "ResetsItselfWithoutClock": ("auto-reset", r"step 8, slot \d .*jumps at least three times as far"),
+    "ResetsItselfUnseeded": ("auto-reset", r"step 8, slot \d"),
     "IgnoresSeed": ("seeding", r"seed \d+, slot \d: reset twice, .*the first observation"),
     "SeedsOnce": ("seeding", r"seed \d+, slot \d: reset twice, .*the first observation"),
     "RemembersTheLastEpisode": ("seeding", r"seed \d+, slot \d: played again .*differs at the first observation"),
@@ -72,7 +72,7 @@ BROKEN = {
     "SharesOneGenerator": ("slots", r"seed \d+, slot \d: played again .*differs at step 1 .*without neighbours"),
     "KeepsAnUnfinishedEpisode": ("unfinished", r"after an unfinished episode, the observation differs"),
     "FailsToClose": ("close", r"close\(\) raised OSError: no such process"),
-    "OpensOnce": ("close", r"cannot be opened again: .*address already in use"),
+    "OpensOnce": ("close", r"cannot be created again: .*address already in use"),
     "ClosesTheOthers": ("close", r"step 1: RuntimeError: display Surface quit"),
     "TakesAnything": ("keywords", r"the setting 'no_such_setting' was taken without a word"),
     # batched environments
@@ -87,29 +87,29 @@ BROKEN = {
     "DeadCanAct": ("death", r"step 3, slot 0 .*its legal actions are \[0, 1\], not \[0\]"),
     "BatchedEndsBothWays": ("ends", r"step 8, slot \d .*both terminated and truncated"),
     "BatchedOverruns": ("limit", r"step 9, slot \d .*goes on, but spec.episode_limit is 8"),
-    "BatchedResetsItself": ("last observation", r"step \d, slot \d .*has what only first ones have"),
+    "BatchedResetsItself": ("auto-reset", r"step \d, slot \d .*has what only first ones have"),
     "StepsThePaused": ("pause", r"slot \d was not stepped after its step \d, but .* changed"),
     "DrawsForThePaused": ("pause", r"seed \d+, slot \d: stepped with pauses in between, .*differs at step \d"),
     "ResetsEveryone": ("reset", r"reset of slot \d: .* of slot \d, in step \d of its episode, changed"),
     "DependsOnItsSlot": ("slots", r"seed \d+ in slot \d instead of \d, .*differs at the first observation"),
     "DependsOnItsNeighbours": ("slots", r"differs at step 1"),
     "KeepsABatchedUnfinishedEpisode": ("unfinished", r"after an unfinished episode, .*differs"),
-    "ChangesItsArguments": ("plays", r"step 1: step changed the tensors it was given"),
+    "ChangesItsArguments": ("runs", r"step 1: step changed the tensors it was given"),
     "ClosesOnce": ("close", r"the second close\(\) raised RuntimeError: closed already"),
     "TakesAnythingBatched": ("keywords", r"the setting 'no_such_setting' was taken without a word"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_promises_are_named(name: str):
-    promise, message = BROKEN[name]
-    findings = check(name)
-    said = [f.message for f in failures(findings) if f.promise == promise]
-    assert any(re.search(message, text) for text in said), report(findings)
+def test_checks_that_fail_are_named(name: str):
+    check, message = BROKEN[name]
+    results = results_of(name)
+    said = [f.message for f in failures(results) if f.check == check]
+    assert any(re.search(message, text) for text in said), report(results)
 
 
-def test_every_promise_has_an_environment_that_breaks_it():
-    assert {promise for promise, _ in BROKEN.values()} == PROMISES.keys()
+def test_every_check_has_an_environment_that_fails_it():
+    assert {check for check, _ in BROKEN.values()} == CHECKS.keys()
 
 
 # Every environment of the registry ------------------------------------------------------------------------------
@@ -125,24 +125,24 @@ SHORT = {  # what needs a setting, and episodes short enough that several end
 }
 
 
-def keeps_every_promise(name: str, overrides: list[str]) -> set[str]:
-    """Check it; returns the promises that were put to the test."""
+def passes_every_check(name: str, overrides: list[str]) -> set[str]:
+    """Check it; returns the checks that were tried."""
     env = parse_env_section(compose_env(name, overrides))
-    findings = check_factory(env.factory, env.settings, name=name, **env.adapter)
-    assert not failures(findings), report(findings)
-    return {f.promise for f in findings if f.status == "ok"}
+    results = check_factory(env.factory, env.settings, name=name, **env.adapter)
+    assert not failures(results), report(results)
+    return {f.check for f in results if f.status == "ok"}
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_every_environment_here_keeps_every_promise(name: str):
+def test_every_environment_here_passes_every_check(name: str):
     if catalogue()[name].install is not None:
         # Nothing is passed over in silence: who lacks it is told what to install.
         with pytest.raises(MissingDependencyError, match="pip install"):
-            keeps_every_promise(name, SHORT.get(name, []))
+            passes_every_check(name, SHORT.get(name, []))
         return
-    tested = keeps_every_promise(name, SHORT.get(name, []))
+    tested = passes_every_check(name, SHORT.get(name, []))
     one_step = {"climbing", "matrix", "penalty", "qtran_game"}
-    assert tested >= PROMISES.keys() - {"death", "accounts", *(["unfinished"] if name in one_step else [])}
+    assert tested >= CHECKS.keys() - {"death", "accounts", *(["unfinished"] if name in one_step else [])}
 
 
 MORE = {
@@ -158,16 +158,16 @@ MORE = {
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] if "smax" in c else []) for c in MORE])
 def test_more_of_the_families(case: str):
     name, overrides = MORE[case]
-    keeps_every_promise(name, overrides)
+    passes_every_check(name, overrides)
 
 
-def test_the_docs_list_every_promise():
+def test_the_docs_list_every_check():
     text = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
-    assert re.findall(r"^\| ([a-z ]+) \| (.+) \|$", text.partition("| promise |")[2], re.MULTILINE) == list(
-        PROMISES.items()
+    assert re.findall(r"^\| ([a-z -]+) \| (.+) \|$", text.partition("| check |")[2], re.MULTILINE) == list(
+        CHECKS.items()
     )
 
 
-def test_an_environment_that_cannot_be_opened_is_the_users_to_correct():
+def test_an_environment_that_cannot_be_created_is_the_users_to_correct():
     with pytest.raises(ConfigurationError, match=r"no setting 'widht'\. Did you mean 'width'"):
         check_factory(broken_envs.Walk, {"widht": 1.0}, name="walk")

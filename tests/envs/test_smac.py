@@ -100,7 +100,7 @@ def test_the_dead_keep_their_slot_with_only_the_no_op():
     assert played.row.avail_actions[dead].tolist() == [True] + [False] * 8
     assert not played.row.obs[dead].any()
     for alive in np.flatnonzero(played.row.agent_mask):
-        assert not played.row.avail_actions[alive, 0]  # the no-op is never an option of the living
+        assert not played.row.avail_actions[alive, 0]  # the no-op is never an option of who is alive
         assert played.row.avail_actions[alive, 1]  # stop always is
     played.step(played.fight())  # the adapter sends the no-op for the dead, or the game would refuse
 

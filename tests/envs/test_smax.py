@@ -163,16 +163,16 @@ def test_every_step_is_smax_own_and_the_last_observation_is_true(battle):
     died_early = False
     for t, (chosen, (avail, alive), outcome) in enumerate(zip(joint_actions, shown, outcomes, strict=True), start=1):
         legal = masks(state)
-        living = np.asarray(state.state.unit_alive)[:3]
+        units_alive = np.asarray(state.state.unit_alive)[:3]
         for i, agent in enumerate(own.agents):
-            if living[i]:
+            if units_alive[i]:
                 np.testing.assert_array_equal(avail[slot, i], np.asarray(legal[agent], bool))
             else:
                 assert avail[slot, i].tolist() == [True] + [False] * 7
                 assert np.flatnonzero(legal[agent]).tolist() == [STOP]
-        np.testing.assert_array_equal(alive[slot], living)
-        died_early |= not living.all()
-        played = {a: np.int32(chosen[slot, i] if living[i] else STOP) for i, a in enumerate(own.agents)}
+        np.testing.assert_array_equal(alive[slot], units_alive)
+        died_early |= not units_alive.all()
+        played = {a: np.int32(chosen[slot, i] if units_alive[i] else STOP) for i, a in enumerate(own.agents)}
         obs, state, rewards, dones, _ = step(jax.random.fold_in(key, t), state, played)
         by_hand = np.stack([obs[a] for a in own.agents])
         np.testing.assert_allclose(outcome[0][slot], by_hand, atol=1e-5)
@@ -364,7 +364,7 @@ def test_what_is_expected_changes_nothing():
         seen = []
         for hint, chosen, given in zip(hints, (EVERYONE, mask, ~mask), (seeds, later, later), strict=True):
             if hint is not None:
-                env.expect(hint)
+                env.prefetch_resets(hint)
             seen.append(env.reset(chosen, given).obs.clone())
         seen.append(env.step(torch.full((E, 3), STOP), EVERYONE).next.obs.clone())
         return torch.stack(seen)

@@ -53,7 +53,7 @@ def test_the_greedy_joint_action_is_the_agents_own(seed, spread):
     """Individual-global-max by enumeration: with illegal actions and dead agents."""
     mixer = make(seed=seed, spread=spread)
     mix = MixerCall(mixer)
-    batch = random_batch(seed, [9, 4, 1]).to(torch.device("cpu"), F64).sanitized()
+    batch = random_batch(seed, [9, 4, 1]).to(torch.device("cpu"), F64).mask_invalid()
     rows = slice(0, -1)
     b, t = batch.filled.shape
     g = torch.Generator().manual_seed(seed)

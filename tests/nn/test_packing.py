@@ -9,7 +9,7 @@ from qmix_lightning.agents.base import Agent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.nn import buffer_pool as pool
-from qmix_lightning.nn.buffer_pool import held_bytes, scratch
+from qmix_lightning.nn.buffer_pool import held_bytes, pooled_empty
 from qmix_lightning.nn.mlp import hypernetwork, side_by_side
 from qmix_lightning.nn.packed_input_layer import first_layer, first_layer_pair
 from qmix_lightning.nn.packing import Packing
@@ -32,7 +32,7 @@ def masks():
 
 @pytest.mark.parametrize("columns", [1, N])
 @pytest.mark.parametrize("alive", [pytest.param(m, id=name) for name, m in masks()])
-def test_every_living_step_has_one_cell_after_the_step_before(alive, columns):
+def test_every_step_of_an_alive_agent_has_one_packed_row_after_the_step_before(alive, columns):
     packing = Packing.of(alive, columns)
     _, t, n = alive.shape
     assert packing.counts == sorted(packing.counts, reverse=True)
@@ -40,10 +40,10 @@ def test_every_living_step_has_one_cell_after_the_step_before(alive, columns):
     if columns == 1:
         assert len(packing.source) == alive.sum()
     grid = packing.source.view(-1, columns).tolist()
-    seen = {}  # position to (row, column); a padding cell repeats one that is already there, in any column
-    cells = range(len(packing.source)) if packing.cells is None else packing.cells.tolist()
-    for position, cell in zip(packing.living.tolist(), cells, strict=True):
-        row, column = divmod(cell, columns)
+    seen = {}  # position to (row, column); a padding packed_row repeats one that is already there, in any column
+    packed_rows = range(len(packing.source)) if packing.packed_rows is None else packing.packed_rows.tolist()
+    for position, packed_row in zip(packing.alive.tolist(), packed_rows, strict=True):
+        row, column = divmod(packed_row, columns)
         assert grid[row][column] == position
         assert column == (position % n if columns > 1 else 0)
         assert position not in seen
@@ -53,7 +53,7 @@ def test_every_living_step_has_one_cell_after_the_step_before(alive, columns):
     step_of = {row: k for k in range(len(packing.counts)) for row in range(starts[k], starts[k + 1])}
     for position, (row, column) in seen.items():
         time, k = position // n % t, step_of[row]
-        if time > 0 and position - n in seen:  # the cell before, in the same line
+        if time > 0 and position - n in seen:  # the packed_row before, in the same line
             assert seen[position - n] == (starts[k - 1] + row - starts[k], column)
         else:
             assert k == 0
@@ -118,8 +118,8 @@ def test_packed_values_and_gradients_are_the_plain_ones(agent, share, settings, 
     batch = random_batch(1, LENGTHS).to(torch.device("cpu"), torch.float64)
     if segment:
         batch = with_state(batch, net)
-    clean = batch.sanitized()
-    packed = spoiled(batch).sanitized(leave=("obs",))
+    clean = batch.mask_invalid()
+    packed = spoiled(batch).mask_invalid(skip=("obs",))
     assert packed.obs.isnan().any()
     alive = clean.agent_mask
     assert (alive[:, 1:] & ~alive[:, :-1]).any(), "somebody must live again"
@@ -146,7 +146,7 @@ def test_packed_values_and_gradients_are_the_plain_ones(agent, share, settings, 
 )
 def test_first_layer_is_the_layer_of_the_joined_input(inputs, share):
     net = policy("recurrent", share, inputs={**PLAIN_INPUTS, **inputs})
-    batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
+    batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).mask_invalid()
     net.inputs.observe(batch, lambda tensor: tensor)
     packing = Packing.of(batch.agent_mask, net.agent.columns)
     layer = net.agent.encode
@@ -164,13 +164,13 @@ def test_first_layers_of_two_networks_at_once(share):
     with torch.no_grad():
         for p in other.parameters():
             p.add_(torch.randn_like(p))
-    batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
+    batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).mask_invalid()
     packing = Packing.of(batch.agent_mask, net.agent.columns)
-    inputs, layer, fixed = net.inputs.packed(batch, packing), net.agent.encode, other.agent.encode
+    inputs, layer, target = net.inputs.packed(batch, packing), net.agent.encode, other.agent.encode
     expected = first_layer(layer, inputs).relu()
-    got, beside = first_layer_pair(layer, fixed, inputs, rectify=True)
+    got, beside = first_layer_pair(layer, target, inputs, rectify=True)
     torch.testing.assert_close(got, expected)
-    torch.testing.assert_close(beside, first_layer(fixed, inputs).relu().detach())
+    torch.testing.assert_close(beside, first_layer(target, inputs).relu().detach())
     assert not beside.requires_grad
     weights = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * weights).sum(), [layer.weight, layer.bias])
@@ -183,11 +183,11 @@ def test_two_policies_at_once_are_one_after_the_other(agent):
     with torch.no_grad():
         for p in other.parameters():
             p.add_(torch.randn_like(p))
-    batch = random_batch(1, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
-    q, fixed = net.unroll_beside(other, batch)
+    batch = random_batch(1, LENGTHS).to(torch.device("cpu"), torch.float64).mask_invalid()
+    q, target = net.unroll_online_and_target(other, batch)
     torch.testing.assert_close(q, net.unroll(batch))
-    torch.testing.assert_close(fixed, other.unroll(batch).detach())
-    assert not fixed.requires_grad
+    torch.testing.assert_close(target, other.unroll(batch).detach())
+    assert not target.requires_grad
 
 
 def relative(got, wanted):
@@ -234,7 +234,10 @@ def test_a_team_that_is_dead_altogether():
 
 
 def test_a_changed_batch_forgets_what_was_computed_of_it():
-    net, batch = policy("recurrent", True), random_batch(5, LENGTHS).to(torch.device("cpu"), torch.float64).sanitized()
+    net, batch = (
+        policy("recurrent", True),
+        random_batch(5, LENGTHS).to(torch.device("cpu"), torch.float64).mask_invalid(),
+    )
     before = net.unroll(batch)
     fewer = batch.agent_mask.clone()
     fewer[0, 0, 0] = not fewer[0, 0, 0]
@@ -261,31 +264,31 @@ def empty_pool(monkeypatch):
 
 
 def test_scratch_is_reused_only_when_nothing_needs_it(empty_pool):
-    first = scratch(BIG, torch.float32, CPU)
-    second = scratch(BIG, torch.float32, CPU)
+    first = pooled_empty(BIG, torch.float32, CPU)
+    second = pooled_empty(BIG, torch.float32, CPU)
     assert first.data_ptr() != second.data_ptr()
     assert first.data_ptr() % 64 == 0
     view, where = first[3:].t(), second.data_ptr()
     del first, second
-    third = scratch((512, 1024), torch.float32, CPU)
+    third = pooled_empty((512, 1024), torch.float32, CPU)
     assert third.data_ptr() == where, "the free one"
-    assert scratch(BIG, torch.float32, CPU).data_ptr() not in (where, view.data_ptr())
+    assert pooled_empty(BIG, torch.float32, CPU).data_ptr() not in (where, view.data_ptr())
     assert len(pool._buffers) == 3
 
 
 def test_scratch_that_a_graph_needs_is_not_given_away(empty_pool):
     weight = torch.randn(512, 1, requires_grad=True)
-    x = scratch(BIG, torch.float32, CPU).fill_(2.0)
+    x = pooled_empty(BIG, torch.float32, CPU).fill_(2.0)
     out = (x @ weight).sum()
     del x
-    scratch(BIG, torch.float32, CPU).fill_(7.0)
+    pooled_empty(BIG, torch.float32, CPU).fill_(7.0)
     out.backward()
     assert (weight.grad == 2.0 * 1024).all()
 
 
 def test_outgrown_buffers_are_replaced(empty_pool):
     for rows in (1024, 2048, 4096, 8192, 1024, 8192):
-        scratch((rows, 512), torch.float32, CPU)
+        pooled_empty((rows, 512), torch.float32, CPU)
     assert len(pool._buffers) == 1
     assert held_bytes() < 2 * 8192 * 512 * 4
 
@@ -294,7 +297,7 @@ def test_memory_does_not_grow_with_the_number_of_updates(empty_pool):
     net = policy("recurrent", True, torch.float32)
     sizes = []
     for lengths in ([60] * 96, *[[20 + (7 * i) % 41, *[30 + i] * 95] for i in range(12)]):
-        q = net.unroll(random_batch(0, lengths).sanitized())
+        q = net.unroll(random_batch(0, lengths).mask_invalid())
         q.sum().backward()
         sizes.append((len(pool._buffers), held_bytes()))
     assert sizes[0][0] > 0

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.replay.device import ReplayPlace, choose_place
+from qmix_lightning.replay.device import ReplayDevice, choose_replay_device
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.prioritized import PrioritizedReplay
@@ -39,7 +39,7 @@ def assert_equal_batches(a: TrajectoryBatch, b: TrajectoryBatch) -> None:
 
 
 def joined(i: int, length: int):
-    """An episode whose state is rebuilt."""
+    """An episode whose state is made of its observations."""
     one = episode(i, length)
     one.obs = one.obs.where(one.agent_mask[..., None], 0.0)
     one.state = one.obs.flatten(1)
@@ -67,14 +67,14 @@ def test_equals_the_hosts_after_many_wraps(kind, dtype: str):
 
 
 @pytest.mark.parametrize("lengths", [[3, 5, 2], [1], [40, 1, 1, 7]])
-@pytest.mark.parametrize("rebuilt", [[True], [False], [True, False]])
-def test_rebuilt_states_and_segments_are_the_same(lengths: list[int], rebuilt: list[bool]):
+@pytest.mark.parametrize("from_obs", [[True], [False], [True, False]])
+def test_states_from_observations_and_segments_are_the_same(lengths: list[int], from_obs: list[bool]):
     s = spec()
     s = replace(s, state_dim=sum(s.obs_dims))
     host, device = pair(s=s, capacity=8)
     for i, length in enumerate(lengths):
         made = joined(i, length)
-        if not rebuilt[i % len(rebuilt)]:
+        if not from_obs[i % len(from_obs)]:
             made.state = made.state + 1.0
         host.add(made)
         device.add(made)
@@ -127,7 +127,7 @@ def test_memory_is_taken_when_the_run_begins():
 
 def place(setting="auto", **changed):
     given = {"accelerator": GPU, "in_file": False, "need": 10 * 10**9, "free": 40 * 10**9, "growing": False}
-    return choose_place(setting, **{**given, **changed})
+    return choose_replay_device(setting, **{**given, **changed})
 
 
 def test_auto_takes_half_of_what_is_free():
@@ -145,7 +145,7 @@ def test_auto_takes_half_of_what_is_free():
 
 
 def test_it_stays_with_the_host_where_it_must():
-    assert place(accelerator=CPU) == place("cpu", accelerator=CPU) == ReplayPlace(None, None)
+    assert place(accelerator=CPU) == place("cpu", accelerator=CPU) == ReplayDevice(None, None)
     assert place(in_file=True).device is None
     assert place("cpu").device is None
     assert str(place("cpu").line).endswith("(replay.device=cpu)")

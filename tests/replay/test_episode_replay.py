@@ -309,7 +309,7 @@ def test_states_that_are_the_joined_observations_are_not_stored(dims, dtype):
         one.obs, one.state = one.obs.to(kind).float(), one.state.to(kind).float()
     assert replay._state.end == 7  # rows of number 4 alone
     assert_holds(replay, model)
-    for drawn in ([0, 1, 2], [4, 0, 5], [4, 4]):  # all rebuilt, some, none
+    for drawn in ([0, 1, 2], [4, 0, 5], [4, 4]):  # all states from observations, some, none
         batch = replay.gather(np.array(drawn))
         for b, i in enumerate(drawn):
             assert torch.equal(batch.state[b, : 3 + i], model[i].state)
@@ -436,7 +436,7 @@ def test_an_export_is_plain_and_its_own_memory():
     assert segment["terminated"].tolist() == [e.terminated for e in model[1:]]
     assert segment["truncated"].tolist() == [e.truncated for e in model[1:]]
     assert segment["steps"].shape[0] == 3 + 1 + 4 + 1 + 5 + 1
-    assert segment["living"].tolist() == [int(e.agent_mask.sum()) for e in model[1:]]
+    assert segment["alive_rows"].tolist() == [int(e.agent_mask.sum()) for e in model[1:]]
     assert torch.equal(segment["obs"], torch.cat([e.obs[e.agent_mask] for e in model[1:]]))
     assert torch.equal(segment["state"], torch.cat([e.state for e in model[1:]]))
     before = {name: value.clone() for name, value in segment.items()}
@@ -510,7 +510,7 @@ def test_refusals():
 
 
 @pytest.mark.parametrize("everyone", [True, False])
-def test_a_clean_batch_is_as_sanitizing_makes_it(everyone):
+def test_a_masked_batch_is_as_masking_makes_it(everyone):
     """Padding is blank; where somebody is dead, what is shown of them is the environment's word and is cleaned."""
     replay = EpisodeReplay(spec(), 10)
     for i, length in enumerate([3, 7, 5]):
@@ -519,14 +519,14 @@ def test_a_clean_batch_is_as_sanitizing_makes_it(everyone):
             one.agent_mask[:] = True
         replay.add(one)
     batch = replay.gather(np.arange(3))
-    assert batch.clean is everyone
-    assert batch.to(torch.device("cpu"), torch.float64).clean is everyone
-    assert not replace(batch).clean
-    cleaned = batch.sanitized()
+    assert batch.is_masked is everyone
+    assert batch.to(torch.device("cpu"), torch.float64).is_masked is everyone
+    assert not replace(batch).is_masked
+    cleaned = batch.mask_invalid()
     assert cleaned is not batch
-    assert cleaned.memo is not batch.memo
+    assert cleaned.cache is not batch.cache
     for name in (*TENSORS, "terminated", "truncated", "filled"):
-        wanted = getattr(replace(batch).sanitized(), name)
+        wanted = getattr(replace(batch).mask_invalid(), name)
         assert torch.equal(getattr(cleaned, name), wanted), name
         assert not everyone or torch.equal(getattr(batch, name), wanted), name
 

@@ -16,11 +16,11 @@ from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.errors import RunError
 from qmix_lightning.replay import sampler as batch_source
 from qmix_lightning.replay.prioritized import PrioritizedReplay, SumTree, importance_weights
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from support import inprocess, runs
 from support.collecting import varying
-from support.data_modules import make, redeem, resumed
+from support.data_modules import make, next_batch, resumed
 from support.episodes import TENSORS, episode, spec
 
 EPSILON = 1e-6
@@ -234,8 +234,8 @@ def learn(data, batch) -> None:
 def test_a_batch_has_the_weights_and_ids_of_its_draw():
     data = make(**prioritized())
     for _ in range(15):
-        batch = redeem(data)
-        key = int(keys.mix(5, 0, Purpose.SAMPLE, data.counters.updates)[0])
+        batch = next_batch(data)
+        key = int(prng.derive_key(5, 0, Purpose.SAMPLE, data.counters.updates)[0])
         ids, probabilities = data.replay.draw(4, key)
         assert batch.episode_ids.tolist() == ids.tolist()
         assert torch.equal(batch.trajectories.obs, data.replay.gather(ids).obs)
@@ -244,18 +244,18 @@ def test_a_batch_has_the_weights_and_ids_of_its_draw():
         assert batch.trajectories.extras["weight"].numpy() == pytest.approx(plain / plain.max(), rel=1e-6)
         learn(data, batch)
     assert len(set(data.replay.priorities(held(data.replay)).tolist())) > 3
-    uniform = redeem(make(varying))
+    uniform = next_batch(make(varying))
     assert (uniform.episode_ids, uniform.trajectories.extras) == (None, {})
 
 
 def test_the_largest_weight_is_that_of_all_ranks(monkeypatch: pytest.MonkeyPatch):
     data = make(**prioritized())
-    batch = redeem(data)
+    batch = next_batch(data)
     learn(data, batch)
     monkeypatch.setattr(batch_source, "least_number", lambda number, device: number / 16)  # another rank's is smaller
     data.replay._beta, data.replay._beta_anneal_steps = 0.5, None
-    key = int(keys.mix(5, 0, Purpose.SAMPLE, data.counters.updates + 1)[0])
-    batch = redeem(data)
+    key = int(prng.derive_key(5, 0, Purpose.SAMPLE, data.counters.updates + 1)[0])
+    batch = next_batch(data)
     assert float(batch.trajectories.extras["weight"].max()) == pytest.approx(0.25)
     assert batch.episode_ids.tolist() == data.replay.draw(4, key)[0].tolist()
 
@@ -264,7 +264,7 @@ def test_resumes_bit_for_bit_between_updates(tmp_path: Path):
     def play(data, updates):
         found = []
         for _ in range(updates):
-            batch = redeem(data)
+            batch = next_batch(data)
             found.append((batch.episode_ids.tolist(), batch.trajectories.extras["weight"].tolist()))
             learn(data, batch)
         return found

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from qmix_lightning.errors import RunError
 from qmix_lightning.replay import storage as replay_storage
 from qmix_lightning.replay.episode_replay import EpisodeReplay
-from qmix_lightning.replay.storage import BLANK, RowQueue
+from qmix_lightning.replay.storage import PADDING_ROW, RowQueue
 from support.episodes import episode, spec
 
 
@@ -37,12 +37,14 @@ def play(rows: RowQueue, moves: list[tuple[int, int]]) -> None:
         most = max(most, len(model) - rows.first)
         rows.release(first)
         held = np.arange(first, len(model))
-        assert np.array_equal(rows.take(held), model[first:])
+        assert np.array_equal(rows.gather(held), model[first:])
         shuffled = np.random.default_rng(0).permutation(held).reshape(1, -1)
-        assert np.array_equal(rows.take(shuffled), model[shuffled])
+        assert np.array_equal(rows.gather(shuffled), model[shuffled])
         assert rows.nbytes < (most + 2 * rows.chunk_rows) * rows.row_bytes
     assert (rows.first, rows.end) == (first, len(model))
-    assert np.array_equal(rows.take(np.array([BLANK])), np.zeros((1, 3)) if rows._blank is None else [rows._blank])
+    assert np.array_equal(
+        rows.gather(np.array([PADDING_ROW])), np.zeros((1, 3)) if rows._padding_row is None else [rows._padding_row]
+    )
 
 
 MOVES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 70)), max_size=40)
@@ -58,7 +60,7 @@ def test_a_queue_of_rows_equals_a_list(moves):
 @given(moves=MOVES)
 def test_a_queue_in_a_file_equals_a_list(moves, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
-    play(queue(folder=folder, blank=np.array([7, 8, 9])), moves)
+    play(queue(folder=folder, padding_row=np.array([7, 8, 9])), moves)
     assert list(folder.iterdir()) == []
 
 

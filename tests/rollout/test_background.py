@@ -16,7 +16,7 @@ from qmix_lightning.training.schedules import EpsilonSchedule
 from qmix_lightning.types import EpisodeStats
 from support import inprocess, runs
 from support.collecting import varying
-from support.data_modules import make, redeem
+from support.data_modules import make, next_batch
 
 SCHEDULES = [{"every": 1}, {"every": 3}, {"unit": "env_steps", "every": 7}, {"every": 4, "updates": 2}]
 
@@ -51,64 +51,64 @@ def equal(left, right):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_round_is_collected_by_the_policy_from_before_the_update(schedule):
-    ahead, behind = make_data(pipelined=True, **schedule), make_data(**schedule)
+    ahead, behind = make_data(asynchronous=True, **schedule), make_data(**schedule)
     updates = schedule.get("updates", 1)
     for update in range(1, 25):
         # What collects the round that buys an update had seen every update but the last one.
         last_round = update - 1 - (update - 1) % updates
         weights_after(max(0, last_round - 1), behind.policy)
         weights_after(update - 1, ahead.policy)
-        assert equal(redeem(ahead), redeem(behind))
-        ahead.take_round_ahead()
+        assert equal(next_batch(ahead), next_batch(behind))
+        ahead.take_background_round()
     ahead.teardown("fit")
 
 
 def test_nothing_is_under_way_between_updates():
-    data = make_data(pipelined=True, unit="env_steps", every=9)
-    redeem(data)
-    assert data.counters.owed == 0
-    data.take_round_ahead()
-    assert data._ahead.result() is None
-    assert data.counters.owed > 0
+    data = make_data(asynchronous=True, unit="env_steps", every=9)
+    next_batch(data)
+    assert data.counters.updates_due == 0
+    data.take_background_round()
+    assert data._background.result() is None
+    assert data.counters.updates_due > 0
     data.teardown("fit")
     assert not [t for t in threading.enumerate() if t.name.startswith("collector")]
 
 
 def test_no_round_is_begun_behind_the_budget():
-    data = make_data(pipelined=True, total_env_steps=60)
-    while data.counters.env_steps < 60 or data.counters.owed:
-        redeem(data)
+    data = make_data(asynchronous=True, total_env_steps=60)
+    while data.counters.env_steps < 60 or data.counters.updates_due:
+        next_batch(data)
         if data.counters.env_steps < 60:
-            data.take_round_ahead()
-    assert data._ahead.result() is None
+            data.take_background_round()
+    assert data._background.result() is None
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_round_that_was_cut_is_finished_by_the_policy_that_began_it(schedule, tmp_path):
-    whole, cut = make_data(pipelined=True, **schedule), make_data(pipelined=True, **schedule)
+    whole, cut = make_data(asynchronous=True, **schedule), make_data(asynchronous=True, **schedule)
     for update in range(1, 12):
         for data in (whole, cut):
             weights_after(update - 1, data.policy)
-        batches = [redeem(data) for data in (whole, cut)]
+        batches = [next_batch(data) for data in (whole, cut)]
         assert equal(*batches)
-        whole.take_round_ahead()
+        whole.take_background_round()
         if update < 11:
-            cut.take_round_ahead()
+            cut.take_background_round()
     cut.stop.signal_number = signal.SIGTERM
-    cut.take_round_ahead()
+    cut.take_background_round()
     with pytest.raises(RunInterrupted):
-        redeem(cut)
+        next_batch(cut)
     cut.store = SegmentStore(tmp_path, 0)
     state = cut.state_dict()
-    resumed = make_data(pipelined=True, **schedule)
+    resumed = make_data(asynchronous=True, **schedule)
     resumed.store = SegmentStore(tmp_path, 0)
     for data in (whole, resumed):
         weights_after(11, data.policy)
     resumed.load_state_dict(state)
     for update in range(12, 18):
-        assert equal(redeem(whole), redeem(resumed))
+        assert equal(next_batch(whole), next_batch(resumed))
         for data in (whole, resumed):
-            data.take_round_ahead()
+            data.take_background_round()
             weights_after(update, data.policy)
     whole.teardown("fit")
 
@@ -123,31 +123,31 @@ def test_a_fault_keeps_what_was_collected_before_it():
         return part
 
     collected, fault = whole_round(collect, steps=10, episodes=None)
-    assert (collected.env_steps, collected.cut, str(fault)) == (3, True, "broken")
+    assert (collected.env_steps, collected.interrupted, str(fault)) == (3, True, "broken")
     assert collected.stats.returns == [1.0]
 
 
 def test_a_fault_ends_the_run_at_the_next_batch():
-    data = make_data(pipelined=True)
-    redeem(data)
-    data.take_round_ahead()
-    data.counters.owed = 0
+    data = make_data(asynchronous=True)
+    next_batch(data)
+    data.take_background_round()
+    data.counters.updates_due = 0
 
     def broken(*args, **kwargs):
         raise EnvironmentFault("broken")
 
     data.collector.collect = broken
-    data._begin_round_ahead(data.collector)
+    data._begin_background_round(data.collector)
     before = data.counters.env_steps
-    data.take_round_ahead()
+    data.take_background_round()
     assert data.counters.env_steps == before
     with pytest.raises(EnvironmentFault, match="broken"):
-        redeem(data)
+        next_batch(data)
     data.teardown("fit")
 
 
 def test_a_killed_pipelined_run_ends_like_an_unkilled_one(tmp_path):
-    extra = ["rollout.pipelined=true", "rollout.update_every=2"]
+    extra = ["rollout.asynchronous=true", "rollout.update_every=2"]
     whole = tmp_path / "whole"
     runs.run([*runs.BASE, *extra, "total_env_steps=400", f"run_dir={whole}"])
     folder, hit, _ = runs.kill_and_resume(tmp_path, 1, 400, kills=1, seed=3, extra=extra)
@@ -162,10 +162,10 @@ def test_what_was_chosen_stays_when_a_run_goes_on_on_fewer_cores(tmp_path: Path,
         monkeypatch.setattr(train, "available_cores", lambda cores=cores: cores)
         ended = inprocess.succeed([*run, f"total_env_steps={steps}", *(["ckpt_path=last"] if steps > 60 else [])])
         assert f"collecting: while an update runs, by the policy from before it ({said})" in ended.out
-        assert json.loads(summary.read_text())["pipelined"] is True
+        assert json.loads(summary.read_text())["asynchronous"] is True
 
 
 def test_what_was_typed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(train, "available_cores", lambda: 8)
-    ended = inprocess.succeed([*inprocess.TINY, f"run_dir={tmp_path}/run", "rollout.pipelined=false"])
-    assert "collecting: between updates (rollout.pipelined)" in ended.out
+    ended = inprocess.succeed([*inprocess.TINY, f"run_dir={tmp_path}/run", "rollout.asynchronous=false"])
+    assert "collecting: between updates (rollout.asynchronous)" in ended.out

@@ -6,7 +6,7 @@ import torch
 from qmix_lightning.action_selection import epsilon_greedy
 from qmix_lightning.errors import RunError
 from qmix_lightning.rollout.collector import Collector
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import make_vector_env
@@ -26,14 +26,14 @@ def by_hand(make, slot, number, epsilon=0.5, seed=11, rank=0):
     env = make(1)
     policy = make_policy(env.spec)
     n = env.spec.n_agents
-    reset = keys.mix(seed, rank, Purpose.TRAIN_RESET, slot, number)
-    seen = env.reset(torch.tensor([True]), torch.from_numpy(keys.bounded(reset)))
+    reset = prng.derive_key(seed, rank, Purpose.TRAIN_RESET, slot, number)
+    seen = env.reset(torch.tensor([True]), torch.from_numpy(prng.to_seed(reset)))
     rows = {k: [getattr(seen, k)[0].clone()] for k in ("obs", "state", "avail_actions", "agent_mask")}
     rows |= {"actions": [], "reward": []}
     memory, last = policy.initial_state(1), torch.full((1, n), -1)
     while True:
-        key = keys.mix(seed, rank, Purpose.EXPLORE, slot, number, len(rows["reward"]))
-        draws = torch.from_numpy(keys.uniform(key, 2 * n).reshape(1, n, 2))
+        key = prng.derive_key(seed, rank, Purpose.EXPLORE, slot, number, len(rows["reward"]))
+        draws = torch.from_numpy(prng.uniform(key, 2 * n).reshape(1, n, 2))
         with torch.no_grad():
             q, memory = policy(seen.obs, last, memory)
         memory = tuple(m * seen.agent_mask[..., None] for m in memory)
@@ -186,7 +186,7 @@ def test_resumes_with_another_policy_since():
     """The memory in flight was made by older parameters: it is restored, not computed anew."""
     one = collector(varying, 2)
     one.collect(0.5, max_steps=4)
-    one.actor.publish(make_policy(one.env.spec, seed=5))
+    one.rollout_policy.publish(make_policy(one.env.spec, seed=5))
     state = one.state_dict()
     env = varying(2)
     other = Collector(env, make_policy(env.spec, seed=5), seed=11, rank=0)

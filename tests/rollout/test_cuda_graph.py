@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_flatten
 
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy
-from qmix_lightning.rollout import actor as actor_module
-from qmix_lightning.rollout.actor import Actor
-from qmix_lightning.rollout.cuda_graph import CapturedStep, CaptureError, tensors_of
+from qmix_lightning.rollout import rollout_policy as rollout_policy_module
+from qmix_lightning.rollout.cuda_graph import CudaGraphError, CudaGraphStep, tensors_of
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from support import inprocess
 from support.acting import CPU, E, N, changed, make_policy, shown
 
@@ -52,19 +52,19 @@ class Tape(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def _in_torch(monkeypatch: pytest.MonkeyPatch):
     """As on a GPU: small networks are not taken to numpy."""
-    monkeypatch.setattr(actor_module, "in_numpy", lambda forward, rows: forward)
+    monkeypatch.setattr(rollout_policy_module, "to_numpy_inference", lambda forward, rows: forward)
 
 
-def actors(policy) -> tuple[Actor, Actor, list[Tape]]:
+def actors(policy) -> tuple[RolloutPolicy, RolloutPolicy, list[Tape]]:
     """One that takes steps, one that replays them, and the tapes of the latter."""
-    plain, replaying = Actor(policy, E, CPU), Actor(policy, E, CPU)
+    plain, replaying = RolloutPolicy(policy, E, CPU), RolloutPolicy(policy, E, CPU)
     tapes: list[Tape] = []
 
     def tape(device: torch.device) -> Tape:
         tapes.append(Tape(device))
         return tapes[-1]
 
-    replaying._captured = CapturedStep(replaying.policy, replaying._forward, E, CPU, tape)
+    replaying._captured = CudaGraphStep(replaying.policy, replaying._forward, E, CPU, tape)
     return plain, replaying, tapes
 
 
@@ -96,12 +96,12 @@ def test_replaying_is_acting(name: str):
             assert torch.equal(mine, other)
         if t % 7 == 6:
             policy = changed(policy, g)
-            for actor in (plain, replaying):
-                actor.publish(policy)
+            for rollout_policy in (plain, replaying):
+                rollout_policy.publish(policy)
         if t % 4 == 3:
             begin = torch.rand(E, generator=g) > 0.5
-            for actor in (plain, replaying):
-                actor.begin(begin)
+            for rollout_policy in (plain, replaying):
+                rollout_policy.begin(begin)
     assert len(tapes) == 2  # exploring and greedy, each captured once
     assert sum(tape.replays for tape in tapes) == 24
     assert [t.data_ptr() for t in tensors_of(replaying._captured._forward)] == addresses
@@ -111,13 +111,13 @@ def test_a_publication_that_forgets_what_was_computed_beforehand_would_be_notice
     policy, g = make_policy(), torch.Generator().manual_seed(3)
     plain, replaying, _ = actors(policy)
     seen, draws = shown(g), torch.zeros(E, N, 2)
-    for actor in (plain, replaying):
-        actor.act(seen, 0.0, draws)
+    for rollout_policy in (plain, replaying):
+        rollout_policy.act(seen, 0.0, draws)
     replaying._captured.refresh = lambda forward: None
     other = changed(policy, g)
-    for actor in (plain, replaying):
-        actor.publish(other)
-        actor.act(seen, 0.0, draws)
+    for rollout_policy in (plain, replaying):
+        rollout_policy.publish(other)
+        rollout_policy.act(seen, 0.0, draws)
     assert not torch.equal(plain.state[0], replaying.state[0])
 
 
@@ -135,11 +135,11 @@ def test_a_state_that_was_restored_is_taken_in():
     policy, g = make_policy(), torch.Generator().manual_seed(3)
     plain, replaying, _ = actors(policy)
     seen = shown(g)
-    for actor in (plain, replaying):
-        actor.act(seen, 0.0, None)
-        actor.state = (torch.ones_like(actor.state[0]),)
-        actor.last_action = torch.ones_like(actor.last_action)
-        actor.act(seen, 0.0, None)
+    for rollout_policy in (plain, replaying):
+        rollout_policy.act(seen, 0.0, None)
+        rollout_policy.state = (torch.ones_like(rollout_policy.state[0]),)
+        rollout_policy.last_action = torch.ones_like(rollout_policy.last_action)
+        rollout_policy.act(seen, 0.0, None)
     assert torch.equal(plain.state[0], replaying.state[0])
 
 
@@ -153,8 +153,8 @@ def test_what_cannot_be_captured_is_taken_as_ever(capsys: pytest.CaptureFixture[
     plain, failing, _ = actors(policy)
     failing._captured._make_graph = Refuses
     policy = changed(policy, g)
-    for actor in (plain, failing):
-        actor.publish(policy)
+    for rollout_policy in (plain, failing):
+        rollout_policy.publish(policy)
     for t in range(4):
         seen, draws = shown(g), torch.rand(E, N, 2, generator=g)
         assert torch.equal(plain.act(seen, 0.2, draws), failing.act(seen, 0.2, draws)), t
@@ -174,12 +174,12 @@ def test_something_unknown_in_what_acts_is_refused():
 
     weight = torch.zeros(2)
     assert [*tensors_of(Holder([3, {"a": weight}, lambda x: x + weight, None]))] == [weight, weight]
-    with pytest.raises(CaptureError, match="holds a bytearray, which is not followed"):
+    with pytest.raises(CudaGraphError, match="holds a bytearray, which is not followed"):
         list(tensors_of(Holder(bytearray(3))))
 
 
 def test_an_actor_on_a_cpu_captures_nothing():
-    assert Actor(make_policy(), E, CPU, capture=True)._captured is None
+    assert RolloutPolicy(make_policy(), E, CPU, cuda_graph=True)._captured is None
 
 
 def test_no_number_of_the_host_is_captured():
@@ -193,7 +193,7 @@ def test_no_number_of_the_host_is_captured():
 
 def test_where_the_policy_acts_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    for name, more in (("plain", []), ("device", ["rollout.policy_device=device", "rollout.capture=off"])):
+    for name, more in (("plain", []), ("device", ["rollout.policy_device=device", "rollout.cuda_graph=off"])):
         inprocess.succeed([*inprocess.TINY, f"run_dir={name}", *more])
     assert Path("plain", "metrics.csv").read_text() == Path("device", "metrics.csv").read_text()
     refused = inprocess.command([*inprocess.TINY, "rollout.policy_device=device", "rollout.collector=process"])

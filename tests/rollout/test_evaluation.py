@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from qmix_lightning.rollout.actor import Actor
 from qmix_lightning.rollout.collector import Collector
 from qmix_lightning.rollout.evaluation import evaluate_episodes
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from support.collecting import collect, make_policy, two_step, varying
 
 
 def evaluate(make, num_envs, ids, **settings):
     env = make(num_envs)
-    actor = Actor(make_policy(env.spec), num_envs, env.device)
-    return evaluate_episodes(env, actor, ids, seed=3, **settings)
+    rollout_policy = RolloutPolicy(make_policy(env.spec), num_envs, env.device)
+    return evaluate_episodes(env, rollout_policy, ids, seed=3, **settings)
 
 
 def greedy_by_hand(ids):
@@ -25,7 +25,9 @@ def greedy_by_hand(ids):
     policy = make_policy(env.spec)
     results = []
     for i in ids:
-        seen = env.reset(torch.tensor([True]), torch.from_numpy(keys.bounded(keys.mix(3, Purpose.EVAL_RESET, i))))
+        seen = env.reset(
+            torch.tensor([True]), torch.from_numpy(prng.to_seed(prng.derive_key(3, Purpose.EVAL_RESET, i)))
+        )
         memory, last, total, length = policy.initial_state(1), torch.full((1, env.spec.n_agents), -1), 0.0, 0
         while True:
             with torch.no_grad():
@@ -54,10 +56,10 @@ def test_evaluation_is_decided_by_the_ids_alone(num_envs):
 
 def test_evaluation_twice_is_the_same_and_leaves_no_memory():
     env = varying(3)
-    actor = Actor(make_policy(env.spec), 3, env.device)
-    first, second = (evaluate_episodes(env, actor, [5, 6, 7, 8], seed=3) for _ in range(2))
+    rollout_policy = RolloutPolicy(make_policy(env.spec), 3, env.device)
+    first, second = (evaluate_episodes(env, rollout_policy, [5, 6, 7, 8], seed=3) for _ in range(2))
     assert (first.returns, first.lengths) == (second.returns, second.lengths)
-    other = evaluate_episodes(env, actor, [5, 6, 7, 8], seed=4)
+    other = evaluate_episodes(env, rollout_policy, [5, 6, 7, 8], seed=4)
     assert other.returns != first.returns
 
 
@@ -88,6 +90,6 @@ def test_evaluation_is_interrupted():
 
 def test_training_and_evaluation_start_differently():
     ids = np.arange(5)
-    train = keys.bounded(keys.mix(3, 0, Purpose.TRAIN_RESET, ids))
-    held_out = keys.bounded(keys.mix(3, Purpose.EVAL_RESET, ids))
+    train = prng.to_seed(prng.derive_key(3, 0, Purpose.TRAIN_RESET, ids))
+    held_out = prng.to_seed(prng.derive_key(3, Purpose.EVAL_RESET, ids))
     assert not set(train.tolist()) & set(held_out.tolist())

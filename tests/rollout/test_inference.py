@@ -9,9 +9,9 @@ from torch import nn
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
-from qmix_lightning.rollout.actor import Actor
-from qmix_lightning.rollout.inference import ready_to_act
-from qmix_lightning.rollout.numpy_inference import SmallFeedForward, SmallRecurrent, in_numpy
+from qmix_lightning.rollout.inference import fold_for_inference
+from qmix_lightning.rollout.numpy_inference import NumpyFeedForward, NumpyRecurrent, to_numpy_inference
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import Observation
 from support.acting import OBS, A, N, make_policy
 
@@ -26,9 +26,9 @@ def assert_same_values(policy, num_envs, *, small_too, steps=4):
 
     ``num_envs`` only says which way is prepared; ``small_too``: whether a few agents of this policy act in numpy.
     """
-    fast = in_numpy(ready_to_act(policy), num_envs * N)
+    fast = to_numpy_inference(fold_for_inference(policy), num_envs * N)
     assert fast is not policy
-    small = isinstance(fast, SmallRecurrent | SmallFeedForward)
+    small = isinstance(fast, NumpyRecurrent | NumpyFeedForward)
     assert small == (num_envs == B and small_too)
     state, fast_state = policy.initial_state(B), policy.initial_state(B)
     for _ in range(steps):
@@ -90,10 +90,10 @@ def test_what_is_not_known_is_called_as_it_is():
         make_policy(share="group"),
         hooked,
     ):
-        assert ready_to_act(policy) is policy
+        assert fold_for_inference(policy) is policy
     with_more = make_policy()
     with_more.add_module("critic", nn.Linear(3, 3))  # does not take part in acting
-    assert ready_to_act(with_more) is not with_more
+    assert fold_for_inference(with_more) is not with_more
 
 
 @pytest.mark.parametrize("agent", [RecurrentAgent, Doubled])
@@ -114,22 +114,25 @@ def test_an_actor_acts_by_what_was_published_or_restored_last(agent):
             return policy(seen.obs, torch.full((B, N), -1), policy.initial_state(B))[0].argmax(-1)
 
     assert not torch.equal(best(first), best(second))
-    for take in (lambda actor: actor.publish(second), lambda actor: actor.restore(second.state_dict())):
-        actor = Actor(first, B, torch.device("cpu"))
-        assert torch.equal(actor.act(seen, 0.0, None), best(first))
-        actor.begin(torch.ones(B, dtype=torch.bool))
-        take(actor)
-        assert torch.equal(actor.act(seen, 0.0, None), best(second))
+    for take in (
+        lambda rollout_policy: rollout_policy.publish(second),
+        lambda rollout_policy: rollout_policy.restore(second.state_dict()),
+    ):
+        rollout_policy = RolloutPolicy(first, B, torch.device("cpu"))
+        assert torch.equal(rollout_policy.act(seen, 0.0, None), best(first))
+        rollout_policy.begin(torch.ones(B, dtype=torch.bool))
+        take(rollout_policy)
+        assert torch.equal(rollout_policy.act(seen, 0.0, None), best(second))
 
 
 @torch.no_grad()
 def test_a_dead_agent_forgets_whatever_its_memory_held():
-    actor = Actor(make_policy(), B, torch.device("cpu"))
+    rollout_policy = RolloutPolicy(make_policy(), B, torch.device("cpu"))
     alive = torch.ones(B, N, dtype=torch.bool)
     alive[2, 1] = False
     obs = torch.randn(B, N, OBS)
     obs[2, 1] = torch.nan
-    actor.act(Observation(obs, torch.zeros(B, 0), torch.ones(B, N, A, dtype=torch.bool), alive), 0.0, None)
-    memory = actor.state[0]
+    rollout_policy.act(Observation(obs, torch.zeros(B, 0), torch.ones(B, N, A, dtype=torch.bool), alive), 0.0, None)
+    memory = rollout_policy.state[0]
     assert not memory[2, 1].any()
     assert memory[alive].abs().min() > 0

@@ -19,7 +19,7 @@ from support.collecting import make_policy
 from support.fakes import VaryingLength
 
 REMOTE = "rollout.collector=process"
-PIPELINED = ["rollout.pipelined=true", "rollout.update_every=2"]
+PIPELINED = ["rollout.asynchronous=true", "rollout.update_every=2"]
 
 
 def remote(factory=VaryingLength, settings=None, num_envs=3) -> RemoteEnv:
@@ -29,8 +29,8 @@ def remote(factory=VaryingLength, settings=None, num_envs=3) -> RemoteEnv:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose collector is in its own process, pipelined."""
-    folder = tmp_path_factory.mktemp("here") / "run"
+    """A run whose collector is in its own process, asynchronous."""
+    folder = tmp_path_factory.mktemp("inline") / "run"
     runs.run([*runs.BASE, *PIPELINED, "total_env_steps=400", f"run_dir={folder}"])
     return folder
 
@@ -84,7 +84,7 @@ def test_killed_or_told_to_end_it_resumes_exactly_with_either_collector(here: Pa
     while Path(f"/proc/{victim}").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not Path(f"/proc/{victim}").exists()
-    runs.run([*arguments, "ckpt_path=last", "rollout.collector=here"])
+    runs.run([*arguments, "ckpt_path=last", "rollout.collector=inline"])
     runs.assert_same_run(here, folder)
 
 
@@ -109,7 +109,7 @@ def test_faults_of_its_workers_are_counted_and_end_with_it(tmp_path: Path):
 
 def test_rounds_of_fresh_episodes_are_collected_there_too(tmp_path: Path):
     base = [a for a in runs.BASE if not a.startswith(("replay.", "mixer.", "rollout."))]
-    for where in ("here", "process"):
+    for where in ("inline", "process"):
         extra = [
             "algorithm=coma",
             "replay.capacity=16",
@@ -118,7 +118,7 @@ def test_rounds_of_fresh_episodes_are_collected_there_too(tmp_path: Path):
             f"run_dir={tmp_path / where}",
         ]
         runs.run([*base, *extra])
-    runs.assert_same_run(tmp_path / "here", tmp_path / "process")
+    runs.assert_same_run(tmp_path / "inline", tmp_path / "process")
 
 
 def test_a_mistake_that_is_found_after_it_began_ends_it_too(tmp_path: Path):
@@ -127,7 +127,9 @@ def test_a_mistake_that_is_found_after_it_began_ends_it_too(tmp_path: Path):
 
 
 def test_what_cannot_be_sent_is_told():
-    with pytest.raises(ConfigurationError, match=r"cannot be sent to the collector's process.*rollout.collector=here"):
+    with pytest.raises(
+        ConfigurationError, match=r"cannot be sent to the collector's process.*rollout.collector=inline"
+    ):
         remote(lambda: VaryingLength())
 
 
@@ -151,7 +153,7 @@ def test_its_environments_are_not_stepped_from_here_and_close_twice():
 def test_it_ends_in_the_middle_of_a_round_that_nobody_waits_for():
     env = remote()
     collector = RemoteCollector(env, make_policy(env.spec), seed=1, rank=0)
-    collector.begin_round_of(1.0, steps=None, episodes=10**6, interrupted=lambda: False)
+    collector.submit_round(1.0, steps=None, episodes=10**6, interrupted=lambda: False)
     begun_at = time.monotonic()
     collector.close()
     assert time.monotonic() - begun_at < 8
@@ -161,7 +163,7 @@ def test_it_ends_in_the_middle_of_a_round_that_nobody_waits_for():
 def test_what_fails_without_an_answer_is_told_with_the_next_one():
     env = remote()
     collector = RemoteCollector(env, make_policy(env.spec), seed=1, rank=0)
-    env.tell("publish", [])
+    env.send("publish", [])
     with pytest.raises(RunError, match="the collector failed: ValueError"):
         collector.begin_round()
     collector.begin_round()  # told once

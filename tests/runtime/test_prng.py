@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 
 MASK = 2**64 - 1
@@ -28,17 +28,21 @@ def ints(array):
 
 def test_golden_values():
     """A checkpoint holds keys' parts, not their draws: other values here would change every resumed run."""
-    assert ints(keys.mix(0)) == [12035550249420947055]
-    assert ints(keys.mix(-1)) == [6755974106381971767]
-    assert ints(keys.mix(1, 2, 3)) == [9812528628958509896]
+    assert ints(prng.derive_key(0)) == [12035550249420947055]
+    assert ints(prng.derive_key(-1)) == [6755974106381971767]
+    assert ints(prng.derive_key(1, 2, 3)) == [9812528628958509896]
     slots = np.arange(3)
-    assert ints(keys.mix(7, 0, Purpose.TRAIN_RESET, slots)) == [
+    assert ints(prng.derive_key(7, 0, Purpose.TRAIN_RESET, slots)) == [
         10840956416138139798,
         13056882089637027170,
         14972198279391653668,
     ]
-    assert keys.bounded(keys.mix(7, 0, Purpose.TRAIN_RESET, slots)).tolist() == [1867543531, 1403691252, 1406342174]
-    draws = keys.uniform(keys.mix(7, 0, Purpose.EXPLORE, np.arange(2)), 3)
+    assert prng.to_seed(prng.derive_key(7, 0, Purpose.TRAIN_RESET, slots)).tolist() == [
+        1867543531,
+        1403691252,
+        1406342174,
+    ]
+    draws = prng.uniform(prng.derive_key(7, 0, Purpose.EXPLORE, np.arange(2)), 3)
     assert (draws * 2**24).astype(int).tolist() == [[7156948, 4846756, 15769850], [1000649, 6310910, 13678627]]
 
 
@@ -50,20 +54,20 @@ def test_purposes_keep_their_numbers():
 
 @pytest.mark.parametrize("parts", [(0,), (0, 0), (5, 1, 3), (2**63, 2**64 - 1), (-1, -2), (123456789, 0, 4, 17)])
 def test_equals_plain_integers(parts):
-    assert ints(keys.mix(*parts)) == [plain_mix(*parts)]
+    assert ints(prng.derive_key(*parts)) == [plain_mix(*parts)]
 
 
 def test_uniform_and_bounded_equal_plain_integers():
     key = plain_mix(3, 1)
     expected = [(finalise((key + i * GOLDEN) & MASK) >> 40) * 2.0**-24 for i in range(1, 6)]
-    assert keys.uniform(keys.mix(3, 1), 5).tolist() == [expected]
-    assert ints(keys.bounded(keys.mix(3, 1))) == [finalise((key + GOLDEN) & MASK) >> 33]
+    assert prng.uniform(prng.derive_key(3, 1), 5).tolist() == [expected]
+    assert ints(prng.to_seed(prng.derive_key(3, 1))) == [finalise((key + GOLDEN) & MASK) >> 33]
 
 
 def test_same_key_same_draws():
-    a, b = keys.mix(4, 0, np.arange(5)), keys.mix(4, 0, np.arange(5))
+    a, b = prng.derive_key(4, 0, np.arange(5)), prng.derive_key(4, 0, np.arange(5))
     np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(keys.uniform(a, 4), keys.uniform(b, 4))
+    np.testing.assert_array_equal(prng.uniform(a, 4), prng.uniform(b, 4))
 
 
 def test_keys_differ_in_every_part():
@@ -71,43 +75,44 @@ def test_keys_differ_in_every_part():
     seeds, ranks, purposes, slots, episodes = np.ix_(
         np.arange(4), np.arange(4), np.arange(1, 6), np.arange(8), np.arange(50)
     )
-    found = keys.mix(seeds, ranks, purposes, slots, episodes)
+    found = prng.derive_key(seeds, ranks, purposes, slots, episodes)
     assert found.shape == (4, 4, 5, 8, 50)
     assert len(np.unique(found)) == found.size
     assert (
-        len(np.unique(keys.uniform(found, 2)[..., 0] + 2.0**24 * keys.uniform(found, 2)[..., 1])) > 0.999 * found.size
+        len(np.unique(prng.uniform(found, 2)[..., 0] + 2.0**24 * prng.uniform(found, 2)[..., 1])) > 0.999 * found.size
     )
 
 
 def test_order_and_number_of_parts_matter():
     found = {plain_mix(1, 2), plain_mix(2, 1), plain_mix(1), plain_mix(1, 2, 0), plain_mix(0, 1, 2)}
     assert len(found) == 5
-    assert {ints(keys.mix(*p))[0] for p in [(1, 2), (2, 1), (1,), (1, 2, 0), (0, 1, 2)]} == found
+    assert {ints(prng.derive_key(*p))[0] for p in [(1, 2), (2, 1), (1,), (1, 2, 0), (0, 1, 2)]} == found
 
 
 def test_fold_is_one_more_part_of_mix():
     slots, episodes = np.arange(6), np.array([0, 5, 2, 9, 9, 1])
     np.testing.assert_array_equal(
-        keys.fold(keys.mix(1, 0, 3, slots), episodes.astype(np.uint64)), keys.mix(1, 0, 3, slots, episodes)
+        prng.fold(prng.derive_key(1, 0, 3, slots), episodes.astype(np.uint64)),
+        prng.derive_key(1, 0, 3, slots, episodes),
     )
 
 
 def test_vectorised_equals_one_by_one():
     slots, episodes = np.arange(4), np.arange(4) * 1000
-    together = keys.mix(9, slots, episodes)
-    alone = [keys.mix(9, int(s), int(e)) for s, e in zip(slots, episodes, strict=True)]
+    together = prng.derive_key(9, slots, episodes)
+    alone = [prng.derive_key(9, int(s), int(e)) for s, e in zip(slots, episodes, strict=True)]
     assert ints(together) == [ints(k)[0] for k in alone]
-    np.testing.assert_array_equal(keys.uniform(together, 3), np.concatenate([keys.uniform(k, 3) for k in alone]))
-    np.testing.assert_array_equal(keys.bounded(together), np.concatenate([keys.bounded(k) for k in alone]))
+    np.testing.assert_array_equal(prng.uniform(together, 3), np.concatenate([prng.uniform(k, 3) for k in alone]))
+    np.testing.assert_array_equal(prng.to_seed(together), np.concatenate([prng.to_seed(k) for k in alone]))
 
 
 def test_fewer_numbers_are_the_first_of_more():
-    key = keys.mix(np.arange(3))
-    np.testing.assert_array_equal(keys.uniform(key, 7)[:, :2], keys.uniform(key, 2))
+    key = prng.derive_key(np.arange(3))
+    np.testing.assert_array_equal(prng.uniform(key, 7)[:, :2], prng.uniform(key, 2))
 
 
 def test_bounded_fits_every_environments_seed():
-    seeds = keys.bounded(keys.mix(0, np.arange(100_000)))
+    seeds = prng.to_seed(prng.derive_key(0, np.arange(100_000)))
     assert seeds.dtype == np.int64
     assert seeds.min() >= 0
     assert seeds.max() < 2**31
@@ -119,13 +124,13 @@ def test_bounded_fits_every_environments_seed():
 @pytest.mark.parametrize(
     "key",
     [
-        keys.mix(0, 0, Purpose.EXPLORE, 0, np.arange(50_000)),  # consecutive episodes
-        keys.mix(np.arange(50_000)),  # consecutive seeds
+        prng.derive_key(0, 0, Purpose.EXPLORE, 0, np.arange(50_000)),  # consecutive episodes
+        prng.derive_key(np.arange(50_000)),  # consecutive seeds
     ],
     ids=["episodes", "seeds"],
 )
 def test_uniform_is_uniform(key):
-    draws = keys.uniform(key, 2)
+    draws = prng.uniform(key, 2)
     assert draws.shape == (50_000, 2)
     assert draws.dtype == np.float32
     assert draws.min() >= 0.0
@@ -143,21 +148,21 @@ def test_uniform_is_uniform(key):
 
 def test_largest_draw_stays_below_one():
     assert np.float32(2**24 - 1) * np.float32(2.0**-24) < 1.0
-    assert keys.uniform(keys.mix(np.arange(200_000)), 8).max() < 1.0
+    assert prng.uniform(prng.derive_key(np.arange(200_000)), 8).max() < 1.0
 
 
 @pytest.mark.parametrize("block", [1, 2, 16])
 def test_keys_mixed_ahead_are_those_of_each_episode(block):
     """Also of the one before the first, which slots have that wait for their share of a round, and after a jump."""
     rng = np.random.default_rng(block)
-    slots = np.stack([keys.mix(3, np.arange(5)), keys.mix(4, np.arange(5))])
-    keys_of = keys.EpisodeKeys(slots, block=block)
+    slots = np.stack([prng.derive_key(3, np.arange(5)), prng.derive_key(4, np.arange(5))])
+    keys_of = prng.EpisodeKeys(slots, block=block)
     episode = np.full(5, -1)
     for _ in range(100):
         episode += rng.random(5) < 0.5
         episode[rng.random(5) < 0.02] = rng.integers(0, 100)
         both = np.stack([episode, episode + 1]) if block > 1 else episode[None]
-        np.testing.assert_array_equal(keys_of(both), keys.fold(slots[:, None], both.astype(np.uint64)))
+        np.testing.assert_array_equal(keys_of(both), prng.fold(slots[:, None], both.astype(np.uint64)))
 
 
 @pytest.mark.parametrize("hint", ["none", "right", "wrong"])
@@ -165,7 +170,7 @@ def test_keys_mixed_ahead_are_those_of_each_episode(block):
 def test_draws_made_ahead_are_those_of_each_step(block, hint):
     """Episodes begin, wait, jump back and go on from anywhere: what was computed ahead never shows."""
     rng = np.random.default_rng(block)
-    slots, draws = keys.mix(5, np.arange(6)), keys.StepDraws(6, 2, 3, block=block)
+    slots, draws = prng.derive_key(5, np.arange(6)), prng.StepDraws(6, 2, 3, block=block)
     episode, t = np.zeros(6, np.int64), np.zeros(6, np.int64)
     for step in range(200):
         t += rng.random(6) < 0.9
@@ -174,7 +179,7 @@ def test_draws_made_ahead_are_those_of_each_step(block, hint):
         t[begins] = 0
         t[jumps] = rng.integers(0, 50, 6)[jumps]
         if step == 0 or begins.any():  # the same keys are the same array, as they are in the collector
-            key = keys.fold(slots, episode.astype(np.uint64))
-        following = keys.fold(slots, (episode + 1 + 3 * (hint == "wrong")).astype(np.uint64))
-        expected = keys.uniform(keys.fold(key, t.astype(np.uint64)), 6).reshape(6, 2, 3)
+            key = prng.fold(slots, episode.astype(np.uint64))
+        following = prng.fold(slots, (episode + 1 + 3 * (hint == "wrong")).astype(np.uint64))
+        expected = prng.uniform(prng.fold(key, t.astype(np.uint64)), 6).reshape(6, 2, 3)
         np.testing.assert_array_equal(draws(key, t, None if hint == "none" else following), expected)

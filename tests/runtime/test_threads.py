@@ -1,10 +1,10 @@
 import pytest
 
-from qmix_lightning.runtime.resources import available_cores, choose_pipelining, choose_threads
+from qmix_lightning.runtime.resources import available_cores, choose_asynchronous, choose_threads
 
 
 @pytest.mark.parametrize(
-    ("cores", "ranks", "workers", "pipelined", "threads"),
+    ("cores", "ranks", "workers", "asynchronous", "threads"),
     [
         (1, 1, 0, False, 1),
         (2, 1, 0, False, 1),  # never all cores: others use the machine too
@@ -16,8 +16,8 @@ from qmix_lightning.runtime.resources import available_cores, choose_pipelining,
         (4, 8, 2, True, 1),
     ],
 )
-def test_what_is_left_is_halved(cores, ranks, workers, pipelined, threads):
-    assert choose_threads(cores, ranks=ranks, workers=workers, pipelined=pipelined) == threads
+def test_what_is_left_is_halved(cores, ranks, workers, asynchronous, threads):
+    assert choose_threads(cores, ranks=ranks, workers=workers, asynchronous=asynchronous) == threads
 
 
 def test_a_quota_counts(tmp_path):
@@ -31,7 +31,7 @@ def test_a_quota_counts(tmp_path):
 def choice(**changed):
     case = {"cores": 2, "ranks": 1, "on_policy": False, "own_process": False, "num_envs": 8, "workers": 2}
     case |= changed
-    return choose_pipelining(case.pop("cores"), **case)
+    return choose_asynchronous(case.pop("cores"), **case)
 
 
 def test_rounds_are_collected_ahead_where_something_else_steps_the_environments():

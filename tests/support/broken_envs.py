@@ -1,4 +1,4 @@
-"""Two sound environments, and copies of them that each break one promise."""
+"""Two sound environments, and copies of them that each break one check."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ import torch
 from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.runtime.signals import StopFlag
-from qmix_lightning.training.datamodule import TICKET, ReplayDataModule
+from qmix_lightning.training.datamodule import PLACEHOLDER, ReplayDataModule
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import TrainBatch
 from support.collecting import make_policy, two_step
@@ -36,8 +36,8 @@ def make(env=two_step, num_envs=1, *, every=1, unit="episodes", updates=1, batch
     return data
 
 
-def redeem(data) -> TrainBatch:
-    batch = data.on_before_batch_transfer(TICKET, 0)
+def next_batch(data) -> TrainBatch:
+    batch = data.on_before_batch_transfer(PLACEHOLDER, 0)
     assert isinstance(batch, TrainBatch)
     return batch
 

@@ -54,7 +54,7 @@ class Game:
 
     @cached_property
     def batch(self) -> TrajectoryBatch:
-        return plays(CELLS, self.payoff).sanitized()
+        return plays(CELLS, self.payoff).mask_invalid()
 
     @cached_property
     def agent_values(self) -> Tensor:

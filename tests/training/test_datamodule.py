@@ -9,18 +9,18 @@ import torch
 from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import RunError, RunInterrupted
 from qmix_lightning.replay import sampler as batch_source
-from qmix_lightning.runtime import prng as keys
+from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.training import datamodule
-from qmix_lightning.training.datamodule import TICKET
+from qmix_lightning.training.datamodule import PLACEHOLDER
 from support.collecting import two_step, varying
-from support.data_modules import fingerprint, make, redeem, resumed
+from support.data_modules import fingerprint, make, next_batch, resumed
 
 
 def test_tickets_are_endless_and_hold_nothing():
     data = make()
     tickets = iter(data.train_dataloader())
-    assert [next(tickets) for _ in range(3)] == [TICKET] * 3
+    assert [next(tickets) for _ in range(3)] == [PLACEHOLDER] * 3
     assert data.counters.env_steps == 0  # nothing happens before one is redeemed
     stats = object()
     assert data.on_before_batch_transfer(stats, 0) is stats
@@ -30,12 +30,12 @@ def test_tickets_are_endless_and_hold_nothing():
 
 
 def pace(data, env_steps):
-    """(env_steps, episodes, updates) whenever all updates that were owed are done."""
+    """(env_steps, episodes, updates) whenever all updates that were updates_due are done."""
     found = []
-    while data.counters.env_steps < env_steps or data.counters.owed:
-        redeem(data)
+    while data.counters.env_steps < env_steps or data.counters.updates_due:
+        next_batch(data)
         c = data.counters
-        if c.owed == 0:
+        if c.updates_due == 0:
             found.append((c.env_steps, c.episodes, c.updates))
     return found
 
@@ -66,7 +66,7 @@ def test_updates_by_steps_fall_due_within_episodes():
     data = make(varying, batch_size=2, unit="env_steps", every=1)
     pace(data, 30)
     before = (data.counters.env_steps, data.counters.episodes, data.counters.updates)
-    redeem(data)
+    next_batch(data)
     assert data.counters.env_steps == before[0] + 1
     assert data.counters.updates == before[2] + 1
 
@@ -74,8 +74,8 @@ def test_updates_by_steps_fall_due_within_episodes():
 def test_a_batch_is_the_replays_for_the_updates_key():
     data = make(varying, num_envs=2, batch_size=5, capacity=7)
     for _ in range(12):
-        batch = redeem(data)
-        key = int(keys.mix(5, 0, Purpose.SAMPLE, data.counters.updates)[0])
+        batch = next_batch(data)
+        key = int(prng.derive_key(5, 0, Purpose.SAMPLE, data.counters.updates)[0])
         expected = data.replay.sample(5, key)
         assert torch.equal(batch.trajectories.obs, expected.obs)
         assert torch.equal(batch.trajectories.filled, expected.filled)
@@ -96,7 +96,7 @@ def test_counters_count_what_was_collected():
 
     collector.collect = counted
     for _ in range(25):
-        redeem(data)
+        next_batch(data)
     c = data.counters
     assert c.env_steps == sum(r.env_steps for r in rounds)
     assert c.episodes == sum(len(r.episodes) for r in rounds) == data.replay.next_id
@@ -104,11 +104,11 @@ def test_counters_count_what_was_collected():
     returns = [x for r in rounds for x in r.stats.returns]
     lengths = [x for r in rounds for x in r.stats.lengths]
     won = [x for r in rounds for x in r.stats.metrics.get("won", [])]
-    window = data.take_window()
+    window = data.pop_window()
     assert window == pytest.approx(
         {"return": sum(returns) / len(returns), "length": sum(lengths) / len(lengths), "won": sum(won) / len(won)}
     )
-    assert data.take_window() == {}
+    assert data.pop_window() == {}
 
 
 def test_epsilon_is_held_over_a_round():
@@ -122,7 +122,7 @@ def test_epsilon_is_held_over_a_round():
 
     collector.collect = watched
     while data.counters.env_steps < 300:
-        redeem(data)
+        next_batch(data)
     assert len(used) > 20
     assert used[0] == (1.0, 0)
     assert all(epsilon == max(0.0, 1 - before / 200) for epsilon, before in used)
@@ -130,12 +130,12 @@ def test_epsilon_is_held_over_a_round():
 
 def test_the_policy_is_published_before_each_batch():
     data = make()
-    redeem(data)
+    next_batch(data)
     with torch.no_grad():
         data.policy.agent.head.bias += 1.0
-    assert not torch.equal(data.collector.actor.policy.agent.head.bias, data.policy.agent.head.bias)
-    redeem(data)
-    assert torch.equal(data.collector.actor.policy.agent.head.bias, data.policy.agent.head.bias)
+    assert not torch.equal(data.collector.rollout_policy.policy.agent.head.bias, data.policy.agent.head.bias)
+    next_batch(data)
+    assert torch.equal(data.collector.rollout_policy.policy.agent.head.bias, data.policy.agent.head.bias)
 
 
 # The budget and the end of an epoch -----------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_a_budget_too_small_for_a_batch():
         "raise total_env_steps or lower replay.batch_size"
     )
     with pytest.raises(RunError, match=f"^{message}$"):
-        redeem(data)
+        next_batch(data)
     assert data.counters.env_steps == 20
 
 
@@ -158,20 +158,20 @@ def test_the_budget_may_end_between_updates(num_envs, unit, every):
     """The last update takes the run a little past its budget; it is no failure."""
     for total in range(60, 74):
         data = make(varying, num_envs, batch_size=3, unit=unit, every=every, total_env_steps=total)
-        while data.counters.env_steps < total or data.counters.owed:
-            redeem(data)
+        while data.counters.env_steps < total or data.counters.updates_due:
+            next_batch(data)
         assert data.counters.evaluation_pending
         assert data.counters.env_steps < total + (every if unit == "env_steps" else 12 * every) + 12 * num_envs
-        assert data.counters.owed == 0
+        assert data.counters.updates_due == 0
 
 
 def test_an_epoch_ends_with_the_last_update_due_at_a_boundary():
     data = make(num_envs=4, batch_size=4, eval_interval=20, total_env_steps=44)
     ends = []
     for _ in range(21):
-        redeem(data)
+        next_batch(data)
         c = data.counters
-        assert c.evaluation_pending == (c.owed == 0 and c.env_steps >= min(20 * (len(ends) + 1), 44))
+        assert c.evaluation_pending == (c.updates_due == 0 and c.env_steps >= min(20 * (len(ends) + 1), 44))
         if c.evaluation_pending:
             ends.append((c.env_steps, c.updates))
             data.evaluated()
@@ -182,12 +182,12 @@ def test_an_epoch_ends_with_the_last_update_due_at_a_boundary():
 
 def test_a_long_round_may_pass_several_boundaries():
     data = make(num_envs=4, batch_size=4, eval_interval=3)
-    redeem(data)
+    next_batch(data)
     assert data.counters.evaluation_pending
     data.evaluated()
     for _ in range(4):
         assert not data.counters.evaluation_pending
-        redeem(data)
+        next_batch(data)
     assert data.counters.evaluation_pending
     assert data.counters.env_steps == 16
 
@@ -199,7 +199,7 @@ def test_lightning_is_told_of_the_last_batch():
     data.trainer = SimpleNamespace(fit_loop=loop, strategy=SimpleNamespace(root_device=torch.device("cpu")))
     told = []
     for _ in range(3):
-        redeem(data)
+        next_batch(data)
         told.append((data.counters.env_steps, progress.is_last_batch))
     assert told == [(8, False), (10, False), (12, True)]
 
@@ -213,20 +213,20 @@ def test_counters_are_global_and_shares_are_local(monkeypatch):
         monkeypatch.setattr(where, "world_size", lambda: 2)
     monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [2 * x for x in numbers])
     data = make(batch_size=8, eval_episodes=5)
-    batch = redeem(data)
+    batch = next_batch(data)
     c = data.counters
     assert batch.trajectories.batch_size == 4
     assert (len(data.replay), c.episodes, c.env_steps) == (4, 8, 16)
     # Four episodes on each rank fill the batch; the last of each owes an update.
-    assert (c.updates, c.owed) == (1, 1)
-    assert data.take_window()["length"] == 2.0
+    assert (c.updates, c.updates_due) == (1, 1)
+    assert data.pop_window()["length"] == 2.0
     assert len(data.evaluate()) == 3  # ids 0, 2 and 4
     for where in (datamodule, batch_source):
         monkeypatch.setattr(where, "rank", lambda: 1)
     other = make(batch_size=8, eval_episodes=5)
     assert len(other.evaluate()) == 2  # ids 1 and 3
-    sampled = redeem(other).trajectories
-    assert torch.equal(sampled.obs, other.replay.sample(4, int(keys.mix(5, 1, Purpose.SAMPLE, 1)[0])).obs)
+    sampled = next_batch(other).trajectories
+    assert torch.equal(sampled.obs, other.replay.sample(4, int(prng.derive_key(5, 1, Purpose.SAMPLE, 1)[0])).obs)
 
 
 def test_a_rank_with_nothing_to_evaluate(monkeypatch):
@@ -245,7 +245,7 @@ def test_a_round_on_several_ranks_is_not_cut_short(monkeypatch):
     data = make(batch_size=8)
     data.stop.signal_number = 15
     with pytest.raises(RunInterrupted):
-        redeem(data)
+        next_batch(data)
     assert (data.counters.env_steps, data.counters.episodes) == (4, 2)  # one episode of 2 steps on each
 
 
@@ -255,7 +255,7 @@ def test_a_round_on_several_ranks_is_not_cut_short(monkeypatch):
 def test_evaluation_leaves_training_as_it_is():
     one, other = (make(varying, num_envs=2, batch_size=3) for _ in range(2))
     for _ in range(5):
-        a, b = redeem(one), redeem(other)
+        a, b = next_batch(one), next_batch(other)
         other.evaluate()
         assert torch.equal(a.trajectories.obs, b.trajectories.obs)
     assert one.replay.content_hash() == other.replay.content_hash()
@@ -296,14 +296,14 @@ SETTINGS = {
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_resumes_bit_for_bit_between_updates(tmp_path, settings):
     reference = make(**settings)
-    expected = [fingerprint(redeem(reference)) for _ in range(14)]
+    expected = [fingerprint(next_batch(reference)) for _ in range(14)]
     for at in range(0, 14, 3):
         data = make(**settings)
-        assert [fingerprint(redeem(data)) for _ in range(at)] == expected[:at]
+        assert [fingerprint(next_batch(data)) for _ in range(at)] == expected[:at]
         folder = tmp_path / str(at)
         folder.mkdir()
         data = resumed(data, folder, settings)
-        assert [fingerprint(redeem(data)) for _ in range(at, 14)] == expected[at:]
+        assert [fingerprint(next_batch(data)) for _ in range(at, 14)] == expected[at:]
         assert data.counters == reference.counters
         assert data.replay.content_hash() == reference.replay.content_hash()
 
@@ -312,7 +312,7 @@ def test_resumes_bit_for_bit_between_updates(tmp_path, settings):
 def test_a_signal_at_any_step_changes_nothing(tmp_path, settings):
     """Stopped by a signal in whatever joint step, saved and resumed, a run goes on as if nothing had been."""
     reference = make(**settings)
-    expected = [fingerprint(redeem(reference)) for _ in range(7)]
+    expected = [fingerprint(next_batch(reference)) for _ in range(7)]
     for at in range(1, 31):
         data = make(**settings)
         step, taken = data._env.step, [0]
@@ -327,7 +327,7 @@ def test_a_signal_at_any_step_changes_nothing(tmp_path, settings):
         found = []
         while len(found) < 7:
             try:
-                found.append(fingerprint(redeem(data)))
+                found.append(fingerprint(next_batch(data)))
             except RunInterrupted:
                 folder = tmp_path / str(at)
                 folder.mkdir()
@@ -341,33 +341,33 @@ def test_saving_before_anything_was_collected_keeps_the_episodes_in_flight(tmp_p
     """A run that is resumed and ends at once, its budget spent or a signal there, saves what it was resumed from."""
     settings = SETTINGS["episodes"]
     reference = make(**settings)
-    expected = [fingerprint(redeem(reference)) for _ in range(8)]
+    expected = [fingerprint(next_batch(reference)) for _ in range(8)]
     data = make(**settings)
     for _ in range(4):
-        redeem(data)
+        next_batch(data)
     for number in range(2):
         folder = tmp_path / str(number)
         folder.mkdir()
         data.store = SegmentStore(folder, 0)
         data = resumed(data, folder, settings)
-    assert [fingerprint(redeem(data)) for _ in range(4)] == expected[4:]
+    assert [fingerprint(next_batch(data)) for _ in range(4)] == expected[4:]
 
 
 def test_restart_begins_new_episodes(tmp_path):
     settings = SETTINGS["episodes"]
     data = make(**settings)
     for _ in range(4):
-        redeem(data)
+        next_batch(data)
     in_flight = data.collector.state_dict()["episode"]
     other = resumed(data, tmp_path, {**settings, "on_resume": "restart"})
-    redeem(other)
+    next_batch(other)
     assert (other.collector.state_dict()["episode"] > in_flight).all()
     assert other.counters.updates == 5
 
 
 def test_a_replay_that_does_not_come_back_is_noticed():
     data = make()
-    redeem(data)
+    next_batch(data)
     state = data.state_dict()
     assert state["ranks"][0]["replay"] == []  # no store: nothing was written
     with pytest.raises(RunError, match="the replay came back with 0 episodes, not 4"):
@@ -377,7 +377,7 @@ def test_a_replay_that_does_not_come_back_is_noticed():
 def test_batches_go_to_the_networks_dtype():
     data = make()
     data.policy.double()
-    batch = data.transfer_batch_to_device(redeem(data), torch.device("cpu"), 0)
+    batch = data.transfer_batch_to_device(next_batch(data), torch.device("cpu"), 0)
     t = batch.trajectories
     assert t.obs.dtype == t.state.dtype == t.reward.dtype == torch.float64
     assert t.actions.dtype == torch.int64
@@ -389,7 +389,7 @@ def test_batches_go_to_the_networks_dtype():
 
 def test_teardown_closes_the_environments():
     data = make(varying)
-    redeem(data)
+    next_batch(data)
     data.evaluate()
     closed = []
     for env in (data._env, data._eval_env):

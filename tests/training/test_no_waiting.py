@@ -69,9 +69,9 @@ def test_a_changed_batch_has_none():
     assert moved.host is not None
     assert moved.map(lambda t: t).host is None
     assert moved.to(waiting.DEVICE).host is moved.host
-    clean = moved.sanitized().host
+    clean = moved.mask_invalid().host
     assert clean is not None
-    assert torch.equal(clean.agent_mask, random_batch(0, LENGTHS).sanitized().agent_mask)
+    assert torch.equal(clean.agent_mask, random_batch(0, LENGTHS).mask_invalid().agent_mask)
     assert random_batch(0, LENGTHS).to(torch.device("cpu")).host is None
 
 

@@ -14,7 +14,7 @@ from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.training import datamodule
 from support import data_modules
 from support.collecting import two_step, varying
-from support.data_modules import fingerprint, redeem
+from support.data_modules import fingerprint, next_batch
 
 
 def make(env=varying, num_envs=2, *, capacity=6, batch_size=3, updates=4, ranks=1, **settings):
@@ -32,7 +32,7 @@ def test_a_round_buys_its_updates_and_comes_from_one_policy_and_one_epsilon():
     collect, used = collector.collect, []
 
     def watched(epsilon, **settings):
-        used.append((data.counters.updates, epsilon, float(collector.actor.policy.agent.head.bias[0, 0])))
+        used.append((data.counters.updates, epsilon, float(collector.rollout_policy.policy.agent.head.bias[0, 0])))
         return collect(epsilon, **settings)
 
     collector.collect = watched
@@ -42,14 +42,14 @@ def test_a_round_buys_its_updates_and_comes_from_one_policy_and_one_epsilon():
         bias = float(data.policy.agent.head.bias[0, 0].detach())
         epsilon = max(0.0, 1 - start / 200)
         for _ in range(4):
-            batch = redeem(data)
+            batch = next_batch(data)
             assert data.counters.episodes == 6 * (number + 1)
             assert len(data.replay) == 6
             assert batch.trajectories.batch_size == 3
             assert batch.trajectories.extras["epsilon"].tolist() == pytest.approx([epsilon] * 3)
             with torch.no_grad():
                 data.policy.agent.head.bias += 1.0
-        assert data.counters.owed == 0
+        assert data.counters.updates_due == 0
         assert {u[1:] for u in used[ended:]} == {(epsilon, bias)}
         assert {u[0] for u in used[ended:]} == {4 * number}
         ended = len(used)
@@ -57,7 +57,7 @@ def test_a_round_buys_its_updates_and_comes_from_one_policy_and_one_epsilon():
 
 def test_a_first_round_longer_than_the_budget_is_finished():
     data = make(total_env_steps=3)
-    redeem(data)
+    next_batch(data)
     assert data.counters.episodes == 6
 
 
@@ -73,13 +73,13 @@ def test_a_round_that_outlasts_the_budget_is_not_the_end():
 
     data._env.step = stepping
     with pytest.raises(RunInterrupted):
-        redeem(data)
+        next_batch(data)
     assert data.counters.env_steps >= 10
     assert not data.finished
     data.stop.signal_number = 0
     data._env.step = step
     for left in (3, 2, 1, 0):
-        redeem(data)
+        next_batch(data)
         assert data.finished == (left == 0)
 
 
@@ -90,10 +90,10 @@ def test_ranks_play_and_learn_from_their_shares(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [2 * x for x in numbers])
     data = make(capacity=12, batch_size=4, updates=3, ranks=2)
     for update in range(6):
-        batch = redeem(data)
+        batch = next_batch(data)
         assert batch.trajectories.batch_size == 2
         assert (data.counters.episodes, len(data.replay)) == (12 * (update // 3 + 1), 6)
-    assert data.counters.owed == 0
+    assert data.counters.updates_due == 0
 
 
 SETTINGS = {
@@ -120,14 +120,14 @@ def seen(batch):
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_resumes_bit_for_bit_from_any_update(tmp_path: Path, settings):
     reference = make(**settings)
-    expected = [seen(redeem(reference)) for _ in range(9)]
+    expected = [seen(next_batch(reference)) for _ in range(9)]
     for at in range(0, 9, 2):
         data = make(**settings)
-        assert [seen(redeem(data)) for _ in range(at)] == expected[:at]
+        assert [seen(next_batch(data)) for _ in range(at)] == expected[:at]
         folder = tmp_path / str(at)
         folder.mkdir()
         data = resumed(data, folder, settings)
-        assert [seen(redeem(data)) for _ in range(at, 9)] == expected[at:]
+        assert [seen(next_batch(data)) for _ in range(at, 9)] == expected[at:]
         assert data.counters == reference.counters
         assert data.replay.content_hash() == reference.replay.content_hash()
         assert data.collector.state_dict()["quota"].tolist() == reference.collector.state_dict()["quota"].tolist()
@@ -136,7 +136,7 @@ def test_resumes_bit_for_bit_from_any_update(tmp_path: Path, settings):
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_a_signal_at_any_step_of_a_round_changes_nothing(tmp_path: Path, settings):
     reference = make(**settings)
-    expected = [seen(redeem(reference)) for _ in range(5)]
+    expected = [seen(next_batch(reference)) for _ in range(5)]
     for at in range(1, 25, 4):
         data = make(**settings)
         step, taken = data._env.step, [0]
@@ -151,7 +151,7 @@ def test_a_signal_at_any_step_of_a_round_changes_nothing(tmp_path: Path, setting
         found = []
         while len(found) < 5:
             try:
-                found.append(seen(redeem(data)))
+                found.append(seen(next_batch(data)))
             except RunInterrupted:
                 folder = tmp_path / str(at)
                 folder.mkdir()

@@ -7,7 +7,7 @@ from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 
 
 @pytest.mark.parametrize(
-    ("every", "updates", "before", "now", "owed"),
+    ("every", "updates", "before", "now", "updates_due"),
     [
         (1, 1, 0, 1, 1),
         (1, 1, 5, 9, 4),
@@ -20,8 +20,8 @@ from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
         (4, 1, 7, 7, 0),
     ],
 )
-def test_owed(every, updates, before, now, owed):
-    assert UpdateSchedule(every=every, unit="episodes", updates=updates).owed(before, now) == owed
+def test_owed(every, updates, before, now, updates_due):
+    assert UpdateSchedule(every=every, unit="episodes", updates=updates).updates_due(before, now) == updates_due
 
 
 def test_owed_does_not_depend_on_how_the_way_is_cut():
@@ -31,14 +31,14 @@ def test_owed_does_not_depend_on_how_the_way_is_cut():
         stops = [0]
         while stops[-1] < 1000:
             stops.append(stops[-1] + rng.randint(1, 40))
-        total = sum(schedule.owed(a, b) for a, b in itertools.pairwise(stops))
-        assert total == schedule.owed(0, stops[-1]) == stops[-1] // schedule.every * schedule.updates
+        total = sum(schedule.updates_due(a, b) for a, b in itertools.pairwise(stops))
+        assert total == schedule.updates_due(0, stops[-1]) == stops[-1] // schedule.every * schedule.updates
 
 
 def test_steps_to_next():
     schedule = UpdateSchedule(every=10, unit="env_steps", updates=1)
     assert [schedule.steps_to_next(n) for n in (0, 1, 9, 10, 25)] == [10, 9, 1, 10, 5]
-    assert all(schedule.owed(n, n + schedule.steps_to_next(n)) == 1 for n in range(50))
+    assert all(schedule.updates_due(n, n + schedule.steps_to_next(n)) == 1 for n in range(50))
     assert UpdateSchedule(every=10, unit="episodes", updates=1).steps_to_next(3) is None
 
 

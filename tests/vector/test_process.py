@@ -69,7 +69,7 @@ def test_processes_play_the_episodes_of_one_process(workers: int):
 
 @pytest.mark.parametrize("process", [False, True])
 @pytest.mark.parametrize("fault", ["raise", "invalid", "nan", "shape", "mask", "reset"])
-def test_a_failing_environment_is_made_anew(tmp_path: Path, fault: str, process: bool):
+def test_a_failing_environment_is_recreated(tmp_path: Path, fault: str, process: bool):
     env = make(faulty.Faulty, {"fault": fault, "folder": str(tmp_path)}, process=process)
     try:
         failed_at = run_until_failure(env)

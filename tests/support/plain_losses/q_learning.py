@@ -64,15 +64,15 @@ def plain_loss(learner, batch, lengths, mixer):
             selector = online if learner.settings.double_q else target
             now = seen_in(online[t], batch, b, t, actions)
             after = seen_in(target[t + 1], batch, b, t + 1, best_actions(selector[t + 1], batch, b, t + 1))
-            goes_on = 0.0 if batch.terminated[b, t] else learner.settings.gamma
+            continuation_mask = 0.0 if batch.terminated[b, t] else learner.settings.gamma
             reward = float(batch.reward[b, t])
             if mixer == "none":
-                errors = [now.q[i] - reward - goes_on * after.q[i] for i in range(N) if alive[i]]
+                errors = [now.q[i] - reward - continuation_mask * after.q[i] for i in range(N) if alive[i]]
             else:
                 q_tot, v_tot = (
                     FORMULAS[mixer](m, seen) for m, seen in ((learner.mixer, now), (learner.target_mixer, after))
                 )
-                errors = [q_tot - reward - goes_on * v_tot]
+                errors = [q_tot - reward - continuation_mask * v_tot]
             total += sum(error**2 for error in errors)
             count += len(errors)
     return total, count

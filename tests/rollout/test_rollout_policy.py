@@ -7,7 +7,7 @@ from torch import nn
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
-from qmix_lightning.rollout.actor import Actor
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import Observation, TrajectoryBatch
 from support.collecting import make_policy, varying
 from support.small_agents import CLASSES, A, N, make
@@ -25,57 +25,59 @@ def observation(obs, mask):
     return Observation(obs, torch.zeros(e, 2), torch.ones(e, N, A, dtype=torch.bool), mask)
 
 
-def test_a_dead_agents_memory_starts_anew_in_the_actor():
-    actor = Actor(policy(), 2, torch.device("cpu"))
+def test_a_dead_agents_memory_starts_anew_in_the_rollout_policy():
+    rollout_policy = RolloutPolicy(policy(), 2, torch.device("cpu"))
     obs, mask = torch.randn(2, N, 5), torch.ones(2, N, dtype=torch.bool)
-    actor.begin(torch.ones(2, dtype=torch.bool))
-    actor.act(observation(obs, mask), 0.0, None)
-    before = actor.state[0].clone()
+    rollout_policy.begin(torch.ones(2, dtype=torch.bool))
+    rollout_policy.act(observation(obs, mask), 0.0, None)
+    before = rollout_policy.state[0].clone()
     mask[1, 2] = False
-    actor.act(observation(obs, mask), 0.0, None)
-    after = actor.state[0]
+    rollout_policy.act(observation(obs, mask), 0.0, None)
+    after = rollout_policy.state[0]
     assert after[1, 2].abs().max() == 0
     assert after.abs().sum(-1).eq(0).sum() == 1
     assert before[1, 2].abs().max() > 0
 
 
 def test_the_actor_begins_masked_environments_only():
-    actor = Actor(policy(), 2, torch.device("cpu"))
+    rollout_policy = RolloutPolicy(policy(), 2, torch.device("cpu"))
     obs, mask = torch.randn(2, N, 5), torch.ones(2, N, dtype=torch.bool)
-    actor.act(observation(obs, mask), 0.0, None)
-    memory, last = actor.state[0].clone(), actor.last_action.clone()
-    actor.begin(torch.tensor([True, False]))
-    assert actor.state[0][0].abs().max() == 0
-    assert torch.equal(actor.state[0][1], memory[1])
-    assert actor.last_action.tolist() == [[-1] * N, last[1].tolist()]
+    rollout_policy.act(observation(obs, mask), 0.0, None)
+    memory, last = rollout_policy.state[0].clone(), rollout_policy.last_action.clone()
+    rollout_policy.begin(torch.tensor([True, False]))
+    assert rollout_policy.state[0][0].abs().max() == 0
+    assert torch.equal(rollout_policy.state[0][1], memory[1])
+    assert rollout_policy.last_action.tolist() == [[-1] * N, last[1].tolist()]
 
 
 def test_the_actor_has_its_own_parameters_until_published():
     mine = policy()
-    actor = Actor(mine, 1, torch.device("cpu"))
+    rollout_policy = RolloutPolicy(mine, 1, torch.device("cpu"))
     start = mine.agent.head.weight.clone()
     with torch.no_grad():
         mine.agent.head.weight += 1.0
-    torch.testing.assert_close(actor.policy.agent.head.weight, start)
-    actor.publish(mine)
-    for a, b in zip(actor.policy.parameters(), mine.parameters(), strict=True):
+    torch.testing.assert_close(rollout_policy.policy.agent.head.weight, start)
+    rollout_policy.publish(mine)
+    for a, b in zip(rollout_policy.policy.parameters(), mine.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert not any(p.requires_grad for p in actor.policy.parameters())
+    assert not any(p.requires_grad for p in rollout_policy.policy.parameters())
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_acting_and_learning_compute_the_same_values(cls):
-    """What the actor saw step by step is what the learner unrolls: inputs, last actions and memory."""
+    """What the rollout_policy saw step by step is what the learner unrolls: inputs, last actions and memory."""
     net = policy(cls)
-    actor = Actor(net, 4, torch.device("cpu"))
+    rollout_policy = RolloutPolicy(net, 4, torch.device("cpu"))
     g = torch.Generator().manual_seed(4)
     obs, alive = torch.randn(4, 7, N, 5, generator=g), torch.rand(4, 7, N, generator=g) > 0.3
-    actor.begin(torch.ones(4, dtype=torch.bool))
+    rollout_policy.begin(torch.ones(4, dtype=torch.bool))
     actions, values = [], []
     for t in range(7):
         with torch.no_grad():
-            values.append(actor.policy(obs[:, t], actor.last_action, actor.state)[0])
-        actions.append(actor.act(observation(obs[:, t], alive[:, t]), 1.0, torch.rand(4, N, 2, generator=g)).clone())
+            values.append(rollout_policy.policy(obs[:, t], rollout_policy.last_action, rollout_policy.state)[0])
+        actions.append(
+            rollout_policy.act(observation(obs[:, t], alive[:, t]), 1.0, torch.rand(4, N, 2, generator=g)).clone()
+        )
     b, t = torch.zeros(4, 6), torch.zeros(4, 6, dtype=torch.bool)
     batch = TrajectoryBatch(
         obs=obs,
@@ -95,8 +97,8 @@ def test_the_actor_is_no_module_of_the_learners():
     """Its copy is frozen, in float32 and in evaluation mode whatever the learner does."""
     policy = make_policy(varying(1).spec).double().train()
     policy.add_module("dropout", nn.Dropout(0.5))
-    actor = Actor(policy, 1, torch.device("cpu"))
-    assert all(p.dtype == torch.float32 and not p.requires_grad for p in actor.policy.parameters())
-    assert not actor.policy.training
+    rollout_policy = RolloutPolicy(policy, 1, torch.device("cpu"))
+    assert all(p.dtype == torch.float32 and not p.requires_grad for p in rollout_policy.policy.parameters())
+    assert not rollout_policy.policy.training
     assert policy.training
     assert all(p.requires_grad and p.dtype == torch.float64 for p in policy.parameters())

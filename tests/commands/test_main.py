@@ -1,0 +1,69 @@
+"""``python -m qmix_lightning COMMAND`` is the console script; the modules of 0.1.0 are imported and run as before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from qmix_lightning.commands import COMMANDS
+from support import runs
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=runs.environ())
+
+
+def test_every_command_is_a_console_script_and_has_its_file():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    files = {path.stem for path in (ROOT / "qmix_lightning" / "commands").glob("*.py")} - {"__init__"}
+    assert files == set(COMMANDS)
+    assert set(scripts.values()) == {f"qmix_lightning.commands.{name}:main" for name in COMMANDS}
+
+
+def test_without_a_command_they_are_listed():
+    ended = python("-m", "qmix_lightning")
+    assert ended.returncode == 0
+    assert all(name in ended.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "evaluate", "envs"])
+def test_a_command_answers(name: str):
+    ended = python("-m", "qmix_lightning", name, "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith(f"qmix-{'eval' if name == 'evaluate' else name}")
+
+
+def test_an_unknown_command_gets_the_nearest():
+    ended = python("-m", "qmix_lightning", "trian")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: there is no command 'trian'. Did you mean 'train'?\n"
+
+
+def test_other_ranks_are_started_as_the_first_one_was(tmp_path: Path):
+    tiny = ["env=two_step", "total_env_steps=40", "replay.batch_size=4", "eval_episodes=4", "agent.hidden_dim=8"]
+    ended = python(
+        "-m", "qmix_lightning", "train", *tiny, *runs.TWO_RANKS, "logger=none", f"run_dir={tmp_path / 'run'}"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_the_modules_of_0_1_0(name: str):
+    code = (
+        f"import sys, qmix_lightning.{name}\n"
+        "assert 'torch' not in sys.modules and 'hydra' not in sys.modules\n"
+        f"from qmix_lightning.{name} import main, {name}\n"
+        f"from qmix_lightning.commands import {name} as now\n"
+        f"assert main is now.main and {name} is now.{name}\n"
+    )
+    ended = python("-c", code)
+    assert ended.returncode == 0, ended.stderr
+    ended = python("-m", f"qmix_lightning.{name}", "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
