@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -88,6 +89,14 @@ def test_imports_go_one_way(module: str):
 def test_there_are_no_circles():
     circles = [(m, o) for m in graph() for o in graph()[m] if m in reachable(o)]
     assert circles == []
+
+
+def test_the_picture_shows_every_module():
+    picture = (ROOT / "docs" / "architecture.svg").read_text()
+    rows: dict[int, set[str]] = {}
+    for height, name in re.findall(r'<text class="n" x="\d+" y="(\d+)" text-anchor="middle">(\w+)</text>', picture):
+        rows.setdefault(int(height) // 72, set()).add(name)
+    assert [rows[height] for height in sorted(rows, reverse=True)] == [set(names) for names in LAYERS[:-1]]
 
 
 @pytest.mark.parametrize("folder", MATHS)

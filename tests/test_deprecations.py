@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 
 from qmix_lightning import env_checker
+from qmix_lightning.action_selection import chosen_values, greedy_values
+from qmix_lightning.algorithms import returns, value_learner
 from qmix_lightning.algorithms.base import LossTerms
+from qmix_lightning.runtime.moved import MODULES
 from support.batches import random_batch
 
 
@@ -27,10 +35,44 @@ def test_row_errors_are_td_errors():
     assert terms.td_errors is errors
 
 
-@pytest.mark.parametrize(("old", "new"), [("Finding", "CheckResult"), ("PROMISES", "CHECKS")])
-def test_names_of_the_checker(old: str, new: str):
-    with pytest.warns(FutureWarning, match=new):
-        assert getattr(env_checker, old) is getattr(env_checker, new)
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        (env_checker, "Finding", env_checker.CheckResult),
+        (env_checker, "PROMISES", env_checker.CHECKS),
+        (returns, "goes_on", returns.continuation_mask),
+        (returns, "greedy_values", greedy_values),
+        (value_learner, "row_errors", value_learner.td_errors),
+        (value_learner, "chosen_values", chosen_values),
+    ],
+)
+def test_names_that_have_changed_or_moved(module: ModuleType, old: str, new: object):
+    with pytest.warns(FutureWarning, match=rf"{old} is \S+ now"):
+        assert getattr(module, old) is new
+
+
+@pytest.mark.parametrize("old", MODULES)
+def test_modules_that_have_moved(old: str):
+    """Each name of the new module is found in the old one, which is not loaded before."""
+    moved = importlib.import_module(f"qmix_lightning.{old}")
+    new = importlib.import_module(f"qmix_lightning.{MODULES[old]}")
+    for name in new.__all__:
+        with pytest.warns(FutureWarning, match=rf"qmix_lightning\.{old} is qmix_lightning\.{MODULES[old]} now"):
+            assert getattr(moved, name) is getattr(new, name)
+    with pytest.raises(AttributeError):
+        moved.nothing_of_this_name  # noqa: B018
+
+
+def test_a_plugin_imports_as_it_did():
+    code = (
+        "from qmix_lightning.agents.layers import AgentLinear\n"
+        "from qmix_lightning.agents import heads\n"
+        "import qmix_lightning.mixers.checks as checks\n"
+        "print(AgentLinear.__module__, heads.make_head.__module__, checks.at_least_one.__module__)"
+    )
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert ended.stdout.split() == ["qmix_lightning.nn.layers", "qmix_lightning.nn.heads", "qmix_lightning.mixers.base"]
+    assert ended.stderr == ""
 
 
 def test_a_results_promise_is_its_check():

@@ -17,7 +17,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qmix_lightning.runtime.moved import look_up_renamed
+
 __all__ = ["continuation_mask", "lambda_returns", "n_step_returns", "one_step_targets"]
+
+__getattr__ = look_up_renamed(
+    __name__,
+    {
+        "goes_on": "qmix_lightning.algorithms.returns:continuation_mask",
+        "greedy_values": "qmix_lightning.action_selection:greedy_values",
+    },
+)
 
 
 def one_step_targets(reward: Tensor, terminated: Tensor, value_tp1: Tensor, gamma: float) -> Tensor:

@@ -12,9 +12,18 @@ from torch import Tensor, nn
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.algorithms.returns import continuation_mask, lambda_returns, n_step_returns, one_step_targets
 from qmix_lightning.nn.running_moments import RunningMoments
+from qmix_lightning.runtime.moved import look_up_renamed
 from qmix_lightning.types import TrajectoryBatch
 
 __all__ = ["ValueLearner", "ValueSettings", "actions_tp1", "td_errors"]
+
+__getattr__ = look_up_renamed(
+    __name__,
+    {
+        "chosen_values": "qmix_lightning.action_selection:chosen_values",
+        "row_errors": "qmix_lightning.algorithms.value_learner:td_errors",
+    },
+)
 
 
 _VALUE_HORIZON = 1000

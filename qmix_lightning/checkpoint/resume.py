@@ -6,18 +6,73 @@ Which settings a resumed run may change is decided in :mod:`qmix_lightning.confi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from qmix_lightning.checkpoint.files import read_checkpoint
-from qmix_lightning.checkpoint.segments import verify_segments
-from qmix_lightning.config.resume import imported
+from qmix_lightning.checkpoint.segments import folder_of_segments, verify_segments
+from qmix_lightning.config.resume import check_resumable, fill_missing_defaults, imported
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 
-__all__ = ["check_same_shape", "find_last", "merge_saved"]
+__all__ = ["Resumed", "check_same_shape", "find_last", "load_resumed"]
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint that a run goes on from.
+
+    Attributes:
+        path: of the checkpoint.
+        checkpoint: its contents, verified.
+        source: the ``checkpoints`` folder of the run that wrote it, where its replay segments are.
+        config: its configuration with what was typed on top.
+        run_dir: where the run goes on: its own folder, unless another one was typed.
+    """
+
+    path: Path
+    checkpoint: dict[str, Any]
+    source: Path
+    config: RunConfig
+    run_dir: Path
+
+
+def load_resumed(config: RunConfig, tree: dict[str, Any], run_dir: Path, overrides: list[str] | None) -> Resumed:
+    """Load the checkpoint that ``config.ckpt_path`` names, and decide with which configuration the run goes on.
+
+    Args:
+        config: what was composed, validated.
+        tree: what was composed, as plain containers.
+        run_dir: the folder whose newest checkpoint ``ckpt_path=last`` means.
+        overrides: what the user typed; the rest comes from the checkpoint. ``None``: take ``config`` as it is.
+
+    Raises:
+        CheckpointError: there is none that can be resumed.
+        ConfigurationError: something was typed that a resumed run may not change.
+    """
+    path = find_last(run_dir) if config.ckpt_path == "last" else Path(str(config.ckpt_path))
+    saved = read_checkpoint(path)
+    if "loops" not in saved:
+        raise CheckpointError(f"{path} holds networks only, for qmix-eval; resume from a last.ckpt")
+    saved["config"] = fill_missing_defaults(saved["config"], path)
+    source = folder_of_segments(saved, path)
+    verify_segments(saved, source)
+    if overrides is not None:
+        if config.ckpt_path != "last" and not any(o.startswith("run_dir=") for o in overrides):
+            run_dir = source.resolve().parent  # the run goes on where it was
+        config = _merge_saved(tree, saved["config"], overrides, run_dir)
+    try:
+        check_resumable(saved["config"], config.to_dict(), path)
+    except ConfigurationError as error:
+        whole = [o for o in overrides or () if o.partition("=")[0].lstrip("+~") in _MULTI_SECTION_GROUPS]
+        if not whole:
+            raise
+        hint = f"{whole[0]} sets more than its own section: leave it out, or type the whole command"
+        raise ConfigurationError(f"{error}; {hint}") from None
+    return Resumed(path, saved, source, config, run_dir)
 
 
 def find_last(run_dir: str | Path) -> Path:
@@ -45,7 +100,7 @@ def find_last(run_dir: str | Path) -> Path:
     return max(candidates)[2]
 
 
-MULTI_SECTION_GROUPS = ("algorithm", "experiment")
+_MULTI_SECTION_GROUPS = ("algorithm", "experiment")
 """Choices that set keys of other groups too: typed on resume, they bring the whole command."""
 
 
@@ -55,10 +110,10 @@ _COMPONENTS = ("env", "mixer", "agent", "replay", "rollout", "exploration", "opt
 _REPORTING_GROUPS = ("logger", "callbacks")
 
 
-def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:
+def _merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:
     """Merge what was typed into the checkpoint's configuration: a choice brings its section, a recipe everything."""
     names = [o.lstrip("+~").partition("=")[0] for o in typed]
-    if any(name in MULTI_SECTION_GROUPS for name in names):
+    if any(name in _MULTI_SECTION_GROUPS for name in names):
         merged = dict(tree)
     else:
         composed = flatten(tree)

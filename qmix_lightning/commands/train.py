@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.hydra_app import RANK_CONFIG, run_command
-from qmix_lightning.config.resume import check_resumable, fill_missing_defaults, imported
+from qmix_lightning.config.resume import imported
 from qmix_lightning.config.run_config import RunConfig, validate
-from qmix_lightning.errors import CheckpointError, ConfigurationError, RunInterrupted
+from qmix_lightning.errors import ConfigurationError, RunInterrupted
 from qmix_lightning.runtime.resources import available_cores, choose_asynchronous, choose_threads
 from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
+    from qmix_lightning.checkpoint.resume import Resumed
     from qmix_lightning.training.run import Run
 
 __all__ = ["main", "train"]
@@ -52,38 +53,17 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
     if tree.get("ckpt_path") is None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and _holds_run(run_dir):
         tree = {**tree, "ckpt_path": "last"}  # a requeued job repeats its command
     config = validate(tree)
-    resume_from: Path | None = None
-    source: Path | None = None
-    saved: dict[str, Any] | None = None
+    resumed: Resumed | None = None
     if config.ckpt_path is not None:
-        from qmix_lightning.checkpoint.files import read_checkpoint
-        from qmix_lightning.checkpoint.resume import MULTI_SECTION_GROUPS, find_last, merge_saved
-        from qmix_lightning.checkpoint.segments import folder_of_segments, verify_segments
+        from qmix_lightning.checkpoint.resume import load_resumed
 
-        resume_from = find_last(run_dir) if config.ckpt_path == "last" else Path(config.ckpt_path)
-        saved = read_checkpoint(resume_from)
-        if "loops" not in saved:
-            raise CheckpointError(f"{resume_from} holds networks only, for qmix-eval; resume from a last.ckpt")
-        saved["config"] = fill_missing_defaults(saved["config"], resume_from)
-        source = folder_of_segments(saved, resume_from)
-        verify_segments(saved, source)
-        if overrides is not None:
-            if config.ckpt_path != "last" and not any(o.startswith("run_dir=") for o in overrides):
-                run_dir = source.resolve().parent  # the run continues where it was
-            config = merge_saved(tree, saved["config"], overrides, run_dir)
-        try:
-            check_resumable(saved["config"], config.to_dict(), resume_from)
-        except ConfigurationError as error:
-            whole = [o for o in overrides or () if o.partition("=")[0].lstrip("+~") in MULTI_SECTION_GROUPS]
-            if not whole:
-                raise
-            hint = f"{whole[0]} sets more than its own section: leave it out, or type the whole command"
-            raise ConfigurationError(f"{error}; {hint}") from None
+        resumed = load_resumed(config, tree, run_dir, overrides)
+        config, run_dir = resumed.config, resumed.run_dir
     elif overrides is not None and _holds_run(run_dir):
         raise ConfigurationError(
             f"{shown_path(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose another run_dir"
         )
-    return _run(config, run_dir, resume_from, source, saved)
+    return _run(config, run_dir, resumed)
 
 
 def _adopt_requeued(run_dir: Path) -> None:
@@ -97,9 +77,7 @@ def _holds_run(run_dir: Path) -> bool:
     return any((run_dir / "checkpoints").glob("*.ckpt"))
 
 
-def _run(
-    config: RunConfig, run_dir: Path, resume_from: Path | None, source: Path | None, saved: dict[str, Any] | None
-) -> dict[str, Any]:
+def _run(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
     import torch
     from omegaconf import OmegaConf
 
@@ -110,10 +88,11 @@ def _run(
 
     quieten_lightning()
     keep_freed_memory()
-    run = build_run(config, run_dir, source, saved["env_steps"] if saved else 0)
+    saved = resumed.checkpoint if resumed else None
+    run = build_run(config, run_dir, resumed.source if resumed else None, saved["env_steps"] if saved else 0)
     try:
-        if saved is not None and resume_from is not None:
-            check_same_shape(run.module.extra_checkpoint, saved, resume_from)
+        if resumed is not None:
+            check_same_shape(run.module.extra_checkpoint, resumed.checkpoint, resumed.path)
         run.data.asynchronous = _asynchronous(run, config, saved)
         torch.set_num_threads(_threads(run, config, saved))
         set_matmul_precision(config.matmul_precision)
@@ -126,7 +105,7 @@ def _run(
             remove_leftovers(run_dir)
             OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
             os.environ[RANK_CONFIG] = str((run_dir / "config.yaml").resolve())
-        return _fit(run, config, run_dir, resume_from, first and fresh)
+        return _fit(run, config, run_dir, resumed.path if resumed else None, first and fresh)
     finally:
         run.data.teardown("fit")
         _leave_process_group()

@@ -13,25 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from qmix_lightning.config.resume import check_resumable, imported
-from qmix_lightning.config.schema import check_settings, from_mapping, settings_of, typed
-from qmix_lightning.config.tree import flatten
+from qmix_lightning.config.schema import from_mapping, typed
 from qmix_lightning.errors import ConfigurationError
 
-__all__ = [
-    "EvalConfig",
-    "ExplorationConfig",
-    "ReplayConfig",
-    "RolloutConfig",
-    "RunConfig",
-    "check_resumable",
-    "check_settings",
-    "flatten",
-    "imported",
-    "settings_of",
-    "validate",
-    "validate_eval",
-]
+__all__ = ["EvalConfig", "ExplorationConfig", "ReplayConfig", "RolloutConfig", "RunConfig", "validate", "validate_eval"]
 
 
 @dataclass(frozen=True)

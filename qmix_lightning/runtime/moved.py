@@ -1,0 +1,94 @@
+"""Keep modules and names of 0.1.0 importable where they were, until 0.3.0.
+
+Nothing is loaded before it is asked for: an old module is an empty one that looks names up in the module it has become.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+__all__ = ["MODULES", "keep_modules", "look_up_renamed"]
+
+_PACKAGE = "qmix_lightning"
+
+COMMANDS = {"train": "commands.train", "evaluate": "commands.evaluate"}
+"""Modules that stay importable for good, and that ``python -m`` runs."""
+
+MODULES = {
+    "agents.dense": "nn.fused_linear",
+    "agents.first_layer": "nn.packed_input_layer",
+    "agents.gru": "nn.packed_gru",
+    "agents.heads": "nn.heads",
+    "agents.inference": "rollout.inference",
+    "agents.layers": "nn.layers",
+    "agents.moments": "nn.running_moments",
+    "agents.packing": "nn.packing",
+    "agents.scratch": "nn.buffer_pool",
+    "algorithms.critic": "algorithms.networks.coma",
+    "algorithms.joint": "algorithms.networks.qtran",
+    "mixers.central": "algorithms.networks.weighted_qmix",
+    "mixers.checks": "mixers.base",
+}
+"""Old module -> new module, of those that plugins may have imported; using one warns."""
+
+
+class _Loader(SourceFileLoader):
+    """Loads an empty module in the place of a moved one; ``python -m`` runs the code of what it has become."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        old = self.name.partition(".")[2]
+        target = f"{_PACKAGE}.{({**COMMANDS, **MODULES})[old]}"
+
+        def look_up(name: str) -> Any:
+            value = getattr(importlib.import_module(target), name)
+            if old in MODULES and not name.startswith("__"):
+                text = f"{self.name} is {target} now; the old name works until version 0.3.0"
+                warnings.warn(text, FutureWarning, stacklevel=2)
+            return value
+
+        vars(module)["__getattr__"] = look_up
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules that have moved, when nothing else has been found under their names."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        new = {**COMMANDS, **MODULES}.get(fullname.partition(".")[2])
+        if new is None or not fullname.startswith(f"{_PACKAGE}."):
+            return None
+        file = Path(__file__).parent.parent / f"{new.replace('.', '/')}.py"
+        return importlib.util.spec_from_loader(fullname, _Loader(fullname, str(file)))
+
+
+def keep_modules() -> None:
+    """Let every module of ``COMMANDS`` and ``MODULES`` be imported under its old name."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
+
+
+def look_up_renamed(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for ``module`` that knows its old names.
+
+    Args:
+        module: its ``__name__``.
+        renamed: old name -> ``package.module:name`` of today.
+    """
+
+    def look_up(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        place, _, new = renamed[name].partition(":")
+        text = f"{module}.{name} is {place}.{new} now; the old name works until version 0.3.0"
+        warnings.warn(text, FutureWarning, stacklevel=2)
+        return getattr(importlib.import_module(place), new)
+
+    return look_up
