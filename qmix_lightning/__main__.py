@@ -16,11 +16,12 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
         print("python -m qmix_lightning COMMAND ...; COMMAND --help tells more\n")
         print("\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items()))
+        print("\n".join(f"  {alias:<10}the same as {name}" for alias, name in ALIASES.items()))
         return
     typed = sys.argv.pop(1)
     name = ALIASES.get(typed, typed)
     if name not in COMMANDS:
-        print(f"error: there is no command '{typed}'{did_you_mean(typed, COMMANDS)}", file=sys.stderr)
+        print(f"error: there is no command '{typed}'{did_you_mean(typed, [*COMMANDS, *ALIASES])}", file=sys.stderr)
         sys.exit(2)
     # Not a plain call: Lightning starts its other ranks by the name of the module that runs as __main__.
     runpy.run_module(f"qmix_lightning.commands.{name}", run_name="__main__", alter_sys=True)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from qmix_lightning.registry import Registry
+from qmix_lightning.runtime.moved import look_up_renamed
 from qmix_lightning.worker.arguments import check_arguments
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 ENVIRONMENTS = Registry("environment", "qmix_lightning.envs")
+
+__getattr__ = look_up_renamed(__name__, {"BeginsAhead": "qmix_lightning.environment:PrefetchesResets"})
 
 
 @runtime_checkable

@@ -25,11 +25,12 @@ Masks:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection
 from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
+
+from qmix_lightning.runtime.moved import warn_renamed
 
 if TYPE_CHECKING:
     import torch
@@ -346,7 +347,7 @@ class TrajectoryBatch:
 
     def sanitized(self, *, leave: Collection[str] = ()) -> TrajectoryBatch:
         """Return :meth:`mask_invalid` under its name of 0.1.0, which goes with 0.3.0."""
-        warnings.warn("TrajectoryBatch.sanitized is called mask_invalid now", FutureWarning, stacklevel=2)
+        warn_renamed("TrajectoryBatch.sanitized", "mask_invalid")
         return self.mask_invalid(skip=leave)
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from qmix_lightning import env_checker
+from qmix_lightning import env_checker, environment
 from qmix_lightning.action_selection import chosen_values, greedy_values
 from qmix_lightning.algorithms import returns, value_learner
 from qmix_lightning.algorithms.base import LossTerms
@@ -40,6 +40,7 @@ def test_row_errors_are_td_errors():
     [
         (env_checker, "Finding", env_checker.CheckResult),
         (env_checker, "PROMISES", env_checker.CHECKS),
+        (environment, "BeginsAhead", environment.PrefetchesResets),
         (returns, "goes_on", returns.continuation_mask),
         (returns, "greedy_values", greedy_values),
         (value_learner, "row_errors", value_learner.td_errors),
@@ -77,7 +78,7 @@ def test_a_plugin_imports_as_it_did():
 
 def test_a_results_promise_is_its_check():
     result = env_checker.CheckResult("spec", "ok", "as the spec says")
-    with pytest.warns(FutureWarning, match="check"):
+    with pytest.warns(FutureWarning, match="is CheckResult.check now"):
         assert result.promise == "spec"
 
 

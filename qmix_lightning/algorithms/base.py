@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qmix_lightning.agents.policy import Policy
+from qmix_lightning.runtime.moved import warn_renamed
 from qmix_lightning.types import TrajectoryBatch
 
 __all__ = ["Learner", "LossTerms", "masked_sum", "trainable_groups"]
@@ -38,7 +38,7 @@ class LossTerms:
         row_errors: Tensor | Callable[[], Tensor] | None = None,
     ) -> None:
         if row_errors is not None:
-            warnings.warn("LossTerms(row_errors=...) is called td_errors now", FutureWarning, stacklevel=2)
+            warn_renamed("LossTerms(row_errors=...)", "td_errors")
         self.total = total
         self.count = count
         self._sums = {} if sums is None else sums

@@ -1,6 +1,6 @@
 """Read checkpoints and replay segments of version 0.1.0, which have other names for some of their contents.
 
-Contents come from a file: whatever they are, nothing here raises; what does not fit is refused where it is used.
+Contents come from a file: what has another type than it should passes through, and is refused where it is used.
 """
 
 from __future__ import annotations

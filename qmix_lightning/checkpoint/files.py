@@ -121,7 +121,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     missing = [key for key in ("state_dict", "config", "spec", "env_steps", "global_step") if key not in payload]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was not written by a whole run")
-    return upgrade_checkpoint(payload)
+    try:
+        return upgrade_checkpoint(payload)
+    except RecursionError:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: its contents hold themselves") from None
 
 
 def remove_leftovers(run_dir: str | Path) -> None:

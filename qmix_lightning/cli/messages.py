@@ -6,12 +6,21 @@ import re
 import sys
 
 from qmix_lightning.cli.overrides import config_groups
+from qmix_lightning.config.aliases import KEYS
 from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["explain_hydra"]
 
 
 def explain_hydra(error: BaseException, config_name: str) -> str:
+    """Return Hydra's message in one line, with the closest valid name, or with what an old name is called now."""
+    for old, new in KEYS.items():  # where it is not renamed: in an interpolation, or in a sweeper's own parameters
+        if re.search(rf"(?<![\w.]){re.escape(old)}(?![\w.])", str(error)):
+            return f"unknown key '{old}': it is called '{new}' now"
+    return _explain(error, config_name)
+
+
+def _explain(error: BaseException, config_name: str) -> str:
     """Return Hydra's message in one line, with the closest valid name."""
     from hydra.errors import OverrideParseException
     from omegaconf.errors import MissingMandatoryValue

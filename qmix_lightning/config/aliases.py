@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Collection, Mapping
@@ -11,6 +12,9 @@ __all__ = ["KEYS", "TARGETS", "VALUES", "rename_override", "rename_settings"]
 
 KEYS = {"rollout.pipelined": "rollout.asynchronous", "rollout.capture": "rollout.cuda_graph"}
 """Old key -> new key, both within one section."""
+
+_SHIPPED = {"rollout.asynchronous": "auto", "rollout.cuda_graph": "auto"}
+"""New key -> its default: with another value somebody has set it under its new name."""
 
 VALUES = {"rollout.collector": {"here": "inline"}}
 """Key -> old value -> new value."""
@@ -23,8 +27,9 @@ _warned: set[str] = set()
 
 
 def _warn_once(old: str, new: str) -> None:
-    """Print once for each name and process that ``old`` is called ``new`` now."""
-    if old not in _warned:
+    """Print once for each name, on the first rank, that ``old`` is called ``new`` now."""
+    first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    if first and old not in _warned:
         _warned.add(old)
         print(f"{old} is called {new} now; the old name works until version {_UNTIL}", file=sys.stderr)
 
@@ -35,7 +40,9 @@ def rename_override(override: str) -> str:
     if match is None or match[2] not in KEYS:
         return override
     _warn_once(match[2], KEYS[match[2]])
-    return f"{match[1]}{KEYS[match[2]]}{match[3]}"
+    # Added if need be: a file of the user's own, with the old key, may have taken the place of the shipped one.
+    prefix = match[1] if match[1].startswith("~") else "++"
+    return f"{prefix}{KEYS[match[2]]}{match[3]}"
 
 
 def rename_settings(tree: Mapping[str, Any], typed: Collection[str] = (), *, silent: bool = False) -> dict[str, Any]:
@@ -53,9 +60,9 @@ def rename_settings(tree: Mapping[str, Any], typed: Collection[str] = (), *, sil
     for old, new in KEYS.items():
         section, _, key = old.partition(".")
         if isinstance(found := renamed.get(section), dict) and key in found:
-            value = found.pop(key)
-            if new not in typed:
-                found[new.partition(".")[2]] = value
+            value, name = found.pop(key), new.partition(".")[2]
+            if new not in typed and found.get(name, _SHIPPED[new]) == _SHIPPED[new]:
+                found[name] = value
             if not silent:
                 _warn_once(old, new)
     for name, values in VALUES.items():

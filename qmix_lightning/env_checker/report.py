@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from qmix_lightning.runtime.moved import warn_renamed
 
 __all__ = ["CHECKS", "CheckReport", "CheckResult", "failures", "report"]
 
@@ -48,7 +49,7 @@ class CheckResult:
     @property
     def promise(self) -> str:
         """Return :attr:`check` under its name of 0.1.0, which is removed in 0.3.0."""
-        warnings.warn("CheckResult.promise is called check now", FutureWarning, stacklevel=2)
+        warn_renamed("CheckResult.promise", "CheckResult.check")
         return self.check
 
 

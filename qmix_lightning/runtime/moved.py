@@ -16,43 +16,49 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["MODULES", "keep_modules", "look_up_renamed"]
+__all__ = ["MODULES", "keep_modules", "look_up_renamed", "warn_renamed"]
 
 _PACKAGE = "qmix_lightning"
 
-COMMANDS = {"train": "commands.train", "evaluate": "commands.evaluate"}
-"""Modules that stay importable for good, and that ``python -m`` runs."""
+_ENTRY_POINTS = {"train": "commands.train", "evaluate": "commands.evaluate"}
+"""Modules that stay importable for good; like all of them they run by ``python -m`` too."""
 
 MODULES = {
     "agents.dense": "nn.fused_linear",
     "agents.first_layer": "nn.packed_input_layer",
     "agents.gru": "nn.packed_gru",
     "agents.heads": "nn.heads",
-    "agents.inference": "rollout.inference",
     "agents.layers": "nn.layers",
     "agents.moments": "nn.running_moments",
     "agents.packing": "nn.packing",
-    "agents.scratch": "nn.buffer_pool",
     "algorithms.critic": "algorithms.networks.coma",
     "algorithms.joint": "algorithms.networks.qtran",
+    "envs_command": "commands.envs",
     "mixers.central": "algorithms.networks.weighted_qmix",
     "mixers.checks": "mixers.base",
+    "q_table": "training.callbacks.q_table",
 }
-"""Old module -> new module, of those that plugins may have imported; using one warns."""
+"""Old module -> new module, of those that plugins and scripts may have imported; using one warns."""
+
+_MOVED = {**_ENTRY_POINTS, **MODULES}
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn the caller of the function that calls this that ``old`` is called ``new``."""
+    warnings.warn(f"{old} is {new} now; the old name works until version 0.3.0", FutureWarning, stacklevel=3)
 
 
 class _Loader(SourceFileLoader):
-    """Loads an empty module in the place of a moved one; ``python -m`` runs the code of what it has become."""
+    """Loader of an empty module in the place of a moved one; ``python -m`` runs the code of what it has become."""
 
     def exec_module(self, module: ModuleType) -> None:
         old = self.name.partition(".")[2]
-        target = f"{_PACKAGE}.{({**COMMANDS, **MODULES})[old]}"
+        target = f"{_PACKAGE}.{_MOVED[old]}"
 
         def look_up(name: str) -> Any:
             value = getattr(importlib.import_module(target), name)
             if old in MODULES and not name.startswith("__"):
-                text = f"{self.name} is {target} now; the old name works until version 0.3.0"
-                warnings.warn(text, FutureWarning, stacklevel=2)
+                warn_renamed(self.name, target)
             return value
 
         vars(module)["__getattr__"] = look_up
@@ -62,7 +68,7 @@ class _Finder(MetaPathFinder):
     """Finds the modules that have moved, when nothing else has been found under their names."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        new = {**COMMANDS, **MODULES}.get(fullname.partition(".")[2])
+        new = _MOVED.get(fullname.partition(".")[2])
         if new is None or not fullname.startswith(f"{_PACKAGE}."):
             return None
         file = Path(__file__).parent.parent / f"{new.replace('.', '/')}.py"
@@ -70,7 +76,7 @@ class _Finder(MetaPathFinder):
 
 
 def keep_modules() -> None:
-    """Let every module of ``COMMANDS`` and ``MODULES`` be imported under its old name."""
+    """Let every module that has moved be imported under its old name."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
@@ -87,8 +93,7 @@ def look_up_renamed(module: str, renamed: Mapping[str, str]) -> Callable[[str], 
         if name not in renamed:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         place, _, new = renamed[name].partition(":")
-        text = f"{module}.{name} is {place}.{new} now; the old name works until version 0.3.0"
-        warnings.warn(text, FutureWarning, stacklevel=2)
+        warn_renamed(f"{module}.{name}", f"{place}.{new}")
         return getattr(importlib.import_module(place), new)
 
     return look_up

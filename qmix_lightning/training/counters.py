@@ -16,7 +16,7 @@ class Counters:
         episodes: episodes finished.
         updates: optimiser steps done.
         updates_due: updates due now and not done yet.
-        scheduled_until: the schedule's counter up to which updates have been counted as updates_due.
+        scheduled_until: the schedule's counter up to which updates have been counted as due.
         evaluation_pending: the epoch's last update is done and its evaluation is not.
         evaluated_at: environment steps at the last evaluation.
         round_start: environment steps when the present round of collecting began; epsilon is held for a round.

@@ -20,7 +20,7 @@ from qmix_lightning.worker.buffers import SharedBuffers
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, EnvBlock, FaultLimit, Faults, FaultTolerantEnv
 from qmix_lightning.worker.lifeline import is_gone, watch
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
-from qmix_lightning.worker.protocol import DONE, FATAL, FAULTY, QUIT, RESET, receive, send
+from qmix_lightning.worker.protocol import DONE, FATAL, FAULTY, QUIT, RESET, receive, receive_descriptor, send
 
 __all__ = ["work"]
 
@@ -64,13 +64,13 @@ def work(
             return
         spec = envs[slots[0]].spec
         send(connection, {"spec": spec.to_dict(), "versions": envs[slots[0]].versions})
-        _, descriptors, _, _ = socket.recv_fds(connection, 16, 1)
-        if not descriptors:
+        descriptor = receive_descriptor(connection)
+        if descriptor is None:
             return
         num_envs = int(receive(connection))  # type: ignore[call-overload]
         size = SharedBuffers(spec, num_envs, None).nbytes
-        with mmap.mmap(descriptors[0], size) as mapping:
-            os.close(descriptors[0])
+        with mmap.mmap(descriptor, size) as mapping:
+            os.close(descriptor)
             try:
                 _serve(connection, SharedBuffers(spec, num_envs, mapping), envs, faults)
             except BufferError:

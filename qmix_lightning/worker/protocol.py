@@ -5,10 +5,11 @@ Observations never pass through the socket; they lie in :class:`~qmix_lightning.
 
 from __future__ import annotations
 
+import array
 import json
 import socket
 
-__all__ = ["DONE", "FATAL", "FAULTY", "QUIT", "RESET", "STEP", "receive", "send"]
+__all__ = ["DONE", "FATAL", "FAULTY", "QUIT", "RESET", "STEP", "receive", "receive_descriptor", "send"]
 
 RESET, STEP, QUIT = b"r", b"s", b"q"
 DONE, FAULTY, FATAL = b"d", b"f", b"x"
@@ -33,3 +34,17 @@ def receive(connection: socket.socket) -> object:
         return bytes(parts)
 
     return json.loads(exactly(int.from_bytes(exactly(8), "big")))
+
+
+def receive_descriptor(connection: socket.socket) -> int | None:
+    """Receive the file descriptor that ``socket.send_fds`` sent; ``None`` if the other side is gone.
+
+    Not ``socket.recv_fds``, which came with Python 3.9.
+    """
+    numbers = array.array("i")
+    _, ancillary, _, _ = connection.recvmsg(16, socket.CMSG_LEN(numbers.itemsize))
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(data[: numbers.itemsize])
+            return numbers[0]
+    return None

@@ -124,7 +124,7 @@ def test_an_action_that_is_never_legal(mixer, agent, garbage):
     assert gradients["policy.agent.head.bias"][:, A - 1].abs().max() == 0
 
 
-def test_cleaning_leaves_what_counts_as_it_is():
+def test_masking_leaves_what_counts_as_it_is():
     clean = dirty_dead(dirty_padding(batch(), NAN), INF).mask_invalid()
     original = batch()
     valid, filled = original.row_valid(), original.filled

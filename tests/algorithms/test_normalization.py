@@ -84,7 +84,7 @@ def test_outliers_are_clipped():
 @pytest.mark.parametrize("share", SHARING)
 @pytest.mark.parametrize("extras", [PLAIN_AGENT, EXTRAS])
 def test_the_collector_computes_what_the_learner_computes(agent, share, extras):
-    """An rollout_policy made before anything was observed has the statistics as soon as the policy is published."""
+    """A rollout policy made before anything was observed has the statistics as soon as the policy is published."""
     made = learner(agent=agent, share=share, extras=extras).float()
     rollout_policy = RolloutPolicy(made.policy, len(LENGTHS), torch.device("cpu"))
     batch = random_batch(1, LENGTHS)

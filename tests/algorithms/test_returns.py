@@ -282,7 +282,7 @@ def test_garbage_in_the_padding_changes_no_loss_and_no_gradient(kind):
         assert torch.equal(one, other)
 
 
-def test_row_errors():
+def test_td_errors():
     # 0.9 * 4 + 0.1 * (1 + 4) / 2 = 3.85; nothing that counts: 0.
     error = torch.tensor([[1.0, -4.0, NAN], [NAN, NAN, NAN]])
     mask = torch.tensor([[True, True, False], [False, False, False]])

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from qmix_lightning.checkpoint.compatibility import upgrade_checkpoint, upgrade_segment
-from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.checkpoint.files import FORMAT, read_checkpoint
+from qmix_lightning.errors import CheckpointError
 from support import inprocess, runs
 
 DATA = Path(__file__).parent.parent / "data" / "checkpoints_0.1.0"
@@ -95,6 +96,15 @@ def test_what_has_the_names_of_today_stays():
 )
 def test_made_up_contents_pass_through(payload: dict):
     assert upgrade_checkpoint(payload) == payload
+
+
+def test_contents_that_hold_themselves_are_refused(tmp_path: Path):
+    config: dict = {}
+    config["rollout"] = config
+    keys = {"state_dict": {}, "spec": {}, "env_steps": 0, "global_step": 0}
+    torch.save({"format": FORMAT, "config": config, **keys}, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match="hold themselves"):
+        read_checkpoint(tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("segment", [None, 3, [], {1: 2}])

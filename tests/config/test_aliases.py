@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,59 @@ def test_an_old_name_in_a_file_of_the_users_own(tmp_path: Path, old: str):
 
 
 def test_what_is_typed_wins_over_an_old_name_in_a_file():
-    tree = {"rollout": {"asynchronous": False, "pipelined": True}}
-    assert rename_settings(tree, {"rollout.asynchronous"}, silent=True) == {"rollout": {"asynchronous": False}}
+    tree = {"rollout": {"asynchronous": "auto", "pipelined": True}}
+    assert rename_settings(tree, {"rollout.asynchronous"}, silent=True) == {"rollout": {"asynchronous": "auto"}}
     assert rename_settings(tree, silent=True) == {"rollout": {"asynchronous": True}}
-    assert tree == {"rollout": {"asynchronous": False, "pipelined": True}}
+    assert tree == {"rollout": {"asynchronous": "auto", "pipelined": True}}
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
-def test_hydras_prefixes_stay(prefix: str):
-    assert rename_override(f"{prefix}rollout.capture=off") == f"{prefix}rollout.cuda_graph=off"
+def test_with_hydras_prefixes(prefix: str):
+    now = "~" if prefix == "~" else "++"  # added if need be
+    assert rename_override(f"{prefix}rollout.capture=off") == f"{now}rollout.cuda_graph=off"
     assert rename_override(f"{prefix}rollout.captured=off") == f"{prefix}rollout.captured=off"
+
+
+def test_a_whole_group_of_the_users_own_with_old_keys(tmp_path: Path):
+    """Copied from 0.1.0: it has none of the keys of today, which can be typed nevertheless, by either name."""
+    folder = tmp_path / "conf" / "rollout"
+    folder.mkdir(parents=True)
+    shipped = Path(str(resources.files("qmix_lightning.conf").joinpath("rollout/sync.yaml"))).read_text()
+    old = shipped.replace("asynchronous:", "pipelined:").replace("cuda_graph:", "capture:").replace("inline", "here")
+    (folder / "mine.yaml").write_text(old)
+    arguments = ["--config-dir", str(tmp_path / "conf"), "rollout=mine", "env=two_step", *TINY]
+    for number, typed in enumerate([[], ["rollout.pipelined=false"], ["rollout.asynchronous=false"]]):
+        run_dir = tmp_path / str(number)
+        outcome = inprocess.command([*arguments, *typed, f"run_dir={run_dir}"])
+        if typed == ["rollout.asynchronous=false"]:
+            # Hydra does not know the key then, and says what it does know.
+            assert outcome.status in (0, 2), outcome
+            continue
+        assert outcome.status == 0, outcome
+        assert config_of(run_dir).rollout.asynchronous == (False if typed else "auto")
+        assert config_of(run_dir).rollout.collector == "inline"
+
+
+def test_a_new_name_in_one_file_wins_over_an_old_one_in_another():
+    tree = {"rollout": {"asynchronous": False, "pipelined": True}}
+    assert rename_settings(tree, silent=True) == {"rollout": {"asynchronous": False}}
+    tree = {"rollout": {"asynchronous": "auto", "pipelined": True}}
+    assert rename_settings(tree, silent=True) == {"rollout": {"asynchronous": True}}
+
+
+def test_a_sweep_over_an_old_name(tmp_path: Path):
+    arguments = ["-m", "env=two_step", *TINY, "rollout.pipelined=false,auto", f"run_dir={tmp_path / 'sweep'}"]
+    inprocess.succeed(arguments)
+    found = sorted(
+        str(config_of(path).rollout.asynchronous) for path in (tmp_path / "sweep").iterdir() if path.is_dir()
+    )
+    assert found == ["False", "auto"]
+
+
+def test_an_old_name_that_cannot_be_renamed_is_named():
+    refused = inprocess.command(["env=two_step", "checkpoint_interval=${rollout.pipelined}"])
+    assert refused.status == 2
+    assert refused.err == "error: unknown key 'rollout.pipelined': it is called 'rollout.asynchronous' now\n"
 
 
 def test_each_old_name_is_told_about_once(tmp_path: Path):

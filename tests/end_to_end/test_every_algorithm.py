@@ -231,7 +231,7 @@ SEEDS = (1, 2, 3)
         for seed in SEEDS
     ],
 )
-def test_it_learns_to_do_what_it_isshown_path(algorithm: str, seed: int, tmp_path: Path):
+def test_it_learns_to_do_what_it_is_shown(algorithm: str, seed: int, tmp_path: Path):
     assert echo_return(algorithm, tmp_path, seed, STEPS[algorithm]) > 0.9
 
 

@@ -355,7 +355,7 @@ def test_an_episode_is_its_seed_and_its_actions(battle):
     assert not torch.equal(other[0][0], here[0][0])
 
 
-def test_what_is_expected_changes_nothing():
+def test_what_is_prefetched_changes_nothing():
     """Right hints, wrong ones and none: the episode is the one whose seed `reset` is given."""
     mask, seeds, later = torch.tensor([True, False, True, False]), torch.arange(E) + 40, torch.arange(E) + 60
 

@@ -40,7 +40,7 @@ def test_every_step_of_an_alive_agent_has_one_packed_row_after_the_step_before(a
     if columns == 1:
         assert len(packing.source) == alive.sum()
     grid = packing.source.view(-1, columns).tolist()
-    seen = {}  # position to (row, column); a padding packed_row repeats one that is already there, in any column
+    seen = {}  # position to (row, column); a padding packed row repeats one that is already there, in any column
     packed_rows = range(len(packing.source)) if packing.packed_rows is None else packing.packed_rows.tolist()
     for position, packed_row in zip(packing.alive.tolist(), packed_rows, strict=True):
         row, column = divmod(packed_row, columns)
@@ -53,7 +53,7 @@ def test_every_step_of_an_alive_agent_has_one_packed_row_after_the_step_before(a
     step_of = {row: k for k in range(len(packing.counts)) for row in range(starts[k], starts[k + 1])}
     for position, (row, column) in seen.items():
         time, k = position // n % t, step_of[row]
-        if time > 0 and position - n in seen:  # the packed_row before, in the same line
+        if time > 0 and position - n in seen:  # the packed row before, in the same line
             assert seen[position - n] == (starts[k - 1] + row - starts[k], column)
         else:
             assert k == 0
@@ -263,7 +263,7 @@ def empty_pool(monkeypatch):
     monkeypatch.setattr(pool, "_buffers", [])
 
 
-def test_scratch_is_reused_only_when_nothing_needs_it(empty_pool):
+def test_pooled_is_reused_only_when_nothing_needs_it(empty_pool):
     first = pooled_empty(BIG, torch.float32, CPU)
     second = pooled_empty(BIG, torch.float32, CPU)
     assert first.data_ptr() != second.data_ptr()
@@ -276,7 +276,7 @@ def test_scratch_is_reused_only_when_nothing_needs_it(empty_pool):
     assert len(pool._buffers) == 3
 
 
-def test_scratch_that_a_graph_needs_is_not_given_away(empty_pool):
+def test_pooled_that_a_graph_needs_is_not_given_away(empty_pool):
     weight = torch.randn(512, 1, requires_grad=True)
     x = pooled_empty(BIG, torch.float32, CPU).fill_(2.0)
     out = (x @ weight).sum()

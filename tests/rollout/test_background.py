@@ -146,7 +146,7 @@ def test_a_fault_ends_the_run_at_the_next_batch():
     data.teardown("fit")
 
 
-def test_a_killed_pipelined_run_ends_like_an_unkilled_one(tmp_path):
+def test_a_killed_asynchronous_run_ends_like_an_unkilled_one(tmp_path):
     extra = ["rollout.asynchronous=true", "rollout.update_every=2"]
     whole = tmp_path / "whole"
     runs.run([*runs.BASE, *extra, "total_env_steps=400", f"run_dir={whole}"])

@@ -178,7 +178,7 @@ def test_something_unknown_in_what_acts_is_refused():
         list(tensors_of(Holder(bytearray(3))))
 
 
-def test_an_actor_on_a_cpu_captures_nothing():
+def test_a_rollout_policy_on_a_cpu_captures_nothing():
     assert RolloutPolicy(make_policy(), E, CPU, cuda_graph=True)._captured is None
 
 

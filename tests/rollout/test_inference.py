@@ -97,7 +97,7 @@ def test_what_is_not_known_is_called_as_it_is():
 
 
 @pytest.mark.parametrize("agent", [RecurrentAgent, Doubled])
-def test_an_actor_acts_by_what_was_published_or_restored_last(agent):
+def test_a_rollout_policy_acts_by_what_was_published_or_restored_last(agent):
     first, second = make_policy(agent), make_policy(agent)
     with torch.no_grad():
         second.agent.head.weight.neg_()

@@ -61,7 +61,7 @@ def begun(arguments: list[str], count: Path, updates: int):
     return process
 
 
-def test_the_run_is_the_one_of_a_collector_here(here: Path, tmp_path: Path):
+def test_the_run_is_the_one_of_an_inline_collector(here: Path, tmp_path: Path):
     folder = tmp_path / "run"
     runs.run([*runs.BASE, *PIPELINED, REMOTE, "total_env_steps=400", f"run_dir={folder}"])
     runs.assert_same_run(here, folder)

@@ -39,7 +39,7 @@ def test_a_dead_agents_memory_starts_anew_in_the_rollout_policy():
     assert before[1, 2].abs().max() > 0
 
 
-def test_the_actor_begins_masked_environments_only():
+def test_the_rollout_policy_begins_masked_environments_only():
     rollout_policy = RolloutPolicy(policy(), 2, torch.device("cpu"))
     obs, mask = torch.randn(2, N, 5), torch.ones(2, N, dtype=torch.bool)
     rollout_policy.act(observation(obs, mask), 0.0, None)
@@ -50,7 +50,7 @@ def test_the_actor_begins_masked_environments_only():
     assert rollout_policy.last_action.tolist() == [[-1] * N, last[1].tolist()]
 
 
-def test_the_actor_has_its_own_parameters_until_published():
+def test_the_rollout_policy_has_its_own_parameters_until_published():
     mine = policy()
     rollout_policy = RolloutPolicy(mine, 1, torch.device("cpu"))
     start = mine.agent.head.weight.clone()
@@ -65,7 +65,7 @@ def test_the_actor_has_its_own_parameters_until_published():
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_acting_and_learning_compute_the_same_values(cls):
-    """What the rollout_policy saw step by step is what the learner unrolls: inputs, last actions and memory."""
+    """What the rollout policy saw step by step is what the learner unrolls: inputs, last actions and memory."""
     net = policy(cls)
     rollout_policy = RolloutPolicy(net, 4, torch.device("cpu"))
     g = torch.Generator().manual_seed(4)
@@ -93,7 +93,7 @@ def test_acting_and_learning_compute_the_same_values(cls):
     torch.testing.assert_close(net.unroll(batch)[alive], torch.stack(values, dim=1)[alive])
 
 
-def test_the_actor_is_no_module_of_the_learners():
+def test_the_rollout_policy_is_no_module_of_the_learners():
     """Its copy is frozen, in float32 and in evaluation mode whatever the learner does."""
     policy = make_policy(varying(1).spec).double().train()
     policy.add_module("dropout", nn.Dropout(0.5))

@@ -17,7 +17,7 @@ from support.collecting import two_step, varying
 from support.data_modules import fingerprint, make, next_batch, resumed
 
 
-def test_tickets_are_endless_and_hold_nothing():
+def test_placeholders_are_endless_and_hold_nothing():
     data = make()
     tickets = iter(data.train_dataloader())
     assert [next(tickets) for _ in range(3)] == [PLACEHOLDER] * 3
@@ -30,7 +30,7 @@ def test_tickets_are_endless_and_hold_nothing():
 
 
 def pace(data, env_steps):
-    """(env_steps, episodes, updates) whenever all updates that were updates_due are done."""
+    """(env_steps, episodes, updates) whenever all updates that were due are done."""
     found = []
     while data.counters.env_steps < env_steps or data.counters.updates_due:
         next_batch(data)

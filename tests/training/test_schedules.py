@@ -20,11 +20,11 @@ from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
         (4, 1, 7, 7, 0),
     ],
 )
-def test_owed(every, updates, before, now, updates_due):
+def test_updates_due(every, updates, before, now, updates_due):
     assert UpdateSchedule(every=every, unit="episodes", updates=updates).updates_due(before, now) == updates_due
 
 
-def test_owed_does_not_depend_on_how_the_way_is_cut():
+def test_updates_due_does_not_depend_on_how_the_way_is_cut():
     rng = random.Random(1)
     for _ in range(100):
         schedule = UpdateSchedule(every=rng.randint(1, 30), unit="env_steps", updates=rng.randint(1, 4))
