@@ -35,14 +35,15 @@ def _warn_once(old: str, new: str) -> None:
 
 
 def rename_override(override: str) -> str:
-    """Return what was typed, ``rollout.pipelined=true``, under its key of today, which Hydra knows."""
+    """Return what was typed, ``rollout.pipelined=true``, under its key of today, so that Hydra takes it."""
     match = re.match(r"([+~]*)([\w.]+)(.*)", override, re.DOTALL)
-    if match is None or match[2] not in KEYS:
+    if match is None or match[2] not in {*KEYS, *KEYS.values()}:
         return override
-    _warn_once(match[2], KEYS[match[2]])
+    prefix, key, value = match.groups()
+    if key in KEYS:
+        _warn_once(key, KEYS[key])
     # Added if need be: a file of the user's own, with the old key, may have taken the place of the shipped one.
-    prefix = match[1] if match[1].startswith("~") else "++"
-    return f"{prefix}{KEYS[match[2]]}{match[3]}"
+    return f"{prefix if prefix.startswith('~') else '++'}{KEYS.get(key, key)}{value}"
 
 
 def rename_settings(tree: Mapping[str, Any], typed: Collection[str] = (), *, silent: bool = False) -> dict[str, Any]:
