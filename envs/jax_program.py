@@ -59,6 +59,7 @@ class Rules(Protocol):
     Attributes:
         group_of_agent: unit type of each agent; ``None``: decided by names and sizes.
         state_scale: what the simulator's state is multiplied by, ``[S]``; ``None``: nothing.
+        state_bounds: the least and the most that a scaled state's numbers may be; ``None``: anything.
         metric_names: keys of what :meth:`metrics` returns.
         obs_entities: which parts of an observation are sets of entities.
     """
@@ -67,6 +68,8 @@ class Rules(Protocol):
     def group_of_agent(self) -> tuple[int, ...] | None: ...
     @property
     def state_scale(self) -> list[float] | None: ...
+    @property
+    def state_bounds(self) -> tuple[float, float] | None: ...
     @property
     def metric_names(self) -> tuple[str, ...]: ...
     @property
@@ -95,6 +98,7 @@ class JaxmarlRules:
 
     group_of_agent: tuple[int, ...] | None = None
     state_scale: list[float] | None = None
+    state_bounds: tuple[float, float] | None = None
     metric_names: tuple[str, ...] = ()
     obs_entities: tuple[EntityBlock, ...] = ()
 
@@ -255,6 +259,8 @@ class JaxProgram:
         state = flat if own_state is None else [jnp.ravel(own_state).astype(jnp.float32)]  # together [S]
         if self._rules.state_scale is not None:
             state = [jnp.concatenate(state) * jnp.asarray(self._rules.state_scale, jnp.float32)]
+        if self._rules.state_bounds is not None:
+            state = [jnp.clip(jnp.concatenate(state), *self._rules.state_bounds)]
         counts = jnp.asarray(spec.action_counts)
         legal = jnp.arange(spec.n_actions) < counts[:, None]  # [N, A]
         if self._mask_of is not None:

@@ -21,16 +21,20 @@ class SmaxRules:
     Args:
         simulator: a ``HeuristicEnemySMAX``.
         scale_state: give positions in the state as shares of the map, as observations do.
+        bound_state: keep the state within [0, 1]: a weapon's cooldown as a share of the longest.
     """
 
     metric_names = ("won", "dead_allies", "dead_enemies")
 
-    def __init__(self, simulator: Any, *, scale_state: bool = True) -> None:
+    def __init__(self, simulator: Any, *, scale_state: bool = True, bound_state: bool = True) -> None:
         self.state_scale: list[float] | None = None
+        self.state_bounds = (0.0, 1.0) if scale_state and bound_state else None
         if scale_state:
             # Of every unit: health, x, y, cooldown, one flag for each type; then all teams, then all types.
             flags = len(simulator.unit_type_names)
-            unit = [1.0, 1.0 / simulator.map_width, 1.0 / simulator.map_height, 1.0, *[1.0] * flags]
+            # A cooldown falls by half a second in every step, with no floor: -39 in long battles.
+            cooldown = 1.0 / float(max(simulator.unit_type_weapon_cooldowns)) if bound_state else 1.0
+            unit = [1.0, 1.0 / simulator.map_width, 1.0 / simulator.map_height, cooldown, *[1.0] * flags]
             units = simulator.num_allies + simulator.num_enemies
             self.state_scale = unit * units + [1.0] * units + [1.0 / flags] * units
         self._allies = int(simulator.num_allies)
@@ -82,6 +86,7 @@ def make(
     timeout_is_terminal: bool = False,
     reward_aggregation: Literal["sum", "mean"] = "mean",
     scale_state: bool = True,
+    bound_state: bool = True,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
@@ -96,6 +101,8 @@ def make(
             all of the enemy's health and 1 for winning.
         scale_state: give positions in the state as shares of the map, as observations do. SMAX's own go up to 32, and
             values that a mixing network makes of them start in the hundreds, where 2 is the most that can be earned.
+        bound_state: with ``scale_state``, keep every number of the state within [0, 1], as observations are: SMAX's own
+            weapon cooldowns fall without a floor.
         device: where JAX runs.
         kwargs: SMAX's other settings by name, e.g. ``see_enemy_actions``, ``attack_mode``.
     """
@@ -123,12 +130,20 @@ def make(
     def build() -> JaxProgram:
         return JaxProgram(
             smax.HeuristicEnemySMAX(**arguments),
-            functools.partial(SmaxRules, scale_state=scale_state),
+            functools.partial(SmaxRules, scale_state=scale_state, bound_state=bound_state),
             name=f"SMAX scenario '{scenario}'",
             reward_aggregation=reward_aggregation,
             timeout_is_terminal=timeout_is_terminal,
         )
 
-    settings = (scenario, max_steps, timeout_is_terminal, reward_aggregation, scale_state, sorted(given.items()))
+    settings = (
+        scenario,
+        max_steps,
+        timeout_is_terminal,
+        reward_aggregation,
+        scale_state,
+        bound_state,
+        sorted(given.items()),
+    )
     program = shared_program(f"smax {jaxmarl.__version__} {settings!r}", build)
     return JaxVectorEnv(program, num_envs=num_envs, device=device)

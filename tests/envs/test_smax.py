@@ -120,11 +120,32 @@ def test_sizes_and_unit_types(scenario, n, enemies, groups):
 def test_the_state_is_scaled_unless_it_is_not_wanted():
     """SMAX gives places on a map of 32 by 32; values that a mixing network makes of them start in the hundreds."""
     simulator = SimpleNamespace(
-        num_allies=1, num_enemies=1, scenario=None, unit_type_names="mMsZzh", map_width=32, map_height=16
+        **{"num_allies": 1, "num_enemies": 1, "scenario": None, "unit_type_names": "mMsZzh"},
+        **{"map_width": 32, "map_height": 16, "unit_type_weapon_cooldowns": [0.5, 2.0]},
     )
-    unit = [1, 1 / 32, 1 / 16, 1, *[1] * 6]
-    assert smax.SmaxRules(simulator).state_scale == [*unit, *unit, 1, 1, 1 / 6, 1 / 6]
-    assert smax.SmaxRules(simulator, scale_state=False).state_scale is None
+    unit = [1, 1 / 32, 1 / 16, 1 / 2, *[1] * 6]
+    rules = smax.SmaxRules(simulator)
+    assert (rules.state_scale, rules.state_bounds) == ([*unit, *unit, 1, 1, 1 / 6, 1 / 6], (0.0, 1.0))
+    unbounded = smax.SmaxRules(simulator, bound_state=False)
+    assert unbounded.state_scale is not None
+    assert (unbounded.state_scale[3], unbounded.state_bounds) == (1, None)
+    plain = smax.SmaxRules(simulator, scale_state=False)
+    assert (plain.state_scale, plain.state_bounds) == (None, None)
+
+
+def test_the_state_stays_within_its_bounds_to_the_end_of_a_long_battle():
+    """Allies that stand still under fire: nobody shoots, and SMAX's own cooldowns fall by half a second a step."""
+    for bounded, least in ((True, 0.0), (False, -4.0)):
+        env = make(2, scenario="2s3z", bound_state=bounded)
+        everyone = torch.ones(2, dtype=torch.bool)
+        state = env.reset(everyone, torch.tensor([1, 2])).state
+        for _ in range(12):
+            transition = env.step(torch.full((2, 5), STOP), everyone)
+            state = torch.cat([state, transition.next.state])
+            if (transition.terminated | transition.truncated).any():
+                break
+        assert state.max() <= 1.0 if bounded else state.min() < least
+        assert state.min() >= 0.0 if bounded else True
 
 
 @pytest.mark.parametrize("scenario", ["2s3z", pytest.param("5m_vs_6m", marks=pytest.mark.slow)])
@@ -177,7 +198,9 @@ def test_every_step_is_smax_own_and_the_last_observation_is_true(battle):
         by_hand = np.stack([obs[a] for a in own.agents])
         np.testing.assert_allclose(outcome[0][slot], by_hand, atol=1e-5)
         state_by_hand = np.array(obs["world_state"])
-        state_by_hand[:60].reshape(6, 10)[:, 1:3] /= 32  # places as shares of the map
+        units_by_hand = state_by_hand[:60].reshape(6, 10)
+        units_by_hand[:, 1:3] /= 32  # places as shares of the map
+        units_by_hand[:, 3] = np.clip(units_by_hand[:, 3] / 1.87, 0, 1)  # the longest cooldown is a stalker's
         state_by_hand[66:] /= 6  # unit types
         np.testing.assert_allclose(outcome[1][slot], state_by_hand, atol=1e-5)
         np.testing.assert_allclose(outcome[4][slot], rewards["ally_0"], atol=1e-6)
