@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 
 from qmix_lightning.checkpoint.files import RunCheckpointIO
 from qmix_lightning.components import build_learner, env_maker, make_component
-from qmix_lightning.config.run_config import RunConfig
+from qmix_lightning.config.run_config import RunConfig, evaluation_plan
 from qmix_lightning.config.schema import check_settings
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError
@@ -139,6 +139,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         "versions": versions() | dict(getattr(env, "versions", {})),
     }
     exploration = config.exploration
+    eval_interval, eval_episodes = evaluation_plan(config, spec.episode_limit)
     data = ReplayDataModule(
         env=env,
         make_eval_env=make_eval_env,
@@ -151,8 +152,8 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         ),
         seed=config.seed,
         total_env_steps=config.total_env_steps,
-        eval_interval=config.eval_interval,
-        eval_episodes=config.eval_episodes,
+        eval_interval=eval_interval,
+        eval_episodes=eval_episodes,
         stop=StopFlag(),
         on_resume=rollout.on_resume,
         asynchronous=rollout.asynchronous is True,

@@ -14,7 +14,7 @@ from typing import Any
 from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.checkpoint.segments import folder_of_segments, verify_segments
 from qmix_lightning.config.resume import check_resumable, fill_missing_defaults, imported
-from qmix_lightning.config.run_config import RunConfig, validate
+from qmix_lightning.config.run_config import SHARES, RunConfig, validate
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 
@@ -100,7 +100,7 @@ def find_last(run_dir: str | Path) -> Path:
     return max(candidates)[2]
 
 
-_MULTI_SECTION_GROUPS = ("algorithm", "experiment")
+_MULTI_SECTION_GROUPS = ("algorithm", "experiment", "preset")
 """Choices that set keys of other groups too: typed on resume, they bring the whole command."""
 
 
@@ -125,6 +125,7 @@ def _merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], 
                 merged[name] = tree[name]
         if any(name in _COMPONENTS for name in names):  # what runs beside the training is the command's, as ever
             merged |= {name: tree[name] for name in _REPORTING_GROUPS}
+    merged = _keep_shares(merged, saved, names)
     for key, value in flatten({group: merged[group] for group in ("logger", "callbacks")}).items():
         if value is not None and value in (saved["run_dir"], tree["run_dir"]):
             merged = _copy(merged)
@@ -132,6 +133,16 @@ def _merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], 
     merged["run_dir"] = str(run_dir)
     _refuse_imports(merged, tree)
     return validate(merged)
+
+
+def _keep_shares(merged: dict[str, Any], saved: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return the configuration with shares of the budget, unless typed, as the steps they were when the run began."""
+    before, now = flatten(saved), flatten(merged)
+    kept = [key for key in SHARES if key not in names and str(now.get(key)).endswith("%") and key in before]
+    merged = _copy(merged)
+    for key in kept:
+        _set(merged, key, before[key])
+    return merged
 
 
 def _refuse_imports(merged: dict[str, Any], tree: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ __all__ = ["check_resumable", "fill_missing_defaults", "imported", "missing_sett
 
 
 _MAY_CHANGE = (
+    "preset",  # a name; its values are compared each by itself
     "total_env_steps",
     "eval_interval",
     "eval_episodes",
@@ -94,14 +95,11 @@ def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any)
         )
 
 
-_GROUPS = ("mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer")
-
-
-_RESERVED_KEYS = ("run_dir", "ckpt_path")
+_GROUPS = ("env", "mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer")
 
 
 def fill_missing_defaults(saved: Mapping[str, Any], path: Any) -> dict[str, Any]:
-    """Return a checkpoint's configuration with defaults for settings that it lacks; one line on stderr says which.
+    """Return a checkpoint's configuration with values for settings that it lacks; one line on stderr says which.
 
     Args:
         saved: as it is stored; not changed.
@@ -109,8 +107,11 @@ def fill_missing_defaults(saved: Mapping[str, Any], path: Any) -> dict[str, Any]
     """
     if not isinstance(saved, Mapping) or not (missing := missing_settings(saved)):
         return typing.cast("dict[str, Any]", saved)
-    shown = ", ".join(f"{key}={'null' if value is None else value}" for key, value in flatten(missing).items())
-    print(f"{path} was written before these settings existed and goes on with their defaults: {shown}", file=sys.stderr)
+    told = {key: value for key, value in flatten(missing).items() if key != "preset"}  # a name, it decides nothing
+    shown = ", ".join(f"{key}={'null' if value is None else value}" for key, value in told.items())
+    if shown:
+        what = "was written before these settings existed and goes on with what held before"
+        print(f"{path} {what}: {shown}", file=sys.stderr)
     whole = {name: dict(value) if isinstance(value, Mapping) else value for name, value in saved.items()}
     for name, value in missing.items():
         whole[name] = {**value, **whole.get(name, {})} if isinstance(value, dict) else value
@@ -118,45 +119,32 @@ def fill_missing_defaults(saved: Mapping[str, Any], path: Any) -> dict[str, Any]
 
 
 def missing_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of the settings that ``saved`` lacks, nested as it is."""
-    top = {key: value for key, value in _read("train").items() if not isinstance(value, dict | list)}
-    missing: dict[str, Any] = {
-        key: value
-        for key, value in top.items()
-        if key not in saved and key not in _RESERVED_KEYS and not _refers(value)
-    }
+    """Return values for the settings that ``saved`` lacks, nested as it is: those of version 0.1.0, never today's.
+
+    A newer setting has the value that leaves things as they were.
+    """
+    frozen = _frozen_settings()
+    missing: dict[str, Any] = {key: value for key, value in frozen["top"].items() if key not in saved}
     for group in _GROUPS:
         section = saved.get(group)
         if not isinstance(section, Mapping):
             continue
-        defaults = _read(f"{group}/{_choice(group, section)}")
-        defaults = defaults.get(group, defaults)  # an algorithm's file sets other groups too
-        found = {key: value for key, value in defaults.items() if key not in section and not _refers(value)}
-        if found:
+        known = frozen[group].get(_choice(group, section), {})
+        if found := {key: value for key, value in known.items() if key not in section}:
             missing[group] = found
     return missing
 
 
 def _choice(group: str, section: Mapping[str, Any]) -> str:
-    """Return the name of the group's file that a section was made from, as far as its content says."""
+    """Return the name of the component that a section is about, as far as its content says."""
     by_content = {"replay": section.get("kind"), "rollout": section.get("backend"), "exploration": "epsilon_greedy"}
     return str(by_content.get(group, section.get("name")))
 
 
-def _read(name: str) -> dict[str, Any]:
-    """Read one of the package's own files; empty if there is none of this name: it is a plugin's."""
+def _frozen_settings() -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    if "/" in name.partition("/")[2] or ".." in name:  # the name comes from a file
-        return {}
-    file = resources.files("qmix_lightning.conf").joinpath(f"{name}.yaml")
-    if not file.is_file():
-        return {}
-    tree = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=False)
+    text = resources.files("qmix_lightning.config").joinpath("frozen_0_1_0.yaml").read_text()
+    tree = OmegaConf.to_container(OmegaConf.create(text))
     assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items() if key not in ("defaults", "hydra")}
-
-
-def _refers(value: Any) -> bool:
-    """Return whether a default is made from other settings."""
-    return isinstance(value, str) and "${" in value
+    return {str(group): value for group, value in tree.items()}

@@ -9,6 +9,7 @@ This module imports neither torch nor Lightning: ``--help`` and a typing mistake
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -16,7 +17,17 @@ from typing import Any, Literal
 from qmix_lightning.config.schema import from_mapping, typed
 from qmix_lightning.errors import ConfigurationError
 
-__all__ = ["EvalConfig", "ExplorationConfig", "ReplayConfig", "RolloutConfig", "RunConfig", "validate", "validate_eval"]
+__all__ = [
+    "SHARES",
+    "EvalConfig",
+    "ExplorationConfig",
+    "ReplayConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "evaluation_plan",
+    "validate",
+    "validate_eval",
+]
 
 
 @dataclass(frozen=True)
@@ -72,10 +83,11 @@ class ExplorationConfig:
 class RunConfig:
     """Configuration of a run, everything that defines it; the groups mirror ``conf/``."""
 
+    preset: str | None
     seed: int
     total_env_steps: int
-    eval_interval: int
-    eval_episodes: int
+    eval_interval: int | Literal["auto"]
+    eval_episodes: int | Literal["auto"]
     checkpoint_interval: int
     run_dir: str | None
     ckpt_path: str | None
@@ -122,12 +134,73 @@ def validate(given: Mapping[str, Any]) -> RunConfig:
     """
     if "experiment" in given:
         raise ConfigurationError("an experiment's file must begin with the line '# @package _global_'")
-    config: RunConfig = from_mapping(RunConfig, given, "")
+    config: RunConfig = from_mapping(RunConfig, resolve_shares(_name_preset(given)), "")
     for section in ("env", "mixer", "agent", "algorithm", "optimizer"):
         if not isinstance(getattr(config, section).get("name"), str):
             raise ConfigurationError(f"{section}.name must be the name of one of {section}'s choices")
     _check_values(config)
     return config
+
+
+SHARES = (
+    "eval_interval",
+    "checkpoint_interval",
+    "exploration.epsilon_anneal_steps",
+    "optimizer.lr_anneal_steps",
+    "replay.priority_beta_anneal_steps",
+)
+"""Settings in environment steps that may be given as a share of the budget, ``20%``."""
+
+
+def resolve_shares(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with shares of the budget as environment steps; what cannot be one stays, to be refused.
+
+    A run keeps the numbers: going on with a larger budget does not stretch what it did.
+    """
+    tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
+    budget = tree.get("total_env_steps")
+    for key in SHARES:
+        *parents, last = key.split(".")
+        section = tree.get(parents[0]) if parents else tree
+        if not isinstance(section, dict) or not isinstance(value := section.get(last), str):
+            continue
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value):
+            if isinstance(budget, int | float) and not isinstance(budget, bool):
+                section[last] = max(1, round(budget * float(match[1]) / 100))
+        elif value != "auto" or key != "eval_interval":
+            raise ConfigurationError(
+                f"{key} must be an integer or a share of total_env_steps such as 20%, not {typed(value)}"
+            )
+    return tree
+
+
+def _name_preset(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration in which the preset, whose values stand where they belong by now, is only named."""
+    preset = given.get("preset")
+    return {**given, "preset": preset.get("name")} if isinstance(preset, Mapping) else dict(given)
+
+
+def evaluation_plan(config: RunConfig, episode_limit: int | None) -> tuple[int, int]:
+    """Return the environment steps between evaluations and the episodes of each, with ``auto`` filled in.
+
+    A tenth of the budget and 32 episodes, as long as evaluating takes a fifth of the environment steps at most: then
+    evaluations are rarer, and after the whole budget shorter. At least one episode is played.
+
+    Args:
+        config: validated.
+        episode_limit: the longest episode in steps, ``None`` if there is no limit.
+    """
+    interval, episodes, budget = config.eval_interval, config.eval_episodes, config.total_env_steps
+    longest = episode_limit or 1
+    if interval == "auto":
+        wanted = _EVAL_EPISODES if episodes == "auto" else episodes
+        interval = min(budget, max(1, budget // 10, 5 * wanted * longest))
+    if episodes == "auto":
+        episodes = max(1, min(_EVAL_EPISODES, interval // (5 * longest)))
+    return interval, episodes
+
+
+_EVAL_EPISODES = 32
 
 
 def validate_eval(given: Mapping[str, Any]) -> EvalConfig:
@@ -168,8 +241,8 @@ def _check_values(config: RunConfig) -> None:
     """Check values and how they fit together, all in one place."""
     at_least = {
         "total_env_steps": (config.total_env_steps, 1),
-        "eval_interval": (config.eval_interval, 1),
-        "eval_episodes": (config.eval_episodes, 1),
+        "eval_interval": (1 if config.eval_interval == "auto" else config.eval_interval, 1),
+        "eval_episodes": (1 if config.eval_episodes == "auto" else config.eval_episodes, 1),
         "checkpoint_interval": (config.checkpoint_interval, 1),
         "num_threads": (1 if config.num_threads is None else config.num_threads, 1),
         "replay.batch_size": (config.replay.batch_size, 1),

@@ -48,7 +48,7 @@ def test_defaults_fill_what_is_missing(finished: Path, capsys: pytest.CaptureFix
     assert missing_settings(older) == NEWER
     assert fill_missing_defaults(older, "last.ckpt") == config
     error = capsys.readouterr().err
-    assert error.startswith("last.ckpt was written before these settings existed and goes on with their defaults: ")
+    assert error.startswith("last.ckpt was written before these settings existed and goes on with what held before: ")
     assert error.count("\n") == 1
     for shown in ("num_threads=null", "rollout.cuda_graph=auto", "replay.device=auto", "agent.dueling=False"):
         assert shown in error
