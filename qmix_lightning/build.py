@@ -23,6 +23,7 @@ from qmix_lightning.replay.factory import make_store, plan_replay
 from qmix_lightning.rollout.process_collector import RemoteEnv
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.training.callbacks.health import HealthCheck
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
 from qmix_lightning.training.callbacks.run_checkpoint import RunCheckpoint
@@ -106,6 +107,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
     """
     rollout = config.rollout
     log = MetricsLog()
+    health = HealthCheck(log, on_policy=config.replay.kind == "on_policy")
     checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, source, log)
     rows = RunCSVLogger(run_dir / "metrics.csv")
     checkpoint.csv_loggers = (rows,)
@@ -113,7 +115,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
     trainer = _trainer(
         config.trainer,
         logger=[rows, *_loggers(config.logger, resume_step if source else None)],
-        callbacks=[RunControl(), log, *bar, *_instances(config.callbacks, "callbacks"), checkpoint],
+        callbacks=[RunControl(), log, health, *bar, *_instances(config.callbacks, "callbacks"), checkpoint],
         plugins=[RunCheckpointIO()],
         default_root_dir=str(run_dir),
     )

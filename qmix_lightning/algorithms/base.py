@@ -95,6 +95,14 @@ class Learner(nn.Module):
     def after_update(self, *, episodes: int, updates: int) -> None:
         """Do what follows an optimiser step; called after every one with the global counters."""
 
+    def played_returns(self, batch: TrajectoryBatch) -> Tensor | None:
+        """Return discounted returns of what was played, ``[B, T]``, to compare values with; ``None``: there are none."""
+        return None
+
+    def target_copies(self, *, episodes: int, updates: int) -> int | None:
+        """Return how often target networks are updated in so many episodes and updates; ``None``: there are none."""
+        return None
+
     def parameter_groups(self) -> list[dict[str, object]]:
         """Return what the optimiser trains, as torch parameter groups: here one for each child module that trains."""
         return trainable_groups(dict(self.named_children()))

@@ -168,6 +168,28 @@ class ValueLearner(Learner):
             self.value_moments.update(played, batch.filled, self.all_reduce)
 
     @torch.no_grad()
+    def played_returns(self, batch: TrajectoryBatch) -> Tensor:
+        """Return discounted returns of the steps that were played, ``[B, T]``, in the scale of rewards that is learned.
+
+        After a time limit, which is not the task's end, the row's mean reward is taken to go on.
+        """
+        rewards = self._rewards(batch)
+        steps = batch.filled.sum(dim=1, keepdim=True).clamp(min=1)
+        mean = rewards.where(batch.filled, rewards.new_zeros(())).sum(dim=1, keepdim=True) / steps
+        gamma = self.settings.gamma
+        after = (mean / (1.0 - gamma) if gamma < 1.0 else torch.zeros_like(mean)).expand_as(rewards)
+        continues = continuation_mask(batch.filled, batch.terminated, batch.truncated)
+        return lambda_returns(rewards, batch.terminated, continues, after, gamma, lambda_=1.0)
+
+    def target_copies(self, *, episodes: int, updates: int) -> int | None:
+        settings = self.settings
+        if not tuple(self.target_pairs()):
+            return None
+        if settings.target_update_mode == "soft":
+            return updates
+        return (episodes if settings.target_update_unit == "episodes" else updates) // settings.target_update_every
+
+    @torch.no_grad()
     def after_update(self, *, episodes: int, updates: int) -> None:
         settings = self.settings
         # Statistics are one for both networks: a target that normalised otherwise would see other inputs.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Counters"]
+__all__ = ["FIRST_EPISODES", "Counters"]
+
+FIRST_EPISODES = 64
 
 
 @dataclass
@@ -24,6 +26,8 @@ class Counters:
         partial_rollout: the present round was interrupted; its rest is played by the policy that began it.
         faults: faults of environments, by kind.
         window: sums over training episodes since they were last logged.
+        first_episodes: sums over the first :data:`FIRST_EPISODES` or so training episodes, played by a team that has
+            learned nothing: what random play earns.
     """
 
     env_steps: int = 0
@@ -37,3 +41,4 @@ class Counters:
     partial_rollout: bool = False
     faults: dict[str, int] = field(default_factory=dict)
     window: dict[str, float] = field(default_factory=dict)
+    first_episodes: dict[str, float] = field(default_factory=dict)

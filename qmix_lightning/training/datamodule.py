@@ -29,7 +29,7 @@ from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.runtime.signals import StopFlag
-from qmix_lightning.training.counters import Counters
+from qmix_lightning.training.counters import FIRST_EPISODES, Counters
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
@@ -350,6 +350,7 @@ class ReplayDataModule(LightningDataModule):
             self.stop.signal_number,
             0 if fault is None else 1,
             *self._new_faults("training", self._env),
+            sum(value * value for value in stats.returns),
             sum(stats.returns),
             sum(stats.lengths),
             *(sum(stats.metrics.get(name, [])) for name in names),
@@ -363,6 +364,11 @@ class ReplayDataModule(LightningDataModule):
         episodes_before = counters.episodes
         counters.env_steps += int(steps)
         counters.episodes += int(episodes)
+        squares = sums.pop(0)
+        first = counters.first_episodes
+        if episodes and first.get("episodes", 0.0) < FIRST_EPISODES:
+            for name, value in {"episodes": episodes, "return": sums[0], "squares": squares}.items():
+                first[name] = first.get(name, 0.0) + value
         window = counters.window
         for name, value in zip(["episodes", "return", "length", *names], [episodes, *sums], strict=True):
             window[name] = window.get(name, 0.0) + value

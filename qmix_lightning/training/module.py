@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,9 +18,19 @@ from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.optimizers import clip_by_norm, set_learning_rates
 from qmix_lightning.runtime.distributed import all_reduce_sum
 from qmix_lightning.training.metrics import MeanWithInterval
-from qmix_lightning.types import EpisodeStats, TrainBatch
+from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 
-__all__ = ["TeamModule", "rewind_loops"]
+__all__ = ["PlayedReturns", "TeamModule", "rewind_loops"]
+
+
+@dataclass(frozen=True)
+class PlayedReturns:
+    """Discounted returns of the steps in a batch: the highest, their sum, the sum of their squares, their number."""
+
+    highest: float
+    total: float
+    squares: float
+    steps: float
 
 
 class TeamModule(LightningModule):
@@ -46,6 +58,8 @@ class TeamModule(LightningModule):
         self.episode_metrics = episode_metrics
         self.eval_metrics = nn.ModuleDict({n: MeanWithInterval() for n in ("return", "length", *episode_metrics)})
         self.extra_checkpoint: dict[str, Any] = {}
+        self.played: PlayedReturns | None = None
+        self._played: Tensor | None = None
         self._last_terms: LossTerms | None = None
         self._grad_norm: Tensor | None = None
         self._counters = (0, 0)
@@ -68,6 +82,9 @@ class TeamModule(LightningModule):
         set_learning_rates(self.trainer.optimizers[0], batch.env_steps)  # the step is taken after this returns
         self.learner.observe(batch.trajectories)
         terms = self.learner.loss(batch.trajectories)
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        logged = every and (self.trainer.global_step + 1) % every == 0
+        self._played = _moments(self.learner, batch.trajectories) if logged else None
         # Ranks hold different numbers of filled steps. DDP averages gradients over ranks, so dividing by the global
         # count and multiplying by the ranks makes the average the gradient of the joined batch.
         count = all_reduce_sum(terms.count.to(terms.total.dtype))
@@ -124,13 +141,15 @@ class TeamModule(LightningModule):
         local = {name: sums[name].to(torch.float32) for name in sorted(sums)}
         norm = local.pop("grad_norm", None)
         summed = all_reduce_sum(torch.stack(list(local.values())))
-        # The norm is that of the joined gradient already.
-        numbers = (summed if norm is None else torch.cat([summed, norm[None]])).tolist()
+        # The norm is that of the joined gradient already; what was played is this rank's.
+        others = [t.to(torch.float32).reshape(-1) for t in (norm, self._played) if t is not None]
+        numbers = torch.cat([summed, *others]).tolist()
+        self.played = None if self._played is None else PlayedReturns(*numbers[-4:])
         values = dict(zip(local, numbers, strict=False))
         count = max(1.0, values.pop("count"))
         means = {name: value / count for name, value in values.items()}
         means["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        return means if norm is None else means | {"grad_norm": numbers[-1]}
+        return means if norm is None else means | {"grad_norm": numbers[len(local)]}
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
@@ -158,6 +177,17 @@ class TeamModule(LightningModule):
         checkpoint.update(self.extra_checkpoint)
         checkpoint["env_steps"] = self.trainer.datamodule.counters.env_steps  # pyright: ignore[reportAttributeAccessIssue]
         rewind_loops(checkpoint["loops"]["fit_loop"], updates=checkpoint["global_step"])
+
+
+@torch.no_grad()
+def _moments(learner: Learner, batch: TrajectoryBatch) -> Tensor | None:
+    """Return the fields of :class:`PlayedReturns` as one tensor, without waiting for the device."""
+    returns = learner.played_returns(batch)
+    if returns is None:
+        return None
+    counted = returns.where(batch.filled, returns.new_zeros(()))
+    highest = returns.where(batch.filled, returns.new_full((), -math.inf)).amax()
+    return torch.stack([highest, counted.sum(), counted.square().sum(), batch.filled.sum().to(returns.dtype)])
 
 
 def rewind_loops(fit_loop: dict[str, Any], updates: int) -> None:

@@ -10,7 +10,7 @@ from qmix_lightning.errors import ConfigurationError
 from support import inprocess
 from support.compositions import run_config
 
-ON_POLICY = ["replay=on_policy", "rollout.update_every=${replay.capacity}"]
+ON_POLICY = ["preset=pymarl", "replay=on_policy", "rollout.update_every=${replay.capacity}"]
 
 
 def test_the_updates_of_a_round_follow_its_capacity():
@@ -24,7 +24,7 @@ def test_the_updates_of_a_round_follow_its_capacity():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["replay=on_policy"], r"equal to replay.capacity \(32\), not 1 episodes"),
+        (["preset=pymarl", "replay=on_policy"], r"equal to replay.capacity \(32\), not 1 episodes"),
         ([*ON_POLICY, "rollout.update_unit=env_steps"], "rollout.update_unit must be episodes"),
         ([*ON_POLICY, "replay.batch_size=7"], r"replay.capacity \(32\) must be a multiple of replay.batch_size \(7\)"),
         ([*ON_POLICY, "rollout.num_envs=64"], "a round of 32 episodes .* leaves some of 64 environments"),

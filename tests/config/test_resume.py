@@ -25,7 +25,7 @@ def changed(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def saved() -> dict[str, Any]:
-    return run_config().to_dict()
+    return run_config("preset=pymarl").to_dict()
 
 
 ALLOWED = {
@@ -60,7 +60,17 @@ def test_what_cannot_change_the_past_may_differ(saved: dict[str, Any], key: str)
 
 def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
     """Every single key of the configuration, one at a time."""
-    free = ("total_env_steps", "eval_", "checkpoint_interval", "run_dir", "ckpt_path", "logger", "callbacks", "trainer")
+    free = (
+        "preset",
+        "total_env_steps",
+        "eval_",
+        "checkpoint_interval",
+        "run_dir",
+        "ckpt_path",
+        "logger",
+        "callbacks",
+        "trainer",
+    )
     free += (
         "rollout.num_eval_envs",
         "rollout.on_resume",
@@ -80,7 +90,7 @@ def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
 
 def test_a_refusal_is_short(saved: dict[str, Any]):
     """Of another component only its name is said; of many differences the first."""
-    other = run_config("algorithm=vdn", "env=climbing", "optimizer=adam", "seed=5").to_dict()
+    other = run_config("algorithm=vdn", "env=climbing", "optimizer=adam", "seed=5", "preset=pymarl").to_dict()
     with pytest.raises(ConfigurationError) as refused:
         check_resumable(saved, other, "last.ckpt")
     message = str(refused.value)

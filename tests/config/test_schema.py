@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
@@ -23,6 +25,7 @@ from qmix_lightning.config.run_config import (
     ReplayConfig,
     RolloutConfig,
     RunConfig,
+    evaluation_plan,
     validate,
 )
 from qmix_lightning.config.schema import check_settings, settings_of
@@ -129,15 +132,17 @@ def test_every_choice_passes_validation(group: str, choice: str):
     needed = {
         ("env", "pettingzoo"): ["env.id=a:b"],
         ("env", "gymnasium"): ["env.id=a"],
-        ("replay", "on_policy"): ["rollout.update_every=${replay.capacity}"],
+        ("replay", "on_policy"): ["rollout.update_every=${replay.capacity}", "rollout.update_unit=episodes"],
     }
     config = run_config(f"{group}={choice}", *needed.get((group, choice), []))
     assert validate(config.to_dict()) == config
 
 
-def test_qmix_is_the_published_network_with_the_training_defaults_of_pymarl():
-    """By value, from the last paragraph of section 3 of the reference."""
-    config = run_config("algorithm=qmix")
+@pytest.mark.parametrize(("preset", "layers", "double_q"), [("pymarl", 2, True), ("paper", 1, False)])
+def test_qmix_of_pymarl_and_of_the_paper(preset: str, layers: int, double_q: bool):
+    """By value, from the last paragraph of section 3 of the reference; the paper takes the plain maximum (eq. 6)."""
+    config = run_config(f"preset={preset}", "algorithm=qmix")
+    assert config.preset == preset
     assert config.agent == {
         "name": "recurrent",
         "hidden_dim": 64,
@@ -150,10 +155,11 @@ def test_qmix_is_the_published_network_with_the_training_defaults_of_pymarl():
         "dueling": False,
         "orthogonal_init": False,
     }
-    mixer = {"name": "qmix", "embed_dim": 32, "hypernet_layers": 1, "hypernet_dim": 64, "positivity": "abs"}
+    mixer = {"name": "qmix", "embed_dim": 32, "hypernet_layers": layers, "hypernet_dim": 64, "positivity": "abs"}
     mixer |= {"init_scale": 1.0}
     assert config.mixer == mixer
     assert run_config("mixer=qmix_pymarl").mixer == mixer | {"hypernet_layers": 2}
+    assert run_config("mixer=qmix_paper").mixer == mixer | {"hypernet_layers": 1}
     optimizer = {"lr": 5e-4, "alpha": 0.99, "eps": 1e-5, "weight_decay": 0.0, "max_grad_norm": 10.0}
     schedule = {"lr_schedule": "constant", "lr_anneal_steps": 1000000, "lr_final": 0.0}
     assert config.optimizer == {"name": "rmsprop", **optimizer, **schedule}
@@ -161,7 +167,7 @@ def test_qmix_is_the_published_network_with_the_training_defaults_of_pymarl():
     assert rule == {
         "name": "qmix",
         "gamma": 0.99,
-        "double_q": True,
+        "double_q": double_q,
         "target_update_mode": "hard",
         "returns": "one_step",
     }
@@ -172,6 +178,67 @@ def test_qmix_is_the_published_network_with_the_training_defaults_of_pymarl():
     assert (epsilon.epsilon_start, epsilon.epsilon_finish, epsilon.epsilon_anneal_steps) == (1.0, 0.05, 50000)
     rollout = config.rollout
     assert (rollout.update_every, rollout.update_unit, rollout.updates) == (1, "episodes", 1)
+
+
+def test_a_preset_sets_all_groups_together_and_loses_to_what_is_typed():
+    tuned = run_config("env=lbf")
+    assert (tuned.preset, tuned.optimizer["name"], tuned.mixer["init_scale"]) == ("tuned", "adam", 0.1)
+    assert (tuned.algorithm["returns"], tuned.algorithm["normalize_values"]) == ("peng_lambda", True)
+    typed = run_config("env=lbf", "optimizer=rmsprop", "algorithm.returns=one_step", "rollout.num_envs=3", "mixer=vdn")
+    assert (typed.optimizer["name"], typed.algorithm["returns"]) == ("rmsprop", "one_step")
+    assert (typed.rollout.num_envs, typed.mixer) == (3, {"name": "vdn"})
+    assert typed.algorithm["target_update_mode"] == tuned.algorithm["target_update_mode"] == "soft"
+
+
+def test_a_family_of_environments_has_values_of_its_own_in_the_tuned_preset_alone():
+    budgets = {env: run_config(f"env={env}").total_env_steps for env in ("lbf", "mpe", "two_step")}
+    assert len(set(budgets.values())) == 3
+    assert run_config("env=lbf", "preset=pymarl") == dataclasses.replace(
+        run_config("env=mpe", "preset=pymarl"), env=run_config("env=lbf").env
+    )
+
+
+@pytest.mark.parametrize("choice", choices("experiment"))
+def test_every_recipe_names_its_preset(choice: str):
+    assert run_config(f"experiment={choice}", "preset=paper") != run_config(f"experiment={choice}")
+    own = (CONF / "experiment" / f"{choice}.yaml").read_text()
+    base = re.search(r"^  - (\w+)$", own, re.M)
+    named = own if base is None or base[1] == "_self_" else (CONF / "experiment" / f"{base[1]}.yaml").read_text()
+    assert "override /preset: " in named or "  - smac_3m\n" in named
+
+
+def test_shares_of_the_budget_become_environment_steps():
+    config = run_config(
+        *("total_env_steps=20000", "exploration.epsilon_anneal_steps=12.5%", "checkpoint_interval=50 %"),
+        *("eval_interval=1%", "optimizer=adam", "optimizer.lr_anneal_steps=100%", "replay.batch_size=1"),
+    )
+    assert config.exploration.epsilon_anneal_steps == 2500
+    assert (config.checkpoint_interval, config.eval_interval) == (10000, 200)
+    assert config.optimizer["lr_anneal_steps"] == 20000
+    for key in ("eval_interval", "optimizer.lr_anneal_steps"):
+        message = f"{key} must be an integer or a share of total_env_steps such as 20%, not 'half'"
+        with pytest.raises(ConfigurationError, match=re.escape(message)):
+            run_config("optimizer=adam", f"{key}=half")
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit", "plan"),
+    [
+        (200_000, 25, (20_000, 32)),  # a tenth; 32 episodes are 800 steps
+        (1_000_000, 500, (100_000, 32)),  # 16,000 of 100,000
+        (200_000, 500, (80_000, 32)),  # longer, so that 16,000 are a fifth
+        (20_000, 500, (20_000, 8)),  # one evaluation, of as many as a fifth buys
+        (1000, 500, (1000, 1)),
+        (1000, None, (160, 32)),
+    ],
+)
+def test_evaluating_takes_a_fifth_of_the_steps_at_most(budget: int, limit: int | None, plan: tuple[int, int]):
+    assert evaluation_plan(run_config(f"total_env_steps={budget}"), limit) == plan
+
+
+def test_a_plan_that_is_typed_stays():
+    config = run_config("total_env_steps=1000", "eval_interval=7", "eval_episodes=9")
+    assert evaluation_plan(config, 500) == (7, 9)
 
 
 @pytest.mark.parametrize(("algorithm", "mixer"), [("iql", "none"), ("vdn", "vdn"), ("qmix", "qmix")])
@@ -209,7 +276,7 @@ def test_numbers_as_people_write_them():
     assert (config.replay.capacity, type(config.replay.capacity)) == (2000, int)
     assert (config.exploration.epsilon_finish, type(config.exploration.epsilon_finish)) == (0.0, float)
     checked = check_settings(
-        "optimizer", {k: v for k, v in config.optimizer.items() if k != "name"}, OPTIMIZERS.load("rmsprop")
+        "optimizer", {k: v for k, v in config.optimizer.items() if k != "name"}, OPTIMIZERS.load("adam")
     )
     assert (checked["rate"].lr, type(checked["rate"].lr)) == (1.0, float)
 

@@ -20,6 +20,7 @@ from qmix_lightning.commands import evaluate, train
 
 TASKS = {"train": train._task, "evaluate": evaluate._task}
 TINY = [
+    "preset=pymarl",
     "total_env_steps=60",
     "eval_interval=30",
     "eval_episodes=4",

@@ -23,6 +23,7 @@ from qmix_lightning.types import EnvSpec
 
 TESTS = Path(__file__).parent.parent
 BASE = [
+    "preset=pymarl",
     "env=pettingzoo",
     "env.id=support.fakes:VaryingLength",
     "optimizer=adam",

@@ -40,7 +40,7 @@ def batch_for(name: str) -> TrajectoryBatch:
 def update(module: TeamModule, batch: TrainBatch) -> None:
     """What Lightning has the module do for one batch."""
     optimizer = module.configure_optimizers()
-    module._trainer = SimpleNamespace(optimizers=[optimizer], global_step=0, world_size=1)  # pyright: ignore
+    module._trainer = SimpleNamespace(optimizers=[optimizer], global_step=0, world_size=1, log_every_n_steps=1)  # pyright: ignore
     loss = module.training_step(batch, 0)
     loss.backward()
     module.configure_gradient_clipping(optimizer)
