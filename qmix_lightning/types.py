@@ -194,15 +194,21 @@ class Transition:
 class HostMasks:
     """A batch's masks in host memory: how much there is to compute is known there, without waiting for the device.
 
-    Shapes: ``agent_mask [B, T+1, N]`` and ``filled [B, T]`` bool.
+    Shapes: ``agent_mask [B, T+1, N]`` and ``filled [B, T]`` bool; ``restarts`` as in :class:`TrajectoryBatch`.
     """
 
     agent_mask: Tensor
     filled: Tensor
+    restarts: Tensor | None = None
 
     def mask_invalid(self) -> HostMasks:
         """Return the masks of the masked batch."""
         return replace(self, agent_mask=self.agent_mask & _row_valid(self.filled)[..., None])
+
+    def with_dead_present(self) -> HostMasks:
+        """Return the masks of the batch whose dead agents are present."""
+        present, restarts = _dead_present(self.agent_mask, self.filled)
+        return replace(self, agent_mask=present, restarts=restarts)
 
 
 def true_positions(mask: Tensor) -> Tensor:
@@ -214,6 +220,14 @@ def _row_valid(filled: Tensor) -> Tensor:
     import torch
 
     return torch.cat([filled[:, :1], filled], dim=1)  # [B, T+1]
+
+
+def _dead_present(alive: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which agents are there if the dead are, and where the memory starts anew: both ``[B, T+1, N]`` bool."""
+    restarts = alive.clone()
+    restarts[:, 0] = False
+    restarts[:, 1:] &= ~alive[:, :-1]
+    return _row_valid(filled)[..., None].expand_as(alive).contiguous(), restarts
 
 
 @dataclass
@@ -244,6 +258,8 @@ class TrajectoryBatch:
     """A cache of what several readers of this batch need and one of them has computed; a changed copy starts empty."""
     host: HostMasks | None = field(default=None, init=False, repr=False, compare=False)
     """The masks of a batch that was moved to another device; a changed copy has none, since its masks may be others."""
+    restarts: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    """``[B, T+1, N]`` bool, of :meth:`with_dead_present`: rows before which an agent forgets, though it was present."""
     is_masked: bool = field(default=False, init=False, repr=False, compare=False)
     """Whether it is known to be as :meth:`mask_invalid` would make it; a changed copy may not be."""
 
@@ -344,6 +360,25 @@ class TrajectoryBatch:
         )
         masked.host = None if self.host is None else self.host.mask_invalid()
         return masked
+
+    def with_dead_present(self) -> TrajectoryBatch:
+        """Return a masked batch as if its dead agents were present: they see zeros, may do the no-op only, and do it.
+
+        Their memory runs on while they are dead. One that lives again forgets, as it does where it acts.
+        """
+        present, restarts = _dead_present(self.agent_mask, self.filled)
+        whole = replace(self, agent_mask=present)
+        whole.restarts = restarts
+        whole.host = None if self.host is None else self.host.with_dead_present()
+        return whole
+
+    def memory_kept(self) -> Tensor:
+        """Return ``[B, T+1, N]`` bool: whether an agent's memory after a row is that before the next row."""
+        import torch
+
+        if self.restarts is None:
+            return self.agent_mask
+        return torch.cat([~self.restarts[:, 1:], torch.ones_like(self.restarts[:, :1])], dim=1)
 
     def sanitized(self, *, leave: Collection[str] = ()) -> TrajectoryBatch:
         """Return :meth:`mask_invalid` under its name of 0.1.0, which goes with 0.3.0."""

@@ -82,7 +82,7 @@ class Policy(nn.Module):
             return packing.scatter(packed)
         state = batch.initial_state or self.initial_state(batch.batch_size)
         inputs = self.inputs(batch.obs, batch.last_actions())
-        features, _ = self.agent.unroll_body(inputs, state, batch.agent_mask)
+        features, _ = self.agent.unroll_body(inputs, state, batch.memory_kept())
         return features
 
     @property
@@ -101,8 +101,9 @@ class Policy(nn.Module):
         unordered = self.agent.memoryless and columns == 1
         key = "packing", columns, unordered
         if key not in batch.cache:
-            alive = batch.agent_mask if batch.host is None else batch.host.agent_mask
-            packing = Packing.unordered(alive) if unordered else Packing.of(alive, columns)
+            masks = batch if batch.host is None else batch.host
+            alive = masks.agent_mask
+            packing = Packing.unordered(alive) if unordered else Packing.of(alive, columns, masks.restarts)
             batch.cache[key] = packing.to(batch.agent_mask.device)
         packing: Packing = batch.cache[key]
         state = batch.initial_state or self.initial_state(batch.batch_size)

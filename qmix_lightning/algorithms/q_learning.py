@@ -75,8 +75,8 @@ class QLearning(ValueLearner):
         return q
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
-        """Return the squared TD error over filled steps (and, without a mixer, over agents that are alive)."""
-        batch = batch.mask_invalid(skip=self._read_where_meaningful)
+        """Return the squared TD error over filled steps; without a mixer, of every agent whose value counts there."""
+        batch = self.masked(batch, skip=self._read_where_meaningful)
         q = self.unroll(batch)  # [B, T+1, N, A]
         before = slice(0, -1)
         q_mixed = self.mix(self.mixer, q, batch.actions, batch, before)  # [B, T] or [B, T, N]

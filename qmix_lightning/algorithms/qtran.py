@@ -163,7 +163,7 @@ class QTran(ValueLearner):
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """Return the loss ``L_td + lambda_opt L_opt + lambda_nopt L_nopt`` over filled steps."""
-        batch = batch.mask_invalid()
+        batch = self.masked(batch)
         unrolled = self.policy.unroll_features(batch)  # [B, T+1, N, F]
         values = self.policy.values(unrolled)  # [B, T+1, N, A]
         before = slice(0, -1)

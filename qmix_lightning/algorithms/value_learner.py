@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,12 +44,17 @@ class ValueSettings:
         normalize_rewards: ``none``; ``scale``: divide by the running deviation; ``standardize``: subtract the running
             mean too, which changes what is best where episodes may end early.
         normalize_values: learn values from the running mean of the discounted returns played, in units of their
-            deviation (return-based scaling, Schaul et al. 2021).
+            deviation, which both move while learning: PopArt's normalisation without its correction of the last layer
+            (van Hasselt et al. 2016, "Learning values across many orders of magnitude").
         target_update_mode: ``hard``: a copy every so often; ``soft``: ``target <- target + tau * (online - target)``
             after every update (Lillicrap et al. 2016).
         target_update_every: hard: how many units between copies (PyMARL: 200 episodes).
         target_update_unit: hard: ``episodes`` or ``updates``.
         target_update_tau: soft.
+        dead_agents: what a dead agent is worth to the team. ``zero``: nothing; its steps are not looked at. ``no_op``:
+            the value of its no-op, which its network, unrolled over what a dead agent sees, goes on learning (PyMARL).
+            Without a mixer the value *is* the agent's target, so that ``zero`` teaches that the team's return ends
+            with the agent.
     """
 
     gamma: float
@@ -63,6 +68,7 @@ class ValueSettings:
     target_update_every: int
     target_update_unit: Literal["episodes", "updates"]
     target_update_tau: float
+    dead_agents: Literal["zero", "no_op"] = "zero"  # settings of other packages' learners may not say
 
     def __post_init__(self) -> None:
         options = {
@@ -70,6 +76,7 @@ class ValueSettings:
             "normalize_rewards": ("none", "scale", "standardize"),
             "target_update_mode": ("hard", "soft"),
             "target_update_unit": ("episodes", "updates"),
+            "dead_agents": ("zero", "no_op"),
         }
         for name, allowed in options.items():
             if getattr(self, name) not in allowed:
@@ -102,6 +109,17 @@ class ValueLearner(Learner):
     def target_pairs(self) -> Iterable[tuple[nn.Module, nn.Module]]:
         """Return each online network with its target."""
         raise NotImplementedError
+
+    def masked(self, batch: TrajectoryBatch, *, skip: Collection[str] = ()) -> TrajectoryBatch:
+        """Return what the loss may read of ``batch``, with dead agents as ``settings.dead_agents`` says.
+
+        Args:
+            skip: as for :meth:`TrajectoryBatch.mask_invalid`.
+        """
+        if self.settings.dead_agents == "zero":
+            return batch.mask_invalid(skip=skip)
+        # What a dead agent sees is read now, so it must be zero.
+        return batch.mask_invalid(skip=[name for name in skip if name != "obs"]).with_dead_present()
 
     # -- returns -------------------------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ class WeightedQMIX(ValueLearner):
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """Return weighted squared errors of ``Q_tot`` and plain ones of ``Q*``, over filled steps."""
-        batch = batch.mask_invalid()
+        batch = self.masked(batch)
         before = slice(0, -1)
         q = self.policy.unroll(batch)  # [B, T+1, N, A]
         q_central = self.central_policy.unroll(batch)[:, before]  # [B, T, N, A]

@@ -35,7 +35,8 @@ class MixerCall:
     * ``obs [B, T, N, O]``,
     * ``agent_mask [B, T, N]`` bool.
 
-    A dead agent's values are zero: it adds nothing to the team's value.
+    An agent that ``batch.agent_mask`` leaves out has the value zero: it adds nothing to the team's value. A learner that
+    mixes what the dead do passes a batch in which they are present (``ValueSettings.dead_agents``).
     """
 
     OPTIONAL = ("greedy_qs", "actions", "obs", "agent_mask")

@@ -56,17 +56,24 @@ class Packing:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, alive: Tensor, columns: int) -> Packing:
-        """Pack ``alive [B, T, N]`` bool; on a GPU this waits for it, so give it the host's and move the result."""
+    def of(cls, alive: Tensor, columns: int, restarts: Tensor | None = None) -> Packing:
+        """Pack ``alive [B, T, N]`` bool; on a GPU this waits for it, so give it the host's and move the result.
+
+        A segment also begins where ``restarts [B, T, N]`` is true of an agent that is alive.
+        """
         b, t, n = alive.shape
         if columns not in (1, n):
             raise ValueError(f"columns must be 1 or {n}, not {columns}")
-        if alive.all():
+        if restarts is not None and not restarts.any():
+            restarts = None
+        if restarts is None and alive.all():
             everyone = torch.arange(b * t * n, device=alive.device).view(b, t, n).transpose(0, 1).flatten()
             return cls((b, t, n), columns, [b * n // columns] * t, everyone, everyone, None, everyone=True)
         mask = alive.transpose(1, 2).reshape(b * n, t)  # [B * N, T]
         before = torch.zeros_like(mask)
         before[:, 1:] = mask[:, :-1]
+        if restarts is not None:
+            before &= ~restarts.transpose(1, 2).reshape(b * n, t)
         position = mask.flatten().nonzero().squeeze(1)  # [K] in [B * N, T]
         begins = (mask & ~before).flatten()[position]  # [K] bool
         segment = begins.cumsum(0) - 1  # [K]
