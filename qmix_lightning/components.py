@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -107,6 +108,12 @@ def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
     name, mixer_name = config.algorithm["name"], config.mixer["name"]
     if mixer_name != "none" and "mixer" not in inspect.signature(ALGORITHMS.load(name)).parameters:
         raise ConfigurationError(f"algorithm '{name}' mixes no values: mixer must be none, not {mixer_name}")
+    if mixer_name == "none" and config.algorithm.get("dead_agents") == "zero":
+        print(
+            "algorithm.dead_agents=zero without a mixer: every agent learns that the team's reward ends when it dies; "
+            "no_op is PyMARL's way",
+            file=sys.stderr,
+        )
     mixer = make_component(
         MIXERS,
         config.mixer,

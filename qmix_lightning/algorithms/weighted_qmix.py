@@ -34,11 +34,14 @@ __all__ = ["CWQMIX", "OWQMIX", "WeightedQMIX", "central_weights", "optimistic_we
 def central_weights(y: Tensor, q_star_greedy: Tensor, is_greedy: Tensor, alpha: float) -> Tensor:
     """Return the central weighting (Rashid et al. 2020, the practical form of their centrally-weighted operator).
 
+    The paper compares with ``Q*`` and leaves open of which network; the authors' code with the target networks' value,
+    of which ``y`` is made too.
+
     1 where the joint action is the greedy one, or its target is better than the greedy one's value; else ``alpha``.
 
     Args:
         y: targets ``[...]``.
-        q_star_greedy: ``Q*`` of the joint action that is greedy for ``Q_tot``, ``[...]``.
+        q_star_greedy: the target networks' ``Q*`` of the joint action that is greedy for ``Q_tot``, ``[...]``.
         is_greedy: the action taken is that one, ``[...]`` bool.
         alpha: weight of the rest.
 
@@ -110,14 +113,14 @@ class WeightedQMIX(ValueLearner):
         self.target_central_policy = copy.deepcopy(self.central_policy).requires_grad_(False)
         self.target_central_mixer = copy.deepcopy(self.central_mixer).requires_grad_(False)
 
-    def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_central: Tensor, y: Tensor) -> Tensor:
+    def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_target: Tensor, y: Tensor) -> Tensor:
         """Return the weights ``w [B, T]``, without a gradient.
 
         Args:
             batch: masked.
             q: values of the acting agents, ``[B, T, N, A]``.
             q_tot: of the actions taken, ``[B, T]``.
-            q_central: values of the agents of ``Q*``, ``[B, T, N, A]``.
+            q_target: values of the target agents of ``Q*``, ``[B, T, N, A]``.
             y: targets, ``[B, T]``.
         """
         raise NotImplementedError
@@ -133,17 +136,22 @@ class WeightedQMIX(ValueLearner):
         self.central_policy.inputs.observe(batch, self.all_reduce)
 
     @torch.no_grad()
-    def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """Return the targets ``y [B, T]`` for a masked batch; ``q_online [B, T+1, N, A]`` of the acting network."""
+    def targets(self, batch: TrajectoryBatch, q_online: Tensor, q_target: Tensor) -> Tensor:
+        """Return the targets ``y [B, T]`` for a masked batch.
+
+        Args:
+            batch: ``[B, T]`` steps.
+            q_online: of the acting network, ``[B, T+1, N, A]``.
+            q_target: of the target agents of ``Q*``, ``[B, T+1, N, A]``.
+        """
         after = slice(1, None)
         selecting = q_online.detach() if self.target_policy is None else self.target_policy.unroll(batch)
         greedy = greedy_actions(selecting[:, after], batch.avail_actions[:, after])  # [B, T, N]
-        q_central = self.target_central_policy.unroll(batch)[:, after]  # [B, T, N, A]
-        greedy_tp1 = self.mix_central(self.target_central_mixer, q_central, greedy, batch, after)
+        greedy_tp1 = self.mix_central(self.target_central_mixer, q_target, greedy, batch, after)
         taken_tp1 = None
         if self.needs_taken_values:
             taken = actions_tp1(batch)
-            taken_tp1 = self.mix_central(self.target_central_mixer, q_central, taken, batch, after)
+            taken_tp1 = self.mix_central(self.target_central_mixer, q_target, taken, batch, after)
         return self.returns(batch, greedy_tp1, taken_tp1)
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
@@ -154,9 +162,10 @@ class WeightedQMIX(ValueLearner):
         q_central = self.central_policy.unroll(batch)[:, before]  # [B, T, N, A]
         q_tot = self.mix(self.mixer, q[:, before], batch.actions, batch, before)  # [B, T]
         q_star = self.mix_central(self.central_mixer, q_central, batch.actions, batch, before)  # [B, T]
-        y = self.targets(batch, q)
         with torch.no_grad():
-            weights = self.weights(batch, q[:, before], q_tot, q_central, y)
+            q_target = self.target_central_policy.unroll(batch)  # [B, T+1, N, A]
+            y = self.targets(batch, q, q_target)
+            weights = self.weights(batch, q[:, before], q_tot, q_target[:, before], y)
         error, central_error = q_tot - y, q_star - y
         loss_qmix, loss_central = weights * error.square(), central_error.square()
         total = loss_qmix + loss_central
@@ -181,15 +190,16 @@ class WeightedQMIX(ValueLearner):
 class CWQMIX(WeightedQMIX):
     """Centrally-weighted QMIX learner: full weight for the greedy joint action and for what beats it by ``Q*``."""
 
-    def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_central: Tensor, y: Tensor) -> Tensor:
+    def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_target: Tensor, y: Tensor) -> Tensor:
         before = slice(0, -1)
         greedy = greedy_actions(q, batch.avail_actions[:, before])  # [B, T, N]
-        q_star_greedy = self.mix_central(self.central_mixer, q_central, greedy, batch, before)
+        # Like with like: the online Q* has moved on since the networks that y is made of were copied.
+        q_star_greedy = self.mix_central(self.target_central_mixer, q_target, greedy, batch, before)
         return central_weights(y, q_star_greedy, (greedy == batch.actions).all(dim=-1), self.alpha)
 
 
 class OWQMIX(WeightedQMIX):
     """Optimistically-weighted QMIX learner: full weight for joint actions that ``Q_tot`` underestimates."""
 
-    def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_central: Tensor, y: Tensor) -> Tensor:
+    def weights(self, batch: TrajectoryBatch, q: Tensor, q_tot: Tensor, q_target: Tensor, y: Tensor) -> Tensor:
         return optimistic_weights(y, q_tot, self.alpha)

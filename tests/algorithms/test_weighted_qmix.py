@@ -10,7 +10,7 @@ import torch
 
 from qmix_lightning.algorithms.networks.weighted_qmix import CentralMixer
 from qmix_lightning.algorithms.weighted_qmix import central_weights, optimistic_weights
-from support.batches import N, S
+from support.batches import A, N, S
 from support.garbage import GARBAGE, assert_unchanged, dirty_dead, dirty_padding
 from support.joint_learners import LENGTHS, RETURNS, data, make
 from support.matrix_games import recipe_returns, train_on
@@ -60,6 +60,24 @@ def test_central_weights():
 def test_optimistic_weights():
     y, q_tot = torch.tensor([1.0, 3.0, 2.0]), torch.tensor([2.0, 2.0, 2.0])
     assert optimistic_weights(y, q_tot, 0.25).tolist() == [0.25, 1.0, 0.25]
+
+
+@pytest.mark.parametrize(("online", "target", "full"), [(0.0, 2.0, 0), (2.0, 0.0, 1)])
+def test_the_central_weighting_compares_with_the_target_networks_value(online: float, target: float, full: int):
+    """One step that pays ``y = 1`` and ends, by other actions than the greedy ones: full weight if ``Q*`` is below."""
+    learner, batch = make("cw_qmix"), data(0, [1])
+    batch.terminated = batch.filled.clone()
+    batch.reward[:] = 1.0
+    batch.agent_mask[:] = batch.avail_actions[:] = True
+    with torch.no_grad():
+        batch.actions[0, 0] = (learner.policy.unroll(batch)[0, 0].argmax(-1) + 1) % A
+        for mixer, value in ((learner.central_mixer, online), (learner.target_central_mixer, target)):
+            mixer.value[-1].weight.zero_()
+            mixer.value[-1].bias.fill_(value)
+    terms = learner.loss(batch)
+    assert terms.sums["target"].item() == 1.0
+    assert terms.sums["q_central"].item() == online
+    assert terms.sums["weight"].item() == (1.0 if full else learner.alpha)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,6 +27,7 @@ VALUES = {
     "target_update_every": 200,
     "target_update_unit": "episodes",
     "target_update_tau": 0.01,
+    "dead_agents": "zero",
 }
 
 

@@ -15,7 +15,8 @@ class CentralMixer(nn.Module):
     """Central mixer of weighted QMIX, ``Q*(s, u) = f(Q_1, .., Q_N, s)``: a plain feed-forward network.
 
     It is not monotonic, so it can rate any joint action. It is not a choice of ``mixer=``: the agents' own greedy
-    actions are not greedy for it, so nothing can act by it.
+    actions are not greedy for it, so nothing can act by it. As the paper's text has it; the authors' code adds a second
+    network's ``V(s)`` to the output, which changes how it is learned, not what it can hold.
 
     Args:
         n_agents: ``N``.

@@ -6,8 +6,11 @@ from support.batches import OBS, A, N
 from support.small_mixers import FORMULAS, Seen
 
 
-def episode_values(policy, batch, b, length):
-    """``q[t][i]`` of one episode, one step after the other, with nothing but the alive agents' own history."""
+def episode_values(policy, batch, b, length, dead_agents="zero"):
+    """``q[t][i]`` of one episode, one step after the other, with nothing but the agents' own history while alive.
+
+    With ``no_op`` the memory of the dead runs on, and is forgotten when they live again.
+    """
     agent = policy.agent
     state = agent.initial_state(1)
     values = []
@@ -23,7 +26,8 @@ def episode_values(policy, batch, b, length):
         q, state = agent(policy.inputs(obs[None], last[None]), state)
         for memory in state:
             for i in range(N):
-                if not alive[i]:
+                reborn = t < length and batch.agent_mask[b, t + 1, i]
+                if not alive[i] and (dead_agents == "zero" or reborn):
                     memory[0, i] = 0.0
         values.append(q[0])
     return values
@@ -38,14 +42,15 @@ def best_actions(q, batch, b, row):
     return chosen
 
 
-def seen_in(q, batch, b, row, actions):
-    """What a mixer sees of one row: the dead are worth nothing and see nothing."""
+def seen_in(q, batch, b, row, actions, dead_agents="zero"):
+    """What a mixer sees of one row: the dead see nothing, and are worth nothing or what their no-op is."""
     alive = batch.agent_mask[b, row].tolist()
+    counts = [dead_agents == "no_op" or living for living in alive]
     greedy = best_actions(q, batch, b, row)
     return Seen(
-        q=[float(q[i, actions[i]]) if alive[i] else 0.0 for i in range(N)],
+        q=[float(q[i, actions[i]]) if counts[i] else 0.0 for i in range(N)],
         state=batch.state[b, row].tolist(),
-        greedy=[float(q[i, greedy[i]]) if alive[i] else 0.0 for i in range(N)],
+        greedy=[float(q[i, greedy[i]]) if counts[i] else 0.0 for i in range(N)],
         actions=actions,
         obs=[batch.obs[b, row, i].tolist() if alive[i] else [0.0] * OBS for i in range(N)],
     )
@@ -55,19 +60,20 @@ def seen_in(q, batch, b, row, actions):
 def plain_loss(learner, batch, lengths, mixer):
     """Sum and count of the squared TD errors by loops over episodes, steps and agents, one number at a time."""
     total, count = 0.0, 0
+    dead = learner.settings.dead_agents
     for b, length in enumerate(lengths):
-        online = episode_values(learner.policy, batch, b, length)
-        target = episode_values(learner.target_policy, batch, b, length)
+        online = episode_values(learner.policy, batch, b, length, dead)
+        target = episode_values(learner.target_policy, batch, b, length, dead)
         for t in range(length):
             alive = batch.agent_mask[b, t].tolist()
             actions = [int(batch.actions[b, t, i]) if alive[i] else 0 for i in range(N)]
             selector = online if learner.settings.double_q else target
-            now = seen_in(online[t], batch, b, t, actions)
-            after = seen_in(target[t + 1], batch, b, t + 1, best_actions(selector[t + 1], batch, b, t + 1))
+            now = seen_in(online[t], batch, b, t, actions, dead)
+            after = seen_in(target[t + 1], batch, b, t + 1, best_actions(selector[t + 1], batch, b, t + 1), dead)
             continuation_mask = 0.0 if batch.terminated[b, t] else learner.settings.gamma
             reward = float(batch.reward[b, t])
             if mixer == "none":
-                errors = [now.q[i] - reward - continuation_mask * after.q[i] for i in range(N) if alive[i]]
+                errors = [now.q[i] - reward - continuation_mask * after.q[i] for i in range(N) if alive[i] or dead == "no_op"]
             else:
                 q_tot, v_tot = (
                     FORMULAS[mixer](m, seen) for m, seen in ((learner.mixer, now), (learner.target_mixer, after))

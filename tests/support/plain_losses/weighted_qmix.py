@@ -47,7 +47,7 @@ def plain_loss(learner, batch, lengths, central):
             q_star = central_value(learner.central_mixer, taken(own, t, actions[t]), states[t])
             best = greedy_of(acting[t], avail[t], alive[t])
             if central:
-                q_star_best = central_value(learner.central_mixer, taken(own, t, best), states[t])
+                q_star_best = after(t, best)
                 promising = y[t] > q_star_best or best == actions[t]
             else:
                 promising = q_tot < y[t]
