@@ -58,9 +58,15 @@ ON_POLICY = [
     *("rollout.num_envs=64", "replay.capacity=64", "replay.batch_size=64"),
     f"exploration.epsilon_anneal_steps={STEPS // 2}",
 ]
+# The defaults of 0.1.0, with which the table was made.
+OLD_IQL = ["algorithm.dead_agents=zero"]
+OLD_COMA = [
+    *("algorithm.target_update_every=200", "algorithm.target_update_unit=episodes"),
+    *("algorithm.mask_before_softmax=true", "algorithm.critic_max_grad_norm=null"),
+]
 ALGORITHMS: dict[str, tuple[list[str], list[str]]] = {
     # settings on the games, and on the others: sizes that the games need, and a mixer that begins small
-    "iql": ([], []),
+    "iql": ([], OLD_IQL),
     "vdn": ([], []),
     "qmix": ([], ["mixer=qmix_small_init"]),
     "qmix_ns": ([], []),
@@ -72,7 +78,7 @@ ALGORITHMS: dict[str, tuple[list[str], list[str]]] = {
     "ow_qmix": (["algorithm.alpha=0.1"], ["mixer=qmix_small_init"]),
     "qplex": (["mixer.attention_layers=3"], []),
     "qatten": ([], []),
-    "coma": (ON_POLICY, []),
+    "coma": ([*ON_POLICY, *OLD_COMA], OLD_COMA),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qmix_lightning.action_selection import chosen_values
-from qmix_lightning.agents.stochastic_policy import StochasticPolicy, floored_log_policy, sample_actions
+from qmix_lightning.agents.stochastic_policy import StochasticPolicy, sample_actions
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
 from qmix_lightning.algorithms.networks.coma import CounterfactualCritic, counterfactual_advantage, expected_values
 from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings
@@ -31,7 +31,8 @@ class COMA(ValueLearner):
     with ``A^a`` of eq. 4 held constant and ``y`` the TD(lambda) return over the target critic's values of the actions
     taken (eq. 2). ``pi`` is the floored policy that collected the data: with the epsilon of its
     round, so that the gradient is that of the policy that acted. After an episode's last step, if it was truncated,
-    the value is the target critic's for actions that the policy would have taken.
+    the value is the target critic's: the mean over an agent's own action under its policy, for actions of the others
+    that their policies would have taken.
 
     A dead agent has nothing to choose: its advantage is zero. The critic learns in its slot too, since it values the
     team's action, and the values of that slot are what is bootstrapped when an agent dies.
@@ -51,8 +52,14 @@ class COMA(ValueLearner):
         target_update_every: hard: how many units between copies.
         target_update_unit: hard: ``episodes`` or ``updates``.
         target_update_tau: soft.
+        mask_before_softmax: whether illegal actions are left out of the policies' softmax and floor or masked after
+            both, see :func:`~qmix_lightning.agents.stochastic_policy.floored_log_policy`.
+        critic_max_grad_norm: the critic's gradient is clipped by its own norm to this, and the actors' by theirs to the
+            optimiser's; ``None``: both together, by their joint norm, so that a large gradient of the critic shortens
+            the actors' step.
     """
 
+    policy: StochasticPolicy
     policy_class = StochasticPolicy
     on_policy = True
 
@@ -73,6 +80,8 @@ class COMA(ValueLearner):
         target_update_every: int,
         target_update_unit: Literal["episodes", "updates"],
         target_update_tau: float,
+        mask_before_softmax: bool,
+        critic_max_grad_norm: float | None,
     ) -> None:
         super().__init__(
             ValueSettings(
@@ -89,15 +98,18 @@ class COMA(ValueLearner):
                 target_update_tau=target_update_tau,
             )
         )
-        for name, value in (("critic_coef", critic_coef), ("critic_lr", critic_lr)):
+        above_zero = {"critic_coef": critic_coef, "critic_lr": critic_lr, "critic_max_grad_norm": critic_max_grad_norm}
+        for name, value in above_zero.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
         if entropy_coef < 0:
             raise ValueError(f"entropy_coef must not be negative, but is {entropy_coef}")
         self.critic_coef = critic_coef
         self.critic_lr = critic_lr
+        self.critic_max_grad_norm = critic_max_grad_norm
         self.entropy_coef = entropy_coef
         self.policy = policy
+        policy.mask_before_softmax = mask_before_softmax
         self.critic = CounterfactualCritic(
             n_agents=spec.n_agents,
             n_actions=spec.n_actions,
@@ -112,10 +124,11 @@ class COMA(ValueLearner):
 
     def parameter_groups(self) -> list[dict[str, object]]:
         groups = super().parameter_groups()
+        critic = next(group for group in groups if group["name"] == "critic")
         if self.critic_lr is not None:
-            for group in groups:
-                if group["name"] == "critic":
-                    group["lr"] = self.critic_lr
+            critic["lr"] = self.critic_lr
+        if self.critic_max_grad_norm is not None:
+            critic |= {"max_grad_norm": self.critic_max_grad_norm, "clip_group": "critic"}
         return groups
 
     @torch.no_grad()
@@ -145,7 +158,7 @@ class COMA(ValueLearner):
         batch = batch.mask_invalid()
         before = slice(0, -1)
         logits = self.policy.unroll(batch)  # [B, T+1, N, A]
-        log_pi = floored_log_policy(logits, batch.avail_actions, batch.extras["epsilon"][:, None, None])
+        log_pi = self.policy.log_policy(logits, batch.avail_actions, batch.extras["epsilon"][:, None, None])
         pi = log_pi.detach().exp()
         actions = followed_by(batch, pi, batch.extras["draws"])  # [B, T+1, N]
         q = self.critic(batch.state[:, before], batch.obs[:, before], batch.actions, batch.last_actions()[:, before])

@@ -38,7 +38,8 @@ class TeamModule(LightningModule):
 
     Args:
         learner: networks and learning rule; see ``qmix_lightning.algorithms``.
-        optimizer: makes the optimiser from parameter groups; a group's ``max_grad_norm`` is its own clipping.
+        optimizer: makes the optimiser from parameter groups. Those with the same ``max_grad_norm`` are clipped by the
+            norm of all their gradients, but for groups that a ``clip_group`` of their own keeps apart.
         episode_metrics: names the environment reports at an episode's end; ``won`` becomes the win rate.
     """
 
@@ -118,10 +119,11 @@ class TeamModule(LightningModule):
         if gradient_clip_val is not None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        limits: dict[float, list[Tensor]] = {}
+        limits: dict[tuple[float, str], list[Tensor]] = {}
         for group in optimizer.param_groups:
-            limits.setdefault(group.get("max_grad_norm") or 0.0, []).extend(group["params"])
-        norms = [clip_by_norm(params, limit if limit > 0 else None).detach() for limit, params in limits.items()]
+            together = group.get("max_grad_norm") or 0.0, group.get("clip_group", "")
+            limits.setdefault(together, []).extend(group["params"])
+        norms = [clip_by_norm(params, limit if limit > 0 else None).detach() for (limit, _), params in limits.items()]
         self._grad_norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
     @property

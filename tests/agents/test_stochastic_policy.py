@@ -31,6 +31,33 @@ def test_the_floored_softmax(epsilon: float):
             assert pi[i, n, a].item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.2, 1.0])
+def test_the_floored_softmax_masked_after_it(epsilon: float):
+    """PyMARL's way: softmax and floor over all actions, illegal ones struck out, the rest divided by its sum."""
+    g = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(50, N, A, generator=g, dtype=torch.float64)
+    legal = torch.rand(50, N, A, generator=g) > 0.4
+    legal[..., 0] = True
+    pi = floored_log_policy(logits, legal, torch.tensor(epsilon), mask_before_softmax=False).exp()
+    expected = torch.where(legal, (1 - epsilon) * torch.softmax(logits, -1) + epsilon / A, 0.0)
+    torch.testing.assert_close(pi, expected / expected.sum(-1, keepdim=True), rtol=1e-6, atol=1e-12)
+    assert (pi[~legal] == 0).all()
+    before = floored_log_policy(logits, legal, torch.tensor(epsilon)).exp()
+    assert torch.allclose(pi, before) == (epsilon in (0.0, 1.0))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-8, 0.5, 1.0])
+def test_gradients_stay_finite_where_the_softmax_leaves_nothing_to_legal_actions(epsilon: float):
+    logits = torch.tensor([[-1e4, -1e4, 0.0], [0.0, 1e4, 1e4], [1e4, 0.0, 0.0]], requires_grad=True)
+    legal = torch.tensor([[True, True, False], [True, False, False], [True, True, False]])
+    log_pi = floored_log_policy(logits, legal, torch.tensor(epsilon), mask_before_softmax=False)
+    assert log_pi[0, :2].exp().tolist() == pytest.approx([0.5, 0.5], rel=1e-3)
+    assert log_pi[1, 0] == 0
+    torch.where(legal, log_pi, 0.0).sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1e-8, 0.5, 1.0])
 def test_gradients_stay_finite_where_probabilities_vanish(epsilon: float):
     logits = torch.tensor([[1e4, -1e4, 0.0, NAN], [0.0, INF, 0.0, 0.0]], requires_grad=True)
@@ -67,7 +94,7 @@ def test_the_largest_draw_takes_a_legal_action():
 
 
 def test_it_samples_in_training_and_is_greedy_in_evaluation():
-    policy = make_coma(dtype=torch.float32).policy
+    policy = make_coma(dtype=torch.float32, mask_before_softmax=True).policy
     q = torch.tensor([[[0.0, 1.0, 5.0, 0.9]] * N])
     legal = torch.tensor([[[True, True, False, True]] * N])
     assert policy.select(q, legal, 1.0, None).tolist() == [[1] * N]

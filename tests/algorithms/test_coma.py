@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from qmix_lightning.agents.stochastic_policy import floored_log_policy
 from qmix_lightning.algorithms import coma
 from qmix_lightning.algorithms.coma import followed_by
 from qmix_lightning.algorithms.networks.coma import CounterfactualCritic, counterfactual_advantage, expected_values
+from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import TrajectoryBatch
 from support import inprocess
 from support.batches import OBS, A, N, S, random_batch
@@ -21,6 +23,7 @@ from support.learners import AGENTS
 from support.on_policy_learners import COMA_SETTINGS as SETTINGS
 from support.on_policy_learners import make_coma, with_round
 from support.plain_losses.coma import plain_loss
+from support.updates import team
 
 LENGTHS = [9, 1, 4, 6, 3]
 
@@ -57,7 +60,8 @@ def test_the_learners_advantage_is_under_the_policy_that_acted(monkeypatch: pyte
     clean = data.mask_invalid()
     with torch.no_grad():
         logits, epsilon = learner.policy.unroll(clean)[:, :-1], data.extras["epsilon"][:, None, None]
-        pi = floored_log_policy(logits, clean.avail_actions[:, :-1], epsilon).exp()
+        legal = clean.avail_actions[:, :-1]
+        pi = floored_log_policy(logits, legal, epsilon, mask_before_softmax=False).exp()
     ((q, used),) = seen
     torch.testing.assert_close(used, pi)
     every = torch.stack([counterfactual_advantage(q, used, torch.full_like(clean.actions, a)) for a in range(A)], -1)
@@ -161,9 +165,10 @@ def test_draws_that_half_precision_rounds_up_take_legal_actions():
         assert torch.equal(actions[row, :length], clean.actions[row, :length])
 
 
+@pytest.mark.parametrize("mask_before_softmax", [True, False])
 @pytest.mark.parametrize("agent", AGENTS)
-def test_loss_equals_plain_loops(agent: str):
-    learner = make_coma(agent)
+def test_loss_equals_plain_loops(agent: str, mask_before_softmax: bool):
+    learner = make_coma(agent, mask_before_softmax=mask_before_softmax)
     for seed, lengths in [(1, [9, 1, 5, 7]), (2, [2, 3])]:
         data = batch(seed, lengths)
         assert not data.agent_mask.all()
@@ -208,7 +213,7 @@ def test_nothing_of_the_actors_loss_reaches_the_critic():
     alone = make_coma(entropy_coef=0.0)
     clean = data.mask_invalid()
     epsilon = clean.extras["epsilon"][:, None, None]
-    pi = floored_log_policy(alone.policy.unroll(clean), clean.avail_actions, epsilon).exp()
+    pi = alone.policy.log_policy(alone.policy.unroll(clean), clean.avail_actions, epsilon).exp()
     y = alone.targets(clean, followed_by(clean, pi, clean.extras["draws"]), pi)
     q = alone.critic(clean.state[:, :-1], clean.obs[:, :-1], clean.actions, clean.last_actions()[:, :-1])
     error = q.gather(-1, clean.actions[..., None])[..., 0] - y
@@ -222,6 +227,23 @@ def test_parameter_groups():
     groups = make_coma(critic_lr=0.25).parameter_groups()
     optimizer = torch.optim.Adam(groups, lr=0.5)
     assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.25]
+
+
+def norms(module: TeamModule) -> list[float]:
+    """Of the actors' and the critic's gradient as they are after a round of gradients 100 times as large, clipped."""
+    optimizer = module.configure_optimizers()
+    (100 * module.learner.loss(batch()).total).backward()
+    module.configure_gradient_clipping(optimizer)
+    groups = [[p.grad.flatten() for p in g["params"] if p.grad is not None] for g in optimizer.param_groups]
+    return [torch.cat(gradients).norm().item() for gradients in groups]
+
+
+def test_actors_and_critic_are_clipped_by_their_own_norms():
+    """``team`` clips at 10; the critic's own limit is 2, or 10 too."""
+    assert norms(team(make_coma())) == pytest.approx([10.0, 2.0])
+    assert norms(team(make_coma(critic_max_grad_norm=10.0))) == pytest.approx([10.0, 10.0])
+    together = norms(team(make_coma(critic_max_grad_norm=None)))
+    assert math.hypot(*together) == pytest.approx(10.0)
 
 
 def test_the_target_critic_follows():
@@ -244,6 +266,7 @@ def test_it_asks_for_on_policy_data():
     [
         ({"critic_coef": 0.0}, "critic_coef must be above 0, not 0.0"),
         ({"critic_lr": -1.0}, "critic_lr must be above 0, not -1.0"),
+        ({"critic_max_grad_norm": 0.0}, "critic_max_grad_norm must be above 0, not 0.0"),
         ({"entropy_coef": -0.1}, "entropy_coef must not be negative, but is -0.1"),
         ({"critic_hidden_dim": 0}, "critic_hidden_dim must be at least 1, not 0"),
         ({"td_lambda": 1.2}, r"td_lambda must be in \[0, 1\], not 1.2"),

@@ -39,6 +39,8 @@ COMA_SETTINGS = {
     "target_update_every": 200,
     "target_update_unit": "episodes",
     "target_update_tau": 0.01,
+    "mask_before_softmax": False,
+    "critic_max_grad_norm": 2.0,
 }
 PQN_SETTINGS = {"gamma": 0.9, "td_lambda": 0.7, "normalize_rewards": "none", "normalize_values": False}
 

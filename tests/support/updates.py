@@ -50,6 +50,6 @@ def update(module: TeamModule, batch: TrainBatch) -> None:
 
 def team(learner) -> TeamModule:
     def rmsprop(groups):
-        return torch.optim.RMSprop([{**g, "max_grad_norm": 10.0} for g in groups], lr=1e-3, foreach=True)
+        return torch.optim.RMSprop([{"max_grad_norm": 10.0, **g} for g in groups], lr=1e-3, foreach=True)
 
     return TeamModule(learner=learner, optimizer=rmsprop)

@@ -39,11 +39,14 @@ def plain_loss(learner: COMA, data: TrajectoryBatch, lengths: list[int]) -> tupl
         for t in range(length + 1):
             rows = []
             for i in range(N):
-                own = [a for a in range(A) if data.avail_actions[b, t, i, a]] if data.agent_mask[b, t, i] else [0]
-                weights = {a: math.exp(float(logits[t][i, a])) for a in own}
+                alive = bool(data.agent_mask[b, t, i])
+                own = [a for a in range(A) if data.avail_actions[b, t, i, a]] if alive else [0]
+                counted = own if learner.policy.mask_before_softmax or not alive else range(A)
+                weights = {a: math.exp(float(logits[t][i, a])) for a in counted}
                 mass = sum(weights.values())
-                rows.append([(1 - epsilon) * weights[a] / mass + epsilon / len(own) if a in own else 0.0
-                             for a in range(A)])  # fmt: skip
+                floored = [(1 - epsilon) * weights[a] / mass + epsilon / len(counted) if a in own else 0.0
+                           for a in range(A)]  # fmt: skip
+                rows.append([p / sum(floored) for p in floored])
             pi.append(rows)
             if t < length:
                 joint.append([int(data.actions[b, t, i]) if data.agent_mask[b, t, i] else 0 for i in range(N)])
