@@ -135,7 +135,7 @@ def test_what_the_dead_see_may_be_anything(name: str, garbage: Any):
 
 
 def test_bad_setting():
-    with pytest.raises(ValueError, match="^dead_agents must be 'zero' or 'no_op', not 'one'$"):
+    with pytest.raises(ValueError, match=r"^dead_agents must be 'zero' or 'no_op', not 'one'$"):
         make_learner(dead_agents="one")
 
 

@@ -241,11 +241,13 @@ def test_a_plan_that_is_typed_stays():
     assert evaluation_plan(config, 500) == (7, 9)
 
 
-@pytest.mark.parametrize(("algorithm", "mixer"), [("iql", "none"), ("vdn", "vdn"), ("qmix", "qmix")])
-def test_an_algorithm_brings_its_mixer_and_the_same_training(algorithm: str, mixer: str):
+@pytest.mark.parametrize(
+    ("algorithm", "mixer", "dead_agents"), [("iql", "none", "no_op"), ("vdn", "vdn", "zero"), ("qmix", "qmix", "zero")]
+)
+def test_an_algorithm_brings_its_mixer_and_the_same_training(algorithm: str, mixer: str, dead_agents: str):
     config, qmix = run_config(f"algorithm={algorithm}"), run_config("algorithm=qmix")
     assert config.mixer["name"] == mixer
-    assert config.algorithm == qmix.algorithm | {"name": algorithm}
+    assert config.algorithm == qmix.algorithm | {"name": algorithm, "dead_agents": dead_agents}
     assert (config.optimizer, config.replay, config.rollout) == (qmix.optimizer, qmix.replay, qmix.rollout)
 
 

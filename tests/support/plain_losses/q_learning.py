@@ -73,7 +73,8 @@ def plain_loss(learner, batch, lengths, mixer):
             continuation_mask = 0.0 if batch.terminated[b, t] else learner.settings.gamma
             reward = float(batch.reward[b, t])
             if mixer == "none":
-                errors = [now.q[i] - reward - continuation_mask * after.q[i] for i in range(N) if alive[i] or dead == "no_op"]
+                learning = [i for i in range(N) if alive[i] or dead == "no_op"]
+                errors = [now.q[i] - reward - continuation_mask * after.q[i] for i in learning]
             else:
                 q_tot, v_tot = (
                     FORMULAS[mixer](m, seen) for m, seen in ((learner.mixer, now), (learner.target_mixer, after))
