@@ -59,7 +59,7 @@ class COMA(ValueLearner):
             the actors' step.
     """
 
-    policy: StochasticPolicy
+    policy: StochasticPolicy  # pyright: ignore[reportIncompatibleVariableOverride]
     policy_class = StochasticPolicy
     on_policy = True
 

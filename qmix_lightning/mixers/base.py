@@ -35,8 +35,8 @@ class MixerCall:
     * ``obs [B, T, N, O]``,
     * ``agent_mask [B, T, N]`` bool.
 
-    An agent that ``batch.agent_mask`` leaves out has the value zero: it adds nothing to the team's value. Where the dead
-    count, they are present in the batch (``ValueSettings.dead_agents``).
+    An agent that ``batch.agent_mask`` leaves out has the value zero: it adds nothing to the team's value. Where dead
+    agents count, they are present in the batch (``ValueSettings.dead_agents``).
     """
 
     OPTIONAL = ("greedy_qs", "actions", "obs", "agent_mask")
