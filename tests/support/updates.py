@@ -20,6 +20,7 @@ MADE: dict[str, Any] = {
     "qmix, feedforward": lambda: make_learner(agent="feedforward"),
     "qmix, an agent each": lambda: make_learner(share=False),
     "qmix, agents by group": lambda: make_learner(share="group"),
+    "qmix, dead agents' no-ops": lambda: make_learner(dead_agents="no_op"),
     "qmix, lambda returns": lambda: make_learner(returns="td_lambda"),
     "qmix, normalized": lambda: make_learner(**NORMALIZED),
     **{name: lambda name=name: joint_learners.make(name) for name in joint_learners.LEARNERS},
