@@ -96,7 +96,7 @@ class Learner(nn.Module):
         """Do what follows an optimiser step; called after every one with the global counters."""
 
     def played_returns(self, batch: TrajectoryBatch) -> Tensor | None:
-        """Return discounted returns of what was played, ``[B, T]``, to compare values with; ``None``: there are none."""
+        """Return discounted returns of what was played, ``[B, T]``, to compare values with; ``None``: none."""
         return None
 
     def target_copies(self, *, episodes: int, updates: int) -> int | None:
