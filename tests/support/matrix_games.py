@@ -108,11 +108,12 @@ def train_on(preset: str, name: str, *, seed: int, updates: int, lr: float = 5e-
     payoff = torch.tensor(env.exact_q_values(1.0)["1"])
     learner = small_game_learner(name, env.spec, **changed)
     optimizer = torch.optim.Adam(learner.parameters(), lr=lr)
-    for _ in range(updates):
+    for update in range(1, updates + 1):
         terms = learner.loss(plays(torch.randint(3, (32, 2)), payoff))
         optimizer.zero_grad()
         (terms.total / terms.count).backward()
         optimizer.step()
+        learner.after_update(episodes=32 * update, updates=update)
     return Game(learner, payoff)
 
 
