@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,6 @@ class COMA(ValueLearner):
             the actors' step.
     """
 
-    policy: StochasticPolicy  # pyright: ignore[reportIncompatibleVariableOverride]
     policy_class = StochasticPolicy
     on_policy = True
 
@@ -157,8 +156,9 @@ class COMA(ValueLearner):
             raise ValueError("COMA needs the epsilon and the draws of an on-policy round: use replay=on_policy")
         batch = batch.mask_invalid()
         before = slice(0, -1)
-        logits = self.policy.unroll(batch)  # [B, T+1, N, A]
-        log_pi = self.policy.log_policy(logits, batch.avail_actions, batch.extras["epsilon"][:, None, None])
+        actors = cast(StochasticPolicy, self.policy)
+        logits = actors.unroll(batch)  # [B, T+1, N, A]
+        log_pi = actors.log_policy(logits, batch.avail_actions, batch.extras["epsilon"][:, None, None])
         pi = log_pi.detach().exp()
         actions = followed_by(batch, pi, batch.extras["draws"])  # [B, T+1, N]
         q = self.critic(batch.state[:, before], batch.obs[:, before], batch.actions, batch.last_actions()[:, before])
