@@ -161,5 +161,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         asynchronous=rollout.asynchronous is True,
         policy_on_device=rollout.policy_device == "device",
         cuda_graph=rollout.cuda_graph == "auto",
+        prepare_round=learner.prepare_round if learner.round_extras else None,
+        round_extras=learner.round_extras,
     )
     return Run(trainer, module, data, spec, log, checkpoint, size, replay_device)

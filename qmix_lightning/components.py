@@ -126,7 +126,7 @@ def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
         ALGORITHMS,
         config.algorithm,
         policy=policy,
-        make_policy=partial(build_policy, config.agent, spec, kind),
+        make_policy=partial(build_policy, config.agent, spec=spec, kind=kind),
         mixer=mixer,
         spec=spec,
     )

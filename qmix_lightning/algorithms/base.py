@@ -65,24 +65,39 @@ class Learner(nn.Module):
     """Networks and learning rule of one algorithm, as one module.
 
     The constructor is given by keyword what it asks for of ``policy``, ``mixer``, ``spec`` (``EnvSpec``) and
-    ``make_policy`` (a function that makes another policy like the acting one, with weights of its own); its other
-    keyword arguments are the keys of ``conf/algorithm/NAME.yaml``. A dataclass among them stands for its fields.
+    ``make_policy`` (a function that makes another policy like the acting one, with weights of its own; given ``spec``,
+    one for other sizes); its other keyword arguments are the keys of ``conf/algorithm/NAME.yaml``. A dataclass among them stands for its fields.
 
     Attributes:
         policy_class: what kind of acting network it trains: by epsilon-greedy values, or a stochastic policy.
         on_policy: it learns only from what the present policy did; batches then have ``extras["epsilon"] [B]``, the
             policy's epsilon, and ``extras["draws"] [B, N]`` in [0, 1), for the actions after the last step.
+        round_extras: on-policy: names of what :meth:`prepare_round` makes of a round, which its batches then have too.
         policy: the rollout policy; the only part that the collector and an evaluation see.
         all_reduce: sums a tensor over the ranks, in place; set by the LightningModule.
     """
 
     policy_class: ClassVar[type[Policy]] = Policy
     on_policy: ClassVar[bool] = False
+    round_extras: ClassVar[tuple[str, ...]] = ()
     policy: Policy
 
     def __init__(self) -> None:
         super().__init__()
         self.all_reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+    def prepare_round(self, batch: TrajectoryBatch) -> dict[str, Tensor]:
+        """Compute :attr:`round_extras` of a whole round, before its first update; only called if there are any.
+
+        A checkpoint keeps them, so what depends on the networks from before the round may be asked of them here.
+
+        Args:
+            batch: this rank's share of the round, with ``extras["epsilon"]`` and ``extras["draws"]``.
+
+        Returns:
+            Each ``[B, T, ...]``.
+        """
+        raise NotImplementedError
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """Return the loss of a batch whose padding may hold anything."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from qmix_lightning.errors import RunError
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
@@ -20,7 +24,19 @@ class RoundStore(EpisodeReplay):
 
     With the first episode of the next round all of the last one leave, so what a batch is drawn from was collected by
     one policy.
+
+    Attributes:
+        extras: what the algorithm has computed of the round, ``[capacity, T, ...]`` each: a row for each episode. It
+            leaves with them.
     """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.extras: dict[str, Tensor] = {}
+
+    def clear(self) -> None:
+        super().clear()
+        self.extras = {}
 
     def extend(self, episodes: Sequence[Episode]) -> list[int]:
         """Add several episodes, dropping a whole round before the next; return how many are held after each."""
@@ -31,6 +47,10 @@ class RoundStore(EpisodeReplay):
             held += super().extend(episodes[len(held) : len(held) + self.capacity - len(self)])
         return held
 
+    def whole(self, *, seed: int, rank: int) -> TrajectoryBatch:
+        """Return all episodes of the round, in the order of :attr:`extras`, with their draws."""
+        return self._batch(np.arange(self.capacity), seed=seed, rank=rank, pin=False)
+
     def minibatch(self, size: int, update: int, *, seed: int, rank: int, pin: bool = False) -> TrajectoryBatch:
         """Return ``size`` episodes for the round's update number ``update``, counted from 0.
 
@@ -39,7 +59,8 @@ class RoundStore(EpisodeReplay):
 
         Returns:
             The episodes; ``extras["draws"] [size, N]`` is one number in [0, 1) for each agent, the same in every epoch:
-            an algorithm that needs the action that would have followed an episode's last samples it with these.
+            an algorithm that needs the action that would have followed an episode's last samples it with these. What
+            :attr:`extras` holds of these episodes is there too.
         """
         if len(self) != self.capacity or self.capacity % size:
             raise ValueError(f"cannot divide {len(self)} episodes of a round of {self.capacity} into batches of {size}")
@@ -48,7 +69,27 @@ class RoundStore(EpisodeReplay):
         key = int(prng.derive_key(seed, rank, Purpose.ROUND, self.first_id, epoch)[0])
         order = np.random.Generator(np.random.Philox(key=key)).permutation(self.capacity)
         drawn = order[part * size : (part + 1) * size]
-        batch = self.gather(self.first_id + drawn, pin=pin)
-        ids = prng.derive_key(seed, rank, Purpose.LAST_ACTION, self.first_id + drawn)
+        return self._batch(drawn, seed=seed, rank=rank, pin=pin)
+
+    def _batch(self, rows: NDArray[np.int64], *, seed: int, rank: int, pin: bool) -> TrajectoryBatch:
+        """Return the episodes ``rows [B]`` of the round, counted from its first."""
+        batch = self.gather(self.first_id + rows, pin=pin)
+        ids = prng.derive_key(seed, rank, Purpose.LAST_ACTION, self.first_id + rows)
         batch.extras["draws"] = torch.from_numpy(prng.uniform(ids, self.spec.n_agents))  # [B, N]
+        chosen = torch.from_numpy(rows)
+        batch.extras |= {name: values[chosen, : batch.length] for name, values in self.extras.items()}
         return batch
+
+    def load_extras(self, extras: Mapping[str, Tensor], names: Sequence[str]) -> None:
+        """Take over what :attr:`extras` was in the checkpoint of a run, ``names`` or nothing at all.
+
+        Raises:
+            RunError: they are not those of the episodes held.
+        """
+        if extras and set(extras) != set(names):
+            raise RunError(f"the checkpoint's round has {', '.join(sorted(extras))}, not {', '.join(sorted(names))}")
+        longest = self.whole(seed=0, rank=0).length if extras else 0
+        for name, values in extras.items():
+            if len(self) != self.capacity or tuple(values.shape[:2]) != (self.capacity, longest):
+                raise RunError(f"the checkpoint's {name} are {tuple(values.shape)}: not those of the round it holds")
+        self.extras = dict(extras)

@@ -67,6 +67,13 @@ class ReplaySampler:
             batch.extras = {name: pinned(values) for name, values in batch.extras.items()}
         return batch
 
+    def whole_round(self, epsilon: float) -> TrajectoryBatch:
+        """Return this rank's whole share of the present round, which was played with ``epsilon``."""
+        assert self._rounds is not None
+        batch = self._rounds.whole(seed=self._seed, rank=rank())
+        batch.extras["epsilon"] = torch.full((batch.batch_size,), epsilon)
+        return batch
+
     def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
         """Keep the errors ``errors [B]`` of the values of the episodes ``episode_ids [B]`` after the update on them."""
         if self._prioritized is not None:

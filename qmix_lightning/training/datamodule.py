@@ -95,6 +95,9 @@ class ReplayDataModule(LightningDataModule):
         policy_on_device: act on the trainer's device, not where the environments' tensors are.
         cuda_graph: on a GPU, capture the acting step as a CUDA graph; see :mod:`qmix_lightning.rollout.cuda_graph`.
         asynchronous: collect the next round while an update runs; see :mod:`qmix_lightning.rollout.background`.
+        prepare_round: computes what the updates of a round need of the networks from before it, see
+            :meth:`qmix_lightning.algorithms.base.Learner.prepare_round`; ``None``: nothing.
+        round_extras: the names of that.
     """
 
     def __init__(
@@ -116,6 +119,8 @@ class ReplayDataModule(LightningDataModule):
         asynchronous: bool = False,
         policy_on_device: bool = False,
         cuda_graph: bool = False,
+        prepare_round: Callable[[TrajectoryBatch], dict[str, Tensor]] | None = None,
+        round_extras: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self._env = env
@@ -137,6 +142,8 @@ class ReplayDataModule(LightningDataModule):
         self.asynchronous = asynchronous
         self._policy_on_device = policy_on_device
         self._cuda_graph = cuda_graph
+        self._prepare_round = prepare_round
+        self._round_extras = round_extras
         self._background = BackgroundCollector()
         self._fault: EnvironmentFault | None = None
         self._agreed_stop = 0
@@ -183,6 +190,8 @@ class ReplayDataModule(LightningDataModule):
             "next_id": self.replay.next_id,
             "acting": self._acting_weights(),
             "priorities": None if self.prioritized is None else self.prioritized.state_dict(),
+            # Of a round that has been learned from to the end nothing is asked any more.
+            "round": {} if self.rounds is None or self.counters.updates_due == 0 else self.rounds.extras,
         }
         return {
             "counters": asdict(self.counters),
@@ -209,6 +218,8 @@ class ReplayDataModule(LightningDataModule):
             raise RunError(f"the replay came back with {self.replay.next_id} episodes, not {mine['next_id']}")
         if self.prioritized is not None:
             self.prioritized.load_state_dict(mine["priorities"])
+        if self.rounds is not None:
+            self.rounds.load_extras(mine.get("round", {}), self._round_extras)
         self._resume_from, self._resume_acting = mine["collector"], mine.get("acting")
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -297,7 +308,11 @@ class ReplayDataModule(LightningDataModule):
         if self.rounds is None:
             return self.batches.draw(counters.updates, counters.env_steps, self._device)
         update = self.schedule.updates - counters.updates_due - 1
-        batch = self.batches.of_round(update, self.epsilon(counters.round_start), self._device)
+        epsilon = self.epsilon(counters.round_start)
+        if update == 0 and self._prepare_round is not None:
+            whole = self.batches.whole_round(epsilon).to(self._device, next(self._policy_of().parameters()).dtype)
+            self.rounds.extras = {name: values.cpu() for name, values in self._prepare_round(whole).items()}
+        batch = self.batches.of_round(update, epsilon, self._device)
         if counters.updates_due == 0:
             counters.round_start = counters.env_steps
         return batch, None
