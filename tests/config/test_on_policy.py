@@ -16,7 +16,7 @@ ON_POLICY = ["preset=pymarl", "replay=on_policy", "rollout.update_every=${replay
 def test_the_updates_of_a_round_follow_its_capacity():
     config = run_config(*ON_POLICY, "replay.capacity=48", "replay.batch_size=16")
     assert config.rollout.update_every == 48
-    for name in ("coma", "pqn_vdn", "pqn_qmix"):
+    for name in ("coma", "ippo", "mappo", "pqn_vdn", "pqn_qmix"):
         config = run_config(f"algorithm={name}", "replay.capacity=96")
         assert (config.replay.kind, config.rollout.update_every) == ("on_policy", 96)
 

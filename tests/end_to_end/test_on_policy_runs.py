@@ -39,12 +39,13 @@ def check(tmp_path: Path, algorithm: str, ranks: int, budget: int, kills: int) -
     runs.assert_same_run(whole, folder)
 
 
-def test_a_killed_run_of_rounds_ends_like_an_unkilled_one(tmp_path: Path):
-    check(tmp_path, "coma", ranks=1, budget=360, kills=1)
+@pytest.mark.parametrize("algorithm", ["coma", "mappo"])
+def test_a_killed_run_of_rounds_ends_like_an_unkilled_one(tmp_path: Path, algorithm: str):
+    check(tmp_path, algorithm, ranks=1, budget=360, kills=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("algorithm", ["coma", "pqn_vdn", "pqn_qmix"])
+@pytest.mark.parametrize("algorithm", ["coma", "ippo", "mappo", "pqn_vdn", "pqn_qmix"])
 def test_a_run_of_rounds_killed_often(tmp_path: Path, algorithm: str, ranks: int):
     check(tmp_path, algorithm, ranks, budget=1500, kills=4)

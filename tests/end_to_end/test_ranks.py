@@ -15,7 +15,7 @@ from support import runs
 
 ALGORITHMS = (
     *("iql", "vdn", "qmix", "qmix_ns", "qmix_lin", "vdn_s", "qplex", "qatten"),
-    *("qtran_base", "qtran_alt", "cw_qmix", "ow_qmix", "coma", "pqn_vdn", "pqn_qmix"),
+    *("qtran_base", "qtran_alt", "cw_qmix", "ow_qmix", "coma", "ippo", "mappo", "pqn_vdn", "pqn_qmix"),
 )
 
 

@@ -185,6 +185,49 @@ class OfBatches(VaryingLength):
     view = 5
 
 
+class Sacrifice(ParallelEnv):
+    """Who gives itself up at the first step dies, and the team is paid 1 at the second; it is paid 0.1 for not doing it.
+
+    Only ``first`` can: its action 1 does it, 2 is paid at once, 0 is nothing. Both see the clock, and the other waits.
+    """
+
+    metadata: dict[str, Any] = {"name": "sacrifice"}  # noqa: RUF012
+    possible_agents = ["first", "other"]  # noqa: RUF012
+    episode_limit = 2
+
+    def observation_space(self, agent: str) -> Any:
+        return spaces.Box(0, 1, (2,), np.float32)
+
+    def action_space(self, agent: str) -> Any:
+        return spaces.Discrete(3)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        self.agents = list(self.possible_agents)
+        self._t, self._given_up = 0, False
+        return self._show(self.agents), {a: {} for a in self.agents}
+
+    def step(self, actions: dict[str, Any]) -> Step:
+        acted = list(self.agents)
+        paid = 0.0
+        if self._t == 0:
+            self._given_up = int(actions["first"]) == 1
+            paid = 0.1 if int(actions["first"]) == 2 else 0.0
+        elif self._given_up:
+            paid = 1.0
+        self._t += 1
+        over = self._t == self.episode_limit
+        ended = {a: over or (a == "first" and self._given_up) for a in acted}
+        rewards = {a: paid / len(acted) for a in acted}
+        self.agents = [a for a in acted if not ended[a]]
+        return self._show(acted), rewards, ended, dict.fromkeys(acted, False), {a: {} for a in acted}
+
+    def _show(self, agents: list[str]) -> dict[str, Any]:
+        return {a: np.eye(2, dtype=np.float32)[min(self._t, 1)] for a in agents}
+
+    def close(self) -> None:
+        pass
+
+
 class Echo(ParallelEnv):
     """Each agent is shown an action and has to take it: return 1 for a team that always does, 1/3 for random play.
 

@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 from qmix_lightning.algorithms.base import Learner
+from qmix_lightning.algorithms.ppo import PPO
 from qmix_lightning.optimizers import LearningRate, rmsprop
 from qmix_lightning.runtime.distributed import rank
 from qmix_lightning.training.module import TeamModule
@@ -22,13 +23,14 @@ from qmix_lightning.types import TrainBatch, TrajectoryBatch
 from support.batches import random_batch, small_learner
 from support.joint_learners import LEARNERS as JOINT
 from support.joint_learners import make as make_joint
-from support.on_policy_learners import make_coma, make_pqn, with_round
+from support.on_policy_learners import changed_since, make_coma, make_pqn, make_ppo, with_round
 
 
 class Fixed(LightningDataModule):
-    def __init__(self, devices: int) -> None:
+    def __init__(self, devices: int, learner: Learner) -> None:
         super().__init__()
         self.devices = devices
+        self.learner = learner
         self.counters = SimpleNamespace(env_steps=0)
 
     def train_dataloader(self) -> list[str]:
@@ -38,6 +40,9 @@ class Fixed(LightningDataModule):
         lengths = {1: [9, 2, 5, 7], 2: [1, 2, 1, 9]}
         parts = [with_round(random_batch(seed, lengths[seed]), seed) for seed in lengths]
         part = parts[rank()] if self.devices == 2 else join(*parts)
+        if isinstance(self.learner, PPO):
+            part.extras |= self.learner.prepare_round(part)
+            changed_since(self.learner)
         return TrainBatch(trajectories=part, env_steps=0, episodes=0, epsilon=0.0)
 
     def transfer_batch_to_device(self, batch: TrainBatch, device: torch.device, dataloader_idx: int) -> TrainBatch:
@@ -66,6 +71,8 @@ def make_learner(name: str) -> Learner:
         return make_joint(name, dtype=torch.float32)
     if name.startswith("pqn_"):
         return make_pqn(name.removeprefix("pqn_"), dtype=torch.float32)
+    if name in ("ippo", "mappo"):
+        return make_ppo(name, dtype=torch.float32)
     return make_coma(dtype=torch.float32) if name == "coma" else small_learner("none" if name == "iql" else name)
 
 
@@ -88,7 +95,7 @@ def save_gradients(devices: int, path: Path, name: str) -> None:
         limit_val_batches=0,
         callbacks=[SaveGradients(str(path))],
     )
-    trainer.fit(module, datamodule=Fixed(devices))
+    trainer.fit(module, datamodule=Fixed(devices, module.learner))
 
 
 if __name__ == "__main__":

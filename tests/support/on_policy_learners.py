@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy
 from qmix_lightning.algorithms.coma import COMA
+from qmix_lightning.algorithms.ppo import IPPO, MAPPO, PPO, PPOSettings
 from qmix_lightning.algorithms.pqn import PQN
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S
@@ -45,9 +47,22 @@ COMA_SETTINGS = {
 PQN_SETTINGS = {"gamma": 0.9, "td_lambda": 0.7, "normalize_rewards": "none", "normalize_values": False}
 
 
-def _policy(kind: type[Policy], agent: str, **settings) -> Policy:
-    torch.manual_seed(0)
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
+PPO_SETTINGS = {
+    "gamma": 0.9,
+    "gae_lambda": 0.7,
+    "clip_epsilon": 0.2,
+    "value_clip": 0.3,
+    "value_coef": 0.8,
+    "entropy_coef": 0.3,
+    "critic_lr": None,
+    "normalize_values": True,
+    "normalize_advantages": True,
+}
+
+
+def _policy(kind: type[Policy], agent: str, spec: EnvSpec = SPEC, seed: int = 0, **settings) -> Policy:
+    torch.manual_seed(seed)
+    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=spec.obs_dim, **PLAIN_INPUTS)
     network = AGENTS[agent](
         input_dim=inputs.output_dim,
         n_actions=A,
@@ -75,6 +90,28 @@ def make_pqn(mixer: str = "qmix", agent: str = "recurrent", dtype: torch.dtype =
     policy = _policy(Policy, agent, layer_norm=True)
     mixing = small_mixer(mixer, n=N, a=A, obs=OBS, state=S)
     return PQN(policy=policy, mixer=mixing, **{**PQN_SETTINGS, **changed}).to(dtype)
+
+
+def make_ppo(
+    name: str, agent: str = "recurrent", dtype: torch.dtype = torch.float64, critic_obs: bool = True, **changed
+) -> PPO:
+    """``ippo`` or ``mappo``."""
+    given: dict[str, Any] = {
+        "policy": _policy(StochasticPolicy, agent),
+        "make_policy": lambda spec=SPEC: _policy(StochasticPolicy, agent, spec, seed=1),
+        "settings": PPOSettings(**{**PPO_SETTINGS, **changed}),
+    }
+    made = MAPPO(**given, spec=SPEC, critic_obs=critic_obs) if name == "mappo" else IPPO(**given)
+    return made.to(dtype)
+
+
+@torch.no_grad()
+def changed_since(learner: PPO, seed: int = 3) -> PPO:
+    """The learner after some updates of a round: another policy, and another critic, than played and valued it."""
+    g = torch.Generator().manual_seed(seed)
+    for p in learner.parameters():
+        p.add_(0.2 * torch.randn(p.shape, generator=g, dtype=p.dtype))
+    return learner
 
 
 def with_round(batch: TrajectoryBatch, seed: int, epsilon: float = 0.3) -> TrajectoryBatch:

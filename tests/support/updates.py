@@ -26,6 +26,7 @@ MADE: dict[str, Any] = {
     **{name: lambda name=name: joint_learners.make(name) for name in joint_learners.LEARNERS},
     "pqn": on_policy_learners.make_pqn,
     "coma": on_policy_learners.make_coma,
+    **{name: lambda name=name: on_policy_learners.make_ppo(name) for name in ("ippo", "mappo")},
 }
 
 
@@ -33,6 +34,9 @@ def batch_for(name: str) -> TrajectoryBatch:
     batch = random_batch(0, LENGTHS)
     if name == "coma":
         return on_policy_learners.with_round(batch, 1)
+    if name in ("ippo", "mappo"):
+        batch = on_policy_learners.with_round(batch, 1).to(torch.device("cpu"), torch.float64)
+        batch.extras |= on_policy_learners.make_ppo(name).prepare_round(batch)
     if name.startswith("qmix"):
         batch.extras["weight"] = torch.rand(len(LENGTHS))
     return batch

@@ -28,7 +28,7 @@ def test_an_update_asks_the_device_nothing(name: str, monkeypatch: pytest.Monkey
     with waiting.Crossings() as crossings:
         update(module, batch)
     assert all(op == "aten._to_copy.default" and t.dtype == torch.int64 for op, t in crossings.seen), crossings.seen
-    assert len(crossings.seen) <= 4  # the cells of the packing, and the filled steps
+    assert len(crossings.seen) <= 6  # the cells of the packing (of a critic with memory another), and the filled steps
     assert all(value.device == waiting.DEVICE for value in module.last_sums.values())
 
 

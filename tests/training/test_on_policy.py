@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qmix_lightning.checkpoint.segments import SegmentStore
-from qmix_lightning.errors import RunInterrupted
+from qmix_lightning.errors import RunError, RunInterrupted
 from qmix_lightning.replay import sampler as batch_source
 from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.training import datamodule
@@ -163,3 +163,41 @@ def test_a_signal_at_any_step_of_a_round_changes_nothing(tmp_path: Path, setting
         assert mine.keys() == whole.keys()
         for left, right in zip(mine["memory"], whole["memory"], strict=True):
             assert torch.equal(left, right)
+
+
+def numbered(batch):
+    """What a round is prepared with: a number for each of its steps, of which round it was and what was earned."""
+    numbered.rounds += 1
+    return {"seen": torch.where(batch.filled, batch.reward + 100.0 * numbered.rounds, 0.0)}
+
+
+@pytest.mark.parametrize("at", range(9))
+def test_what_a_round_is_prepared_with_goes_with_its_episodes_and_into_a_checkpoint(tmp_path: Path, at: int):
+    settings = {"capacity": 6, "batch_size": 2, "updates": 6, "prepare_round": numbered, "round_extras": ("seen",)}
+    numbered.rounds = 0
+    data = make(**settings)
+    for update in range(9):
+        if update == at:
+            data = resumed(data, tmp_path, settings)
+        rows = next_batch(data).trajectories
+        assert numbered.rounds == update // 6 + 1  # once a round, and never again for having been resumed
+        expected = torch.where(rows.filled, rows.reward + 100.0 * numbered.rounds, 0.0)
+        assert torch.equal(rows.extras["seen"], expected)
+    assert data.rounds.extras.keys() == {"seen"}
+
+
+@pytest.mark.parametrize(
+    ("extras", "message"),
+    [
+        ({"other": torch.zeros(6, 12)}, "the checkpoint's round has other, not seen"),
+        ({"seen": torch.zeros(5, 12)}, r"the checkpoint's seen are \(5, 12\)"),
+        ({"seen": torch.zeros(6, 99)}, r"the checkpoint's seen are \(6, 99\)"),
+        ({"seen": torch.zeros(())}, r"the checkpoint's seen are \(\)"),
+    ],
+)
+def test_what_does_not_belong_to_the_round_is_refused(extras, message: str):
+    numbered.rounds = 0
+    data = make(prepare_round=numbered, round_extras=("seen",))
+    next_batch(data)
+    with pytest.raises(RunError, match=message):
+        data.rounds.load_extras(extras, ("seen",))

@@ -58,7 +58,9 @@ class HistoryCritic(nn.Module):
         valid = batch.row_valid()[..., None]  # [B, T+1, 1]
         state = batch.state.unsqueeze(2).expand(*batch.obs.shape[:3], -1)  # [B, T+1, N, S]
         parts = [*([batch.obs] if self.obs else []), *([state] if self.state else [])]
-        return replace(batch, obs=torch.cat(parts, dim=-1), agent_mask=valid.expand_as(batch.agent_mask))
+        seen = replace(batch, obs=torch.cat(parts, dim=-1), agent_mask=valid.expand_as(batch.agent_mask))
+        seen.host = None if batch.host is None else batch.host.all_alive()
+        return seen
 
     def forward(self, batch: TrajectoryBatch) -> Tensor:
         """Return the values ``[B, T+1, N]`` of a masked batch, in float32 or wider, in the scale that it learns."""
