@@ -39,7 +39,7 @@ def generalized_advantages(
         A_t = delta_t + gamma * lambda * c_t * A_{t+1}
 
     so a terminated step bootstraps nothing, and a truncated one from the true last observation. ``A_t + V(s_t)`` is the
-    lambda return, and that is how it is computed. Lambda 0 is the one-step error, lambda 1 the discounted sum of rewards
+    lambda return, and that is how it is computed. Lambda 0 is the one-step error, lambda 1 what was earned from here on
     less the value.
 
     Args:
@@ -140,8 +140,8 @@ class PPO(Learner):
     ``- mean min(w A, clip(w) A) - entropy_coef mean H(pi) + value_coef mean (V - y)^2``
 
     with ``w`` the probability of the action taken over what it was when the round was played, ``A`` the generalised
-    advantage and ``y = A + V`` the lambda return, both by the critic from before the round. The first two means are over
-    the agents that are alive, the last over all slots of filled steps.
+    advantage and ``y = A + V`` the lambda return, both by the critic from before the round. The first two means are
+    over the agents that are alive, the last over all slots of filled steps.
 
     The reward is the team's and goes on when an agent dies. So does the critic in its slot, and the advantages with it:
     what an agent did before its death is credited with what the team earns after it. A dead agent chooses nothing, and
@@ -185,8 +185,8 @@ class PPO(Learner):
             batch: this rank's whole share of the round.
 
         Returns:
-            ``old_log_pi``, of the actions taken, ``old_value``, ``advantage`` and ``target``, ``[B, T, N]`` each; values
-            are in the scale of returns. Zero in padding.
+            ``old_log_pi``, of the actions taken, ``old_value``, ``advantage`` and ``target``, ``[B, T, N]`` each;
+            values are in the scale of returns. Zero in padding.
         """
         batch = batch.mask_invalid()
         # Before the statistics of its inputs move: as it acted.
@@ -321,9 +321,7 @@ class MAPPO(PPO):
         critic_obs: bool,
     ) -> None:
         network = make_policy(spec=critic_spec(spec, obs=critic_obs, state=True))
-        super().__init__(
-            policy=policy, critic=HistoryCritic(network, obs=critic_obs, state=True), settings=settings
-        )
+        super().__init__(policy=policy, critic=HistoryCritic(network, obs=critic_obs, state=True), settings=settings)
 
 
 def _masks(batch: TrajectoryBatch) -> tuple[Tensor, Tensor]:

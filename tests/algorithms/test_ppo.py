@@ -244,7 +244,8 @@ def test_a_dead_agents_policy_learns_nothing_and_its_critic_does():
 
 
 @pytest.mark.parametrize(
-    ("name", "critic_obs", "reads"), [("ippo", True, {"obs"}), ("mappo", True, {"obs", "state"}), ("mappo", False, {"state"})]
+    ("name", "critic_obs", "reads"),
+    [("ippo", True, {"obs"}), ("mappo", True, {"obs", "state"}), ("mappo", False, {"state"})],
 )
 def test_what_the_critic_reads(name: str, critic_obs: bool, reads: set[str]):
     learner, clean = make_ppo(name, critic_obs=critic_obs), batch().mask_invalid()

@@ -23,7 +23,7 @@ from qmix_lightning.types import TrainBatch, TrajectoryBatch
 from support.batches import random_batch, small_learner
 from support.joint_learners import LEARNERS as JOINT
 from support.joint_learners import make as make_joint
-from support.on_policy_learners import changed_since, make_coma, make_pqn, make_ppo, with_round
+from support.on_policy_learners import changed_since, make_coma, make_ppo, make_pqn, with_round
 
 
 class Fixed(LightningDataModule):

@@ -10,7 +10,7 @@ import torch
 from qmix_lightning.algorithms.networks.ppo import HistoryCritic
 from qmix_lightning.algorithms.ppo import PPO
 from qmix_lightning.types import TrajectoryBatch
-from support.batches import OBS, A, N
+from support.batches import A, N
 from support.plain_losses.q_learning import episode_values
 
 Numbers = list[list[list[float]]]
