@@ -66,7 +66,8 @@ class Learner(nn.Module):
 
     The constructor is given by keyword what it asks for of ``policy``, ``mixer``, ``spec`` (``EnvSpec``) and
     ``make_policy`` (a function that makes another policy like the acting one, with weights of its own; given ``spec``,
-    one for other sizes); its other keyword arguments are the keys of ``conf/algorithm/NAME.yaml``. A dataclass among them stands for its fields.
+    one for other sizes); its other keyword arguments are the keys of ``conf/algorithm/NAME.yaml``. A dataclass among
+    them stands for its fields.
 
     Attributes:
         policy_class: what kind of acting network it trains: by epsilon-greedy values, or a stochastic policy.

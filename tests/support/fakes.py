@@ -186,7 +186,7 @@ class OfBatches(VaryingLength):
 
 
 class Sacrifice(ParallelEnv):
-    """Who gives itself up at the first step dies, and the team is paid 1 at the second; it is paid 0.1 for not doing it.
+    """Who gives itself up at the first step dies, and the team is paid 1 at the second; for not doing it, 0.1.
 
     Only ``first`` can: its action 1 does it, 2 is paid at once, 0 is nothing. Both see the clock, and the other waits.
     """

@@ -57,7 +57,7 @@ def taken(data: TrajectoryBatch, b: int, t: int, i: int) -> int:
 
 @torch.no_grad()
 def plain_round(learner: PPO, data: TrajectoryBatch, lengths: list[int], mean: float, deviation: float) -> Any:
-    """What ``prepare_round`` returns, as ``[b][t][i]``; the critic's values are in units of ``deviation`` from ``mean``."""
+    """What ``prepare_round`` returns, as ``[b][t][i]``, with a critic in units of ``deviation`` from ``mean``."""
     settings = learner.settings
     made: dict[str, Numbers] = {name: [] for name in learner.round_extras}
     for b, length in enumerate(lengths):
