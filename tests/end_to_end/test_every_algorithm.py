@@ -93,7 +93,7 @@ def arguments(algorithm: str, folder: Path) -> list[str]:
     """A run of 200 steps whose batches have the sizes, and its learner the settings, that the loops are written for."""
     if algorithm == "coma":
         settings = {name: COMA_SETTINGS[name] for name in ("gamma", "td_lambda", "critic_coef", "entropy_coef")}
-    elif algorithm in ("ippo", "mappo"):  # its loops read its settings; a run that ends half-way has the same rate
+    elif algorithm in ("ippo", "mappo"):  # its loops read its settings
         settings = {"entropy_coef": 0.3}
     else:
         settings = {name: PQN_SETTINGS[name] for name in ("gamma", "td_lambda")}
@@ -110,7 +110,7 @@ def arguments(algorithm: str, folder: Path) -> list[str]:
         "rollout.num_envs=2",
         f"replay.batch_size={EPISODES}",
         f"replay.capacity={8 if algorithm in ON_POLICY else 64}",
-        *(["rollout.updates=4", "optimizer.lr_anneal_steps=200"] if algorithm in ON_POLICY else []),
+        *(["rollout.updates=4"] if algorithm in ON_POLICY else []),
         "trainer.log_every_n_steps=1",
         "callbacks.witness={_target_:support.witness.Witness}",
         f"algorithm={algorithm}",
