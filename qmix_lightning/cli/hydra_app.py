@@ -23,8 +23,9 @@ from qmix_lightning.cli.overrides import (
     with_typed_algorithms_mixer,
 )
 from qmix_lightning.config.aliases import rename_settings
-from qmix_lightning.errors import ConfigurationError, QMixLightningError
-from qmix_lightning.runtime.text import shown_path
+from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError
+from qmix_lightning.runtime.signals import end_with_parent
+from qmix_lightning.runtime.text import one_line, shortened, shown_path
 
 __all__ = ["RANK_CONFIG", "import_from_here", "run_command", "run_under_hydra", "status_of"]
 
@@ -71,6 +72,7 @@ def run_under_hydra(config_name: str, task: Task) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0" and (rank_config := os.environ.get(RANK_CONFIG)):
         from omegaconf import OmegaConf
 
+        end_with_parent()
         tree = OmegaConf.to_container(OmegaConf.load(rank_config))
         assert isinstance(tree, dict)
         task({str(k): v for k, v in tree.items()}, Path(rank_config).parent, None)
@@ -107,9 +109,10 @@ def run_under_hydra(config_name: str, task: Task) -> None:
                 tree = with_typed_algorithms_mixer({str(k): v for k, v in tree.items()}, explicit_overrides())
             typed = {override.lstrip("+~").partition("=")[0] for override in explicit_overrides()}
             task(rename_settings({str(k): v for k, v in tree.items()}, typed), folder, explicit_overrides())
-        except Exception as error:
+        except (Exception, SystemExit) as raised:
+            error = _as_error(raised)
             if not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher"):
-                raise  # the job runs in another process
+                raise error from raised.__cause__  # the job runs in another process
             failures.append(error)  # Hydra would add lines of its own to the message
 
     try:
@@ -129,6 +132,19 @@ def run_under_hydra(config_name: str, task: Task) -> None:
             which = f"job #{len(started) - len(skipped) - 1} of the sweep; the {len(skipped)} after it were not run"
             failures[0].args = (f"{failures[0]} ({which})",)
         raise failures[0]
+
+
+def _as_error(raised: Exception | SystemExit) -> Exception:
+    """Return the error that a job ended with; what ends the process, whoever asked for it, is raised again."""
+    if isinstance(raised, BrokenPipeError):
+        return RunError("what reads this command's output has gone, so the run was ended")
+    if not isinstance(raised, SystemExit):
+        return raised
+    if isinstance(raised.__context__, KeyboardInterrupt):  # Lightning ends with status 1 where it sees a Ctrl-C
+        raise KeyboardInterrupt from None
+    if raised.code == 128 + signal.SIGTERM:
+        raise raised
+    return RunError(f"something in this process called sys.exit({raised.code!r}): an environment?")
 
 
 def _missing_folders(arguments: list[str]) -> list[Path]:
@@ -158,12 +174,16 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
     signal.signal(signal.SIGTERM, _on_early_sigterm)
     try:
         command()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough: --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except QMixLightningError as error:
         if full_error and not error.exit_status > 128:
             traceback.print_exc()
         _fail(str(error))
         return error.exit_status
     except KeyboardInterrupt:
+        _fail("stopped by Ctrl-C")
         return 128 + signal.SIGINT
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -176,6 +196,14 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             _fail(explain_hydra(error, config_name))
             return ConfigurationError.exit_status
-        _fail(f"{type(error).__name__}: {' '.join(str(error).split())} (HYDRA_FULL_ERROR=1 shows where)")
+        if isinstance(error, OSError) and error.filename and error.strerror:  # it says all that there is to know
+            _fail(f"{error.filename2 or error.filename}: {error.strerror}")
+            return 1
+        _fail(f"{shortened(one_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
+        return 1
+    except BaseException as error:  # an environment may raise what is no Exception
+        if full_error:
+            traceback.print_exc()
+        _fail(f"{shortened(one_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
         return 1
     return 0

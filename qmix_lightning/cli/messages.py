@@ -7,6 +7,7 @@ import sys
 
 from qmix_lightning.cli.overrides import config_groups
 from qmix_lightning.config.aliases import KEYS
+from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["explain_hydra"]
@@ -29,6 +30,9 @@ def _explain(error: BaseException, config_name: str) -> str:
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, name = match.groups()
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        alike = [option for option in options if name and option.startswith(name)]
+        if len(alike) > 1:
+            return f"unknown {group} '{name}'; there are {', '.join(alike)}"
         return f"unknown {group} '{name}'{did_you_mean(name, options, f'{group}=')}"
     if match := re.search(r"Could not override '([^']+)'.*No match in the defaults list", text, re.DOTALL):
         if config_name == "evaluate":
@@ -54,6 +58,9 @@ def _explain(error: BaseException, config_name: str) -> str:
 def _unknown_key(key: str, config_name: str) -> str:
     """Return the message for a key that the composed configuration does not have."""
     known = _known_keys(config_name)
+    for meant in meant_by(key):
+        if meant in known:
+            return f"unknown key '{key}'. Did you mean '{meant}'?"
     section, _, name = key.rpartition(".")
     siblings = [k.removeprefix(f"{section}.") for k in known if not section or k.startswith(f"{section}.")]
     siblings = sorted({k.partition(".")[0] for k in siblings})

@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any, NoReturn
 
 from qmix_lightning.config.aliases import rename_override
+from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
@@ -52,6 +53,7 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
     Flags may stand anywhere; keys of open-ended sections may be set without ``+`` (they are checked after composing);
     a sweep's jobs are named by what is swept.
     """
+    _refuse_other_forms(arguments)
     flags, typed = _split(arguments)
     typed = [rename_override(a) for a in typed]
     sweep = any(flag in ("-m", "--multirun") for flag in flags)
@@ -75,6 +77,44 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
     return [*flags, *rest]
 
 
+_KEY = re.compile(r"[A-Za-z]\w*(\.\w+)*")
+
+
+def _refuse_other_forms(arguments: list[str]) -> None:
+    """Refuse settings that are typed as other programs want them: ``--seed 3``, ``seed = 3``, ``seed 3``.
+
+    Raises:
+        ConfigurationError: says how it is typed here.
+    """
+    for i, argument in enumerate(arguments):
+        key, equals, value = argument.lstrip("-").partition("=")
+        following = [a for a in arguments[i + 1 : i + 3] if a != "="]
+        after = (following or ["..."])[0].lstrip("=")
+        if argument.startswith("-"):
+            key = key.replace("-", "_")
+            meant = key if _is_setting(key) else next(iter(meant_by(key)), None)
+            if meant is not None and not key.startswith("hydra"):
+                value = value if equals else after if "=" not in after and not after.startswith("-") else "..."
+                raise ConfigurationError(f"settings are typed without dashes: {meant}={value}")
+        elif not _KEY.fullmatch(key) or i + 1 == len(arguments):
+            continue
+        elif (not equals and arguments[i + 1].startswith("=")) or (equals and not value and _is_setting(key)):
+            if "=" not in after and not after.startswith("-"):
+                raise ConfigurationError(f"there must be no blanks around '=': {key}={after}")
+        elif not equals and _is_setting(key) and "=" not in after and not after.startswith("-"):
+            previous = arguments[i - 1] if i else ""
+            if not previous.startswith("-"):
+                raise ConfigurationError(f"there must be a '=' between a setting and its value: {key}={after}")
+
+
+def _is_setting(key: str) -> bool:
+    """Return whether a key begins with one of the settings or groups at the top."""
+    files = resources.files("qmix_lightning.conf")
+    top = [*config_groups(), *re.findall(r"^(\w+):", files.joinpath("train.yaml").read_text(), re.MULTILINE)]
+    top += re.findall(r"^(\w+):", files.joinpath("evaluate.yaml").read_text(), re.MULTILINE)
+    return key.partition(".")[0] in {*top} - {"hydra", "defaults"}
+
+
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Split arguments into Hydra's flags with their values and the overrides; Hydra itself wants the flags first."""
     from hydra._internal.utils import get_args_parser
@@ -87,7 +127,13 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         raise ConfigurationError(f"{message}{hint or '; --help shows what can be set'}")
 
     parser.error = refuse
-    flags, overrides = list(arguments), parser.parse_intermixed_args(arguments).overrides
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.experimental_rerun is not None:
+        raise ConfigurationError(
+            "--experimental-rerun unpickles the file it names, which may run anything: type the settings, or resume "
+            "with ckpt_path="
+        )
+    flags, overrides = list(arguments), parsed.overrides
     for override in reversed(overrides):
         del flags[len(flags) - 1 - flags[::-1].index(override)]
     return flags, overrides

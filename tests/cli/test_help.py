@@ -52,6 +52,35 @@ def test_help_imports_nothing_heavy(tmp_path: Path, command: str, module: str):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path):
+    """The last of these is right, up to where the environment would be made."""
+    typed = ["optimizer.lr=fast", "algorithm.gamma=1.5", "trainer.max_epoch=1", "n_envs=4", "seed=x", "--seed 3"]
+    code = "\n".join(
+        [
+            "import contextlib, io, sys",
+            "from qmix_lightning.cli.hydra_app import run_under_hydra, status_of",
+            "from qmix_lightning.commands import train",
+            f"for typed in {typed!r}:",
+            "    sys.argv = ['qmix-train', *typed.split()]",
+            "    with contextlib.redirect_stderr(io.StringIO()) as said:",
+            "        assert status_of(lambda: run_under_hydra('train', train._task), 'train') == 2",
+            "    print(said.getvalue(), end='')",
+        ]
+    )
+    shown, imported = imported_by(code, tmp_path, "torch", "pytorch_lightning")
+    assert imported == []
+    assert len(shown.splitlines()) == len(typed), shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_seen_enough_ends_help_well(tmp_path: Path):
+    script = Path(sys.executable).with_name("qmix-train")
+    ended = subprocess.run(
+        f"set -o pipefail; {script} --help | true", shell=True, executable="/bin/bash", capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_the_table_of_environments_imports_no_torch_and_no_environment(tmp_path: Path):
     code = command_line("qmix-envs", "qmix_lightning.commands.envs")
     shown, imported = imported_by(code, tmp_path, *HEAVY, "hydra", "jaxmarl", "vmas", "lbforaging")
