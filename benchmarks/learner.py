@@ -189,9 +189,7 @@ def real_batch(name: str, train_steps: int) -> TrajectoryBatch:
     silent = ("logger=none", "trainer.enable_progress_bar=false", "trainer.limit_val_batches=0")
     steps = (f"total_env_steps={train_steps}", f"eval_interval={train_steps}", f"checkpoint_interval={train_steps}")
     with tempfile.TemporaryDirectory() as folder:
-        run = build_run(
-            configuration(f"experiment={name}", *silent, *steps, f"run_dir={folder}"), Path(folder), None, 0
-        )
+        run = build_run(configuration(f"experiment={name}", *silent, *steps, f"run_dir={folder}"), Path(folder))
         try:
             run.trainer.fit(run.module, datamodule=run.data)
             return run.data.replay.sample(32, key=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
 from qmix_lightning.checkpoint.files import RunCheckpointIO
-from qmix_lightning.components import build_learner, env_maker, make_component
+from qmix_lightning.checkpoint.resume import Resumed, check_same_shape
+from qmix_lightning.components import build_learner, check_sizes, env_maker, make_component
 from qmix_lightning.config.run_config import RunConfig, evaluation_plan
 from qmix_lightning.config.schema import check_settings
+from qmix_lightning.config.trust import recorded_config, texts
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.optimizers import OPTIMIZERS
@@ -23,6 +26,7 @@ from qmix_lightning.replay.factory import make_store, plan_replay
 from qmix_lightning.rollout.process_collector import RemoteEnv
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.runtime.text import did_you_mean
 from qmix_lightning.training.callbacks.health import HealthCheck
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
@@ -49,7 +53,8 @@ def _trainer(section: Mapping[str, Any], **provided: Any) -> Trainer:
     try:
         return Trainer(**(settings | provided))
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise ConfigurationError(f"trainer: {' '.join(str(error).split())}") from error
+        hint = ": use trainer.accelerator=auto or cpu" if "backend found" in str(error) else ""
+        raise ConfigurationError(f"trainer: {' '.join(str(error).split()).rstrip('!')}{hint}") from error
 
 
 def _instances(section: Mapping[str, Any], group: str) -> list[Any]:
@@ -60,12 +65,27 @@ def _instances(section: Mapping[str, Any], group: str) -> list[Any]:
             continue
         if not isinstance(settings, Mapping) or "_target_" not in settings:
             raise ConfigurationError(f"{group}.{name} needs a _target_, the class to make")
+        if any(
+            "${" in text for text in texts(settings)
+        ):  # Hydra has resolved what was typed; this would be resolved now
+            raise ConfigurationError(f"{group}.{name} holds an interpolation that was not resolved")
         try:
             made.append(instantiate(dict(settings)))
         except Exception as error:
             cause = error.__cause__ or error
-            raise ConfigurationError(f"{group}.{name}: {' '.join(str(cause).split())}") from error
+            hint = _closest_name(str(settings["_target_"]))
+            raise ConfigurationError(f"{group}.{name}: {hint or ' '.join(str(cause).split())}") from error
     return made
+
+
+def _closest_name(target: str) -> str:
+    """Return what is wrong with an address whose module is there and has no such name; empty otherwise."""
+    module, _, name = target.rpartition(".")
+    found = sys.modules.get(module)
+    if found is None or hasattr(found, name):
+        return ""
+    public = [n for n in vars(found) if not n.startswith("_")]
+    return f"'{module}' has no '{name}'{did_you_mean(name, public).split(';')[0]}"
 
 
 def _loggers(section: Mapping[str, Any], resume_step: int | None) -> list[Any]:
@@ -96,15 +116,17 @@ def _environments(config: RunConfig) -> tuple[VectorEnv, Callable[[int], VectorE
     return env, lambda episodes: make_eval_env(min(rollout.num_eval_envs, episodes))
 
 
-def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step: int) -> Run:
+def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None) -> Run:
     """Assemble a run; every rank calls it with the same configuration.
+
+    What a checkpoint says about sizes is compared with the environment and with its tensors before memory is taken.
 
     Args:
         config: validated.
         run_dir: where the run writes.
-        source: the ``checkpoints`` folder of the run that is resumed.
-        resume_step: the environment steps of the checkpoint that is resumed.
+        resumed: the checkpoint that it goes on from.
     """
+    source = resumed.source if resumed else None
     rollout = config.rollout
     log = MetricsLog()
     health = HealthCheck(log, on_policy=config.replay.kind == "on_policy")
@@ -114,7 +136,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
     bar = [] if config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
     trainer = _trainer(
         config.trainer,
-        logger=[rows, *_loggers(config.logger, resume_step if source else None)],
+        logger=[rows, *_loggers(config.logger, resumed.checkpoint["env_steps"] if resumed else None)],
         callbacks=[RunControl(), log, health, *bar, *_instances(config.callbacks, "callbacks"), checkpoint],
         plugins=[RunCheckpointIO()],
         default_root_dir=str(run_dir),
@@ -126,6 +148,16 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
 
     env, make_eval_env = _environments(config)
     spec = env.spec
+    about = {
+        "config": recorded_config(config.to_dict()),
+        "spec": spec.to_dict(),
+        "world_size": ranks,
+        "device": trainer.strategy.root_device.type,
+        "versions": versions(config.env["name"]) | dict(getattr(env, "versions", {})),
+    }
+    if resumed is not None:
+        check_same_shape(about, resumed.checkpoint, resumed.path)
+        check_sizes(partial(build_learner, config, spec), resumed.checkpoint["state_dict"], "learner.", resumed.path)
     size, replay_device = plan_replay(config, spec, run_dir, trainer)
     torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
@@ -133,13 +165,7 @@ def build_run(config: RunConfig, run_dir: Path, source: Path | None, resume_step
         raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
     optimizer = make_component(OPTIMIZERS, config.optimizer)
     module = TeamModule(learner=learner, optimizer=optimizer, episode_metrics=spec.episode_metrics)
-    module.extra_checkpoint = {
-        "config": config.to_dict(),
-        "spec": spec.to_dict(),
-        "world_size": ranks,
-        "device": trainer.strategy.root_device.type,
-        "versions": versions() | dict(getattr(env, "versions", {})),
-    }
+    module.extra_checkpoint = about
     exploration = config.exploration
     eval_interval, eval_episodes = evaluation_plan(config, spec.episode_limit)
     data = ReplayDataModule(

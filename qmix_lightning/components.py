@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from qmix_lightning.agents import AGENTS
 from qmix_lightning.agents.inputs import InputBuilder
@@ -18,14 +19,15 @@ from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.config.schema import check_settings, settings_of
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.mixers import MIXERS
 from qmix_lightning.registry import Registry
+from qmix_lightning.runtime.text import one_line, printable
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector.env_section import parse_env_section
 from qmix_lightning.vector.factory import Backend, make_vector_env
 
-__all__ = ["build_learner", "build_policy", "env_maker", "make_component", "policy_class"]
+__all__ = ["build_learner", "build_policy", "check_sizes", "env_maker", "make_component", "policy_class"]
 
 
 def make_component(registry: Registry, section: Mapping[str, Any], **provided: Any) -> Any:
@@ -85,6 +87,42 @@ def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] =
         inputs=inputs,
     )
     return kind(inputs=inputs, agent=agent)
+
+
+def check_sizes(build: Callable[[], nn.Module], tensors: Mapping[str, Any], prefix: str, path: Any) -> None:
+    """Compare the networks that a file's configuration asks for with the file's tensors, before memory is taken.
+
+    Args:
+        build: makes the networks; called where tensors have shapes and no memory.
+        tensors: the file's.
+        prefix: what the names of the file's begin with.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    try:
+        with torch.device("meta"):
+            wanted = _shapes(build().state_dict())
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" in str(error):
+            return  # it looks at numbers while it is made, which are none there
+        raise CheckpointError(f"{path} asks for networks that cannot be made: {one_line(error)}") from error
+    found = _shapes({name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)})
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{path} does not fit its own configuration: '{printable(name)}' should be "
+                f"{_size(wanted.get(name))}, and is {_size(found.get(name))}"
+            )
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+
+
+def _size(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "one number"
 
 
 def policy_class(algorithm: str) -> type[Policy]:

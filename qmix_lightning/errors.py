@@ -12,6 +12,7 @@ __all__ = [
     "InvalidEpisodeError",
     "MissingDependencyError",
     "QMixLightningError",
+    "RunDiverged",
     "RunError",
     "RunInterrupted",
 ]
@@ -43,6 +44,10 @@ class CheckpointError(ConfigurationError):
 
 class RunError(QMixLightningError):
     """Raised when something failed while running."""
+
+
+class RunDiverged(RunError):
+    """Raised when a loss, a gradient or a parameter is not a number any more; nothing of that was saved."""
 
 
 class InvalidEpisodeError(RunError):

@@ -130,7 +130,7 @@ def test_no_test_file_imports_another_one():
 def test_the_folders_of_the_tests_are_packages():
     folders = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("*.py") if path.parent != TESTS}
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders - {"support", "data", "end_to_end", "envs", "benchmarks"} <= packages
+    assert folders - {"support", "data", "end_to_end", "envs", "benchmarks", "campaign"} <= packages
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,34 @@ Which settings a resumed run may change is decided in :mod:`qmix_lightning.confi
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.checkpoint.manifest import check_manifest
 from qmix_lightning.checkpoint.segments import folder_of_segments, verify_segments
 from qmix_lightning.config.resume import check_resumable, fill_missing_defaults, imported
 from qmix_lightning.config.run_config import SHARES, RunConfig, validate
 from qmix_lightning.config.tree import flatten
+from qmix_lightning.config.trust import REPORTING_GROUPS, shipped_section, trusted_config
 from qmix_lightning.errors import CheckpointError, ConfigurationError
+from qmix_lightning.runtime.text import printable, shown_path
 
-__all__ = ["Resumed", "check_same_shape", "find_last", "load_resumed"]
+__all__ = [
+    "Resumed",
+    "check_same_shape",
+    "find_last",
+    "folder_to_resume",
+    "holds_resumable",
+    "load_resumed",
+    "merge_saved",
+    "refuse_links_out",
+    "version_changes",
+]
 
 
 @dataclass(frozen=True)
@@ -30,14 +44,26 @@ class Resumed:
         checkpoint: its contents, verified.
         source: the ``checkpoints`` folder of the run that wrote it, where its replay segments are.
         config: its configuration with what was typed on top.
-        run_dir: where the run goes on: its own folder, unless another one was typed.
+        damaged: newer checkpoints that were passed over.
     """
 
     path: Path
     checkpoint: dict[str, Any]
     source: Path
     config: RunConfig
-    run_dir: Path
+    damaged: tuple[Path, ...]
+
+
+def folder_to_resume(config: RunConfig, run_dir: Path, overrides: list[str] | None) -> Path:
+    """Return the folder in which a run that is resumed goes on: that of its checkpoint, unless ``run_dir`` was typed.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    if overrides is None or config.ckpt_path == "last" or any(o.startswith("run_dir=") for o in overrides):
+        return run_dir
+    path = Path(str(config.ckpt_path))
+    return folder_of_segments(read_checkpoint(path), path).resolve().parent
 
 
 def load_resumed(config: RunConfig, tree: dict[str, Any], run_dir: Path, overrides: list[str] | None) -> Resumed:
@@ -46,24 +72,32 @@ def load_resumed(config: RunConfig, tree: dict[str, Any], run_dir: Path, overrid
     Args:
         config: what was composed, validated.
         tree: what was composed, as plain containers.
-        run_dir: the folder whose newest checkpoint ``ckpt_path=last`` means.
+        run_dir: where it goes on, and the folder whose newest checkpoint ``ckpt_path=last`` means.
         overrides: what the user typed; the rest comes from the checkpoint. ``None``: take ``config`` as it is.
 
     Raises:
         CheckpointError: there is none that can be resumed.
         ConfigurationError: something was typed that a resumed run may not change.
     """
-    path = find_last(run_dir) if config.ckpt_path == "last" else Path(str(config.ckpt_path))
+    if config.ckpt_path == "last":
+        path, problems = _newest(run_dir)
+        for problem in problems.values():
+            print(f"passed over: {problem}", file=sys.stderr)
+        if not (last := path.with_name("last.ckpt")).exists():
+            print(f"passed over: {last} is gone", file=sys.stderr)
+        if problems or not last.exists():
+            print(f"going on from {path}", file=sys.stderr)
+    else:
+        path, problems = Path(str(config.ckpt_path)), {}
     saved = read_checkpoint(path)
     if "loops" not in saved:
         raise CheckpointError(f"{path} holds networks only, for qmix-eval; resume from a last.ckpt")
-    saved["config"] = fill_missing_defaults(saved["config"], path)
-    source = folder_of_segments(saved, path)
+    source = folder_of_segments(saved, path, run_dir)
+    check_manifest(saved, path)
     verify_segments(saved, source)
+    saved["config"] = fill_missing_defaults(trusted_config(saved["config"], path), path)
     if overrides is not None:
-        if config.ckpt_path != "last" and not any(o.startswith("run_dir=") for o in overrides):
-            run_dir = source.resolve().parent  # the run goes on where it was
-        config = _merge_saved(tree, saved["config"], overrides, run_dir)
+        config = merge_saved(tree, saved["config"], overrides, run_dir, path)
     try:
         check_resumable(saved["config"], config.to_dict(), path)
     except ConfigurationError as error:
@@ -72,7 +106,7 @@ def load_resumed(config: RunConfig, tree: dict[str, Any], run_dir: Path, overrid
             raise
         hint = f"{whole[0]} sets more than its own section: leave it out, or type the whole command"
         raise ConfigurationError(f"{error}; {hint}") from None
-    return Resumed(path, saved, source, config, run_dir)
+    return Resumed(path, saved, source, config, tuple(problems))
 
 
 def find_last(run_dir: str | Path) -> Path:
@@ -81,23 +115,67 @@ def find_last(run_dir: str | Path) -> Path:
     Raises:
         CheckpointError: there is none; the message says what was found.
     """
-    folder = Path(run_dir) / "checkpoints"
+    return _newest(run_dir)[0]
+
+
+def _newest(run_dir: str | Path) -> tuple[Path, dict[Path, str]]:
+    """Return the newest checkpoint that can be resumed, and those that cannot, each with what is wrong with it."""
+    folder = Path(shown_path(Path(run_dir))) / "checkpoints"
     found = sorted(folder.glob("*.ckpt")) if folder.is_dir() else []
     if not found:
         raise CheckpointError(f"no checkpoint in {folder}; name the folder of the run with run_dir=")
     candidates: list[tuple[int, float, Path]] = []
-    problems: list[str] = []
+    problems: dict[Path, str] = {}
     for path in found:
         try:
             payload = read_checkpoint(path)
             if "loops" in payload:
+                check_manifest(payload, path)
                 verify_segments(payload, folder)
                 candidates.append((payload["global_step"], path.stat().st_mtime, path))
         except CheckpointError as error:
-            problems.append(str(error))
+            problems[path] = str(error)
     if not candidates:
-        raise CheckpointError(f"no checkpoint in {folder} can be resumed" + "".join(f"; {p}" for p in problems))
-    return max(candidates)[2]
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be resumed" + "".join(f"; {p}" for p in problems.values())
+        )
+    return max(candidates)[2], problems
+
+
+def holds_resumable(run_dir: Path) -> bool:
+    """Return whether a run folder holds a checkpoint of a whole run, damaged or not.
+
+    ``best.ckpt`` is none: it is written before the first ``last.ckpt`` where evaluations come before checkpoints.
+    """
+    return any(path.name != "best.ckpt" for path in (run_dir / "checkpoints").glob("*.ckpt"))
+
+
+def refuse_links_out(run_dir: Path) -> None:
+    """Refuse a run folder with links that lead out of it, where what is written would go, and pipes, which are endless.
+
+    Raises:
+        ConfigurationError: names the first.
+    """
+    inside = run_dir.resolve()
+    for folder, names, files in os.walk(run_dir):
+        for path in (Path(folder, name) for name in (*names, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise ConfigurationError(
+                    f"{path} is a link out of the run's folder, which is not followed: remove it, or name the folder "
+                    "that is meant with run_dir="
+                )
+            if not (path.is_symlink() or path.is_file() or path.is_dir()):
+                raise ConfigurationError(f"{path} is neither a file nor a folder: remove it")
+
+
+def version_changes(saved: Any, now: Mapping[str, str]) -> list[str]:
+    """Return what has changed since a checkpoint was written, of what decides a result to the last bit."""
+    before = saved if isinstance(saved, Mapping) else {}
+    return [
+        f"{name} {printable(before[name], 30)}, now {now.get(name, 'gone')}"
+        for name in sorted(before.keys())
+        if isinstance(name, str) and name != "qmix-lightning" and before[name] != now.get(name)
+    ]
 
 
 _MULTI_SECTION_GROUPS = ("algorithm", "experiment", "preset")
@@ -107,29 +185,34 @@ _MULTI_SECTION_GROUPS = ("algorithm", "experiment", "preset")
 _COMPONENTS = ("env", "mixer", "agent", "replay", "rollout", "exploration", "optimizer")
 
 
-_REPORTING_GROUPS = ("logger", "callbacks")
+def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path, path: Path) -> RunConfig:
+    """Merge what was typed into a file's configuration: a choice brings its section, a recipe everything.
 
-
-def _merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], run_dir: Path) -> RunConfig:
-    """Merge what was typed into the checkpoint's configuration: a choice brings its section, a recipe everything."""
+    Args:
+        tree: what was composed, as plain containers.
+        saved: the file's, as :func:`trusted_config` returns it.
+        typed: what the user typed.
+        run_dir: where the run goes on.
+        path: of the file, for messages.
+    """
     names = [o.lstrip("+~").partition("=")[0] for o in typed]
     if any(name in _MULTI_SECTION_GROUPS for name in names):
         merged = dict(tree)
     else:
         composed = flatten(tree)
         merged = _copy(saved)
+        merged |= {group: {} for group in REPORTING_GROUPS}
         for name in [*names, "ckpt_path"]:
             for key in (k for k in composed if k == name or k.startswith(f"{name}.")):
                 _set(merged, key, composed[key])
-            if name in (*_COMPONENTS, *_REPORTING_GROUPS, "trainer"):
+            if name in (*_COMPONENTS, *REPORTING_GROUPS, "trainer"):
                 merged[name] = tree[name]
+        merged["run_dir"] = str(run_dir)
         if any(name in _COMPONENTS for name in names):  # what runs beside the training is the command's, as ever
-            merged |= {name: tree[name] for name in _REPORTING_GROUPS}
+            merged |= {name: tree[name] for name in REPORTING_GROUPS}
+        else:
+            _add_shipped(merged, saved, names, path)
     merged = _keep_shares(merged, saved, names)
-    for key, value in flatten({group: merged[group] for group in ("logger", "callbacks")}).items():
-        if value is not None and value in (saved["run_dir"], tree["run_dir"]):
-            merged = _copy(merged)
-            _set(merged, key, str(run_dir))  # an interpolation of run_dir when it was composed
     merged["run_dir"] = str(run_dir)
     _refuse_imports(merged, tree)
     return validate(merged)
@@ -145,38 +228,41 @@ def _keep_shares(merged: dict[str, Any], saved: dict[str, Any], names: list[str]
     return merged
 
 
+def _add_shipped(merged: dict[str, Any], saved: dict[str, Any], names: list[str], path: Path) -> None:
+    """Add the shipped loggers and callbacks that the file names; say which of its others are left out."""
+    left_out = []
+    for group in (group for group in REPORTING_GROUPS if group not in names):
+        for name, changed in saved[group].items():
+            entry = f"{group}.{name}"
+            typed = {n for n in names if f"{n}.".startswith(f"{entry}.")}
+            shipped = shipped_section(group, name, merged)
+            if shipped is not None:
+                merged[group][name] = shipped | (merged[group].get(name) or {})
+                left_out += [f"{entry}.{key}" for key in changed if not {entry, f"{entry}.{key}"} & typed]
+            elif not typed:
+                left_out.append(entry)
+    if left_out:
+        print(
+            f"{path} does not decide what is imported or where it writes: the run goes on without its "
+            f"{printable(', '.join(left_out), 200)}; type them again to have them",
+            file=sys.stderr,
+        )
+
+
 def _refuse_imports(merged: dict[str, Any], tree: dict[str, Any]) -> None:
-    """Refuse imports that only the checkpoint names: they must be typed, or shipped with this package.
+    """Refuse imports and paths that only the checkpoint names.
 
     Raises:
-        ConfigurationError: says what to type to let it be imported.
+        ConfigurationError: says what to type to let it be used.
     """
-    from omegaconf import OmegaConf
-
+    composed = flatten(tree["env"])
     for key, value in imported(merged["env"]).items():
-        if value != tree["env"].get(key):
-            raise ConfigurationError(
-                f"the checkpoint names the environment '{value}', which is not in the registry; to let it be imported, "
-                f"say env.{key}={value}"
-            )
-    for group in ("logger", "callbacks"):
-        files = resources.files("qmix_lightning.conf").joinpath(group).iterdir()
-        shipped = [OmegaConf.to_container(OmegaConf.create(file.read_text())) for file in files]
-        known = _targets([shipped, tree[group]])
-        for target in _targets(merged[group]):
-            if target not in known:
-                raise ConfigurationError(
-                    f"the checkpoint names '{target}' under {group}, which is not shipped with this package; to let it "
-                    f"be imported, repeat the {group} settings of the run on the command line"
-                )
-
-
-def _targets(tree: Any) -> list[str]:
-    """Return every ``_target_`` of nested containers."""
-    if isinstance(tree, dict):
-        found = [str(tree["_target_"])] if "_target_" in tree else []
-        return found + [target for value in tree.values() for target in _targets(value)]
-    return [target for value in tree for target in _targets(value)] if isinstance(tree, list) else []
+        if value == str(composed.get(key)):
+            continue
+        what = f"names the environment '{printable(value)}', which is not in the registry; to let it be imported"
+        if key not in ("id", "module"):
+            what = f"holds '{printable(value)}', which a file does not decide; to let it be used"
+        raise ConfigurationError(f"the checkpoint {what}, say env.{printable(key)}={printable(value)}")
 
 
 def _copy(tree: dict[str, Any]) -> dict[str, Any]:

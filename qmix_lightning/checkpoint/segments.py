@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from qmix_lightning.checkpoint.compatibility import upgrade_segment
 from qmix_lightning.checkpoint.files import fsync_folder, load_plain, read_checkpoint, save_durably
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.replay.episode_replay import EpisodeReplay
+from qmix_lightning.runtime.kill_points import reached
 
 __all__ = ["SegmentStore", "folder_of_segments", "verify_segments"]
 
@@ -38,14 +41,15 @@ def _segments_of(payload: dict[str, Any]) -> list[dict[str, Any]]:
     raise CheckpointError("the checkpoint's list of replay segments is damaged")
 
 
-def folder_of_segments(payload: dict[str, Any], path: Path) -> Path:
+def folder_of_segments(payload: dict[str, Any], path: Path, run_dir: Path | None = None) -> Path:
     """Return the ``checkpoints`` folder of the run that wrote the checkpoint at ``path``, where its segments are.
 
-    A checkpoint of Lightning's own callbacks may lie elsewhere in the run's folder, or outside.
+    A checkpoint of Lightning's own callbacks may lie elsewhere in the run's folder; if it lies outside, ``run_dir`` is
+    where to look.
     """
     names = [segment["name"] for segment in _segments_of(payload)]
-    above = [parent / "checkpoints" for parent in path.resolve().parents]
-    for folder in [path.parent, *above, Path(payload["config"]["run_dir"] or ".") / "checkpoints"]:
+    around = [*path.resolve().parents, *([run_dir] if run_dir else [])]
+    for folder in [path.parent, *(parent / "checkpoints" for parent in around)]:
         if all(_segment_path(folder, name).is_file() for name in names):
             return folder
     return path.parent
@@ -61,6 +65,8 @@ def verify_segments(payload: dict[str, Any], folder: Path) -> None:
         path = _segment_path(folder, segment["name"])
         if not path.is_file():
             raise CheckpointError(f"the checkpoint names a replay segment that is gone: {path}")
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(f"the replay segment {path} is a link out of the run's folder")
         if _sha256(path) != segment["sha256"]:
             raise CheckpointError(f"the replay segment {path} does not match its checksum")
 
@@ -101,6 +107,7 @@ class SegmentStore:
             large -= 1
         if len(live) - large >= _MERGE_AT:
             live = live[:large]
+            reached("segment.merge")
         written_to = live[-1]["last_id"] if live else replay.first_id
         while replay.next_id > written_to:
             live.append(self._write(replay, written_to, replay.last_within(written_to, _SEGMENT_BYTES)))
@@ -113,9 +120,11 @@ class SegmentStore:
 
     def _write(self, replay: EpisodeReplay, first_id: int, last_id: int) -> dict[str, Any]:
         temporary = self.folder / "replay" / f"rank{self.rank}-{first_id}-{last_id}.pt"
+        reached("segment.begin")
         save_durably(replay.export(first_id, last_id), temporary)
         digest = _sha256(temporary)
         name = f"replay-rank{self.rank}-{first_id}-{last_id}-{digest[:16]}.pt"
+        reached("segment.rename")
         os.replace(temporary, temporary.with_name(name))
         fsync_folder(temporary.parent)
         return {"name": name, "sha256": digest, "first_id": first_id, "last_id": last_id}
@@ -126,7 +135,14 @@ class SegmentStore:
             path = _segment_path(self.source, segment["name"])
             if not path.is_file() or _sha256(path) != segment["sha256"]:
                 raise CheckpointError(f"the replay segment {path} is missing or does not match its checksum")
-            replay.restore(segment["first_id"], upgrade_segment(load_plain(path)), segment["oldest_id"])
+            columns = upgrade_segment(load_plain(path))
+            held = columns.get("lengths") if isinstance(columns, dict) else None
+            if not isinstance(held, Tensor) or held.shape != (segment["last_id"] - segment["first_id"],):
+                raise CheckpointError(f"{path} does not hold the episodes that the checkpoint says")
+            try:
+                replay.restore(segment["first_id"], columns, segment["oldest_id"])
+            except CheckpointError as error:
+                raise CheckpointError(f"{error} ({path})") from None
         if self.source == self.folder:
             self._segments = [{k: v for k, v in s.items() if k != "oldest_id"} for s in segments]
 
@@ -152,4 +168,5 @@ class SegmentStore:
         for path in (self.folder / "replay").glob("*.pt"):
             of_this_rank = path.name.startswith((f"replay-rank{self.rank}-", f"rank{self.rank}-"))
             if of_this_rank and path.name not in named:
+                reached("segment.remove")
                 path.unlink(missing_ok=True)

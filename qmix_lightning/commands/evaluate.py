@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qmix_lightning.cli.hydra_app import run_command
 from qmix_lightning.config.resume import imported
 from qmix_lightning.config.run_config import validate_eval
+from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
-from qmix_lightning.runtime.text import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean, printable
 
 __all__ = ["evaluate", "main"]
 
@@ -69,25 +71,35 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
     import torch
 
     from qmix_lightning.checkpoint.files import read_checkpoint
-    from qmix_lightning.components import build_policy, env_maker, policy_class
+    from qmix_lightning.checkpoint.manifest import not_finite
+    from qmix_lightning.components import build_policy, check_sizes, env_maker, policy_class
     from qmix_lightning.config.resume import fill_missing_defaults
     from qmix_lightning.config.run_config import validate
+    from qmix_lightning.config.trust import trusted_config
     from qmix_lightning.rollout.evaluation import evaluate_episodes
     from qmix_lightning.rollout.rollout_policy import RolloutPolicy
     from qmix_lightning.training.metrics import MeanWithInterval
     from qmix_lightning.training.summary import versions
 
     payload = read_checkpoint(ckpt_path)
-    config = validate(fill_missing_defaults(payload["config"], ckpt_path))
+    config = validate(fill_missing_defaults(trusted_config(payload["config"], ckpt_path), ckpt_path))
+    if (config.num_threads or 1) > 1024:
+        raise CheckpointError(f"{ckpt_path} asks for {config.num_threads} threads")
+    prefix = "learner.policy."
+    weights = {k.removeprefix(prefix): v for k, v in payload["state_dict"].items() if str(k).startswith(prefix)}
+    if wrong := not_finite(weights):
+        raise CheckpointError(
+            f"{ckpt_path} holds NaN or infinity in '{wrong[0]}' and {len(wrong) - 1} more: the run had diverged"
+        )
     torch.set_num_threads(config.num_threads or 1)
     section = _env_section(config.env, env, ckpt_path)
     environment = env_maker(section, evaluation=True)(min(num_envs, episodes))
     try:
         spec = environment.spec
         _check_spec(payload["spec"], spec.to_dict(), ckpt_path)
-        policy = build_policy(config.agent, spec, policy_class(config.algorithm["name"]))
-        prefix = "learner.policy."
-        weights = {k.removeprefix(prefix): v for k, v in payload["state_dict"].items() if k.startswith(prefix)}
+        make = partial(build_policy, config.agent, spec, policy_class(config.algorithm["name"]))
+        check_sizes(make, weights, "", ckpt_path)
+        policy = make()
         try:
             policy.load_state_dict(weights)
         except RuntimeError as error:
@@ -103,7 +115,7 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
         "env": section["name"],
         "algorithm": config.algorithm["name"],
         "seed": used_seed,
-        "env_steps": payload["env_steps"],
+        "env_steps": int(payload["env_steps"]),
         "episodes": len(stats),
     }
     for name, values in {"return": stats.returns, "length": stats.lengths, **stats.metrics}.items():
@@ -113,7 +125,7 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
         result["win_rate" if name == "won" else f"{name}_mean"] = mean
         if name == "return":
             result["return_ci95"] = half_width if math.isfinite(half_width) else None  # one episode has no interval
-    return result | {"versions": versions()}
+    return result | {"versions": versions(section["name"])}
 
 
 def _env_section(saved: dict[str, Any], changes: dict[str, Any], path: str) -> dict[str, Any]:
@@ -124,12 +136,15 @@ def _env_section(saved: dict[str, Any], changes: dict[str, Any], path: str) -> d
     section = {**saved, **changes}
     if "kwargs" in saved or "kwargs" in changes:
         section["kwargs"] = {**(saved.get("kwargs") or {}), **(changes.get("kwargs") or {})}
-    for key, value in imported(saved).items():
-        if key not in changes:
-            raise ConfigurationError(
-                f"{path} names the environment '{value}', which is not in the registry; to let it be imported, say "
-                f"env.{key}={value}"
-            )
+    if not isinstance(section.get("name"), str):
+        raise ConfigurationError("env.name must be the name of an environment")
+    typed = flatten(changes)
+    for key, value in imported(section).items():
+        if key not in typed:
+            what = f"names the environment '{printable(value)}', which is not in the registry; to let it be imported"
+            if key not in ("id", "module"):
+                what = f"holds '{printable(value)}', which a file does not decide; to let it be used"
+            raise ConfigurationError(f"{path} {what}, say env.{printable(key)}={printable(value)}")
     return section
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import shutil
+import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.hydra_app import RANK_CONFIG, run_command
+from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.resume import imported
 from qmix_lightning.config.run_config import RunConfig, validate
-from qmix_lightning.errors import ConfigurationError, RunInterrupted
+from qmix_lightning.errors import ConfigurationError, RunDiverged, RunInterrupted
+from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.resources import available_cores, choose_asynchronous, choose_threads
+from qmix_lightning.runtime.run_lock import LOCK_FILE, RunLock
 from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
@@ -48,22 +55,60 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
         ConfigurationError: the configuration or the checkpoint does not fit; nothing was written.
         RunInterrupted: a signal ended the run after it was saved.
     """
+    config = validate(tree)
+    check_early(config)
+    if config.ckpt_path is not None:
+        from qmix_lightning.checkpoint.resume import folder_to_resume
+
+        run_dir = folder_to_resume(config, run_dir, overrides)
+    existed, begun = run_dir.exists(), (run_dir / LOCK_FILE).exists()
+    try:
+        with RunLock(run_dir) if _is_first_rank() else contextlib.nullcontext():
+            return _train_locked(config, tree, run_dir, overrides, begun)
+    finally:
+        if not existed:
+            with contextlib.suppress(OSError):
+                run_dir.rmdir()
+
+
+def _is_first_rank() -> bool:
+    names = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def _train_locked(
+    config: RunConfig, tree: dict[str, Any], run_dir: Path, overrides: list[str] | None, begun: bool
+) -> dict[str, Any]:
+    """Begin a run or go on with one in a folder that no other process uses; ``begun``: one was killed there."""
+    if config.ckpt_path is None and (overrides is None or not _holds_files(run_dir)):
+        return _run(config, run_dir, None)
+
+    from qmix_lightning.checkpoint.resume import holds_resumable, load_resumed, refuse_links_out
+
+    refuse_links_out(run_dir)
     if overrides is not None:
         _adopt_requeued(run_dir)
-    if tree.get("ckpt_path") is None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and _holds_run(run_dir):
-        tree = {**tree, "ckpt_path": "last"}  # a requeued job repeats its command
-    config = validate(tree)
-    resumed: Resumed | None = None
-    if config.ckpt_path is not None:
-        from qmix_lightning.checkpoint.resume import load_resumed
-
-        resumed = load_resumed(config, tree, run_dir, overrides)
-        config, run_dir = resumed.config, resumed.run_dir
-    elif overrides is not None and _holds_run(run_dir):
+    resumable, ended = holds_resumable(run_dir), _status(run_dir) not in ("running", "failed", "diverged")
+    if config.ckpt_path is None:
+        requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"  # such a job repeats its command
+        if not (requeued and resumable):
+            if resumable or (ended and (run_dir / "checkpoints" / "best.ckpt").exists()):
+                raise ConfigurationError(
+                    f"{shown_path(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose "
+                    "another run_dir"
+                )
+            return _run(config, run_dir, None)
+        tree = {**tree, "ckpt_path": "last"}
+        config = validate(tree)
+    if config.ckpt_path == "last" and not resumable and not ended and overrides is not None:
+        return _run(_begin_anew(tree, run_dir, overrides), run_dir, None)
+    if config.ckpt_path == "last" and not resumable and begun and not _holds_files(run_dir):
         raise ConfigurationError(
-            f"{shown_path(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose another run_dir"
+            f"the run in {shown_path(run_dir)} was killed before it had written anything: repeat its command without "
+            "ckpt_path=last"
         )
-    return _run(config, run_dir, resumed)
+    resumed = load_resumed(config, tree, run_dir, overrides)
+    return _run(resumed.config, run_dir, resumed)
 
 
 def _adopt_requeued(run_dir: Path) -> None:
@@ -73,42 +118,98 @@ def _adopt_requeued(run_dir: Path) -> None:
         os.replace(path, run_dir / "checkpoints" / "last.ckpt")
 
 
-def _holds_run(run_dir: Path) -> bool:
-    return any((run_dir / "checkpoints").glob("*.ckpt"))
+def _holds_files(run_dir: Path) -> bool:
+    return run_dir.is_dir() and any(path.name != LOCK_FILE for path in run_dir.iterdir())
+
+
+def _status(run_dir: Path) -> str | None:
+    """Return how ``summary.json`` says the run in a folder ended; ``running`` if it was killed."""
+    try:
+        summary = json.loads((run_dir / "summary.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return "running" if (run_dir / "config.yaml").exists() else None
+    return summary.get("status") if isinstance(summary, dict) else None
+
+
+def _begin_anew(tree: dict[str, Any], run_dir: Path, overrides: list[str]) -> RunConfig:
+    """Return the configuration of a run that was ended before its first ``last.ckpt``, with what was typed on top."""
+    from omegaconf import OmegaConf
+
+    from qmix_lightning.checkpoint.resume import merge_saved
+    from qmix_lightning.config.resume import fill_missing_defaults
+    from qmix_lightning.config.trust import trusted_config
+
+    path = run_dir / "config.yaml"
+    try:
+        saved = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:  # a damaged YAML file raises anything
+        raise ConfigurationError(
+            f"{path} cannot be read ({type(error).__name__}): repeat the command without ckpt_path=last"
+        ) from error
+    saved = fill_missing_defaults(trusted_config(saved, path), path)
+    config = merge_saved(tree, saved, overrides, run_dir, path)
+    print(
+        f"{shown_path(run_dir)} holds no last.ckpt: the run ended before its first, and begins anew",
+        file=sys.stderr,
+    )
+    return replace(config, ckpt_path=None)
 
 
 def _run(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
     import torch
-    from omegaconf import OmegaConf
 
     from qmix_lightning.build import build_run
     from qmix_lightning.checkpoint.files import remove_leftovers
-    from qmix_lightning.checkpoint.resume import check_same_shape
     from qmix_lightning.runtime.resources import keep_freed_memory, set_matmul_precision
 
     quieten_lightning()
     keep_freed_memory()
     saved = resumed.checkpoint if resumed else None
-    run = build_run(config, run_dir, resumed.source if resumed else None, saved["env_steps"] if saved else 0)
+    run = build_run(config, run_dir, resumed)
     try:
-        if resumed is not None:
-            check_same_shape(run.module.extra_checkpoint, resumed.checkpoint, resumed.path)
         run.data.asynchronous = _asynchronous(run, config, saved)
         torch.set_num_threads(_threads(run, config, saved))
         set_matmul_precision(config.matmul_precision)
         first = run.trainer.global_rank == 0
         if first:
             print(*filter(None, [run.replay_size, run.replay_device.line]), sep="\n", flush=True)
-        fresh = not run_dir.exists() or not any(run_dir.iterdir())
+        fresh = not _holds_files(run_dir)
         if first:
+            if resumed is not None:
+                _prepare_folder(resumed, run.module.extra_checkpoint["versions"], run_dir)
             run_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(run_dir)
-            OmegaConf.save(OmegaConf.create(config.to_dict()), run_dir / "config.yaml")
+            _write_config(config, run_dir / "config.yaml")
             os.environ[RANK_CONFIG] = str((run_dir / "config.yaml").resolve())
         return _fit(run, config, run_dir, resumed.path if resumed else None, first and fresh)
     finally:
         run.data.teardown("fit")
         _leave_process_group()
+
+
+def _prepare_folder(resumed: Resumed, versions: dict[str, str], run_dir: Path) -> None:
+    """Say what has changed since the checkpoint, and keep a damaged one from taking the place of a whole one."""
+    from qmix_lightning.checkpoint.files import set_aside
+    from qmix_lightning.checkpoint.resume import version_changes
+
+    if changes := version_changes(resumed.checkpoint.get("versions"), versions):
+        print(
+            f"changed since the checkpoint, so results may differ in the last bits: {'; '.join(changes)}",
+            file=sys.stderr,
+        )
+    for path in resumed.damaged:
+        # The next checkpoint would keep it as previous.ckpt, in place of the one that this run goes on from.
+        if path.resolve() == (run_dir / "checkpoints" / "last.ckpt").resolve():
+            print(f"{path} is kept as {set_aside(path).name}", file=sys.stderr)
+
+
+def _write_config(config: RunConfig, path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    temporary = path.with_name(f"{path.name}.writing")
+    OmegaConf.save(OmegaConf.create(config.to_dict()), temporary)
+    reached("config.rename")
+    os.replace(temporary, path)
 
 
 def _asynchronous(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> bool:
@@ -162,11 +263,12 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
     from qmix_lightning.training.summary import print_end, write_summary
 
     first = run.trainer.global_rank == 0
-    status = "failed"
+    status, before = "failed", _content(run_dir / "summary.json")
     try:
         if first:
             write_summary(run, config, run_dir, "running")
-        run.trainer.fit(run.module, datamodule=run.data, ckpt_path=resume_from, weights_only=True)
+        with run.data.restoring(resume_from):
+            run.trainer.fit(run.module, datamodule=run.data, ckpt_path=resume_from, weights_only=True)
         # Lightning's own limits (max_steps, max_time, EarlyStopping) end a run too.
         status = "completed" if run.data.counters.env_steps >= config.total_env_steps else "stopped"
     except RunInterrupted as stop:
@@ -177,9 +279,15 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         if first:
             raise
         # A rank that ends with another status is taken for crashed, and all others are killed.
+    except RunDiverged:
+        status = "diverged"
+        raise
     except ConfigurationError:
-        if first and fresh:
-            shutil.rmtree(run_dir, ignore_errors=True)
+        if first:
+            if fresh:
+                shutil.rmtree(run_dir, ignore_errors=True)
+            elif before is not None:
+                (run_dir / "summary.json").write_bytes(before)
             first = False
         raise
     finally:
@@ -187,6 +295,10 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
     if first:
         print_end(summary, run_dir)
     return summary
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def quieten_lightning() -> None:

@@ -6,6 +6,7 @@ Which checkpoint is resumed and how its configuration is merged with what was ty
 
 from __future__ import annotations
 
+import re
 import sys
 import typing
 from collections.abc import Mapping
@@ -14,9 +15,10 @@ from typing import Any
 
 from qmix_lightning.config.schema import typed
 from qmix_lightning.config.tree import flatten
+from qmix_lightning.config.trust import is_name, texts
 from qmix_lightning.errors import ConfigurationError
 
-__all__ = ["check_resumable", "fill_missing_defaults", "imported", "missing_settings"]
+__all__ = ["check_resumable", "fill_missing_defaults", "imported", "missing_settings", "shipped_defaults"]
 
 
 _MAY_CHANGE = (
@@ -62,9 +64,17 @@ _NAMES_ONLY = {"jaxmarl": ("id",), "gymnasium": ("id",)}
 
 
 def imported(env: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings of an ``env`` section that say what is imported, which a checkpoint must not decide."""
+    """Return the settings of an ``env`` section that a checkpoint must not decide: what is imported, and paths.
+
+    Keys are dotted, as they are typed after ``env.``.
+    """
     harmless = _NAMES_ONLY.get(env["name"], ())
-    return {key: str(env[key]) for key in ("id", "module") if env.get(key) and key not in harmless}
+    found = {}
+    for key, value in flatten(env).items():
+        names_a_module = key in ("id", "module") and value and key not in harmless
+        if names_a_module or not all(map(is_name, texts(value))):
+            found[key] = str(value)
+    return found
 
 
 def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any) -> None:
@@ -133,6 +143,36 @@ def missing_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
         if found := {key: value for key, value in known.items() if key not in section}:
             missing[group] = found
     return missing
+
+
+def shipped_defaults(group: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the shipped file that a section was made from; empty if it is a plugin's.
+
+    Where the file refers to a preset, the value is PyMARL's: enough to know what kind of setting it is.
+    """
+    tree = _read(f"{group}/{_choice(group, section)}")
+    preset = _read("preset/pymarl")["preset"]
+    defaults = tree.get(group, tree)  # an algorithm's file sets other groups too
+    return {key: preset.get(_preset_key(value), value) for key, value in defaults.items()}
+
+
+def _preset_key(value: Any) -> str | None:
+    match = re.fullmatch(r"\$\{preset\.(\w+)\}", value) if isinstance(value, str) else None
+    return match and match[1]
+
+
+def _read(name: str) -> dict[str, Any]:
+    """Read one of the package's own files; empty if there is none of this name: it is a plugin's."""
+    from omegaconf import OmegaConf
+
+    if "/" in name.partition("/")[2] or ".." in name:  # the name comes from a file
+        return {}
+    file = resources.files("qmix_lightning.conf").joinpath(f"{name}.yaml")
+    if not file.is_file():
+        return {}
+    tree = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=False)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items() if key not in ("defaults", "hydra")}
 
 
 def _choice(group: str, section: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
+from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
@@ -105,7 +106,10 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, _Key], path: str) 
     for name in given:
         if name not in known:
             # The section is right already: what counts is how close the name in it is.
-            raise ConfigurationError(f"unknown key '{prefix}{name}'{did_you_mean(name, known, prefix)}")
+            for meant in meant_by(f"{prefix}{name}"):
+                if meant.startswith(prefix) and meant.removeprefix(prefix).partition(".")[0] in known:
+                    raise ConfigurationError(f"unknown key '{prefix}{name}'. Did you mean '{meant}'?")
+            raise ConfigurationError(f"unknown key '{prefix}{name}'{did_you_mean(str(name), known, prefix)}")
     missing = [name for name, key in known.items() if key.required and name not in given]
     if missing:
         raise ConfigurationError(f"missing value: {', '.join(prefix + name for name in missing)}")

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmix_lightning.errors import CheckpointError
 from qmix_lightning.replay.device import DeviceRows
 from qmix_lightning.replay.layout import DTYPES, JoinedState, StepLayout, Steps, narrow, widen
+from qmix_lightning.replay.segment_check import check_segment
 from qmix_lightning.replay.storage import PADDING_ROW, RowQueue
 from qmix_lightning.runtime.transfer import pinned, sent
 from qmix_lightning.types import EnvSpec, Episode, TrajectoryBatch
@@ -362,12 +362,10 @@ class EpisodeReplay:
         """Add a segment's episodes from ``oldest_id`` on; ``first_id`` is the id of the segment's first.
 
         Raises:
-            CheckpointError: the segment is of another store.
+            CheckpointError: the segment is of another store, or holds no episodes of this environment.
         """
-        for name, queue in (("steps", self._steps), ("obs", self._obs), ("state", self._state)):
-            found = segment.get(name)
-            if found is None or found.shape[1:] != (queue.width,) or found.numpy().dtype != queue.dtype:
-                raise CheckpointError(f"the '{name}' of a replay segment do not have this run's layout")
+        stored = np.dtype(np.float32 if self.dtype == torch.float32 else np.int16)
+        check_segment(segment, self.spec, self._layout, self.dtype, stored)
         columns = {
             c: segment[c].numpy() for c in ("lengths", "alive_rows", "state_from_obs", "terminated", "truncated")
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -9,7 +11,19 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["SignalHandlers", "StopFlag"]
+__all__ = ["SignalHandlers", "StopFlag", "end_with_parent"]
+
+
+_PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends, where it is Linux; nothing happens elsewhere.
+
+    A rank whose first rank was killed would otherwise wait in a collective until that times out.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class StopFlag:

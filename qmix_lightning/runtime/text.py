@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["did_you_mean", "one_line", "shortened", "shown_path"]
+__all__ = ["did_you_mean", "one_line", "printable", "shortened", "shown_path"]
+
+
+_MOST_SHOWN = 24
+"""Choices that a message lists."""
 
 
 def shown_path(folder: Path) -> str:
@@ -22,7 +26,8 @@ def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
     if close:
         return f". Did you mean '{prefix}{lower[close[0]]}'?"
-    return f"; known: {', '.join(choices)}" if choices else ""
+    more = f", ... ({len(choices)} in all)" if len(choices) > _MOST_SHOWN else ""
+    return f"; known: {', '.join(choices[:_MOST_SHOWN])}{more}" if choices else ""
 
 
 def one_line(error: BaseException) -> str:
@@ -34,3 +39,8 @@ def shortened(value: Any, width: int = 120) -> str:
     """Return ``value`` as one line of at most ``width`` characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def printable(value: Any, width: int = 80) -> str:
+    """Return ``value`` as one short line without control characters, which a terminal would obey."""
+    return shortened("".join(c if c.isprintable() else "?" for c in str(value)), width)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from qmix_lightning.errors import CheckpointError
 
 __all__ = ["FIRST_EPISODES", "Counters"]
 
@@ -42,3 +47,28 @@ class Counters:
     faults: dict[str, int] = field(default_factory=dict)
     window: dict[str, float] = field(default_factory=dict)
     first_episodes: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Counters:
+        """Return the counters that a checkpoint holds.
+
+        Raises:
+            CheckpointError: they are not those of a run.
+        """
+        counts = {f.name for f in fields(cls) if f.type == "int"}
+        flags = {f.name for f in fields(cls) if f.type == "bool"}
+        for name, value in saved.items():
+            is_flag = isinstance(value, bool)
+            is_count = isinstance(value, int) and not is_flag and 0 <= value < 2**53
+            if (name in counts and not is_count) or (name in flags and not is_flag):
+                raise CheckpointError(f"the checkpoint counts {name} as {value!r}")
+        for name in ("faults", "window", "first_episodes"):
+            numbers = saved.get(name, {})
+            if not isinstance(numbers, dict) or not all(
+                isinstance(key, str) and isinstance(n, int | float) and math.isfinite(n) for key, n in numbers.items()
+            ):
+                raise CheckpointError(f"the checkpoint's {name} are not numbers")
+        try:
+            return cls(**saved)
+        except TypeError as error:
+            raise CheckpointError(f"the checkpoint's counters are not those of a run: {error}") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,21 @@ from typing import Any
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
+from qmix_lightning.runtime.kill_points import reached
+
 __all__ = ["RunCSVLogger"]
 
 _KEY = "updates"
+
+
+def _update_of(row: dict[Any, Any]) -> float:
+    """Return the update that a row belongs to; infinity if the row is damaged."""
+    try:
+        whole = None not in row and None not in row.values()
+        update = float(row[_KEY]) if whole else math.inf
+    except (KeyError, TypeError, ValueError):
+        return math.inf
+    return update if update >= 0 else math.inf
 
 
 class RunCSVLogger(Logger):
@@ -87,6 +101,7 @@ class RunCSVLogger(Logger):
             writer.writerows(rows)
             file.flush()
             os.fsync(file.fileno())
+        reached("metrics.rename")
         os.replace(temporary, self.path)
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,17 +109,31 @@ class RunCSVLogger(Logger):
         if self.path.exists():
             with open(self.path, "a") as file:
                 os.fsync(file.fileno())
-        return {"pending": dict(self._pending)}
+        return {"pending": dict(self._pending), "begun": bool(self._columns)}
 
     @rank_zero_only
     def load_state_dict(self, state: dict[str, Any], updates: int, source: Path | None = None) -> None:
         """Drop what was written after the checkpoint's ``updates``; ``source`` is another run's file to go on from."""
-        pending = dict(state.get("pending", {}))
+        pending = {str(name): float(value) for name, value in dict(state.get("pending", {})).items()}
         target, self.path = self.path, source or self.path
-        rows = self._read()
-        self.path = target
+        try:
+            rows = self._read()
+        except (OSError, ValueError, csv.Error) as error:
+            rows = None
+            problem = f"cannot be read ({type(error).__name__})"
+        else:
+            problem = "is gone" if not rows and state.get("begun") else ""
+        if problem:
+            print(f"{self.path} {problem}: its rows up to update {updates:,} are lost", file=sys.stderr)
+        if rows is None and source is None:
+            aside = self.path.with_name(f"{self.path.name}.damaged")
+            os.replace(self.path, aside)
+            print(f"{self.path} is kept as {aside.name}", file=sys.stderr)
+        self.path, rows = target, rows or []
         limit = pending.get(_KEY, updates + 1)
-        kept = [row for row in rows if row.get(_KEY) and float(row[_KEY]) < limit]
+        kept = [row for row in rows if _update_of(row) < limit]
+        if damaged := sum(_update_of(row) == math.inf for row in rows):
+            print(f"{self.path}: {damaged} damaged rows are left out", file=sys.stderr)
         self._columns = list(rows[0]) if rows else []
         if self._columns:
             self._rewrite(kept)

@@ -8,8 +8,11 @@ data is ahead of the optimiser.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -17,7 +20,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
+from qmix_lightning.errors import CheckpointError, EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.prioritized import PrioritizedReplay
@@ -28,7 +31,9 @@ from qmix_lightning.rollout.evaluation import evaluate_episodes
 from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
+from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.runtime.text import one_line
 from qmix_lightning.training.counters import FIRST_EPISODES, Counters
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
@@ -38,6 +43,9 @@ __all__ = ["PlaceholderLoader", "ReplayDataModule", "ReplayStore", "data_of"]
 
 
 PLACEHOLDER = "placeholder"
+
+_MADE_UP = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What contents of a checkpoint raise that no run has written."""
 
 
 class PlaceholderLoader:
@@ -155,6 +163,7 @@ class ReplayDataModule(LightningDataModule):
         self._resume_from: dict[str, Any] | None = None
         self._resume_acting: dict[str, Tensor] | None = None
         self._faults_seen: dict[str, dict[str, int]] = {}
+        self._restoring = False
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------
 
@@ -207,8 +216,26 @@ class ReplayDataModule(LightningDataModule):
             return self._resume_acting
         return self.collector.acting_weights()
 
+    @contextlib.contextmanager
+    def restoring(self, path: Path | None) -> Iterator[None]:
+        """Turn what goes wrong before the first update of a resumed run into an error about its checkpoint.
+
+        Contents that are made up raise anything, wherever they are used first.
+        """
+        self._restoring = path is not None
+        try:
+            yield
+        except (*_MADE_UP, MemoryError, RuntimeError) as error:
+            if not self._restoring:
+                raise
+            raise CheckpointError(f"{path} cannot be resumed: {one_line(error)}") from error
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.counters = Counters(**state_dict["counters"])
+        self.counters = Counters.from_dict(state_dict["counters"])
+        if self.counters.updates_due > self.schedule.updates * self.counters.env_steps:
+            raise CheckpointError(
+                f"the checkpoint has {self.counters.updates_due} updates due after {self.counters.env_steps} steps"
+            )
         # As the run began, whatever this machine is.
         self.asynchronous = state_dict.get("asynchronous", self.asynchronous)
         mine = state_dict["ranks"][rank()]
@@ -240,6 +267,9 @@ class ReplayDataModule(LightningDataModule):
                 self.collector = Collector(self._env, self._policy_of(), **given)
             if self._resume_from is not None:
                 if self.on_resume == "restart":
+                    dropped = int((~self._resume_from["ended"]).sum())
+                    if dropped:
+                        print(f"rollout.on_resume=restart: {dropped} episodes in flight were dropped", file=sys.stderr)
                     self.collector.restart(self._resume_from)
                 else:
                     self.collector.load_state_dict(self._resume_from)
@@ -277,7 +307,9 @@ class ReplayDataModule(LightningDataModule):
                 )
             steps, _ = self._to_next_update() if self._ready(len(self.replay)) else (None, None)
             if unpublished:
+                reached("policy.publish")
                 collector.publish(self._policy_of())
+                reached("policy.published")
                 unpublished = False
             fault: EnvironmentFault | None = None
             try:
@@ -288,6 +320,7 @@ class ReplayDataModule(LightningDataModule):
                 # Not raised yet: the other ranks wait for this one's counters, and all save together.
                 collected, fault = Collected(0, [], EpisodeStats(), interrupted=True), error
             self._account(collected, fault)
+        self._restoring = False
         counters.updates_due -= 1
         counters.updates += 1
         self._mark_end_of_epoch()
@@ -453,6 +486,7 @@ class ReplayDataModule(LightningDataModule):
             device = self._device if self._policy_on_device else self._eval_env.device
             self._eval_policy = RolloutPolicy(policy, self._eval_env.num_envs, device, cuda_graph=self._cuda_graph)
         self._eval_policy.publish(policy)
+        reached("evaluation.begin")
         alone = world_size() == 1
         stats = evaluate_episodes(
             self._eval_env,
@@ -461,6 +495,7 @@ class ReplayDataModule(LightningDataModule):
             seed=self.seed,
             interrupted=self.stop.is_set if alone else lambda: False,
         )
+        reached("evaluation.played")
         if alone:
             self._raise_if_stopped(agreed=0)
         return stats

@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from qmix_lightning.algorithms.base import Learner, LossTerms
-from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.errors import ConfigurationError, RunDiverged
 from qmix_lightning.optimizers import clip_by_norm, set_learning_rates
 from qmix_lightning.runtime.distributed import all_reduce_sum
 from qmix_lightning.training.metrics import MeanWithInterval
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 
-__all__ = ["PlayedReturns", "TeamModule", "rewind_loops"]
+__all__ = ["PlayedReturns", "TeamModule", "diverged", "rewind_loops"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class TeamModule(LightningModule):
         self._grad_norm: Tensor | None = None
         self._counters = (0, 0)
         self._td_errors: tuple[Tensor, Tensor] | None = None
+        self._not_finite: Tensor | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes each hook's name here, forty times an update; a module looks at what else it could be.
@@ -100,11 +101,46 @@ class TeamModule(LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        self._look_at_last()
         episodes, updates = self._counters
         self.learner.after_update(episodes=episodes, updates=updates)
         if self._td_errors is not None:
             self.trainer.datamodule.update_priorities(*self._td_errors)  # pyright: ignore[reportAttributeAccessIssue]
             self._td_errors = None
+
+    def _look_at_last(self) -> None:
+        """Remember whether the loss and the gradient's norm were finite, on their device: nothing waits for it."""
+        if self._last_terms is None:
+            return
+        seen = self._last_terms.total.float()
+        # Where gradients are scaled, one that overflows is expected, and its step is skipped.
+        if self._grad_norm is not None and getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            seen = seen + self._grad_norm
+        # 0 for a number; NaN otherwise, and NaN it stays.
+        spoiled = seen * 0.0
+        self._not_finite = spoiled if self._not_finite is None else self._not_finite.add_(spoiled)
+
+    @torch.no_grad()
+    def check_finite(self) -> None:
+        """Check every loss and gradient so far, parameters and the optimiser's state; every rank calls it.
+
+        It waits for the device, so it is called before something is saved and not at every update.
+
+        Raises:
+            RunDiverged: one is NaN or infinite, on any rank; the message says which.
+        """
+        parts: dict[str, list[Tensor]] = {"loss or gradient": [] if self._not_finite is None else [self._not_finite]}
+        parts["network"] = [*self.learner.parameters(), *self.learner.buffers()]
+        states = [state for optimizer in self.trainer.optimizers for state in optimizer.state.values()]
+        parts["state of the optimiser"] = [v for state in states for v in state.values() if isinstance(v, Tensor)]
+        found = [
+            sum((~torch.isfinite(t).all()).to(self.device, torch.float32) for t in tensors if t.is_floating_point())
+            for tensors in parts.values()
+        ]
+        numbers = all_reduce_sum(torch.stack([torch.as_tensor(n, device=self.device).float() for n in found])).tolist()
+        for part, number in zip(parts, numbers, strict=True):
+            if number:
+                raise diverged(part, self.trainer.global_step)
 
     def configure_optimizers(self) -> Optimizer:
         return self._make_optimizer(self.learner.parameter_groups())
@@ -190,6 +226,14 @@ def _moments(learner: Learner, batch: TrajectoryBatch) -> Tensor | None:
     counted = returns.where(batch.filled, returns.new_zeros(()))
     highest = returns.where(batch.filled, returns.new_full((), -math.inf)).amax()
     return torch.stack([highest, counted.sum(), counted.square().sum(), batch.filled.sum().to(returns.dtype)])
+
+
+def diverged(part: str, update: int) -> RunDiverged:
+    """Return the error of a run whose loss, gradient, network or optimiser has become NaN or infinite."""
+    return RunDiverged(
+        f"a {part} was not finite by update {update}, so the run has diverged: lower optimizer.lr or "
+        "optimizer.max_grad_norm"
+    )
 
 
 def rewind_loops(fit_loop: dict[str, Any], updates: int) -> None:

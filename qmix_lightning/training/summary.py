@@ -6,13 +6,14 @@ import json
 import math
 import os
 import platform
-import resource
-import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.requirements import Requirement
+
 from qmix_lightning.config.run_config import RunConfig
+from qmix_lightning.environment import ENVIRONMENTS
 from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
@@ -21,10 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["eval_summary", "print_end", "print_table", "versions", "with_interval", "write_json", "write_summary"]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for name in ("qmix-lightning", "torch", "pytorch-lightning", "numpy", "pettingzoo", "gymnasium"):
+def versions(env: str | None = None) -> dict[str, str]:
+    """Return the versions of what decides a result: Python, packages, the kind of CPU.
+
+    Args:
+        env: the name of an environment: the packages that it needs, or that bring it, are looked up too.
+    """
+    import torch
+
+    found = {"python": platform.python_version(), "cpu": torch.backends.cpu.get_cpu_capability()}
+    names = ("qmix-lightning", "torch", "pytorch-lightning", "numpy", "pettingzoo", "gymnasium")
+    for name in (*names, *_distributions_of(env)):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -32,10 +40,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def peak_rss_mb() -> float:
-    """Return the most host memory this process had resident, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+def _distributions_of(env: str | None) -> list[str]:
+    """Return the distributions behind an environment's name: its plugin, or what this package's extra of it needs."""
+    found = []
+    for point in entry_points(group=ENVIRONMENTS.group, name=env) if env else ():
+        if point.dist is not None:
+            extra = f"extra == '{env}'"
+            needed = [Requirement(text) for text in point.dist.requires or () if extra in text.replace('"', "'")]
+            found += [point.dist.name, *(requirement.name for requirement in needed)]
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -50,6 +63,7 @@ def _plain(value: Any) -> Any:
 def write_json(value: dict[str, Any], path: Path) -> None:
     """Write ``value`` as JSON atomically, so that a reader never finds half of it."""
     temporary = path.with_name(path.name + ".writing")
+    temporary.unlink(missing_ok=True)  # a link that was left there is not followed
     temporary.write_text(json.dumps(_plain(value), indent=2) + "\n")
     os.replace(temporary, path)
 
@@ -90,7 +104,7 @@ def write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> di
         "wall_s": round(wall, 3),
         "env_steps_per_s": round(counters.env_steps / wall, 3),
         "updates_per_s": round(updates / wall, 3),
-        "peak_rss_mb": peak_rss_mb(),
+        "peak_rss_mb": run.checkpoint.memory.peak_mb,
         "eval": eval_summary(run.log.last_eval),
         "faults": counters.faults,
         "num_threads": run.module.extra_checkpoint["num_threads"],

@@ -45,7 +45,7 @@ def train(tmp_path: Path, recipe: str, overrides: list[str]):
     settings = [f"experiment={recipe}", *SMALL, f"eval_interval={budget}", f"run_dir={tmp_path}", *overrides]
     config = validate(composed(*settings))
     quieten_lightning()
-    run = build_run(config, tmp_path, None, 0)
+    run = build_run(config, tmp_path)
     try:
         run.trainer.fit(run.module, datamodule=run.data)
     finally:

@@ -20,6 +20,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from qmix_lightning.config.trust import recorded_config
 from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
 from support import inprocess, runs
 
@@ -53,7 +54,9 @@ def test_these_files_and_no_others(run: Path):
 def test_config_yaml_is_the_resolved_configuration(run: Path):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert "${" not in (run / "config.yaml").read_text()
-    assert config == torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["config"]
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["config"]
+    assert recorded_config(config) == saved
+    assert (saved["logger"], saved["callbacks"]) == ({"tensorboard": []}, {"q_table": []})
     assert (config["seed"], config["agent"]["hidden_dim"], config["run_dir"]) == (5, 8, str(run))
     assert config["logger"]["tensorboard"]["save_dir"] == str(run)
 

@@ -454,7 +454,7 @@ def test_a_segment_of_another_store_is_refused(changed):
         {**segment, changed: segment[changed].double()},
     ]
     for other in others:
-        with pytest.raises(CheckpointError, match=f"the '{changed}' of a replay segment do not have this run's layout"):
+        with pytest.raises(CheckpointError, match=f"a replay segment has other '{changed}' than this run's layout"):
             EpisodeReplay(spec(), 3).restore(0, other, 0)
 
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from qmix_lightning.runtime.process_memory import MemoryPeak
 from qmix_lightning.runtime.resources import keep_freed_memory
 from support import runs
 
@@ -58,3 +59,25 @@ def test_a_process_does_not_grow_with_the_number_of_updates():
     first, *later = map(int, ended.stdout.split())
     assert len(later) == 3
     assert max(later) - first < 4 << 20
+
+
+def test_the_memory_of_a_run_counts_its_processes():
+    """A child that holds 200 MB is counted, and a sum that was larger once stays the peak."""
+    memory = MemoryPeak()
+    alone = memory.peak_mb
+    hold = "import sys; held = bytearray(200_000_000); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "held\n"
+        with_child = memory.peak_mb
+        child.kill()
+    assert with_child > alone + 190
+    assert memory.peak_mb == with_child
+
+
+def test_a_process_that_two_ranks_name_counts_once():
+    memory = MemoryPeak()
+    memory.add([{"a:1": 1e6, "a:2": 2e6}, {"a:2": 2e6}])
+    assert memory.peak_mb == 3e6

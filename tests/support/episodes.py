@@ -22,16 +22,19 @@ def spec(n_actions=A):
 
 
 def episode(number, length, n_actions=A):
-    """A random one; the dead see nothing, and nobody is dead in the first row."""
+    """A random one of legal actions; the dead see nothing, and nobody is dead in the first row."""
     g = torch.Generator().manual_seed(number)
     alive = torch.rand(length + 1, N, generator=g) > 0.2
     alive[0] = True
+    legal = torch.rand(length + 1, N, n_actions, generator=torch.Generator().manual_seed(number + 1)) > 0.5
+    actions = torch.randint(n_actions, (length, N), generator=g)
+    legal[:-1].scatter_(-1, actions[..., None], True)
     return Episode(
         obs=torch.where(alive[..., None], torch.randn(length + 1, N, OBS, generator=g), 0.0),
         state=torch.randn(length + 1, S, generator=g),
-        avail_actions=torch.rand(length + 1, N, n_actions, generator=g) > 0.5,
+        avail_actions=legal,
         agent_mask=alive,
-        actions=torch.randint(n_actions, (length, N), generator=g),
+        actions=actions,
         reward=torch.randn(length, generator=g),
         terminated=number % 3 == 0,
         truncated=number % 3 == 1,

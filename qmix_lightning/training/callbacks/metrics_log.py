@@ -7,9 +7,8 @@ from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from qmix_lightning.errors import RunError
 from qmix_lightning.training.datamodule import data_of
-from qmix_lightning.training.module import TeamModule
+from qmix_lightning.training.module import TeamModule, diverged
 
 __all__ = ["MetricsLog"]
 
@@ -33,10 +32,7 @@ class MetricsLog(Callback):
             return
         metrics = cast(TeamModule, pl_module).train_metrics()
         if not math.isfinite(metrics["loss"]):
-            raise RunError(
-                f"the loss is {metrics['loss']} at update {counters.updates}: lower optimizer.lr or "
-                "optimizer.max_grad_norm; the last checkpoint was written before"
-            )
+            raise diverged("loss", counters.updates)
         played = {("win_rate" if n == "won" else f"{n}_mean"): v for n, v in data_of(trainer).pop_window().items()}
         self.last_train = {f"train/{n}": v for n, v in {**metrics, **played, "epsilon": batch.epsilon}.items()}
         self._log(trainer, self.last_train)
@@ -63,4 +59,4 @@ class MetricsLog(Callback):
         return {"last_eval": self.last_eval}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_eval = state_dict["last_eval"]
+        self.last_eval = {str(name): float(value) for name, value in state_dict["last_eval"].items()}

@@ -12,7 +12,10 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from qmix_lightning.checkpoint.files import write_checkpoint
 from qmix_lightning.checkpoint.segments import SegmentStore
-from qmix_lightning.errors import EnvironmentFault, RunInterrupted
+from qmix_lightning.errors import CheckpointError, EnvironmentFault, RunDiverged, RunInterrupted
+from qmix_lightning.runtime.distributed import all_gather_objects
+from qmix_lightning.runtime.kill_points import reached
+from qmix_lightning.runtime.process_memory import MemoryPeak, process_peaks
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import data_of
@@ -39,6 +42,8 @@ class RunCheckpoint(Checkpoint):
         self.best: list[float] = []
         self.wall_before = 0.0
         self.saved = 0
+        self.memory = MemoryPeak()
+        self._last_update: int | None = None
         self._start = time.monotonic()
         self._saved_at = 0
         self._loggers_state: dict[str, Any] = {}
@@ -60,6 +65,8 @@ class RunCheckpoint(Checkpoint):
         self._start = time.monotonic()
         counters = data_of(trainer).counters
         self._saved_at = counters.env_steps
+        if self.source is not None:
+            self._last_update = counters.updates
         if self.source is not None and trainer.is_global_zero:
             other = self.source.parent / "metrics.csv"
             for logger in trainer.loggers:
@@ -73,12 +80,18 @@ class RunCheckpoint(Checkpoint):
         if data_of(trainer).counters.env_steps - self._saved_at >= self.interval:
             self.save(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            cast(TeamModule, pl_module).check_finite()  # nothing is played by networks that have diverged
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         results = self._metrics_log.last_eval
         score = [results.get("eval/win_rate", 0.0), results.get("eval/return_mean", math.nan)]
         if trainer.sanity_checking or math.isnan(score[1]) or (self.best and score < self.best):
             return
+        cast(TeamModule, pl_module).check_finite()
         self.best = score
+        reached("best.begin")
         weights = trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:
             payload = {
@@ -98,14 +111,35 @@ class RunCheckpoint(Checkpoint):
         # wait for the others.
         together = trainer.world_size == 1 or not data_of(trainer).counters.evaluation_pending
         if isinstance(exception, RunInterrupted) or (isinstance(exception, EnvironmentFault) and together):
-            self.save(trainer)
+            try:
+                self.save(trainer)
+            except RunDiverged as diverged:
+                raise self._with_last_checkpoint(diverged) from None
+        if isinstance(exception, RunDiverged):
+            self._with_last_checkpoint(exception)
+
+    def _with_last_checkpoint(self, diverged: RunDiverged) -> RunDiverged:
+        """Add to the message of a run that diverged which checkpoint is left."""
+        kept = "no checkpoint was written before"
+        if self._last_update is not None:
+            kept = f"last.ckpt is of update {self._last_update}, from before"
+        diverged.args = (f"{diverged}; {kept}",)
+        return diverged
 
     def save(self, trainer: Trainer) -> None:
-        """Write ``last.ckpt``; every rank calls it."""
+        """Write ``last.ckpt``; every rank calls it.
+
+        Raises:
+            RunDiverged: a loss, a gradient or a parameter is not finite; nothing was written.
+        """
+        cast(TeamModule, trainer.lightning_module).check_finite()
+        self.memory.add(all_gather_objects(process_peaks()))
+        reached("checkpoint.begin")
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
-        self._saved_at = data_of(trainer).counters.env_steps
+        data = data_of(trainer)
+        self._saved_at, self._last_update = data.counters.env_steps, data.counters.updates
         self.saved += 1
-        cast(SegmentStore, data_of(trainer).store).collect_garbage()
+        cast(SegmentStore, data.store).collect_garbage()
 
     def state_dict(self) -> dict[str, Any]:
         loggers = {}
@@ -117,6 +151,8 @@ class RunCheckpoint(Checkpoint):
     csv_loggers: tuple[RunCSVLogger, ...] = ()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = list(state_dict["best"])
+        self.best = [float(value) for value in state_dict["best"]]
         self.wall_before = float(state_dict["wall_s"])
+        if len(self.best) not in (0, 2) or not all(map(math.isfinite, (*self.best, self.wall_before))):
+            raise CheckpointError("the checkpoint's best evaluation and time are not those of a run")
         self._loggers_state = state_dict["loggers"]

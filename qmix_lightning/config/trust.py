@@ -1,0 +1,152 @@
+"""Take from a file's configuration only what a file may decide: numbers, and names.
+
+A checkpoint, or a run folder's ``config.yaml``, may come from anybody. Nothing in it is an address to import, an
+interpolation to resolve, or a path to write to: those are typed, or shipped with this package. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+from qmix_lightning.config.tree import flatten
+from qmix_lightning.errors import CheckpointError
+from qmix_lightning.runtime.text import printable
+
+__all__ = ["REPORTING_GROUPS", "is_name", "recorded_config", "shipped_section", "texts", "trusted_config"]
+
+REPORTING_GROUPS = ("logger", "callbacks")
+"""Groups whose settings say what is imported and where it writes: a file holds the names of their entries only."""
+
+_PATHS = ("run_dir", "ckpt_path", "replay.memmap_dir")
+"""Settings that are paths: those of a file have no effect."""
+
+_NEVER = ("trainer.model_registry",)
+"""Settings of open-ended sections that name something outside of the run."""
+
+_NAME = re.compile(r"[A-Za-z0-9_+-][\w+., -]{0,119}|\d+(:\d\d){1,3}", re.ASCII)
+_ADDRESS = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]|\.\.", re.ASCII)
+_MOST_SETTINGS = 10_000
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text can be nothing but a name or a duration: no address, path, URI or interpolation."""
+    return not text or (_NAME.fullmatch(text) is not None and _ADDRESS.search(text) is None)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every text of nested containers, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts(inner)
+
+
+def trusted_config(saved: Any, path: Any) -> dict[str, Any]:
+    """Return a file's configuration without what a file must not decide.
+
+    Paths become null, loggers and callbacks the names of their entries. Texts of ``env`` that are no names stay:
+    :func:`qmix_lightning.config.resume.imported` says which of them must be typed again.
+
+    Args:
+        saved: as it was read; not changed.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: it is no configuration, or holds an interpolation, an address or a path elsewhere.
+    """
+    if not isinstance(saved, Mapping) or not all(isinstance(key, str) for key in saved):
+        raise CheckpointError(f"{path} holds no configuration")
+    config: dict[str, Any] = {
+        key: list(value) if key in REPORTING_GROUPS and isinstance(value, Mapping) else value
+        for key, value in saved.items()
+    }
+    try:
+        config = _plain(config, path)
+    except RecursionError:
+        raise CheckpointError(f"{path} cannot be read: its configuration holds itself") from None
+    for group in REPORTING_GROUPS:
+        changed = saved[group] if isinstance(saved.get(group), Mapping) else {}
+        config[group] = {name: _changed(changed[name]) for name in config.get(group) or () if isinstance(name, str)}
+    for key in _PATHS:
+        section, _, name = key.rpartition(".")
+        holder = config.get(section) if section else config
+        if isinstance(holder, dict) and name in holder:
+            holder[name] = None
+    flat = flatten(config)
+    if len(flat) > _MOST_SETTINGS:
+        raise CheckpointError(f"{path} holds {len(flat):,} settings: more than any run has")
+    for key, value in flat.items():
+        held = list(texts(value))
+        if any("${" in text for text in (key, *held)):
+            raise CheckpointError(f"{path} holds an interpolation under '{printable(key)}', which a file must not")
+        wrong = [text for text in held if key in _NEVER or not is_name(text)]
+        if wrong and not key.startswith("env."):
+            raise CheckpointError(
+                f"{path} holds '{printable(wrong[0])}' under '{printable(key)}': a file decides numbers and names only"
+            )
+    if not isinstance(config.get("env"), dict) or not isinstance(config["env"].get("name"), str):
+        raise CheckpointError(f"{path} names no environment")
+    return config
+
+
+def _plain(value: Any, path: Any, depth: int = 0) -> Any:
+    """Return a copy of nested plain containers."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if depth < 20 and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(inner, path, depth + 1) for key, inner in value.items()}
+    if depth < 20 and isinstance(value, list | tuple):
+        return [_plain(inner, path, depth + 1) for inner in value]
+    raise CheckpointError(f"{path} holds a {type(value).__name__} in its configuration, which no run has there")
+
+
+def _changed(recorded: Any) -> list[str]:
+    """Return the names of an entry's settings that were not the shipped ones, as far as the file says."""
+    return [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
+
+
+def recorded_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint holds of a run's configuration: everything that a file may decide.
+
+    Of loggers and callbacks it is each entry's name, with the names of the settings that differ from those shipped.
+    """
+    recorded = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+    for group in REPORTING_GROUPS:
+        recorded[group] = {}
+        for name, settings in config[group].items():
+            if settings is None:
+                continue
+            shipped = shipped_section(group, name, config) or {}
+            keys = [*settings, *shipped] if isinstance(settings, Mapping) else []
+            recorded[group][name] = sorted({str(k) for k in keys if settings.get(k) != shipped.get(k)})
+    for key in _PATHS:
+        section, _, name = key.rpartition(".")
+        (recorded[section] if section else recorded)[name] = None
+    return recorded
+
+
+def shipped_section(group: str, name: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of a shipped logger or callback, made for a run's configuration; ``None``: there is none."""
+    from omegaconf import OmegaConf
+
+    for file in resources.files("qmix_lightning.conf").joinpath(group).iterdir():
+        if file.name.endswith(".yaml"):
+            tree = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=False)
+            if isinstance(tree, dict) and isinstance(section := tree.get(name), dict):
+                known = flatten(config)
+                return {str(key): _filled(value, known) for key, value in section.items()}
+    return None
+
+
+def _filled(value: Any, known: Mapping[str, Any]) -> Any:
+    """Return a shipped setting with its reference to another one, ``${run_dir}``, looked up."""
+    match = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+    return known[match[1]] if match else value

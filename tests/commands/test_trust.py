@@ -1,0 +1,284 @@
+"""What a file may decide, and what it may not: on resume and in an evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qmix_lightning.checkpoint.files import read_checkpoint
+from support import inprocess
+
+LAST, BEST = "run/checkpoints/last.ckpt", "run/checkpoints/best.ckpt"
+RESUME = ["run_dir=run", "ckpt_path=last", "total_env_steps=70"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    tiny = [a for a in inprocess.TINY if not a.startswith("logger")]
+    inprocess.succeed([f"run_dir={folder}", *tiny])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def work(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil_module.py").write_text("open('it ran', 'w')\n")
+    return tmp_path
+
+
+def rewrite(change: Callable[[dict[str, Any]], None], *paths: str) -> None:
+    for path in paths or (LAST, "run/checkpoints/previous.ckpt", BEST):
+        payload = torch.load(path, weights_only=True)
+        change(payload)
+        torch.save(payload, path)
+
+
+def refused(typed: list[str], text: str, command: str = "train") -> None:
+    outcome = inprocess.command(typed, command)
+    assert outcome.status == 2, outcome
+    assert outcome.err.startswith("error: ")
+    assert len(outcome.err.splitlines()) == 1
+    assert text in outcome.err
+    assert not Path("it ran").exists()
+
+
+def test_a_checkpoint_records_names_and_no_paths():
+    config = read_checkpoint(LAST)["config"]
+    assert config["logger"] == {"tensorboard": []}
+    assert config["callbacks"] == {}
+    assert (config["run_dir"], config["ckpt_path"], config["replay"]["memmap_dir"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("value", ["${oc.create:{_target_: evil_module.make}}", "${oc.env:HOME}", "x${seed}"])
+def test_interpolations_are_refused(value: str):
+    rewrite(lambda p: p["config"]["optimizer"].update(lr_schedule=value))
+    refused(RESUME[1:2] + RESUME[:1], "optimizer.lr_schedule', which a file must not")
+    refused([f"ckpt_path={BEST}", "episodes=2"], "holds an interpolation under 'optimizer.lr_schedule'", "evaluate")
+
+
+def test_a_logger_of_a_file_is_the_shipped_one_whatever_the_file_says(work: Path):
+    evil = "${oc.create:{_target_: evil_module.make}}"
+    section = {
+        "_target_": "pytorch_lightning.loggers.TensorBoardLogger",
+        "save_dir": str(work / "outside"),
+        "name": evil,
+    }
+    rewrite(lambda p: p["config"].update(logger={"tensorboard": section}))
+    inprocess.succeed(RESUME)
+    assert not Path("outside").exists()
+    assert not Path("it ran").exists()
+    assert {path.name for path in work.iterdir()} == {"run", "evil_module.py"}
+
+
+def test_a_setting_of_a_logger_that_was_typed_is_said_to_be_left_out():
+    inprocess.succeed([*RESUME, "logger.tensorboard.name=mine"])
+    assert read_checkpoint(LAST)["config"]["logger"] == {"tensorboard": ["name"]}
+    outcome = inprocess.succeed([*RESUME[:2], "total_env_steps=80"])
+    assert "the run goes on without its logger.tensorboard.name; type them again" in outcome.err
+
+
+def test_paths_of_a_file_have_no_effect(work: Path):
+    outside = str(work / "outside")
+    rewrite(lambda p: p["config"].update(run_dir=outside))
+    rewrite(lambda p: p["config"]["replay"].update(memmap_dir=outside))
+    inprocess.succeed(RESUME)
+    assert not Path(outside).exists()
+
+
+@pytest.mark.parametrize("key", ["matmul_precision", "trainer.model_registry", "agent.name", "trainer.profiler"])
+def test_a_text_that_is_no_name_is_refused(key: str):
+    def change(payload: dict[str, Any]) -> None:
+        section, _, name = key.rpartition(".")
+        (payload["config"][section] if section else payload["config"])[name] = "../x"
+
+    rewrite(change)
+    refused(RESUME[:2], "a file decides numbers and names only")
+
+
+def test_a_path_for_an_environment_is_typed_again():
+    def change(payload: dict[str, Any]) -> None:
+        payload["config"]["env"]["kwargs"] = {"folder": "/etc/x"}
+
+    rewrite(change)
+    refused(RESUME[:2], "which a file does not decide; to let it be used, say env.kwargs.folder=/etc/x")
+    refused([f"ckpt_path={BEST}", "episodes=2"], "say env.kwargs.folder=/etc/x", "evaluate")
+
+
+SIZES = {
+    "hidden_dim": (lambda c: c["agent"].update(hidden_dim=10**9), "asks for networks that cannot be made"),
+    "hidden_dim a little": (lambda c: c["agent"].update(hidden_dim=9), "does not fit its own configuration"),
+    "num_envs": (
+        lambda c: c["rollout"].update(num_envs=10**9),
+        "of 2 environments, and rollout.num_envs is 1000000000",
+    ),
+    "capacity": (lambda c: c["replay"].update(capacity=10**13), "the replay may need"),
+    "num_threads": (lambda c: c.update(num_threads=10**9), "threads"),
+    "num_eval_envs": (lambda c: c["rollout"].update(num_eval_envs=10**9), "rollout.num_eval_envs"),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_looked_at_before_memory_is_taken(name: str):
+    change, text = SIZES[name]
+    rewrite(lambda p: change(p["config"]))
+    refused(RESUME[:2], text)
+
+
+def test_a_network_that_does_not_fit_is_refused_in_an_evaluation():
+    rewrite(lambda p: p["config"]["agent"].update(hidden_dim=10**9))
+    refused([f"ckpt_path={BEST}", "episodes=2"], "asks for networks that cannot be made", "evaluate")
+
+
+def _counters(payload: dict[str, Any]) -> dict[str, Any]:
+    return payload["ReplayDataModule"]["counters"]
+
+
+MADE_UP = {
+    "env_steps": lambda p: _counters(p).update(env_steps=-5),
+    "updates": lambda p: _counters(p).update(updates="many"),
+    "updates due": lambda p: _counters(p).update(updates_due=10**12),
+    "another counter": lambda p: _counters(p).update(x=1),
+    "window": lambda p: _counters(p).update(window={"episodes": "x"}),
+    "no ranks": lambda p: p["ReplayDataModule"].update(ranks=[]),
+    "ranks": lambda p: p["ReplayDataModule"].update(ranks=[1]),
+    "collector": lambda p: p["ReplayDataModule"]["ranks"][0]["collector"].pop("ended"),
+    "memory": lambda p: p["ReplayDataModule"]["ranks"][0]["collector"].update(memory=[1]),
+    "next_id": lambda p: p["ReplayDataModule"]["ranks"][0].update(next_id=3),
+    "segment": lambda p: p["ReplayDataModule"]["ranks"][0]["replay"][0].update(first_id=-1),
+    "loops": lambda p: p.update(loops={"fit_loop": 1}),
+    "optimizer": lambda p: p.update(optimizer_states=[{}]),
+    "best": lambda p: p["callbacks"]["RunCheckpoint"].update(best=["x"]),
+    "world_size": lambda p: p.update(world_size="2"),
+    "config": lambda p: p.update(config=[1]),
+    "version": lambda p: p.update({"pytorch-lightning_version": "x"}),
+}
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_made_up_contents_end_in_one_line_and_leave_the_folder_as_it_was(name: str):
+    rewrite(MADE_UP[name], LAST, "run/checkpoints/previous.ckpt")
+    summary = Path("run/summary.json").read_text()
+    refused(RESUME, "")
+    assert Path("run/summary.json").read_text() == summary
+
+
+@pytest.mark.parametrize("name", ["checkpoints/replay", "metrics.csv", "tensorboard"])
+def test_links_out_of_the_folder_are_not_followed(work: Path, name: str):
+    (work / "outside").mkdir()
+    path = work / "run" / name
+    path.rename(work / "outside" / path.name)
+    path.symlink_to(work / "outside" / path.name)
+    before = inprocess.snapshot(work)
+    refused(RESUME, "is a link out of the run's folder")
+    assert inprocess.snapshot(work) == before
+
+
+# -- folders ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_killed_before_its_first_last_checkpoint_begins_anew():
+    """With the settings of its own config.yaml, where only ``ckpt_path=last`` was typed."""
+    for path in Path("run/checkpoints").iterdir():
+        if path.name != "best.ckpt":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    summary = json.loads(Path("run/summary.json").read_text())
+    Path("run/summary.json").write_text(json.dumps(summary | {"status": "running"}))
+    outcome = inprocess.succeed(["run_dir=run", "ckpt_path=last"])
+    assert "run holds no last.ckpt: the run ended before its first, and begins anew" in outcome.err
+    assert read_checkpoint(LAST)["config"]["agent"]["hidden_dim"] == 8
+
+
+def test_a_finished_run_without_its_checkpoint_is_not_overwritten():
+    for name in ("last", "previous"):
+        Path(f"run/checkpoints/{name}.ckpt").unlink()
+    refused(["run_dir=run", "ckpt_path=last"], "")
+    refused(["run_dir=run", *inprocess.TINY], "holds a run already")
+
+
+def test_lost_rows_are_told():
+    Path("run/metrics.csv").unlink()
+    outcome = inprocess.succeed(RESUME)
+    assert "run/metrics.csv is gone: its rows up to update" in outcome.err
+
+
+def test_rows_that_are_no_text_are_set_aside():
+    Path("run/metrics.csv").write_bytes(b"\xff\xfe\x00rows")
+    outcome = inprocess.succeed(RESUME)
+    assert "cannot be read (UnicodeDecodeError)" in outcome.err
+    assert Path("run/metrics.csv.damaged").exists()
+
+
+def test_a_damaged_last_checkpoint_never_takes_the_place_of_the_one_before():
+    Path(LAST).write_bytes(b"")
+    outcome = inprocess.succeed([*RESUME, "checkpoint_interval=1"])
+    assert "passed over: run/checkpoints/last.ckpt is not a whole checkpoint" in outcome.err
+    read_checkpoint("run/checkpoints/previous.ckpt")
+    assert Path("run/checkpoints/last.ckpt.damaged").read_bytes() == b""
+
+
+def test_a_file_system_without_hard_links(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    before = read_checkpoint(LAST)["global_step"]
+    inprocess.succeed([*RESUME, "checkpoint_interval=1000"])
+    assert read_checkpoint("run/checkpoints/previous.ckpt")["global_step"] == before
+
+
+def test_what_has_changed_since_is_told():
+    rewrite(lambda p: p["versions"].update(torch="1.0", cpu="ABACUS"))
+    outcome = inprocess.succeed(RESUME)
+    assert "changed since the checkpoint, so results may differ in the last bits: cpu ABACUS, now " in outcome.err
+    assert "torch 1.0, now " in outcome.err
+
+
+def _stretched(payload: dict[str, Any]) -> None:
+    payload["state_dict"]["learner.policy.agent.encode.weight"] = torch.zeros(1).expand(10**6, 10**6)
+
+
+def test_a_tensor_that_shows_more_than_the_file_holds_is_refused():
+    rewrite(_stretched)
+    refused([f"ckpt_path={LAST}"], "a tensor in it shows more than the file holds")
+    refused([f"ckpt_path={BEST}", "episodes=2"], "a tensor in it shows more than the file holds", "evaluate")
+
+
+def test_a_packed_file_is_refused():
+    """Its contents may be of any size, and are read to verify them."""
+    path = Path(LAST)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    refused([f"ckpt_path={LAST}"], "in it is compressed")
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "metrics.csv"])
+def test_a_pipe_is_not_waited_for(name: str):
+    Path("run", name).unlink()
+    os.mkfifo(Path("run", name))
+    refused(RESUME, "is neither a file nor a folder")
+    if name.endswith(".ckpt"):
+        refused([f"ckpt_path={LAST}", "episodes=2"], "is not a file", "evaluate")
+
+
+def test_an_environment_that_calls_exit_does_not_end_the_run_well(monkeypatch: pytest.MonkeyPatch):
+    def leave(*_: Any, **__: Any) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("qmix_lightning.envs.two_step.TwoStep.step", leave)
+    outcome = inprocess.command(RESUME)
+    assert outcome.status == 1
+    assert outcome.err == "error: something in this process called sys.exit(0): an environment?\n"
+    assert json.loads(Path("run/summary.json").read_text())["status"] == "failed"
