@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 from gymnasium import spaces
 
 from qmix_lightning.envs.starcraft_setup import explain, one_line, parse_flags, set_timeout
-from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, RunError
+from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, RunError, StartupError
 from qmix_lightning.types import NO_OP
+from qmix_lightning.worker.last_words import LastWords
 
 __all__ = ["StarCraft"]
 
@@ -39,9 +41,11 @@ class StarCraft:
       the no-op. A medivac's targets are its allies, everyone else's are enemies: the same action numbers.
     * ``truncated`` means the step limit, ``terminated`` a battle that was won or lost.
     * SMAC cannot be seeded for an episode: the game's seed is fixed when it is launched (here by the first ``reset``,
-      unless ``seed`` is given) and its episodes follow one upon the other. A run cannot be replayed exactly.
-    * When the game dies, hangs or errors, SMAC relaunches it and reports ``(0, True, {})``, or observes units that are
-      not there. Neither is an episode: :class:`InvalidEpisodeError`. The next ``reset`` has a new game.
+      unless ``seed`` is given) and its episodes follow one upon the other (``metadata["seeded"]`` is false). A run
+      cannot be replayed exactly.
+    * When the game dies or errors, SMAC relaunches it and reports ``(0, True, {})``, or observes units that are not
+      there. Neither is an episode: :class:`InvalidEpisodeError`, or ``TimeoutError`` if that took as long as the game
+      may take to answer. The next ``reset`` has a new game.
     * SMAC adds up its reward scale in the first episode of a game each time that is reset. So a ``reset`` after another
       one changes nothing (or, where seeds decide the teams, takes a new game), and so does one in a first episode.
 
@@ -59,7 +63,8 @@ class StarCraft:
         game_version: the version of the game that was asked for.
         save_replay: call ``save_replay()`` when an episode ends.
         timeout_s: the longest that the game may take to answer or to start; pysc2's own is 360.
-        launch_attempts: how often a launch is tried before giving up; ports are not reserved and may be taken.
+        launch_attempts: how often one launch is tried; ports are not reserved and may be taken. If no game has ever
+            started by then, the run ends.
         rebuild_after_steps: take a new game, between episodes, after so many joint steps; ``None``: at half of what the
             game can do.
     """
@@ -110,12 +115,15 @@ class StarCraft:
         self.rebuild_after_steps = rebuild_after_steps or half_a_game
         self.steps_since_launch = 0
         self._game_version = game_version
+        self._missing: str | None = None  # what a launch would say, as far as that can be told without one
         self.metadata: dict[str, Any] = {
             "name": name,
             "shared_reward": True,
             "episode_metrics": ("won", "dead_allies", "dead_enemies"),
             "rebuild_after_steps": self.rebuild_after_steps,
+            "seeded": False,
             "versions": self.versions(),
+            "missing": self._missing,
             "obs_entities": self._entities(),
         }
         self._launched = False
@@ -136,6 +144,7 @@ class StarCraft:
 
         Raises:
             ConfigurationError: the game, its version or the map is missing.
+            StartupError: the game could not be launched; the message has the last that it wrote.
             InvalidEpisodeError: the game failed; reset again for a new one.
         """
         if self._closed:
@@ -156,6 +165,7 @@ class StarCraft:
 
         Raises:
             InvalidEpisodeError: the game failed, and the episode with it; reset for a new game.
+            TimeoutError: so it did, by not answering in time.
         """
         acted = self.agents
         if self._game is None or not acted:
@@ -164,16 +174,17 @@ class StarCraft:
         for agent in acted:
             joint[self._slot[agent]] = int(actions[agent])
         self._untouched = False
+        begun = time.monotonic()
         try:
             reward, over, info = self._game.step(joint)
         except AssertionError:
             raise  # an illegal action
         except Exception as error:
             self._broken, self.agents = True, []
-            raise InvalidEpisodeError(f"{self._name}: the game failed in a step: {one_line(error)}") from error
+            raise self._failure(f"the game failed in a step: {one_line(error)}", begun) from error
         if over and not info:
             self._broken, self.agents = True, []
-            raise InvalidEpisodeError(f"{self._name}: the game had to be relaunched in the middle of an episode")
+            raise self._failure("the game had to be relaunched in the middle of an episode", begun)
         self.steps_since_launch += 1
         masks = self._avail()
         alive = {agent: not masks[self._slot[agent]][NO_OP] for agent in acted}
@@ -191,6 +202,12 @@ class StarCraft:
             self._write_replay()
         self.agents = [] if over else [agent for agent in acted if alive[agent]]
         return self._observations(), dict.fromkeys(acted, float(reward)), terminations, truncations, infos
+
+    def _failure(self, what: str, begun: float) -> Exception:
+        """Return the error of a step that began at ``begun``; SMAC does not tell a hang from other failures."""
+        if time.monotonic() - begun >= self._timeout_s:
+            return TimeoutError(f"{self._name}: the game did not answer within {self._timeout_s} s; {what}")
+        return InvalidEpisodeError(f"{self._name}: {what}")
 
     def state(self) -> np.ndarray:
         """Return the global state ``[S]``."""
@@ -228,8 +245,11 @@ class StarCraft:
             run_configs: Any = importlib.import_module("pysc2.run_configs")
             parse_flags()
             game = run_configs.get(version=self._game_version).version
-            found["StarCraft II"] = f"{game.game_version} (build {game.build_version})"
+            # pysc2 calls the newest that is there "latest", which will be another one tomorrow.
+            named = "" if game.game_version == "latest" else f"{game.game_version} "
+            found["StarCraft II"] = f"{named}(build {game.build_version})".strip()
         except Exception as error:  # not installed, perhaps: reported when it is launched
+            self._missing = explain(error, self._name, self._package)
             _log.debug("%s: the game's build is unknown: %s", self._name, one_line(error))
         return found
 
@@ -278,8 +298,9 @@ class StarCraft:
             game, core = self._game, self.core(self._game)
             restarts, scale = core.force_restarts, core.max_reward
             self._launched = True
+            words: LastWords | None = None
             try:
-                with self.prepare(game, seed):
+                with self.prepare(game, seed), _listening() if first else nullcontext() as words:
                     game.reset()
             except KeyError as error:
                 self.rebuild()
@@ -295,8 +316,9 @@ class StarCraft:
                         f"{self._name}: the game failed to start an episode: {one_line(error)}"
                     ) from error
                 if attempt == self._launch_attempts:
-                    raise InvalidEpisodeError(
+                    raise StartupError(
                         f"{self._name}: the game could not be launched in {attempt} attempts: {one_line(error)}"
+                        f"{words.shown() if words else ''}"
                     ) from error
                 _log.warning("%s: launch %d failed: %s", self._name, attempt, one_line(error))
                 time.sleep(_BACK_OFF_S * attempt)
@@ -335,6 +357,20 @@ class StarCraft:
         if self._slack and vector.size < size:  # a version that declares what it delivers
             vector = np.pad(vector, (0, size - vector.size))
         return vector
+
+
+@contextmanager
+def _listening() -> Iterator[LastWords]:
+    """Keep the end of what is written to the standard error meanwhile, by what is launched too; it is shown as well."""
+    words = LastWords()
+    before = os.dup(2)
+    os.dup2(words.descriptor, 2)
+    words.release()
+    try:
+        yield words
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _settle_reward_scale(core: Any, before: float) -> None:

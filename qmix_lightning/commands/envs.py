@@ -95,18 +95,18 @@ def _list(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     rows = []
     for entry in catalogue().values():
-        sizes = entry.sizes
+        sizes, missing = entry.sizes, entry.install
         if options.sizes and entry.install is None:
-            sizes = _sizes_of(entry.name) or sizes
+            sizes, missing = _sizes_of(entry.name) or (sizes, None)
         shown = ["-" if n is None else str(n) for n in sizes or (None,) * len(SIZES)]
-        rows.append([entry.name, entry.family, entry.origin, *shown, entry.install or "yes"])
+        rows.append([entry.name, entry.family, entry.origin, *shown, missing or "yes"])
     _print_table(["env", "family", "origin", *SIZES, "can run here"], rows, right=range(3, 3 + len(SIZES)))
     print("\nSizes are those of the default settings; qmix-envs show NAME tells more.")
 
 
-def _sizes_of(name: str) -> tuple[int | None, ...] | None:
+def _sizes_of(name: str) -> tuple[tuple[int | None, ...], str | None] | None:
     try:
-        spec = _spec_of(compose_env(name, []))
+        spec, missing = _created(compose_env(name, []))
     except QMixLightningError:
         return None
     except Exception as error:
@@ -115,7 +115,7 @@ def _sizes_of(name: str) -> tuple[int | None, ...] | None:
         if isinstance(error, OmegaConfBaseException):
             return None  # it needs a setting
         raise
-    return (spec.n_agents, spec.n_actions, spec.obs_dim, spec.state_dim, spec.episode_limit)
+    return (spec.n_agents, spec.n_actions, spec.obs_dim, spec.state_dim, spec.episode_limit), missing
 
 
 def _print_table(head: list[str], rows: list[list[str]], right: Sequence[int] = ()) -> None:
@@ -176,17 +176,26 @@ def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> di
     return {str(key): value for key, value in section.items()}
 
 
-def _spec_of(section: dict[str, Any]) -> Any:
+def _created(section: dict[str, Any]) -> tuple[Any, str | None]:
+    """Create one environment; return its specification and what it says is missing to play, such as a game."""
     import torch
 
+    from qmix_lightning.environment import is_natively_batched
     from qmix_lightning.vector.env_section import parse_env_section
     from qmix_lightning.vector.factory import make_vector_env
+    from qmix_lightning.worker.create_env import create_env
+    from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
     torch.set_num_threads(1)
     env = parse_env_section(section)
-    created = make_vector_env(env.factory, env.settings, num_envs=1, name=env.name, **env.adapter)
+    if is_natively_batched(env.factory):
+        created: Any = make_vector_env(env.factory, env.settings, num_envs=1, name=env.name, **env.adapter)
+        bare = created
+    else:
+        bare = create_env(env.factory, env.settings, f"environment '{env.name}'")
+        created = ParallelAdapter(bare, name=env.name, **env.adapter)
     try:
-        return created.spec
+        return created.spec, (getattr(bare, "metadata", None) or {}).get("missing")
     finally:
         created.close()
 
@@ -205,7 +214,9 @@ def _show(arguments: list[str]) -> None:
     section = compose_env(options.name, options.overrides, complete=False)
     where = f"no: {entry.install}" if entry and entry.install else "yes"
     try:
-        rows += _describe(_spec_of(compose_env(options.name, options.overrides)))
+        spec, missing = _created(compose_env(options.name, options.overrides))
+        rows += _describe(spec)
+        where = f"no: {missing}" if missing else where
     except MissingMandatoryValue as error:
         where = f"yes, once {error.full_key} has a value" if where == "yes" else where
     except MissingDependencyError as error:

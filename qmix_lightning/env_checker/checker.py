@@ -24,6 +24,7 @@ from qmix_lightning.env_checker.report import CHECKS, CheckReport, CheckResult, 
 from qmix_lightning.environment import VectorEnv, is_natively_batched
 from qmix_lightning.errors import QMixLightningError
 from qmix_lightning.runtime import prng
+from qmix_lightning.vector.checked import CheckedVectorEnv
 from qmix_lightning.vector.factory import make_vector_env
 from qmix_lightning.vector.sync import SyncVectorEnv
 from qmix_lightning.worker.create_env import AdapterMaker
@@ -89,7 +90,7 @@ def check_factory(
 
     def make(num_envs: int) -> VectorEnv:
         if is_natively_batched(factory):
-            return make_vector_env(factory, settings, num_envs=num_envs, name=name)
+            return _unchecked(make_vector_env(factory, settings, num_envs=num_envs, name=name))
         # Without the fault tolerance that training adds, so that the first fault shows.
         created: list[ParallelAdapter] = []
         try:
@@ -116,6 +117,11 @@ def check_factory(
     _check_vector_env(make, check_report, steps, seed)
     _check_keywords(make_unknown, settings, check_report)
     return check_report.results()
+
+
+def _unchecked(env: VectorEnv) -> VectorEnv:
+    """Return the environment without what looks at it in training, and would end at the first fault."""
+    return env.unchecked if isinstance(env, CheckedVectorEnv) else env
 
 
 # Unknown settings ------------------------------------------------------------------------------------------------
@@ -157,7 +163,7 @@ def _check_vector_env(make: Callable[[int], VectorEnv], check_report: CheckRepor
         instrumented = InstrumentedEnv(first, SLOTS, check_report, "runs")
         episodes = random_episodes(instrumented, [_seeds(seed, slot) for slot in range(SLOTS)], steps, until_episodes=3)
     except Unusable:
-        _close_twice(first, check_report)
+        _close(first, check_report)
         _put_off(check_report, "an episode could not be played")
         return
     check_report.seen("runs", "spec", "finite", "masks", "reset")
@@ -167,7 +173,10 @@ def _check_vector_env(make: Callable[[int], VectorEnv], check_report: CheckRepor
         _put_off(check_report, _AFTER_FAILURES)
         return
     try:
-        _replay(make, first, episodes, check_report, steps, seed)
+        if getattr(first, "seeded", True):
+            _replay(make, first, episodes, check_report, steps, seed)
+        else:
+            _play_unseeded(make, first, check_report, steps, seed)
     except Unusable:
         _put_off(check_report, _AFTER_FAILURES)
     finally:
@@ -327,6 +336,18 @@ def _replay(
             if found := difference(known[replayed.seed], replayed):
                 message = f"seed {replayed.seed}, slot {replayed.slot}: after an unfinished episode, {found}"
                 check_report.fail("unfinished", "replay", message)
+
+
+def _play_unseeded(
+    make: Callable[[int], VectorEnv], first: VectorEnv, check_report: CheckReport, steps: int, seed: int
+) -> None:
+    """Try what can be tried where an episode cannot be played again: another instance, with pauses."""
+    with _CreatedEnv(make, SLOTS, check_report, "close") as instrumented:
+        _close_twice(first, check_report)
+        check_report.seen("pause")
+        random_episodes(instrumented, [iter([s]) for s in range(SLOTS)], steps, pause_seed=seed)
+    for check in ("seeding", "state", "slots", "unfinished"):
+        check_report.unseen(check, "no episode can be played again: metadata['seeded'] is false")
 
 
 def _neighbours_matter(

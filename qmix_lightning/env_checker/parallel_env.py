@@ -36,7 +36,9 @@ def check_parallel_env(env: Any, check_report: CheckReport, *, steps: int, seed:
     except _CannotGoOn:
         pass
     bare_episodes.judge_ends()
-    check_report.seen("accounts")
+    if bare_episodes.taken:
+        check_report.seen("accounts")
+    check_report.unseen("accounts", "no step could be taken")
 
 
 class _CannotGoOn(Exception):
@@ -51,6 +53,7 @@ class _BareEpisodes:
         self.agents = list(env.possible_agents)
         self.metrics = tuple((getattr(env, "metadata", None) or {}).get("episode_metrics", ()))
         self.where = ""
+        self.taken = 0  # steps that gave something to look at
         self.ends = 0
         self.both: list[str] = []  # places where an end was terminated and truncated in one
 
@@ -75,6 +78,7 @@ class _BareEpisodes:
             if not isinstance(result, tuple) or len(result) != 5:
                 self._stop("spec", "step", "must return (observations, rewards, terminations, truncations, infos)")
             observations, rewards, terminations, truncations, infos = result
+            self.taken += 1
             self._account(alive, rewards, terminations, truncations)
             before, alive = alive, self._alive()
             over = self._end(before, alive, terminations, truncations, infos)

@@ -17,7 +17,7 @@ import pytest
 from qmix_lightning import environment
 from qmix_lightning.cli import env_catalogue
 from qmix_lightning.cli.env_catalogue import SIZES, catalogue
-from qmix_lightning.commands.envs import _spec_of, compose_env, main
+from qmix_lightning.commands.envs import _created, compose_env, main
 from qmix_lightning.env_checker.report import CHECKS
 from support.inprocess import own_globals
 
@@ -70,7 +70,7 @@ def test_declared_sizes_are_the_true_ones(name: str):
     if name in ("gymnasium", "matrix", "pettingzoo", "smacv2"):
         assert catalogue()[name].sizes is None
         return
-    spec = _spec_of(compose_env(name, []))
+    spec, _ = _created(compose_env(name, []))
     true = (spec.n_agents, spec.n_actions, spec.obs_dim, spec.state_dim, spec.episode_limit)
     line = "# Sizes: {} agents, {} actions, observation {}, state {}, limit {}".format(*true).replace("None", "none")
     assert catalogue()[name].sizes == true, f"conf/env/{name}.yaml should say: {line}"

@@ -1,16 +1,25 @@
 """SMAC's adapter against a stand-in for the game; each trap of the package has a test."""
 
 import importlib.machinery
+import os
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from qmix_lightning.env_checker import check_factory, failures, report
 from qmix_lightning.envs import smac, starcraft
-from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, MissingDependencyError, RunError
+from qmix_lightning.errors import (
+    ConfigurationError,
+    EnvironmentFault,
+    InvalidEpisodeError,
+    MissingDependencyError,
+    RunError,
+    StartupError,
+)
 from qmix_lightning.vector.factory import make_vector_env
 from qmix_lightning.worker.buffers import Buffers
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
@@ -285,8 +294,58 @@ def test_ports_in_use_are_tried_again():
     Played().reset()
     assert SERVER.running == 1
     SERVER.launch_errors.extend([ConnectionError("no")] * 2)
-    with pytest.raises(InvalidEpisodeError, match="could not be launched in 2 attempts: ConnectionError: no"):
+    with pytest.raises(StartupError, match="could not be launched in 2 attempts: ConnectionError: no"):
         Played(launch_attempts=2).reset()
+
+
+def test_a_game_that_has_never_started_ends_the_run_with_its_last_words(monkeypatch):
+    def launch(self):
+        os.write(2, b"error while loading shared libraries: libfoo.so\n")
+        launches.append(1)
+        raise ConnectionError("Is it up?")
+
+    launches = []
+    monkeypatch.setattr(fake_smac.StarCraft2Env, "_launch", launch)
+    env = make_vector_env(smac.make, {"launch_attempts": 2}, num_envs=1, name="smac")
+    with pytest.raises(
+        EnvironmentFault, match=r"in 2 attempts: ConnectionError: Is it up\?; the last that it.*libfoo\.so"
+    ):
+        env.reset(torch.tensor([True]), torch.tensor([0]))
+    assert len(launches) == 2
+
+
+def test_a_hang_is_counted_as_one(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(starcraft.time, "monotonic", lambda: now[0])
+    SERVER.step_errors.append(1)
+    env = make_vector_env(smac.make, {"timeout_s": 120}, num_envs=1, name="smac")
+    on = torch.tensor([True])
+    env.reset(on, torch.tensor([0]))
+    step = fake_smac.StarCraft2Env.step
+
+    def slow(self, actions):
+        now[0] += 121.0
+        return step(self, actions)
+
+    monkeypatch.setattr(fake_smac.StarCraft2Env, "step", slow)
+    assert env.step(torch.tensor([STAY]), on).failed.tolist() == [True]
+    assert env.faults["hung"] == 1
+
+
+def test_its_episodes_are_no_function_of_the_seed_and_the_checker_knows():
+    assert make_vector_env(smac.make, {}, num_envs=1, name="smac").seeded is False
+    results = check_factory(smac.make, name="smac", steps=200)
+    assert not failures(results), report(results)
+    unseen = {r.check: r.message for r in results if r.status == "unseen"}
+    for check in ("seeding", "state", "slots", "unfinished"):
+        assert "metadata['seeded'] is false" in unseen[check]
+
+
+def test_without_a_game_nothing_is_said_to_have_been_tried():
+    SERVER.launch_errors.extend([FileNotFoundError(2, "No such file", "/x/StarCraftII/Versions")] * 20)
+    results = check_factory(smac.make, name="smac")
+    assert {r.check for r in failures(results)} == {"runs"}
+    assert {r.check for r in results if r.status == "ok"} == {"keywords"}
 
 
 @pytest.mark.parametrize(
@@ -338,6 +397,22 @@ def test_the_games_build_is_recorded():
     env = smac.make(kwargs={"game_version": "4.10.0"})
     assert env.metadata["versions"]["StarCraft II"] == "4.10.0 (build 75689)"
     assert env.versions() == env.metadata["versions"]
+
+
+def test_the_newest_game_is_recorded_by_its_build_alone(monkeypatch):
+    newest = SimpleNamespace(game_version="latest", build_version=75689)
+    run_configs = sys.modules["pysc2.run_configs"]
+    monkeypatch.setattr(run_configs, "get", lambda version=None: SimpleNamespace(version=newest))
+    assert smac.make().metadata["versions"]["StarCraft II"] == "(build 75689)"
+
+
+def test_a_game_that_is_not_there_is_told_before_it_is_launched(monkeypatch):
+    def missing(version=None):
+        raise FileNotFoundError("/root/StarCraftII/Versions")
+
+    assert smac.make().metadata["missing"] is None
+    monkeypatch.setattr(sys.modules["pysc2.run_configs"], "get", missing)
+    assert "StarCraft II is not there" in smac.make().metadata["missing"]
 
 
 def test_a_build_that_cannot_be_told_is_left_out(monkeypatch):
