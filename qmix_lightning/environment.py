@@ -47,7 +47,8 @@ __getattr__ = look_up_renamed(__name__, {"BeginsAhead": "qmix_lightning.environm
 class VectorEnv(Protocol):
     """``E`` environments that step together and never reset themselves.
 
-    The tensors that ``reset`` and ``step`` return stay valid until the next call of either.
+    The tensors that ``reset`` and ``step`` return stay valid until the next call of either. One whose episodes are no
+    function of the seed has an attribute ``seeded`` that is false: its episodes are never played again.
     """
 
     spec: EnvSpec

@@ -15,6 +15,7 @@ __all__ = [
     "RunDiverged",
     "RunError",
     "RunInterrupted",
+    "StartupError",
 ]
 
 
@@ -57,8 +58,15 @@ class InvalidEpisodeError(RunError):
     """
 
 
+class StartupError(RunError):
+    """Raised by an environment whose simulator did not start, after the attempts of its own.
+
+    It ends the run if none of its kind has ever started; later it is a fault like others.
+    """
+
+
 class EnvironmentFault(RunError):
-    """Raised when environments failed more often than a run tolerates; carries the last cause."""
+    """Raised when environments failed more often than a run tolerates, or broke their contract; carries the cause."""
 
 
 class RunInterrupted(QMixLightningError):

@@ -7,6 +7,7 @@ actions so far; on resume it is played again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -25,6 +26,8 @@ from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode, EpisodeStats, Observation
 
 __all__ = ["Collected", "Collector", "whole_round"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -205,10 +208,20 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Play the episodes in flight again, up to where they were.
 
+        Where an environment says that no episode can be played again, they are dropped, and new ones begin.
+
         Raises:
             RunError: an episode came out differently: the environment is not deterministic given its seed.
         """
         fresh = state["ended"].numpy()
+        if not getattr(self.env, "seeded", True) and not fresh.all():
+            _log.warning(
+                "%d episodes in flight are dropped: this environment's episodes are no function of their seeds, so "
+                "they cannot be played again",
+                int((~fresh).sum()),
+            )
+            self.restart(state)
+            return
         # Episodes that had ended begin their next one at the next round, as they would have.
         self._episode = state["episode"].numpy().copy()
         playing = ~fresh

@@ -35,7 +35,9 @@ from qmix_lightning.runtime.resources import keep_freed_memory
 from qmix_lightning.runtime.text import one_line
 from qmix_lightning.runtime.transfer import on_host
 from qmix_lightning.types import EnvSpec, Episode, Observation, Transition
+from qmix_lightning.worker.blame import traceback_of
 from qmix_lightning.worker.lifeline import is_gone, watch
+from qmix_lightning.worker.supervisor import supervise
 
 __all__ = ["RemoteCollector", "RemoteEnv"]
 
@@ -57,6 +59,7 @@ class RemoteEnv:
         self.num_envs = num_envs
         self.device = torch.device("cpu")
         self.faults: dict[str, int] = {}
+        supervise()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["qmix_lightning.worker.loop"])
         self._connection, theirs = context.Pipe()
@@ -364,5 +367,7 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
 def _portable(error: Exception) -> Exception:
     """Return an exception that another process can load and show as one line."""
     if type(error).__module__ == QMixLightningError.__module__:
+        if error.__cause__ is not None:  # left behind by pickle
+            error.add_note(f"In the collector's process:\n{traceback_of(error)}")
         return error
     return RunError(f"the collector failed: {one_line(error)}")

@@ -8,10 +8,12 @@ from typing import Any
 
 from qmix_lightning.environment import VectorEnv, is_natively_batched
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
+from qmix_lightning.vector.checked import CheckedVectorEnv
 from qmix_lightning.vector.process import ProcessVectorEnv
 from qmix_lightning.vector.sync import SyncVectorEnv, close_all
 from qmix_lightning.worker.create_env import AdapterMaker, create_env
 from qmix_lightning.worker.fault_tolerance import FaultLimit, Faults, FaultTolerantEnv
+from qmix_lightning.worker.supervisor import supervise
 
 __all__ = ["Backend", "make_vector_env"]
 
@@ -71,7 +73,7 @@ def make_vector_env(
                 f"{what}: its factory takes num_envs, so it must return a VectorEnv "
                 f"(spec, num_envs, device, reset, step, close), not {type(env).__name__}"
             )
-        return env
+        return CheckedVectorEnv(env, name, backend.limit)
     make = AdapterMaker(factory, settings, name, reward_aggregation, timeout_is_terminal, episode_limit)
     if backend.backend == "process":
         return ProcessVectorEnv(
@@ -82,6 +84,7 @@ def make_vector_env(
             limit=backend.limit,
             timeout_s=backend.timeout_s,
         )
+    supervise()  # a simulator may start a game
     created: list[FaultTolerantEnv] = []
     try:
         faults = Faults(name, backend.limit)

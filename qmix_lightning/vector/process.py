@@ -11,6 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pickle import PicklingError
 from typing import Any
 
@@ -21,10 +22,12 @@ from torch import Tensor
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault, RunError
 from qmix_lightning.types import EnvSpec, Observation, Transition
 from qmix_lightning.worker.buffers import SharedBuffers
-from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, FaultLimit, Faults
+from qmix_lightning.worker.fault_tolerance import FaultLimit, Faults
+from qmix_lightning.worker.last_words import LastWords
 from qmix_lightning.worker.loop import work
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 from qmix_lightning.worker.protocol import DONE, FATAL, FAULTY, QUIT, RESET, STEP, receive, send
+from qmix_lightning.worker.supervisor import end_family, supervise
 
 __all__ = ["ProcessVectorEnv"]
 
@@ -33,13 +36,26 @@ class _Worker:
     """The trainer's side of one worker process."""
 
     def __init__(
-        self, context: Any, make: Callable[[], ParallelAdapter], name: str, slots: list[int], limit: FaultLimit
+        self,
+        context: Any,
+        make: Callable[[], ParallelAdapter],
+        name: str,
+        slots: list[int],
+        limit: FaultLimit,
+        started: bool,
     ):
         self.rows = slice(slots[0], slots[-1] + 1)  # dealt in blocks
         self.connection, theirs = socket.socketpair()
         self.lifeline, their_lifeline = socket.socketpair()
+        self.words = LastWords()
+        their_words = Connection(os.dup(self.words.descriptor), readable=False)
+        self.words.release()
+        self._family = f"worker-{os.getpid()}-{os.urandom(4).hex()}"
         self.process = context.Process(
-            target=work, args=(theirs, their_lifeline, make, name, slots, limit), daemon=True, name=f"{name}-worker"
+            target=work,
+            args=(theirs, their_lifeline, their_words, make, name, slots, limit, self._family, started),
+            daemon=True,
+            name=f"{name}-worker",
         )
         try:
             self.process.start()
@@ -53,6 +69,7 @@ class _Worker:
         finally:
             theirs.close()
             their_lifeline.close()
+            their_words.close()
 
     def spec(self, timeout: float) -> EnvSpec:
         """Return the sizes of the worker's environments, once it has created them.
@@ -66,6 +83,7 @@ class _Worker:
             error.exit_status = answer["status"]
             raise error
         self.versions: dict[str, str] = answer["versions"]
+        self.seeded: bool = answer["seeded"]
         return EnvSpec.from_dict(answer["spec"])
 
     def share(self, descriptor: int, num_envs: int) -> None:
@@ -82,6 +100,7 @@ class _Worker:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
             self.process.join(5)
+            end_family(self._family)  # what has left the group
 
 
 class ProcessVectorEnv:
@@ -109,6 +128,7 @@ class ProcessVectorEnv:
         limit: FaultLimit,
         timeout_s: float,
     ) -> None:
+        supervise()  # before the fork server starts, which hands the family's name on
         self._make, self._name, self._limit, self._timeout = make, name, limit, timeout_s
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["qmix_lightning.worker.loop"])
@@ -120,10 +140,12 @@ class ProcessVectorEnv:
         self._blocks = [b.tolist() for b in np.array_split(np.arange(num_envs), min(num_workers, num_envs))]
         try:
             for block in self._blocks:
-                self._workers.append(_Worker(self._context, make, name, block, limit))
+                self._workers.append(_Worker(self._context, make, name, block, limit, False))
             specs = [self._spec_of(worker) for worker in self._workers if worker is not None]
             self.spec = specs[0]
-            self.versions = self._workers[0].versions if self._workers[0] is not None else {}
+            first = self._workers[0]
+            self.versions = first.versions if first is not None else {}
+            self.seeded = first is None or first.seeded
             if any(spec != self.spec for spec in specs):
                 raise ConfigurationError(f"environments of '{name}' that step together must be alike")
             self._create_shared_buffers()
@@ -131,6 +153,7 @@ class ProcessVectorEnv:
             self._end_all()
             raise
         self._lost = np.zeros(num_envs, bool)  # episodes that went with their worker
+        self._in_a_row = np.zeros(num_envs, np.int64)  # workers lost by each, without an episode that ended between
 
     @property
     def worker_pids(self) -> list[int]:
@@ -141,9 +164,11 @@ class ProcessVectorEnv:
         try:
             return worker.spec(self._timeout)
         except TimeoutError:
-            raise RunError(f"a worker of '{self._name}' did not start within {self._timeout:g} s") from None
+            words = worker.words.shown()
+            raise RunError(f"a worker of '{self._name}' did not start within {self._timeout:g} s{words}") from None
         except (EOFError, OSError):
-            raise RunError(f"a worker of '{self._name}' died while it made its environments") from None
+            how = _end_of(worker)
+            raise RunError(f"a worker of '{self._name}' died while it made its environments: {how}") from None
 
     def _create_shared_buffers(self) -> None:
         size = SharedBuffers(self.spec, self.num_envs, None).nbytes
@@ -186,6 +211,7 @@ class ProcessVectorEnv:
             lost = self._command(RESET, remaining)
             remaining &= lost
             self._lost |= lost & ~wanted
+        self._faults.started |= bool(wanted.any())
         return self._observation
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
@@ -202,6 +228,8 @@ class ProcessVectorEnv:
         if failed.any():
             buffers.reward[failed], buffers.terminated[failed], buffers.truncated[failed] = 0.0, False, False
         self._failed.numpy()[:] = failed
+        if self._in_a_row.any():
+            self._in_a_row[(buffers.terminated | buffers.truncated) & wanted] = 0
         return self._transition
 
     def _command(self, command: bytes, wanted: np.ndarray) -> np.ndarray:
@@ -229,19 +257,21 @@ class ProcessVectorEnv:
                     continue
                 message: Any = receive(worker.connection)
                 if answer == FATAL:
-                    raise EnvironmentFault(message)
-                if answer == FAULTY:
-                    self._count(message)
+                    raise self._fatal(message)
+                if answer == FAULTY:  # handled there, and logged
+                    self._faults.add(message["counts"], message["cause"])
             except TimeoutError:
-                lost |= self._drop(index, "hung", f"no answer within {self._timeout:g} s")
+                lost |= self._drop(index, "hung", f"no answer within {self._timeout:g} s{worker.words.shown()}")
             except (EOFError, ConnectionError):
                 lost |= self._drop(index, "killed", _end_of(worker))
         return lost
 
-    def _count(self, counts: dict[str, int]) -> None:
-        """Add the faults that a worker handled by itself; it has logged them, and holds to the limit for its own."""
-        for kind in FAULT_KINDS:
-            self.faults[kind] += counts[kind]
+    def _fatal(self, message: Any) -> ConfigurationError | EnvironmentFault:
+        """Return what ended a worker's environments for good, with the traceback from there."""
+        configuration = message["configuration"] and not self._faults.started
+        error = (ConfigurationError if configuration else EnvironmentFault)(message["error"])
+        error.add_note(f"In the worker:\n{message['traceback']}")
+        return error
 
     def _drop(self, index: int, kind: str, cause: str) -> np.ndarray:
         worker = self._workers[index]
@@ -250,14 +280,16 @@ class ProcessVectorEnv:
         worker.kill()
         lost = np.zeros(self.num_envs, bool)
         lost[worker.rows] = True
-        self._faults.record(kind, f"worker {index}", cause)
+        self._in_a_row[lost] += 1
+        self._faults.record(kind, f"worker {index}", cause, int(self._in_a_row[lost].max()))
         return lost
 
     def _replace(self, index: int) -> None:
         """Replace a worker that is gone; try until it works or the limit is reached."""
         while True:
             self._faults.back_off()
-            worker = _Worker(self._context, self._make, self._name, self._blocks[index], self._limit)
+            block = self._blocks[index]
+            worker = _Worker(self._context, self._make, self._name, block, self._limit, self._faults.started)
             try:
                 if self._spec_of(worker) != self.spec:
                     raise EnvironmentFault(f"environment '{self._name}', recreated, has other sizes than before")
@@ -269,7 +301,9 @@ class ProcessVectorEnv:
                 raise
             except (RunError, ConfigurationError, OSError) as error:
                 worker.kill()
-                self._faults.record("killed", f"worker {index}", str(error))
+                self._in_a_row[worker.rows] += 1
+                in_a_row = int(self._in_a_row[worker.rows].max())
+                self._faults.record("killed", f"worker {index}", str(error), in_a_row)
 
     def close(self) -> None:
         """End every worker and what its environments started; may be called twice."""
@@ -299,5 +333,7 @@ def _end_of(worker: _Worker) -> str:
     worker.process.join(1)
     code = worker.process.exitcode
     if code is None:
-        return "it closed its connection"
-    return f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        how = "it closed its connection"
+    else:
+        how = f"killed by signal {-code}" if code < 0 else f"ended by itself with status {code}"
+    return how + worker.words.shown()

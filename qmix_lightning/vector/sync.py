@@ -11,7 +11,7 @@ from torch import Tensor
 from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.types import Observation, Transition
 from qmix_lightning.worker.buffers import Buffers
-from qmix_lightning.worker.fault_tolerance import EnvBlock, Faults, FaultTolerantEnv, versions_of
+from qmix_lightning.worker.fault_tolerance import EnvBlock, Faults, FaultTolerantEnv, is_seeded, versions_of
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 __all__ = ["SyncVectorEnv", "close_all"]
@@ -36,6 +36,7 @@ class SyncVectorEnv:
         self.faults = faults.counts if faults else {}
         first = adapters[0]
         self.versions = first.versions if isinstance(first, FaultTolerantEnv) else versions_of(first)
+        self.seeded = first.seeded if isinstance(first, FaultTolerantEnv) else is_seeded(first)
         self._none = torch.zeros(self.num_envs, dtype=torch.bool)
         for index, adapter in enumerate(adapters):
             if adapter.spec != self.spec:

@@ -8,6 +8,7 @@ from typing import Any
 
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
 from qmix_lightning.worker.arguments import check_arguments
+from qmix_lightning.worker.blame import is_fault, raised_at
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 __all__ = ["AdapterMaker", "create_env"]
@@ -59,6 +60,10 @@ def create_env(factory: Callable[..., Any], arguments: Mapping[str, Any], what: 
         package = (error.name or "").partition(".")[0]
         way_out = f"needs the package '{package}': pip install {package}" if package else f"could not be made: {error}"
         raise MissingDependencyError(f"{what} {way_out}") from error
-    except Exception as error:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         reason = " ".join(str(error).split()) or "no message"
-        raise ConfigurationError(f"{what} could not be made: {type(error).__name__}: {reason}") from error
+        where = raised_at(error)
+        place = f" ({where})" if where else ""
+        raise ConfigurationError(f"{what} could not be made: {type(error).__name__}: {reason}{place}") from error

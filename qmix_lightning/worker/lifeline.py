@@ -24,8 +24,8 @@ def watch(lifeline: socket.socket) -> None:
 
 def is_gone(lifeline: socket.socket) -> bool:
     """Return whether the other end has closed."""
-    lifeline.setblocking(False)
     try:
+        lifeline.setblocking(False)
         return lifeline.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
         return False

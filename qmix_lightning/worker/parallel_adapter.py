@@ -6,17 +6,19 @@ same code serves environments in this process and workers that share memory with
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
+from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, InvalidEpisodeError
 from qmix_lightning.runtime.text import shortened
 from qmix_lightning.types import NO_OP, EntityBlock, EnvSpec
 from qmix_lightning.worker.buffers import Row
-from qmix_lightning.worker.spaces import dict_space, flatten, is_space, observation_reader
+from qmix_lightning.worker.spaces import dict_space, is_space, observation_reader, to_vector
 
 __all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter", "unit_groups"]
 
@@ -24,6 +26,7 @@ REWARD_AGGREGATIONS = ("sum", "mean")
 
 MASK_KEY = "action_mask"
 LIMIT_ATTRIBUTES = ("max_cycles", "max_steps", "episode_limit")
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Outcome(NamedTuple):
@@ -44,9 +47,11 @@ class ParallelAdapter:
       ``infos[agent]["action_mask"]``; without one, every action of the agent is legal.
     * The global state is ``state()`` where the environment has it, otherwise the agents' observations joined.
     * An agent that is not in ``env.agents``, or was terminated or truncated, is masked until it is back.
-    * The episode ends when no agent is left to act. It is truncated if an agent that acted last was truncated and
-      not terminated, or if ``episode_limit`` ends it; otherwise terminated. Agents that ended by truncation stay in
-      the last successor's mask, so that its value can be bootstrapped.
+    * What is returned is looked at as it is read, and copied: an array that is changed later has no influence.
+    * The episode ends when no agent is left to act; one of those that acted last must be terminated or truncated. It
+      is truncated if an agent that acted last was truncated and not terminated, or if ``episode_limit`` ends it;
+      otherwise terminated. Agents that ended by truncation stay in the last successor's mask, so that its value can be
+      bootstrapped.
     * With ``metadata["shared_reward"]`` every agent's reward is the team's reward already, and is taken once.
     * At the end, the values named in ``env.metadata["episode_metrics"]`` are read from any agent's info. (An
       episode truncated by ``episode_limit`` may lack them: the environment does not know that it ended. They count
@@ -79,6 +84,7 @@ class ParallelAdapter:
         self._what = f"environment '{name}'"
         _require_parallel_env(env, self._what)
         self.env = env
+        self._process = os.getpid()
         self._closed = False
         self._timeout_is_terminal = timeout_is_terminal
         self._episode_limit = episode_limit
@@ -93,12 +99,17 @@ class ParallelAdapter:
         )
         self._acting: list[int] = []  # slots of the agents that take part in the next step
         self._steps = 0
+        self.reading = False  # whether an error is about what was returned, not from inside the simulator
         self._state_reader: Callable[[Any], np.ndarray] | None = None
         state_dim = self._find_state(sum(sizes))
         ends = np.cumsum(sizes).tolist()
         self._joined = [slice(end - size, end) for end, size in zip(ends, sizes)]
         self._unpadded = len(set(sizes)) == 1
-        self._plain = [reader is flatten for reader in self._readers]  # vectors that need no reader
+        # Vectors of these shapes and of the dtype that the reader saw last need no reader, which costs more.
+        self._vector_shapes = [_vector_shape(env.observation_space(agent)) for agent in self._agents]
+        self._state_shape = (state_dim,) if _vector_shape(getattr(env, "state_space", None)) else None
+        self._dtype: Any = None
+        self._state_dtype: Any = None
         self.spec = EnvSpec(
             n_agents=n,
             n_actions=max(counts),
@@ -118,7 +129,10 @@ class ParallelAdapter:
 
     def reset(self, seed: int, row: Row) -> None:
         """Start the episode of ``seed`` and write its first observation."""
+        self.reading = False
         result = self.env.reset(seed=int(seed))
+        self._end_copy()
+        self.reading = True
         if not isinstance(result, tuple) or len(result) != 2:
             raise EnvironmentContractError(f"{self._what}: reset must return (observations, infos)")
         observations, infos = result
@@ -135,33 +149,64 @@ class ParallelAdapter:
         """Take one joint step with ``actions [N]`` (those of masked agents are dropped); write the true successor."""
         agents, starts = self._agents, self._starts
         acting = self._acting
-        result = self.env.step({agents[i]: actions[i] + starts[i] for i in acting})
-        if len(result) != 5:
+        given = {agents[i]: actions[i] + starts[i] for i in acting}
+        self.reading = False
+        result = self.env.step(given)
+        self._end_copy()
+        self.reading = True
+        if not isinstance(result, (tuple, list)) or len(result) != 5:
             raise EnvironmentContractError(
                 f"{self._what}: step must return (observations, rewards, terminations, truncations, infos), "
-                f"not {len(result)} values"
+                f"not {len(result) if isinstance(result, (tuple, list)) else shortened(result, 40)}"
+                f"{' values' if isinstance(result, (tuple, list)) else ''}"
             )
         observations, rewards, terminations, truncations, infos = result
         self._steps += 1
 
         shares = [0.0] * len(agents)
         total = 0.0
-        timed_out = []  # slots of agents that acted and were truncated, not terminated
+        ended = []  # slots of agents that acted and were terminated or truncated
+        timed_out = []  # of these, the ones that were not terminated
         for i in acting:
             agent = agents[i]
-            if agent in rewards:
-                shares[i] = reward = float(rewards[agent])
-                total = reward if self._shared_reward else total + reward
-            if truncations.get(agent, False) and not terminations.get(agent, False):
-                timed_out.append(i)
+            try:
+                reward, terminated, truncated = rewards[agent], terminations[agent], truncations[agent]
+            except (KeyError, IndexError, TypeError):
+                raise self._no_account(agent, result) from None
+            # Nearly always what they should be; a call to look closer would cost more than the rest of the loop.
+            if reward.__class__ is not float:
+                reward = float(reward) if reward.__class__ is np.float64 else self._read_reward(agent, reward)
+            if not -LARGEST <= reward <= LARGEST:
+                raise InvalidEpisodeError(f"the reward of agent '{agent}' is {reward}, which no float32 holds")
+            if terminated.__class__ is not bool:
+                terminated = self._read_flag(agent, "termination", terminated)
+            if truncated.__class__ is not bool:
+                truncated = self._read_flag(agent, "truncation", truncated)
+            shares[i] = reward
+            total = reward if self._shared_reward else total + reward
+            if terminated or truncated:
+                ended.append(i)
+                if not terminated:
+                    timed_out.append(i)
         row.agent_reward[:] = shares
         reward = total if self._shared_reward else total / self._divisor
+        if not -LARGEST <= reward <= LARGEST:
+            raise InvalidEpisodeError(f"the team's reward is {reward}, which no float32 holds")
 
-        self._acting = [
-            i
-            for i in self._present()
-            if not terminations.get(agents[i], False) and not truncations.get(agents[i], False)
-        ]
+        present = self._present()
+        if ended or present != acting:
+            acted = set(acting)
+            # Some environments go on listing who died long ago.
+            self._acting = [
+                i
+                for i in present
+                if i not in ended and (i in acted or not self._is_over(agents[i], terminations, truncations))
+            ]
+        if not self._acting and not ended:
+            raise EnvironmentContractError(
+                f"{self._what}: env.agents is {shortened(list(self.env.agents), 60)} after step {self._steps}, so no "
+                "agent is left, but none was terminated or truncated"
+            )
         if self._acting:
             at_limit = self._steps == self._episode_limit
             self._write(row, self._acting, observations, infos, at_end=at_limit)
@@ -184,15 +229,63 @@ class ParallelAdapter:
             if close is not None:
                 close()
 
+    def _end_copy(self) -> None:
+        """End this process if a simulator forked it and came back in both; the original goes on.
+
+        Right after each call: a copy must not write a single row, which may be in memory that both share.
+        """
+        if os.getpid() != self._process:
+            try:
+                os.write(2, f"{self._what} forked and returned in the copy too, which is ended\n".encode())
+            finally:
+                os._exit(1)
+
     # Writing ------------------------------------------------------------------------------------------------
 
     def _present(self) -> list[int]:
         """Return the slots of the agents in ``env.agents``."""
-        now = self.env.agents
-        if now == self._agents:
+        listed = self.env.agents
+        if listed == self._agents:
             return list(range(len(self._agents)))
-        now = set(now)
-        return [i for i, agent in enumerate(self._agents) if agent in now]
+        now = set(listed)
+        present = [i for i, agent in enumerate(self._agents) if agent in now]
+        if len(present) < len(now):
+            strangers = sorted(map(str, now.difference(self._agents)))
+            raise EnvironmentContractError(
+                f"{self._what}: env.agents holds '{shortened(strangers[0], 40)}', which is not in possible_agents"
+            )
+        return present
+
+    def _is_over(self, agent: Any, terminations: Any, truncations: Any) -> bool:
+        """Return whether an agent that did not act is terminated or truncated."""
+        terminated = self._read_flag(agent, "termination", terminations.get(agent, False))
+        return terminated or self._read_flag(agent, "truncation", truncations.get(agent, False))
+
+    def _read_reward(self, agent: Any, value: Any) -> float:
+        """Return a reward of any type of real number."""
+        return _number(value, f"{self._what}: the reward of agent '{agent}'")
+
+    def _read_flag(self, agent: Any, word: str, value: Any) -> bool:
+        """Return a truth value of any type, also as an array of one; a text is none, whatever it says."""
+        if isinstance(value, (bool, np.bool_)):
+            return bool(value)
+        array = np.asarray(value)
+        if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in _BITS:
+            raise EnvironmentContractError(
+                f"{self._what}: the {word} of agent '{agent}' is {shortened(repr(value), 60)}, true or false is needed"
+            )
+        return bool(array.item())
+
+    def _no_account(self, agent: Any, result: Sequence[Any]) -> EnvironmentContractError:
+        """Return the error for an agent that acted and lacks its reward, termination or truncation."""
+        for word, values in zip(("rewards", "terminations", "truncations"), result[1:4]):
+            if not isinstance(values, Mapping):
+                return EnvironmentContractError(
+                    f"{self._what}: step must return {word} as a dictionary by agent, not {type(values).__name__}"
+                )
+            if agent not in values:
+                return EnvironmentContractError(f"{self._what}: agent '{agent}' acted, but is not in {word}")
+        return EnvironmentContractError(f"{self._what}: what step returned for agent '{agent}' cannot be read")
 
     def _write(self, row: Row, alive: list[int], observations: Any, infos: Any, *, at_end: bool) -> None:
         """Write observation, state and masks with the slots ``alive`` and all others masked."""
@@ -213,16 +306,19 @@ class ParallelAdapter:
                 raise EnvironmentContractError(
                     f"{self._what}: agent '{agent}' is alive but has no observation; step and reset must return one"
                 ) from None
-            plain = self._plain[i] and isinstance(value, np.ndarray) and value.ndim == 1
-            flat = value if plain else self._readers[i](value)
             target = row.agent_obs[i]
-            # Checked here because numpy would silently spread a single value over the whole row.
-            if flat.size != target.size:
-                raise EnvironmentContractError(
-                    f"{self._what}: the observation of agent '{agent}' has {flat.size} values, "
-                    f"its observation_space says {target.size}"
-                )
-            target[:] = flat
+            if value.__class__ is np.ndarray and value.dtype is self._dtype and value.shape == self._vector_shapes[i]:
+                target[:] = value
+            else:
+                flat = self._readers[i](value)
+                # Checked here because numpy would silently spread a single value over the whole row.
+                if flat.size != target.size:
+                    raise EnvironmentContractError(
+                        f"{self._what}: the observation of agent '{agent}' has {flat.size} values, "
+                        f"its observation_space says {target.size}"
+                    )
+                target[:] = flat
+                self._dtype = flat.dtype
             if self._mask_in_observation[i]:
                 self._write_mask(row, i, value[MASK_KEY], at_end)
             elif (info := infos.get(agent)) and (mask := info.get(MASK_KEY)) is not None:
@@ -234,19 +330,26 @@ class ParallelAdapter:
                 for i, part in enumerate(self._joined):
                     row.state[part] = row.agent_obs[i]
         else:
+            self.reading = False
             try:
                 state = self.env.state()
             except NotImplementedError:
                 raise EnvironmentContractError(f"{self._what}: there is a state_space but no state()") from None
+            self.reading = True
+            if state.__class__ is np.ndarray and state.dtype is self._state_dtype and state.shape == self._state_shape:
+                row.state[:] = state
+                return
             flat = self._state_reader(state)
             if flat.size != row.state.size:
                 raise EnvironmentContractError(
                     f"{self._what}: state() has {flat.size} values, expected {row.state.size}"
                 )
             row.state[...] = flat
+            self._state_dtype = flat.dtype
 
     def _write_mask(self, row: Row, i: int, mask: Any, at_end: bool) -> None:
-        mask = np.asarray(mask).ravel()
+        if mask.__class__ is not np.ndarray or mask.dtype is not _BOOL or mask.ndim != 1:
+            mask = self._read_mask(i, mask)
         target = row.agent_avail[i]
         if mask.size != target.size:
             raise EnvironmentContractError(
@@ -260,6 +363,15 @@ class ParallelAdapter:
                 f"{self._what}: the action_mask of agent '{self._agents[i]}' leaves no legal action"
             )
 
+    def _read_mask(self, i: int, mask: Any) -> np.ndarray:
+        """Return a mask of any type of numbers as a vector; numpy itself would take texts and NaN for true."""
+        what = f"{self._what}: the action_mask of agent '{self._agents[i]}'"
+        flat = to_vector(mask, what)
+        if flat.dtype is not _BOOL and not _BITS.issuperset(flat.tolist()):
+            wrong = next(value for value in flat.tolist() if value not in _BITS)
+            raise EnvironmentContractError(f"{what} holds {wrong}, only 0 and 1 or false and true make a mask")
+        return flat
+
     def _metrics(self, infos: Any, at_limit: bool) -> tuple[float, ...]:
         values = []
         for name in self.spec.episode_metrics:
@@ -268,7 +380,12 @@ class ParallelAdapter:
                 raise EnvironmentContractError(
                     f"{self._what}: metadata names the episode metric '{name}', but no agent's info has it at the end"
                 )
-            values.append(0.0 if found is None else float(found))
+            value = 0.0 if found is None else _number(found, f"{self._what}: the episode metric '{name}'")
+            if not -LARGEST <= value <= LARGEST:
+                raise InvalidEpisodeError(f"the episode metric '{name}' is {value}")
+            if name == "won" and value not in (0.0, 1.0):
+                raise EnvironmentContractError(f"{self._what}: the episode metric 'won' is {value:g}, not 0 or 1")
+            values.append(value)
         return tuple(values)
 
     def _check_limit(self) -> None:
@@ -323,8 +440,31 @@ class ParallelAdapter:
             state = self.env.state()
         except (AttributeError, NotImplementedError):
             return joined
-        self._state_reader = flatten
-        return flatten(state).size
+        what = f"{self._what}: state()"
+        self._state_reader = lambda value: to_vector(value, what)
+        return self._state_reader(state).size
+
+
+_BOOL = np.dtype(np.bool_)
+_BITS = frozenset((0, 1))
+
+
+def _vector_shape(space: Any) -> tuple[int, ...] | None:
+    """Return the shape of a ``Box`` of one axis; ``None`` for any other space."""
+    return tuple(space.shape) if is_space(space, "Box") and len(space.shape) == 1 else None
+
+
+def _number(value: Any, what: str) -> float:
+    """Return a real number of any type, also as an array of one, as a float."""
+    if not isinstance(value, Real):
+        array = np.asarray(value)
+        if array.size != 1 or array.dtype.kind not in "biuf":
+            raise EnvironmentContractError(f"{what} is {shortened(value, 60)}, a number is needed")
+        value = array.item()
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return float("inf")
 
 
 def _entities(declared: Sequence[Any], what: str) -> tuple[EntityBlock, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.runtime.text import shortened
 
-__all__ = ["dict_space", "flatten", "is_space", "observation_reader"]
+__all__ = ["dict_space", "is_space", "observation_reader", "to_vector"]
 
 LIBRARIES = ("gymnasium", "gym")
 
@@ -24,9 +24,23 @@ def is_space(value: Any, kind: str = "Space") -> bool:
     return any(c.__name__ == kind and c.__module__.partition(".")[0] in LIBRARIES for c in type(value).__mro__)
 
 
-def flatten(value: Any) -> np.ndarray:
-    """Return ``value`` as one vector; a copy only where it has to be."""
-    return np.asarray(value).ravel()
+def to_vector(value: Any, what: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Return an array of real numbers as one vector; a copy only where it has to be.
+
+    Args:
+        value: what an environment gave.
+        what: names it in messages.
+        shape: what it must have; ``None``: any.
+
+    Raises:
+        EnvironmentContractError: it has another shape, or holds something else than real numbers.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":  # numpy would drop an imaginary part, and read numbers out of texts
+        raise EnvironmentContractError(f"{what} holds {array.dtype}, real numbers are needed")
+    if shape is not None and array.shape != shape:
+        raise EnvironmentContractError(f"{what} has shape {list(array.shape)}, its space says {list(shape)}")
+    return array.ravel()
 
 
 def observation_reader(space: Any, what: str) -> tuple[int, Callable[[Any], np.ndarray]]:
@@ -37,10 +51,11 @@ def observation_reader(space: Any, what: str) -> tuple[int, Callable[[Any], np.n
         what: names the value in messages.
 
     Raises:
-        EnvironmentContractError: the space has no fixed flat size.
+        EnvironmentContractError: the space has no fixed flat size. The function raises it for what does not fit.
     """
     if is_space(space, "Box"):
-        return int(np.prod(space.shape)), flatten
+        shape = tuple(space.shape)
+        return int(np.prod(shape)), lambda value: to_vector(value, what, shape)
     utils = importlib.import_module(f"{_library_of(space)}.spaces.utils")
     try:
         size = utils.flatdim(space)

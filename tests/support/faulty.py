@@ -138,3 +138,30 @@ def games_left(folder: Path) -> list[int]:
         if state != "Z":
             left.append(pid)
     return left
+
+
+class Unstarted(VaryingLength):
+    """Hangs or ends its process (``how``) at every first observation."""
+
+    state = None  # or the adapter would reset it, to see how large the state is
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        os.write(2, b"error while loading shared libraries: libfoo.so\n")
+        time.sleep(600) if self.how == "hang" else os._exit(127)
+
+
+class KeepsItsError(VaryingLength):
+    """Keeps an exception, and with it every frame that it went through."""
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        try:
+            raise RuntimeError("lost its connection")
+        except RuntimeError:
+            self.kept = sys.exc_info()
+        frame = sys._getframe()
+        self.frames = [frame, frame.f_back, frame.f_back.f_back if frame.f_back else None]
+        return super().step(actions)

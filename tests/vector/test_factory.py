@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
+from qmix_lightning.vector.checked import CheckedVectorEnv
 from qmix_lightning.vector.factory import make_vector_env
 from support.collecting import legal, varying
 from support.fakes import Scripted, VaryingLength
@@ -16,7 +17,8 @@ from support.fakes import Scripted, VaryingLength
 
 def test_natively_batched_factory_is_called_once():
     env = make_vector_env(TwoStep, {}, num_envs=5, name="two_step")
-    assert isinstance(env, TwoStep)
+    assert isinstance(env, CheckedVectorEnv)
+    assert isinstance(env.unchecked, TwoStep)
     assert env.num_envs == 5
     with pytest.raises(
         ConfigurationError, match="'two_step' is batched by nature and does not take reward_aggregation, episode_limit"

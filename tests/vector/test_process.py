@@ -68,7 +68,7 @@ def test_processes_play_the_episodes_of_one_process(workers: int):
 
 
 @pytest.mark.parametrize("process", [False, True])
-@pytest.mark.parametrize("fault", ["raise", "invalid", "nan", "shape", "mask", "reset"])
+@pytest.mark.parametrize("fault", ["raise", "invalid", "nan", "reset"])
 def test_a_failing_environment_is_recreated(tmp_path: Path, fault: str, process: bool):
     env = make(faulty.Faulty, {"fault": fault, "folder": str(tmp_path)}, process=process)
     try:
@@ -78,6 +78,43 @@ def test_a_failing_environment_is_recreated(tmp_path: Path, fault: str, process:
         assert (fault == "reset") == (failed_at is None)
     finally:
         env.close()
+
+
+@pytest.mark.parametrize("process", [False, True])
+@pytest.mark.parametrize("fault", ["shape", "mask"])
+def test_a_broken_contract_ends_the_run_at_once(tmp_path: Path, fault: str, process: bool):
+    env = make(faulty.Faulty, {"fault": fault, "folder": str(tmp_path)}, process=process)
+    try:
+        with pytest.raises(EnvironmentFault, match=r"tests/support/faulty.py:\d+\).*qmix-envs check") as end:
+            run_until_failure(env)
+        assert sum(env.faults.values()) == 0
+        if process:
+            assert any("parallel_adapter.py" in note for note in end.value.__notes__)  # the traceback from there
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("hang", r"never started, and was not tried again; worker 0: no answer within 8 s.*wrote: .*libfoo\.so"),
+        ("exit", r"never started, in 3 attempts; worker 0: ended by itself with status 127.*wrote: .*libfoo\.so"),
+    ],
+)
+def test_what_never_starts_ends_the_run_soon_with_its_own_last_words(how: str, message: str):
+    env = make(faulty.Unstarted, {"how": how}, envs=1, workers=1, timeout=8.0)
+    try:
+        with pytest.raises(EnvironmentFault, match=message):
+            run_until_failure(env)
+    finally:
+        env.close()
+
+
+def test_a_worker_whose_simulator_keeps_an_exception_closes_without_a_word(capfd):
+    env = make(faulty.KeepsItsError)
+    play(env, 20)
+    env.close()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("fault", "kind"), [("kill", "killed"), ("exit", "killed"), ("hang", "hung")])

@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatten
 
-from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
+from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, InvalidEpisodeError
 from qmix_lightning.worker.buffers import Buffers
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 from support.fakes import Scripted, WithState
@@ -219,7 +219,7 @@ def test_team_reward(aggregation, expected):
         ({"terminations": {"a_0": True}, "truncations": {"a_1": True}}, False, [False, True]),
         ({"terminations": BOTH, "truncations": BOTH}, True, [False, False]),
         ({"terminations": BOTH, "truncations": {"a_1": True}}, True, [False, False]),
-        ({"agents": []}, True, [False, False]),
+        ({"agents": [], "terminations": {"a_0": True}}, True, [False, False]),
         ({"agents": [], "truncations": {"a_0": True}}, False, [True, False]),
     ],
 )
@@ -339,7 +339,7 @@ REFUSED = {
     ),
     "too few values": (
         make_bad(first={"observations": {A0: np.zeros(1)}}),
-        "the observation of agent 'a_0' has 1 values, its observation_space says 2",
+        r"the observation of agent 'a_0' has shape \[1\], its space says \[2\]",
     ),
     "outside its space": (
         make_bad(observation_spaces={A0: spaces.Dict({"x": spaces.Discrete(2)})}, first={"observations": {A0: {}}}),
@@ -406,7 +406,7 @@ def test_old_interfaces_are_named():
 
 def test_state_that_does_not_fit():
     env = WithState([], state_space=spaces.Box(0, 1, (4,)))
-    with pytest.raises(EnvironmentContractError, match=r"state\(\) has 3 values, expected 4"):
+    with pytest.raises(EnvironmentContractError, match=r"state\(\) has shape \[3\], its space says \[4\]"):
         Played(env).reset()
     env = Scripted([], state_space=spaces.Box(0, 1, (4,)))
     with pytest.raises(EnvironmentContractError, match=r"there is a state_space but no state\(\)"):
@@ -418,3 +418,136 @@ def test_settings_are_checked():
         Played(Scripted([]), reward_aggregation="max")
     with pytest.raises(ConfigurationError, match="episode_limit must be at least 1, not 0"):
         Played(Scripted([]), episode_limit=0)
+
+
+# What is returned is looked at -------------------------------------------------------------------------------------
+
+
+class Returns(Scripted):
+    """Gives in a step what ``change`` makes of the five values."""
+
+    def __init__(self, change: Any, **settings: Any) -> None:
+        super().__init__([{}, {}], **settings)
+        self.change = change
+
+    def step(self, actions: dict[Any, Any]) -> Any:
+        return self.change(self, list(super().step(actions)))
+
+
+def gives(part: int, value: Any) -> Any:
+    """Give ``value`` for agent ``a_1`` in a part of the result."""
+
+    def change(env: Any, result: list[Any]) -> Any:
+        result[part] = {**result[part], "a_1": value}
+        return tuple(result)
+
+    return change
+
+
+def whole(part: int, value: Any) -> Any:
+    def change(env: Any, result: list[Any]) -> Any:
+        result[part] = value
+        return tuple(result)
+
+    return change
+
+
+def lists(agents: Any) -> Any:
+    def change(env: Any, result: list[Any]) -> Any:
+        env.agents = agents
+        return tuple(result)
+
+    return change
+
+
+def mask(value: Any) -> Any:
+    return gives(4, {"action_mask": value})
+
+
+UNREADABLE = {
+    "rewards in a list": (whole(1, [0.0, 0.0]), "step must return rewards as a dictionary by agent, not list"),
+    "no reward": (whole(1, {"a_0": 0.0}), "agent 'a_1' acted, but is not in rewards"),
+    "no termination": (whole(2, {"a_0": False}), "agent 'a_1' acted, but is not in terminations"),
+    "no truncations": (whole(3, None), "step must return truncations as a dictionary by agent, not NoneType"),
+    "a reward in words": (gives(1, "1.0"), r"the reward of agent 'a_1' is 1.0, a number is needed"),
+    "a complex reward": (gives(1, 1j), r"the reward of agent 'a_1' is 1j, a number is needed"),
+    "two rewards": (gives(1, np.zeros(2)), "the reward of agent 'a_1' is .*, a number is needed"),
+    "an end in words": (gives(2, "False"), "the termination of agent 'a_1' is 'False', true or false is needed"),
+    "half an end": (gives(3, 0.5), "the truncation of agent 'a_1' is 0.5, true or false is needed"),
+    "a mask in words": (mask(np.array(["0", "1", "1"])), "the action_mask of agent 'a_1' holds <U1, real numbers are"),
+    "a mask of NaN": (mask(np.array([np.nan, 1, 1])), "the action_mask of agent 'a_1' holds nan, only 0 and 1"),
+    "a mask of weights": (mask([0.5, 0.5, 0]), "the action_mask of agent 'a_1' holds 0.5, only 0 and 1"),
+    "a stranger": (lists(["a_0", "a_1", "b"]), "env.agents holds 'b', which is not in possible_agents"),
+    "nobody, without a word": (lists([]), r"env.agents is \[\] after step 1, so no agent is left, but none was term"),
+    "another shape": (gives(0, np.zeros((2, 1), np.float32)), r"has shape \[2, 1\], its space says \[2\]"),
+    "a complex observation": (gives(0, np.zeros(2) + 1j), "the observation of agent 'a_1' holds complex128, real"),
+    "an observation in words": (gives(0, np.array(["1", "2"])), "the observation of agent 'a_1' holds <U1, real"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_what_cannot_be_read_is_refused_by_name(case):
+    change, message = UNREADABLE[case]
+    played = Played(Returns(change)).reset()
+    with pytest.raises(EnvironmentContractError, match=message) as refusal:
+        played.step()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, float("nan"), float("inf"), 10**400, np.float64(1e300)])
+def test_a_reward_that_no_float32_holds_makes_the_episode_invalid(value):
+    played = Played(Returns(gives(1, value))).reset()
+    with pytest.raises(InvalidEpisodeError, match=r"the reward of agent 'a_1' is .*, which no float32 holds"):
+        played.step()
+
+
+def test_rewards_that_no_float32_holds_together_make_the_episode_invalid():
+    played = Played(Returns(whole(1, {"a_0": 3e38, "a_1": 3e38}))).reset()
+    with pytest.raises(InvalidEpisodeError, match="the team's reward is 6e"):
+        played.step()
+
+
+@pytest.mark.parametrize("value", [2, True, np.int8(2), np.float32(2), np.array(2.0), np.array([2]), torch.tensor(2.0)])
+def test_any_real_number_is_a_reward(value):
+    assert Played(Returns(gives(1, value))).reset().step().reward == (1.0 if value is True else 2.0)
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), 1, 1.0, np.array(True), np.array([1]), torch.tensor(True)])
+def test_any_truth_value_is_an_end(value):
+    def ends(env: Any, result: list[Any]) -> Any:
+        env.agents = []
+        return (*result[:2], {"a_0": value, "a_1": value}, *result[3:])
+
+    assert Played(Returns(ends)).reset().step()[1:3] == (True, False)
+
+
+@pytest.mark.parametrize(("value", "error"), [(np.nan, InvalidEpisodeError), (7, EnvironmentContractError)])
+def test_episode_metrics_are_looked_at(value, error):
+    end = {"terminations": BOTH, "infos": {"a_0": {"won": value}}}
+    played = Played(Scripted([end], metadata={"episode_metrics": ("won",)})).reset()
+    with pytest.raises(error, match="the episode metric 'won' is"):
+        played.step()
+
+
+def test_arrays_that_are_changed_later_have_no_influence():
+    shown = {agent: np.ones(2, np.float32) for agent in ("a_0", "a_1")}
+    legal = np.ones(3, bool)
+    infos = {agent: {"action_mask": legal} for agent in shown}
+    played = Played(Returns(lambda env, result: (shown, *result[1:4], infos))).reset()
+    played.step()
+    for values in shown.values():
+        values[:] = 99
+    legal[:] = False
+    assert played.row.obs.tolist() == [[1, 1], [1, 1]]
+    assert played.row.state.tolist() == [1, 1, 1, 1]
+    assert played.row.avail_actions.all()
+
+
+def test_who_is_listed_long_after_its_death_stays_dead():
+    """Some environments never take anybody off the list."""
+    everyone = ["a_0", "a_1"]
+    script = [{"terminations": {"a_1": True}, "agents": everyone}, {"terminations": {"a_1": True}, "agents": everyone}]
+    played = Played(Scripted(script)).reset()
+    for _ in script:
+        assert played.step()[1:3] == (False, False)
+        assert played.row.agent_mask.tolist() == [True, False]

@@ -1,0 +1,89 @@
+"""What a process started ends with it, wherever it has gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qmix_lightning.worker.supervisor import FAMILY, end_family, family_members
+
+SCRIPT = """
+import subprocess, sys, time
+from qmix_lightning.worker.supervisor import supervise
+supervise(); supervise()
+sleep = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"]
+child = subprocess.Popen(sleep, start_new_session=True, stdout=subprocess.DEVNULL)
+print(child.pid, flush=True)
+{then}
+"""
+
+
+def start(then: str) -> tuple[subprocess.Popen[str], int]:
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(then=then)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_child_with_a_session_of_its_own_ends_soon_after_its_parent_is_killed(number: int):
+    process, child = start("time.sleep(600)")
+    os.kill(process.pid, number)
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_process_that_ends_by_itself_takes_its_supervisor_along_and_nothing_else():
+    process, child = start("")
+    try:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert runs(child)  # its own to end; closing an environment does
+        assert not any("supervisor.py" in line and str(process.pid) in line for line in command_lines())
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def command_lines() -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return found
+
+
+def test_a_family_is_ended_by_its_name_and_others_are_left_alone():
+    started = [
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, FAMILY: names})
+        for names in ("first:second", "second", "third", "seconds")
+    ]
+    try:
+        deadline = time.monotonic() + 10
+        while len(family_members("second")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert set(family_members("second")) == {started[0].pid, started[1].pid}
+        end_family("second")
+        assert [p.wait(10) for p in started[:2]] == [-signal.SIGKILL] * 2
+        assert [p.poll() for p in started[2:]] == [None, None]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
