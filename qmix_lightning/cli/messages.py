@@ -37,6 +37,8 @@ def _explain(error: BaseException, config_name: str) -> str:
     if match := re.search(r"Could not override '([^']+)'.*No match in the defaults list", text, re.DOTALL):
         if config_name == "evaluate":
             return f"'{match[1]}' comes from the checkpoint; settings of its environment can be given, env.key=value"
+        if match[1] == "suite":
+            return "suites are run by qmix-bench suite=..."
         return f"unknown group '{match[1]}'{did_you_mean(match[1], config_groups())}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         return _unknown_key(match[1] or match[2], config_name)

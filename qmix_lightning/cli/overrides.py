@@ -208,5 +208,6 @@ def with_typed_algorithms_mixer(tree: dict[str, Any], typed: list[str]) -> dict[
 
 
 def config_groups() -> list[str]:
-    """Return the names of the configuration groups, the folders of ``conf/``."""
-    return [entry.name for entry in resources.files("qmix_lightning.conf").iterdir() if entry.is_dir()]
+    """Return the names of the configuration groups, the folders of ``conf/`` but for the suites of ``qmix-bench``."""
+    folders = [entry.name for entry in resources.files("qmix_lightning.conf").iterdir() if entry.is_dir()]
+    return [name for name in folders if name != "suite"]

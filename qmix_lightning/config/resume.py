@@ -18,10 +18,10 @@ from qmix_lightning.config.tree import flatten
 from qmix_lightning.config.trust import is_name, texts
 from qmix_lightning.errors import ConfigurationError
 
-__all__ = ["check_resumable", "fill_missing_defaults", "imported", "missing_settings", "shipped_defaults"]
+__all__ = ["MAY_CHANGE", "check_resumable", "fill_missing_defaults", "imported", "missing_settings", "shipped_defaults"]
 
 
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "preset",  # a name; its values are compared each by itself
     "total_env_steps",
     "eval_interval",
@@ -84,11 +84,11 @@ def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any)
         ConfigurationError: names the first keys that differ, with both values.
     """
     before, now = flatten(saved), flatten(new)
-    allowed = tuple(f"{name}." for name in _MAY_CHANGE)
+    allowed = tuple(f"{name}." for name in MAY_CHANGE)
     keys = [
         key
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in _MAY_CHANGE and not key.startswith(allowed)
+        if before.get(key) != now.get(key) and key not in MAY_CHANGE and not key.startswith(allowed)
     ]
     # Of a component that is another one, its name says it all.
     others = {key.removesuffix("name") for key in keys if key.count(".") == 1 and key.endswith(".name")}

@@ -106,6 +106,7 @@ def write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> di
         "updates_per_s": round(updates / wall, 3),
         "peak_rss_mb": run.checkpoint.memory.peak_mb,
         "eval": eval_summary(run.log.last_eval),
+        "eval_wall_s": [list(pair) for pair in run.checkpoint.eval_wall_s.items()],
         "faults": counters.faults,
         "num_threads": run.module.extra_checkpoint["num_threads"],
         "asynchronous": run.data.asynchronous,

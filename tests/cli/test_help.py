@@ -16,7 +16,11 @@ from qmix_lightning import environment
 from support import inprocess, runs
 
 CONF = Path(__file__).parents[2] / "conf"
-MODULES = {"qmix-train": "qmix_lightning.commands.train", "qmix-eval": "qmix_lightning.commands.evaluate"}
+MODULES = {
+    "qmix-train": "qmix_lightning.commands.train",
+    "qmix-eval": "qmix_lightning.commands.evaluate",
+    "qmix-bench": "qmix_lightning.commands.bench",
+}
 
 
 HEAVY = ("torch", "pytorch_lightning", "gymnasium", "pettingzoo", "numpy", "mpe2", "jax", "tensorboard")

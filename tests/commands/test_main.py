@@ -32,7 +32,7 @@ def test_without_a_command_they_are_listed():
     assert all(name in ended.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "evaluate", "envs"])
+@pytest.mark.parametrize("name", ["train", "eval", "evaluate", "envs", "bench"])
 def test_a_command_answers(name: str):
     ended = python("-m", "qmix_lightning", name, "--help")
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -101,7 +101,7 @@ def test_the_trainer_section_names_arguments_of_lightning():
 def test_the_top_level():
     assert sorted(composed()) == sorted(field.name for field in fields(RunConfig))
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_"))
-    named = {f.name for f in fields(RunConfig)} | {"experiment"}
+    named = {f.name for f in fields(RunConfig)} | {"experiment", "suite"}
     assert set(groups) <= named
     evaluation = OmegaConf.load(CONF / "evaluate.yaml")
     assert sorted(set(evaluation) - {"defaults", "hydra"}) == sorted(field.name for field in fields(EvalConfig))

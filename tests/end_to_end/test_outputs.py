@@ -102,7 +102,16 @@ def test_best_holds_the_networks_and_no_replay(run: Path):
 def test_summary_json(run: Path):
     summary = json.loads((run / "summary.json").read_text())
     fields = ["status", "env", "algorithm", "seed", "env_steps", "updates", "wall_s", "env_steps_per_s"]
-    fields += ["updates_per_s", "peak_rss_mb", "eval", "faults", "num_threads", "asynchronous", "versions"]
+    fields += [
+        "updates_per_s",
+        "peak_rss_mb",
+        "eval",
+        "eval_wall_s",
+        "faults",
+        "num_threads",
+        "asynchronous",
+        "versions",
+    ]
     assert set(summary) == {*fields, "episodes"}
     assert [summary[key] for key in fields[:4]] == ["completed", "two_step", "qmix", 5]
     last, row = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True), rows(run)[-1]

@@ -40,6 +40,8 @@ class RunCheckpoint(Checkpoint):
         self.source = source
         self._metrics_log = log  # not "log": Lightning gives every callback a method of that name
         self.best: list[float] = []
+        self.eval_wall_s: dict[int, float] = {}
+        """Environment steps of each evaluation -> seconds of training when it had ended."""
         self.wall_before = 0.0
         self.saved = 0
         self.memory = MemoryPeak()
@@ -86,6 +88,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         results = self._metrics_log.last_eval
+        if not trainer.sanity_checking:
+            self.eval_wall_s[data_of(trainer).counters.env_steps] = round(self.wall_s, 3)
         score = [results.get("eval/win_rate", 0.0), results.get("eval/return_mean", math.nan)]
         if trainer.sanity_checking or math.isnan(score[1]) or (self.best and score < self.best):
             return
@@ -146,7 +150,12 @@ class RunCheckpoint(Checkpoint):
         # Lightning asks for this when it saves, on every rank; only rank 0 has rows.
         for logger in self.csv_loggers:
             loggers = logger.state_dict()
-        return {"best": self.best, "wall_s": self.wall_s, "loggers": loggers}
+        return {
+            "best": self.best,
+            "wall_s": self.wall_s,
+            "eval_wall_s": list(self.eval_wall_s.items()),
+            "loggers": loggers,
+        }
 
     csv_loggers: tuple[RunCSVLogger, ...] = ()
 
@@ -155,4 +164,5 @@ class RunCheckpoint(Checkpoint):
         self.wall_before = float(state_dict["wall_s"])
         if len(self.best) not in (0, 2) or not all(map(math.isfinite, (*self.best, self.wall_before))):
             raise CheckpointError("the checkpoint's best evaluation and time are not those of a run")
+        self.eval_wall_s = dict(state_dict.get("eval_wall_s", []))  # 0.1.0 kept none
         self._loggers_state = state_dict["loggers"]

@@ -1,0 +1,68 @@
+"""Compose the configuration of runs from the overrides of ``qmix-train``, without running any."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from qmix_lightning.cli.messages import explain_hydra
+from qmix_lightning.cli.overrides import (
+    explicit_overrides,
+    prepare_overrides,
+    register_plugin_names,
+    with_typed_algorithms_mixer,
+)
+from qmix_lightning.config.aliases import rename_settings
+from qmix_lightning.config.run_config import RunConfig, validate
+from qmix_lightning.errors import ConfigurationError
+
+__all__ = ["composer"]
+
+Compose = Callable[[list[str], list[int]], list[RunConfig]]
+
+
+@contextlib.contextmanager
+def composer() -> Iterator[Compose]:
+    """Yield ``compose(overrides, seeds)``, which returns what ``qmix-train overrides seed=...`` would run, checked.
+
+    Raises:
+        ConfigurationError: an override does not exist or fit; one line, with the closest name.
+    """
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    register_plugin_names()
+    GlobalHydra.instance().clear()
+    before = HydraConfig.instance().cfg
+    try:
+        with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+            yield _compose
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _compose(overrides: list[str], seeds: list[int]) -> list[RunConfig]:
+    from hydra import compose
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config = compose("train", prepare_overrides(overrides, "train"), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        typed = explicit_overrides()
+        OmegaConf.set_struct(config, False)
+        del config["hydra"]
+        found = []
+        for seed in seeds:
+            config.seed = seed
+            tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            assert isinstance(tree, dict)
+            tree = with_typed_algorithms_mixer({str(key): value for key, value in tree.items()}, typed)
+            names = {override.lstrip("+~").partition("=")[0] for override in typed}
+            found.append(validate(rename_settings(tree, names)))
+        return found
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(explain_hydra(error, "train")) from error

@@ -1,0 +1,221 @@
+"""Run a suite of tasks, algorithms and seeds, and sum it up: the command ``qmix-bench``.
+
+Imports torch only to write the row of a run that it made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qmix_lightning.cli.hydra_app import import_from_here, status_of
+from qmix_lightning.config.schema import from_mapping
+from qmix_lightning.errors import ConfigurationError, RunError, RunInterrupted
+from qmix_lightning.runtime.resources import available_cores
+from qmix_lightning.runtime.text import did_you_mean, shown_path
+
+__all__ = ["main"]
+
+_HELP = """\
+qmix-bench: run a suite of tasks, algorithms and seeds, and sum it up.
+
+  qmix-bench suite=games seeds=3                    what is missing is run, the table is printed
+  qmix-bench suite=games tasks=[two_step,climbing] algorithms=vdn,qmix seeds=[1,2]
+  qmix-bench suite=my_suite.yaml jobs=4             a suite of your own, four runs side by side
+  qmix-bench suite=lbf also=[optimizer.lr=5e-4] seeds=2
+  qmix-bench suite=games run=false report=docs/results.md
+
+The same command again goes on: finished runs are skipped, interrupted ones resumed, failed ones tried again.
+
+  suite        one of: {suites}; or the path of a YAML file
+  tasks        labels of the suite (all)
+  algorithms   labels of the suite (all)
+  seeds        a number of them, from 1, or a list (the suite's)
+  jobs         runs side by side, one thread each (the cores of this machine)
+  folder       of the runs (outputs/bench/<suite>)
+  results      folder of the rows, one small JSON a run (in a checkout of the project benchmarks/results/<suite>,
+               elsewhere <folder>/results)
+  report       a Markdown file in which this suite's section is written anew; results.md, results.json and curves.svg
+               are always written to the folder
+  also         overrides of qmix-train for every run, after the suite's own
+  rerun        stale: run again what was made by other code than today's (none)
+  run          false: only sum up (true)
+
+Status: 0 every run is there, 1 some are not, 2 something asked for does not exist or fit, 130 stopped by Ctrl-C.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``qmix-bench`` is told."""
+
+    suite: str
+    tasks: list | str | None = None
+    algorithms: list | str | None = None
+    seeds: int | list | str | None = None
+    jobs: int | None = None
+    folder: str | None = None
+    results: str | None = None
+    report: str | None = None
+    also: list = field(default_factory=list)
+    rerun: Literal["none", "stale"] = "none"
+    run: bool = True
+
+
+def main() -> None:
+    """Run the command; the console entry point."""
+    import_from_here()
+    sys.exit(status_of(lambda: _bench(sys.argv[1:]), "train"))
+
+
+def _bench(arguments: list[str]) -> None:
+    from qmix_lightning.study.plan import Plan
+    from qmix_lightning.study.suite import load_suite, suite_names
+
+    if not arguments or {"-h", "--help", "help"} & set(arguments):
+        print(_HELP.format(suites=", ".join(suite_names())), end="")
+        return
+    options = _parse(arguments)
+    suite = load_suite(options.suite)
+    tasks = _chosen(options.tasks, suite.tasks, "task")
+    algorithms = _chosen(options.algorithms, suite.algorithms, "algorithm")
+    seeds = _seeds(options.seeds, suite.seeds)
+    if options.jobs is not None and options.jobs < 1:
+        raise ConfigurationError(f"jobs must be at least 1, not {options.jobs}")
+    _check_also(options.also)
+    mark = f"-{hashlib.sha256(repr(options.also).encode()).hexdigest()[:6]}" if options.also else ""
+    folder = Path(options.folder or f"outputs/bench/{suite.name}{mark}")
+    results = Path(options.results) if options.results else _results(suite.name, folder, bool(options.also))
+    plan = Plan(suite, tasks, algorithms, seeds, options.also, folder, results)
+    failed = _run_missing(plan, options) if options.run else 0
+    command = ["qmix-bench", *(a for a in arguments if not a.startswith(("run=", "report=")))]
+    _report(plan, shlex.join(command), Path(options.report) if options.report else None)
+    if failed:
+        raise RunError(f"{failed} of {len(plan.cells)} runs are not there; the same command tries them again")
+
+
+def _parse(arguments: list[str]) -> Options:
+    import yaml
+
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            known = Options.__dataclass_fields__
+            hint = did_you_mean(argument.lstrip("-"), known).split(";")[0].replace("'?", "='?")
+            raise ConfigurationError(f"cannot read '{argument}', which should be key=value{hint}")
+        if key in given:
+            raise ConfigurationError(f"{key} is given twice")
+        try:
+            given[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"cannot read '{argument}': {' '.join(str(error).split())}") from error
+    if "suite" not in given and set(given) <= set(Options.__dataclass_fields__):
+        raise ConfigurationError("suite needs a value: suite=games; --help lists them")
+    return from_mapping(Options, given, "")
+
+
+def _chosen(wanted: list | str | None, known: Sequence[str] | dict[str, Any], kind: str) -> list[str]:
+    """Return labels in the suite's order.
+
+    Raises:
+        ConfigurationError: one is unknown.
+    """
+    if wanted is None:
+        return list(known)
+    labels = wanted.split(",") if isinstance(wanted, str) else [str(label) for label in wanted]
+    for label in labels:
+        if label not in known:
+            raise ConfigurationError(f"unknown {kind} '{label}'{did_you_mean(label, known)}")
+    if not labels:
+        raise ConfigurationError(f"{kind}s must name at least one")
+    return [label for label in known if label in labels]
+
+
+def _seeds(wanted: int | list | str | None, default: list) -> list[int]:
+    if wanted is None:
+        return list(default)
+    if isinstance(wanted, int):
+        if wanted < 1:
+            raise ConfigurationError(f"seeds must be at least 1, not {wanted}")
+        return list(range(1, wanted + 1))
+    found = wanted.split(",") if isinstance(wanted, str) else wanted
+    if not found or not all(str(seed).strip().isdecimal() for seed in found):
+        raise ConfigurationError("seeds must be a number of them, seeds=3, or a list of integers, seeds=[1,2]")
+    return list(dict.fromkeys(int(seed) for seed in found))
+
+
+def _check_also(also: list) -> None:
+    for override in also:
+        if not isinstance(override, str) or "=" not in override:
+            raise ConfigurationError(f"also must be a list of overrides, also=[optimizer.lr=1e-3], not {override!r}")
+        if override.partition("=")[0].lstrip("+~") in ("seed", "run_dir", "ckpt_path", "num_threads"):
+            raise ConfigurationError(f"{override.partition('=')[0]} is set by qmix-bench for each run")
+
+
+def _results(suite: str, folder: Path, changed: bool) -> Path:
+    """Return where rows are kept: in a checkout of the project, for everybody, if they are of the suite as it is."""
+    for above in (Path.cwd(), *Path.cwd().parents):
+        if not changed and (above / "benchmarks" / "results").is_dir() and (above / "conf" / "suite").is_dir():
+            return above / "benchmarks" / "results" / suite
+    return folder / "results"
+
+
+def _run_missing(plan: Any, options: Options) -> int:
+    """Make the rows that are missing; return how many still are."""
+    from qmix_lightning.study.runner import Job, Outcome, Processes, run_all
+
+    again = options.rerun == "stale"
+    for line in plan.problems:
+        print(line, file=sys.stderr)
+    wanted = [cell for cell in plan.cells if plan.row(cell) is None or (again and plan.stale(cell))]
+    side_by_side = min(options.jobs or available_cores(), max(1, len(wanted)))
+    done = len(plan.cells) - len(wanted)
+    print(f"{plan.suite.name}: {done} of {len(plan.cells)} runs are done", flush=True)
+    if not wanted:
+        return 0
+    print(f"{len(wanted)} to run, {side_by_side} side by side, in {shown_path(plan.study.folder)}", flush=True)
+    processes = Processes()
+    jobs = [plan.job(cell, processes, side_by_side, again=again) for cell in wanted]
+
+    def tell(number: int, job: Job, outcome: Outcome) -> None:
+        nonlocal done
+        if outcome.status == "stopped":
+            return
+        done += outcome.status in ("done", "made")
+        text = outcome.message
+        if (row := plan.row(wanted[number])) is not None and outcome.status in ("done", "made"):
+            text = f"{row.final[plan.suite.tasks[wanted[number].task].metric]:.4g}"
+        spent = f" ({outcome.seconds:,.0f} s)" if outcome.status == "made" else ""
+        word = {"failed": "failed: ", "locked": "left: "}.get(outcome.status, "")
+        print(f"[{done}/{len(plan.cells)}] {job.name}: {word}{text}{spent}", flush=True)
+
+    try:
+        outcomes = run_all(jobs, side_by_side, processes, tell)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        interrupted = RunInterrupted(processes.stopping)
+        interrupted.args = (f"{interrupted}; what was begun is saved: the same command goes on",)
+        raise interrupted from stop
+    return sum(outcome.status not in ("done", "made") for outcome in outcomes)
+
+
+def _report(plan: Any, command: str, page: Path | None) -> None:
+    from qmix_lightning.study.report import markdown, write_report
+    from qmix_lightning.study.summary import sum_up
+
+    summary = sum_up(plan)
+    if not summary.rows:
+        print("no run has finished yet")
+        return
+    print(f"\n{markdown(plan, summary)}\n")
+    for path in write_report(plan, summary, command, page):
+        print(f"  written to {shown_path(path)}")
+
+
+if __name__ == "__main__":
+    main()

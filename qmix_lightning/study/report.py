@@ -1,0 +1,192 @@
+"""Write a suite's results as Markdown, which terminals show too, as JSON, and as a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from qmix_lightning.errors import RunError
+from qmix_lightning.study.curves import picture
+from qmix_lightning.study.index import write_lines
+from qmix_lightning.study.plan import Plan
+from qmix_lightning.study.summary import Result, Summary, comparable
+
+__all__ = ["markdown", "write_report"]
+
+_STALE = "†"
+
+
+def markdown(plan: Plan, summary: Summary) -> str:
+    """Return the tables, one for each task and one over all of them, with what stands behind their numbers."""
+    parts = []
+    for task in plan.tasks:
+        if summary.results[task]:
+            parts += [f"### {_title(plan, task)}", _about(plan, summary, task), _task_table(plan, summary, task)]
+            parts += _published_elsewhere(plan, summary, task)
+    if summary.aggregates:
+        rows = [
+            [algorithm, str(found.runs), _number(found.iqm), _interval(found.interval)]
+            for algorithm, found in sorted(summary.aggregates.items(), key=lambda item: -item[1].iqm)
+        ]
+        parts += [
+            "### Over all tasks",
+            "Scores on which random play is 0 and the best possible 1; runs of all tasks together.",
+            _table(["algorithm", "runs", "IQM", "95 % interval"], rows),
+        ]
+    stale = {
+        f"{algorithm} ({', '.join(result.stale)})"
+        for results in summary.results.values()
+        for algorithm, result in results.items()
+        if result.stale
+    }
+    if stale:
+        parts.append(f"{_STALE} made by other code than today's, in what is named: {', '.join(sorted(stale))}.")
+    return "\n\n".join([*parts, _provenance(plan, summary)])
+
+
+def write_report(plan: Plan, summary: Summary, command: str, page: Path | None) -> list[Path]:
+    """Write ``results.md``, ``results.json`` and ``curves.svg`` to the study's folder; and a page, if one is named.
+
+    A page may hold several suites: what stands in it outside of this one's section stays.
+
+    Args:
+        plan: of the suite.
+        summary: of its rows.
+        command: that makes all of it again.
+        page: a Markdown file; its picture is put beside it.
+
+    Returns:
+        The files.
+
+    Raises:
+        RunError: one of them cannot be written.
+    """
+    folder, name = plan.study.folder, plan.suite.name
+    tables, drawn = markdown(plan, summary), picture(plan, summary)
+    written = [folder / "results.md", folder / "results.json", folder / "curves.svg"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written[0].write_text(_section(plan, command, tables, "curves.svg" if drawn else None))
+        rows = [row.content for row in summary.rows]
+        content = {"suite": name, "command": command, **summary.as_dict(), "rows": rows}
+        write_lines(json.loads(json.dumps(content)), written[1])
+        if drawn:
+            written[2].write_text(drawn)
+        if page is not None:
+            image = page.with_name(f"{page.stem}_{name}.svg")
+            page.parent.mkdir(parents=True, exist_ok=True)
+            before = page.read_text() if page.exists() else "# Results\n"
+            section = _section(plan, command, tables, image.name if drawn else None)
+            page.write_text(_with_section(before, name, section))
+            written.append(page)
+            if drawn:
+                image.write_text(drawn)
+                written.append(image)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"the report cannot be written: {error}") from error
+    return [path for path in written if path.exists()]
+
+
+def _with_section(page: str, name: str, section: str) -> str:
+    """Return a page with a suite's section in the place of the one that it had, or at its end."""
+    begin, end = f"<!-- qmix-bench: {name} -->", f"<!-- end of {name} -->"
+    block = f"{begin}\n{section.strip()}\n{end}"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    return pattern.sub(lambda _: block, page) if pattern.search(page) else f"{page.rstrip()}\n\n{block}\n"
+
+
+def _section(plan: Plan, command: str, tables: str, image: str | None) -> str:
+    shown = f"\n\n![Evaluations while training: IQM and 95 % interval]({image})" if image else ""
+    summary = plan.suite.summary
+    return f"## {plan.suite.name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n    {command}\n\n{tables}{shown}\n"
+
+
+def _title(plan: Plan, task: str) -> str:
+    return plan.suite.tasks[task].title or task
+
+
+def _about(plan: Plan, summary: Summary, task: str) -> str:
+    settings = plan.suite.tasks[task]
+    metric = "win rate" if settings.metric == "win_rate" else "return"
+    ends = [f"random play {_number(settings.random)}"] if settings.random is not None else []
+    ends += [f"the best possible {_number(settings.best)}"] if settings.best is not None else []
+    episodes = plan.suite.final_episodes
+    played = f"{episodes} fresh episode{'s' if episodes > 1 else ''}"
+    return (
+        f"Greedy {metric} after {summary.steps[task]:,} joint steps, {played}" + "".join(f"; {e}" for e in ends) + "."
+    )
+
+
+def _task_table(plan: Plan, summary: Summary, task: str) -> str:
+    settings, results = plan.suite.tasks[task], summary.results[task]
+    figures = [p for p in plan.suite.published if p.task == task and comparable(p, summary.steps[task])]
+    head = ["algorithm", "runs", "IQM", "95 % interval", "mean", "each run"]
+    head += [f"time to {_number(settings.threshold)}"] if settings.threshold is not None else []
+    head += ["published"] if figures else []
+    rows = []
+    for algorithm, result in results.items():
+        row = [algorithm + f" {_STALE}" * bool(result.stale), str(len(result.values)), _number(result.iqm)]
+        row += [_interval(result.interval), _number(result.mean), ", ".join(map(_number, sorted(result.values)[::-1]))]
+        row += [_time(result)] if settings.threshold is not None else []
+        if figures:
+            row.append("; ".join(f"{_number(p.value)} ({p.source})" for p in figures if p.algorithm == algorithm))
+        rows.append(row)
+    return _table(head, rows)
+
+
+def _published_elsewhere(plan: Plan, summary: Summary, task: str) -> list[str]:
+    figures = [p for p in plan.suite.published if p.task == task and not comparable(p, summary.steps[task])]
+    if not figures:
+        return []
+    lines = [f"* {p.algorithm}: {_number(p.value)} after {p.env_steps:,} ({p.source})" for p in figures]
+    return ["Published after other numbers of steps:", "\n".join(lines)]
+
+
+def _provenance(plan: Plan, summary: Summary) -> str:
+    """Return one paragraph: what is missing, and with what the rest was made."""
+    total = len(plan.cells)
+    parts = [f"{total - len(summary.missing)} of {total} runs; seeds {', '.join(map(str, plan.seeds))}"]
+    parts.append("IQM: mean of the middle half of the runs; interval: stratified bootstrap over seeds")
+    contents = [row.content for row in summary.rows]
+    torch = {str(c["versions"].get("torch")) for c in contents if isinstance(c.get("versions"), dict)}
+    for name, found in {
+        "torch": torch,
+        "CPU": {str(c.get("cpu_capability")) for c in contents},
+        "commit": {str(c.get("commit")) for c in contents},
+    }.items():
+        shown = sorted("".join(filter(str.isprintable, text))[:40] for text in found)
+        if shown:
+            parts.append(f"{name} {', '.join(shown)}")
+    if summary.rows:
+        hours = sum(row.wall_s for row in summary.rows) / 3600
+        parts.append(f"{hours:.1f} hours of training in all, a median of {_median_wall(summary)}")
+    return ". ".join(parts) + "."
+
+
+def _median_wall(summary: Summary) -> str:
+    walls = sorted(row.wall_s for row in summary.rows)
+    return f"{walls[len(walls) // 2]:,.0f} s a run"
+
+
+def _time(result: Result) -> str:
+    if result.time_s is None or math.isinf(result.time_s):
+        return f"not reached ({result.reached} of {len(result.values)})"
+    return f"{result.time_s:,.0f} s ({result.reached} of {len(result.values)})"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{_number(interval[0])} to {_number(interval[1])}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are aligned, for terminals."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)

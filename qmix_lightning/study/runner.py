@@ -1,0 +1,237 @@
+"""Make a run if it is not there yet: skip, resume, begin, try again or leave it; and many of them side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qmix_lightning.errors import QMixLightningError, RunError, RunInterrupted
+from qmix_lightning.runtime.text import one_line, shortened
+
+__all__ = ["Job", "Outcome", "Processes", "run", "run_all"]
+
+State = Literal["finished", "begun", "missing"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is wanted.
+
+    Attributes:
+        name: what people call it.
+        folder: where it writes.
+        lock: file that is locked while it is being made, outside its folder.
+        is_done: whether nothing is left to do, looked at before and after the lock is taken.
+        train: make the run or, with ``True``, go on with it; raises if that fails. It is given the open lock, which a
+            process that it starts should inherit: the run is locked as long as either lives.
+        finish: what is done once the run has ended, again after each failure.
+    """
+
+    name: str
+    folder: Path
+    lock: Path
+    is_done: Callable[[], bool]
+    train: Callable[[bool, int], None]
+    finish: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        status: ``done`` before, ``made`` now, ``failed``, ``locked`` by another process, or ``stopped`` by a signal.
+        message: one line, why it is not there.
+        seconds: it took.
+    """
+
+    status: Literal["done", "made", "failed", "locked", "stopped"]
+    message: str = ""
+    seconds: float = 0.0
+
+
+def run(job: Job, patience_s: float = 10.0) -> Outcome:
+    """Make a run: done is skipped, begun is resumed, missing is begun, failed is tried again, locked is left.
+
+    Never raises an :class:`Exception`: a study goes on without the run.
+
+    Args:
+        job: what to make.
+        patience_s: how long to wait for a lock: the runs of a study that was killed need a moment to end.
+    """
+    started = time.monotonic()
+    try:
+        if job.is_done():
+            return Outcome("done")
+        with _lock(job.lock, patience_s) as lock:
+            if lock is None:
+                return Outcome("locked", "another process is making it")
+            if job.is_done():
+                return Outcome("done")
+            state = state_of(job.folder)
+            if state == "missing" and job.folder.exists():
+                shutil.rmtree(job.folder)  # what a run that was killed before its first checkpoint left
+            if state != "finished":
+                job.train(state == "begun", lock)
+            job.finish(lock)
+    except RunInterrupted as error:
+        return Outcome("stopped", str(error))
+    except QMixLightningError as error:
+        return Outcome("failed", shortened(error, 500))
+    except Exception as error:
+        return Outcome("failed", shortened(one_line(error), 500))
+    return Outcome("made", seconds=time.monotonic() - started)
+
+
+def state_of(folder: Path) -> State:
+    """Return how far the run in a folder is, by its ``summary.json`` and its checkpoints."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if json.loads((folder / "summary.json").read_text()).get("status") in ("completed", "stopped"):
+            return "finished"
+    resumable = any((folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "previous.ckpt"))
+    return "begun" if resumable else "missing"
+
+
+@contextlib.contextmanager
+def _lock(path: Path, patience_s: float) -> Iterator[int | None]:
+    """Lock a file and yield its descriptor; ``None`` if another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience_s
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() >= deadline:
+                yield None
+                return
+            time.sleep(0.1)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def run_all(
+    jobs: Sequence[Job], side_by_side: int, processes: Processes, tell: Callable[[int, Job, Outcome], None]
+) -> list[Outcome]:
+    """Make runs, some side by side; on Ctrl-C or SIGTERM those that run are saved and end before it is raised.
+
+    Args:
+        jobs: in the order in which they are begun.
+        side_by_side: how many at once.
+        processes: that the jobs start.
+        tell: called with the number, the job and its outcome when it has ended, one at a time.
+    """
+    telling = threading.Lock()
+
+    def one(number: int, job: Job) -> Outcome:
+        outcome = Outcome("stopped") if processes.stopping else run(job)
+        with telling:
+            tell(number, job, outcome)
+        return outcome
+
+    with ThreadPoolExecutor(side_by_side) as pool:
+        waiting = [pool.submit(one, number, job) for number, job in enumerate(jobs)]
+        try:
+            return [future.result() for future in waiting]
+        except BaseException as stop:
+            processes.stop(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
+            try:
+                wait(waiting)
+            except KeyboardInterrupt:  # once more: at once
+                processes.stop(signal.SIGKILL)
+            raise
+
+
+_WITH_ITS_PARENT = """
+import ctypes, os, sys
+parent, *command = sys.argv[1:]
+try:
+    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM; it outlives exec
+except (OSError, AttributeError):
+    pass  # not Linux: the lock says that it still runs
+if os.getppid() == int(parent):
+    os.execv(command[0], command)
+"""
+"""Runs a command that is asked to end when its parent is gone, killed or not.
+
+Linux means the parent's thread: the one that starts a process has to wait for it, too.
+"""
+
+
+class Processes:
+    """Child processes of this one, which end when they are told to or when it is gone."""
+
+    def __init__(self) -> None:
+        self.stopping: int = 0
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._guard = threading.Lock()
+
+    def call(self, module: str, arguments: Iterable[str], log: Path, lock: int) -> None:
+        """Run ``python -m module arguments`` with one thread, and wait for it.
+
+        Args:
+            module: with a ``main``.
+            arguments: of the command.
+            log: file that gets what it prints.
+            lock: open descriptor that it inherits.
+
+        Raises:
+            RunInterrupted: it was stopped.
+            RunError: it ended with another status than 0; has the line with which it said why.
+        """
+        command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as output:
+            begun = output.tell()
+            with self._guard:
+                if self.stopping:
+                    raise RunInterrupted(self.stopping)
+                process = subprocess.Popen(
+                    [sys.executable, "-S", "-E", "-c", _WITH_ITS_PARENT, str(os.getpid()), *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    pass_fds=[lock],
+                    start_new_session=True,  # a terminal's Ctrl-C reaches this process, which passes it on once
+                )
+                self._running.add(process)
+            status = process.wait()
+            with self._guard:
+                self._running.discard(process)
+        if self.stopping:
+            raise RunInterrupted(self.stopping)
+        if status:
+            raise RunError(_last_words(log, begun) or f"ended with status {status}")
+
+    def stop(self, number: int) -> None:
+        """Send a signal to all of them; none is started any more."""
+        with self._guard:
+            self.stopping = number
+            for process in self._running:
+                process.send_signal(number)
+
+
+def _last_words(log: Path, begun: int) -> str:
+    """Return the last error, or the last line, of what a process printed after ``begun`` bytes of its log."""
+    with open(log, "rb") as file:
+        file.seek(max(begun, log.stat().st_size - 20_000))
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return next(reversed(errors), lines[-1] if lines else "")

@@ -1,0 +1,81 @@
+"""A run's identity, and the index that gives it a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmix_lightning.cli.compose import composer
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.study.index import Study, identity
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[str, dict[str, Any]]:
+    """Configurations by what was typed."""
+    typed = ["", "rollout.num_eval_envs=3", "run_dir=other", "logger=none", "optimizer.lr=0.1", "total_env_steps=7"]
+    typed += [
+        "rollout.backend=process",
+        "total_env_steps=5e4",
+        "eval_interval=10",
+        "trainer.devices=2",
+        "checkpoint_interval=1",
+    ]
+    with composer() as compose:
+        return {text: compose([text] if text else [], [4])[0].to_dict() for text in typed}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["rollout.num_eval_envs=3", "run_dir=other", "logger=none", "rollout.backend=process", "checkpoint_interval=1"],
+)
+def test_what_cannot_change_the_result_leaves_the_identity(trees: dict[str, dict[str, Any]], typed: str):
+    assert trees[typed] != trees[""]
+    assert identity(trees[typed]) == identity(trees[""])
+
+
+@pytest.mark.parametrize("typed", ["optimizer.lr=0.1", "total_env_steps=7", "eval_interval=10", "trainer.devices=2"])
+def test_what_decides_the_result_changes_the_identity(trees: dict[str, dict[str, Any]], typed: str):
+    assert identity(trees[typed]) != identity(trees[""])
+
+
+def test_the_seed_is_part_of_it_and_how_a_number_was_written_is_not(trees: dict[str, dict[str, Any]]):
+    assert identity({**trees[""], "seed": 5}) != identity(trees[""])
+    assert identity(trees["total_env_steps=5e4"]) == identity(trees[""])
+
+
+def test_a_run_keeps_the_folder_it_was_given(tmp_path: Path):
+    study = Study(tmp_path)
+    first = study.place("a1", "two_step/vdn/seed1", {"code": {}})
+    assert study.place("a1", "called/otherwise", {"code": {"env": "x"}}) == first
+    assert Study(tmp_path).runs() == {"a1": {"folder": "two_step/vdn/seed1", "code": {}}}
+
+
+def test_no_two_runs_share_a_folder(tmp_path: Path):
+    study = Study(tmp_path)
+    (tmp_path / "run").mkdir()  # somebody else's
+    folders = [study.place(name, "run", {})["folder"] for name in ("a1", "b2")]
+    assert folders == ["run-2", "run-3"]
+
+
+def test_a_run_may_be_begun_anew_beside_the_old_one(tmp_path: Path):
+    study = Study(tmp_path)
+    study.place("a1", "run", {"commit": "old"})
+    assert study.place("a1", "run", {"commit": "new"}, anew=True) == {"folder": "run-2", "commit": "new"}
+
+
+@pytest.mark.parametrize("folder", ["../elsewhere", "/etc", "a/../../b", "", "a//b", 3, None])
+def test_an_index_cannot_send_a_run_elsewhere(tmp_path: Path, folder: object):
+    (tmp_path / "study.json").write_text(json.dumps({"a1": {"folder": folder}}))
+    with pytest.raises(ConfigurationError, match=r"study\.json is not the index of a study"):
+        Study(tmp_path).place("a1", "run", {})
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a1": 3}', '{"a1": {}}'])
+def test_a_damaged_index_is_told(tmp_path: Path, content: str):
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(ConfigurationError, match="remove it to begin anew"):
+        Study(tmp_path).runs()
