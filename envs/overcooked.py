@@ -131,7 +131,7 @@ def layouts() -> list[str]:
     return sorted(path.stem for folder in folders for path in Path(folder).glob("data/layouts/*.layout"))
 
 
-def make(layout: str = "cramped_room", horizon: int = 400, reward_shaping_factor: float = 0.0) -> Overcooked:
+def make(layout: str = "cramped_room", horizon: int = 400, reward_shaping_factor: float = 1.0) -> Overcooked:
     """Create a kitchen with two cooks.
 
     Args:

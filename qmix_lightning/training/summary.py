@@ -129,6 +129,8 @@ def print_end(summary: dict[str, Any], run_dir: Path) -> None:
         )
         if "win_rate" in result:
             rows["eval win rate"] = f"{result['win_rate']:.1%}"
+        if "sparse_return_mean" in result:
+            rows["eval sparse return"] = f"{result['sparse_return_mean']:.4g}, without shaping"
     rows["written to"] = shown_path(run_dir.resolve())
     print_table(rows)
 
