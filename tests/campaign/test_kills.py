@@ -52,7 +52,8 @@ POINTS = {
 
 def arguments(kind: str, ranks: int, folder: Path) -> list[str]:
     chosen = KINDS[kind]
-    without = ("mixer.", "algorithm.target") if kind in ("coma", "pqn") else ()
+    without: tuple[str, ...] = ("mixer.",) if kind in ("coma", "pqn", "qplex") else ()
+    without += ("algorithm.target",) if kind in ("coma", "pqn") else ()
     base = [a for a in runs.BASE if not a.startswith(without)]
     if kind in ("coma", "pqn"):
         base = [a for a in base if not a.startswith(("replay.", "rollout."))]
