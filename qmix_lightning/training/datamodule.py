@@ -320,7 +320,6 @@ class ReplayDataModule(LightningDataModule):
                 # Not raised yet: the other ranks wait for this one's counters, and all save together.
                 collected, fault = Collected(0, [], EpisodeStats(), interrupted=True), error
             self._account(collected, fault)
-        self._restoring = False
         counters.updates_due -= 1
         counters.updates += 1
         self._mark_end_of_epoch()
@@ -377,6 +376,7 @@ class ReplayDataModule(LightningDataModule):
 
         Raises nothing: a fault or a signal ends the run when the next batch is requested.
         """
+        self._restoring = False
         if (result := self._background.result()) is not None:
             self._account(*result)
 

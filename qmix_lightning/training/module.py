@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from qmix_lightning.algorithms.base import Learner, LossTerms
-from qmix_lightning.errors import ConfigurationError, RunDiverged
+from qmix_lightning.errors import CheckpointError, ConfigurationError, RunDiverged
 from qmix_lightning.optimizers import clip_by_norm, set_learning_rates
 from qmix_lightning.runtime.distributed import all_reduce_sum
 from qmix_lightning.training.metrics import MeanWithInterval
@@ -66,6 +66,7 @@ class TeamModule(LightningModule):
         self._counters = (0, 0)
         self._td_errors: tuple[Tensor, Tensor] | None = None
         self._not_finite: Tensor | None = None
+        self._settings: list[dict[str, Any]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes each hook's name here, forty times an update; a module looks at what else it could be.
@@ -143,7 +144,19 @@ class TeamModule(LightningModule):
                 raise diverged(part, self.trainer.global_step)
 
     def configure_optimizers(self) -> Optimizer:
-        return self._make_optimizer(self.learner.parameter_groups())
+        optimizer = self._make_optimizer(self.learner.parameter_groups())
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """Give the optimiser the settings of the configuration: a checkpoint restores its state and learning rates."""
+        for group, settings in zip(self.trainer.optimizers[0].param_groups, self._settings, strict=True):
+            rate = float(group["lr"])
+            if not 0.0 <= rate < math.inf:
+                raise CheckpointError(f"the checkpoint has a learning rate of {rate}")
+            for key in group.keys() - settings.keys() - {"params"}:
+                del group[key]
+            group.update(settings | {"lr": rate})
 
     def configure_gradient_clipping(
         self,

@@ -157,6 +157,10 @@ MADE_UP = {
     "segment": lambda p: p["ReplayDataModule"]["ranks"][0]["replay"][0].update(first_id=-1),
     "loops": lambda p: p.update(loops={"fit_loop": 1}),
     "optimizer": lambda p: p.update(optimizer_states=[{}]),
+    "state of the optimizer": lambda p: next(iter(p["optimizer_states"][0]["state"].values())).update(
+        square_avg=torch.zeros(3)
+    ),
+    "learning rate": lambda p: p["optimizer_states"][0]["param_groups"][0].update(lr=-1.0),
     "best": lambda p: p["callbacks"]["RunCheckpoint"].update(best=["x"]),
     "world_size": lambda p: p.update(world_size="2"),
     "config": lambda p: p.update(config=[1]),
@@ -170,6 +174,16 @@ def test_made_up_contents_end_in_one_line_and_leave_the_folder_as_it_was(name: s
     summary = Path("run/summary.json").read_text()
     refused(RESUME, "")
     assert Path("run/summary.json").read_text() == summary
+
+
+def test_settings_of_the_optimizer_are_those_of_the_configuration():
+    """Not those that torch has put into the file beside its state."""
+    made_up = {"centered": True, "weight_decay": "x", "momentum": 1e9, "evil": 1}
+    rewrite(lambda p: p["optimizer_states"][0]["param_groups"][0].update(made_up), LAST)
+    inprocess.succeed(RESUME)
+    group = read_checkpoint(LAST)["optimizer_states"][0]["param_groups"][0]
+    assert (group["centered"], group["weight_decay"], group["momentum"]) == (False, 0.0, 0)
+    assert "evil" not in group
 
 
 @pytest.mark.parametrize("name", ["checkpoints/replay", "metrics.csv", "tensorboard"])
