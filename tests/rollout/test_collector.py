@@ -271,3 +271,21 @@ def test_closing_closes_the_environments():
     env = make_vector_env(Closing, {}, num_envs=2, name="closing")
     Collector(env, make_policy(env.spec), seed=0, rank=0).close()
     assert closed == [1, 1]
+
+
+def test_episodes_that_are_no_function_of_their_seeds_are_dropped_with_a_line(caplog):
+    def collector():
+        env = varying(2)
+        env.seeded = False
+        return Collector(env, make_policy(env.spec), seed=0, rank=0)
+
+    before = collector()
+    before.collect(0.5, max_steps=2)
+    state = before.state_dict()
+    assert not state["ended"].all()
+    after = collector()
+    after.load_state_dict(state)
+    assert after.state_dict()["ended"].all()
+    assert after.state_dict()["episode"].tolist() == state["episode"].tolist()
+    assert "2 episodes in flight are dropped" in caplog.text
+    assert after.collect(0.5).episodes
