@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import time
@@ -198,8 +199,12 @@ def marked(mark: str) -> list[int]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["none", "raises"])
-def test_memory_descriptors_and_shared_memory_stay_flat(campaign: Any, tmp_path: Path, backend: str, kind: str) -> None:
+def test_memory_descriptors_and_shared_memory_stay_flat(
+    campaign: Any, request: pytest.FixtureRequest, tmp_path: Path, backend: str, kind: str
+) -> None:
     """Half of the time each for a sound simulator and for one that is made anew all the time."""
+    logging.disable(logging.WARNING)  # pytest would keep every line
+    request.addfinalizer(lambda: logging.disable(logging.NOTSET))
     seconds = max(8.0, 300.0 * campaign.size)
     collecting = Collecting(kind, backend, tmp_path, seed=campaign.rng(f"flat:{backend}").randrange(2**31))
     try:
@@ -215,11 +220,11 @@ def test_memory_descriptors_and_shared_memory_stay_flat(campaign: Any, tmp_path:
     assert len(measured) >= 3
     first, last = measured[0], measured[-1]
     part = f"flat over {seconds:g} s, {backend}, {kind}"
-    for what in ("kB", "descriptors", "bytes of shared memory", "processes"):
+    for what in ("kB", "descriptors", "bytes in /dev/shm", "processes"):
         campaign.count(part, f"{what} first", first[what])
         campaign.count(part, f"{what} last", last[what])
     assert last["descriptors"] == first["descriptors"]
-    assert last["bytes of shared memory"] == first["bytes of shared memory"]
+    assert last["bytes in /dev/shm"] == first["bytes in /dev/shm"]
     assert last["processes"] == first["processes"]
     assert last["kB"] < first["kB"] * 1.03 + 4096
 
@@ -232,7 +237,7 @@ def usage(workers: list[int]) -> dict[str, int]:
     return {
         "kB": sum(int(line.split()[1]) for pid in pids for line in _status(pid) if line.startswith("VmRSS")),
         "descriptors": sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids),
-        "bytes of shared memory": sum(f.stat().st_size for f in shared if f.owner() == Path.home().owner()),
+        "bytes in /dev/shm": sum(f.stat().st_size for f in shared if f.owner() == Path.home().owner()),
         "processes": len(pids),
     }
 
