@@ -9,6 +9,7 @@ This module imports neither torch nor Lightning: ``--help`` and a typing mistake
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -165,7 +166,7 @@ def resolve_shares(given: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(section, dict) or not isinstance(value := section.get(last), str):
             continue
         if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value):
-            if isinstance(budget, int | float) and not isinstance(budget, bool):
+            if isinstance(budget, int | float) and math.isfinite(budget):  # else the budget is refused
                 section[last] = max(1, round(budget * float(match[1]) / 100))
         elif value != "auto" or key != "eval_interval":
             raise ConfigurationError(

@@ -48,7 +48,7 @@ TYPED = [
     # values that a component refuses
     ("optimizer.lr=-1", "lr must be above 0"),
     ("optimizer.max_grad_norm=-1", "max_grad_norm must be above 0, or null"),
-    ("optimizer.alpha=1.5", "alpha must be at least 0 and below 1"),
+    ("optimizer=rmsprop optimizer.alpha=1.5", "alpha must be at least 0 and below 1"),
     ("agent.hidden_dim=0", "hidden_dim"),
     ("mixer.hypernet_layers=0", "at least one layer"),
     # groups and choices
@@ -58,8 +58,8 @@ TYPED = [
     ("algorithm=qmx", "unknown algorithm 'qmx'. Did you mean 'algorithm=qmix'?"),
     ("algorithm=QMIX", "Did you mean 'algorithm=qmix'?"),
     ("mixer=sum", "unknown mixer 'sum'; known: none, qatten, qmix, "),
-    ("experiment=two_step_qmi", "Did you mean 'experiment=two_step_qmix'?"),
-    ("+experiment=two_step_qmi", "Did you mean 'experiment=two_step_qmix'?"),
+    ("experiment=two_step_qmi", "there are two_step_qmix, two_step_qmix_lin, two_step_qmix_ns"),
+    ("+experiment=two_step_qmi", "there are two_step_qmix, two_step_qmix_lin, two_step_qmix_ns"),
     ("+algorithm=vdn", "write algorithm=vdn without +"),
     ("env=null", "env must be one of its choices, not null"),
     ("env.name=two_stepp", "unknown environment 'two_stepp'. Did you mean 'two_step'?"),
