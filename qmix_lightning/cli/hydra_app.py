@@ -117,7 +117,7 @@ def run_under_hydra(config_name: str, task: Task) -> None:
 
     try:
         hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, BrokenPipeError):
         raise
     except (ValueError, OSError, YAMLError) as error:
         if started:

@@ -30,7 +30,7 @@ def _explain(error: BaseException, config_name: str) -> str:
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, name = match.groups()
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        alike = [option for option in options if name and option.startswith(name)]
+        alike = [option for option in options if option.startswith(f"{name}_")]
         if len(alike) > 1:
             return f"unknown {group} '{name}'; there are {', '.join(alike)}"
         return f"unknown {group} '{name}'{did_you_mean(name, options, f'{group}=')}"

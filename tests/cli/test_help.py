@@ -61,10 +61,11 @@ def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path):
     typed = ["optimizer.lr=fast", "algorithm.gamma=1.5", "trainer.max_epoch=1", "n_envs=4", "seed=x", "--seed 3"]
     code = "\n".join(
         [
-            "import contextlib, io, sys",
+            "import contextlib, io, os, sys",
             "from qmix_lightning.cli.hydra_app import run_under_hydra, status_of",
             "from qmix_lightning.commands import train",
             f"for typed in {typed!r}:",
+            "    os.environ.pop('HYDRA_FULL_ERROR', None)",
             "    sys.argv = ['qmix-train', *typed.split()]",
             "    with contextlib.redirect_stderr(io.StringIO()) as said:",
             "        assert status_of(lambda: run_under_hydra('train', train._task), 'train') == 2",
