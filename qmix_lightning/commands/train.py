@@ -57,6 +57,9 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
     """
     config = validate(tree)
     check_early(config)
+    preset = tree.get("preset")
+    if isinstance(preset, dict) and preset.get("note") and config.ckpt_path is None and _is_first_rank():
+        print(preset["note"], flush=True)
     if config.ckpt_path is not None:
         from qmix_lightning.checkpoint.resume import folder_to_resume
 

@@ -198,6 +198,12 @@ def test_a_family_of_environments_has_values_of_its_own_in_the_tuned_preset_alon
     )
 
 
+def test_families_that_need_more_than_their_budget_say_so_and_no_other():
+    notes = {env: composed(f"env={env}")["preset"]["note"] for env in choices("env")}
+    assert {env for env, note in notes.items() if note} == {"rware", "smac", "smacv2"}
+    assert all("raise total_env_steps" in note for note in notes.values() if note)
+
+
 @pytest.mark.parametrize("choice", choices("experiment"))
 def test_every_recipe_names_its_preset(choice: str):
     assert run_config(f"experiment={choice}", "preset=paper") != run_config(f"experiment={choice}")

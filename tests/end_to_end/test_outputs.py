@@ -227,3 +227,11 @@ def test_a_terminal_shows_a_bar_in_environment_steps(tmp_path: Path):
         [*arguments[:2], f"run_dir={tmp_path}/silent", "trainer.enable_progress_bar=false", *tiny]
     )
     assert "env steps, " not in silent
+
+
+def test_what_a_preset_says_of_a_family_is_said_first(tmp_path: Path):
+    arguments = [a for a in TINY if a != "preset=pymarl"]
+    outcome = inprocess.succeed([*arguments, "preset.note='needs more'", f"run_dir={tmp_path}/run"])
+    assert outcome.out.startswith("needs more\n")
+    again = inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last", "total_env_steps=80"])
+    assert "needs more" not in again.out
