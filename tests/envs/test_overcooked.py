@@ -92,8 +92,8 @@ def cook(player):
     return [player.step(action, STAY).reward for action in plan]
 
 
-def test_a_soup_is_worth_twenty_once_and_shaping_is_off():
-    player = Player(overcooked.make(horizon=100)).reset()
+def test_a_soup_is_worth_twenty_once_without_shaping():
+    player = Player(overcooked.make(horizon=100, reward_shaping_factor=0.0)).reset()
     rewards = cook(player)
     assert rewards[-1] == 20.0
     assert set(rewards[:-1]) == {0.0}
