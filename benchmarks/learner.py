@@ -126,7 +126,7 @@ def configuration(*overrides: str) -> RunConfig:
 def our_learner(shape: Shape) -> QLearning:
     """Make this package's learner of recurrent QMIX for a shape."""
     spec = spec_of(agents=shape.agents, actions=shape.actions, obs=shape.obs, state=shape.state)
-    learner = build_learner(configuration("algorithm=qmix", "agent=recurrent", "mixer=qmix_pymarl"), spec)
+    learner = build_learner(configuration("preset=pymarl", "algorithm=qmix", "agent=recurrent"), spec)
     assert isinstance(learner, QLearning)
     return learner
 

@@ -34,7 +34,7 @@ from qmix_lightning.runtime.resources import available_cores
 from qmix_lightning.training.summary import versions
 
 COMMON = [
-    "algorithm=qmix",
+    *("preset=pymarl", "algorithm=qmix", "mixer=qmix_paper"),
     "optimizer=adam",
     "logger=none",
     "eval_interval=1000000000",
