@@ -294,5 +294,6 @@ def test_an_environment_that_calls_exit_does_not_end_the_run_well(monkeypatch: p
     monkeypatch.setattr("qmix_lightning.envs.two_step.TwoStep.step", leave)
     outcome = inprocess.command(RESUME)
     assert outcome.status == 1
-    assert outcome.err == "error: something in this process called sys.exit(0): an environment?\n"
+    assert outcome.err.startswith("error: environment 'two_step' failed: SystemExit: 0 (")
+    assert outcome.err.count("\n") == 1
     assert json.loads(Path("run/summary.json").read_text())["status"] == "failed"
