@@ -25,6 +25,7 @@ from support.witness import Story, told
 Loss = tuple[float, int]
 """Sum over a batch, and what it is divided by."""
 PLAIN = [
+    "preset=pymarl",
     "agent.hidden_dim=8",
     "env=pettingzoo",
     "eval_episodes=2",
