@@ -20,7 +20,7 @@ from qmix_lightning.runtime.distributed import all_reduce_sum
 from qmix_lightning.training.metrics import MeanWithInterval
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 
-__all__ = ["PlayedReturns", "TeamModule", "diverged", "rewind_loops"]
+__all__ = ["PlayedReturns", "TeamModule", "diverged", "rewind_loops", "summarize_returns"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class TeamModule(LightningModule):
         terms = self.learner.loss(batch.trajectories)
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         logged = every and (self.trainer.global_step + 1) % every == 0
-        self._played = _moments(self.learner, batch.trajectories) if logged else None
+        self._played = summarize_returns(self.learner, batch.trajectories) if logged else None
         # Ranks hold different numbers of filled steps. DDP averages gradients over ranks, so dividing by the global
         # count and multiplying by the ranks makes the average the gradient of the joined batch.
         count = all_reduce_sum(terms.count.to(terms.total.dtype))
@@ -231,13 +231,16 @@ class TeamModule(LightningModule):
 
 
 @torch.no_grad()
-def _moments(learner: Learner, batch: TrajectoryBatch) -> Tensor | None:
+def summarize_returns(learner: Learner, batch: TrajectoryBatch) -> Tensor | None:
     """Return the fields of :class:`PlayedReturns` as one tensor, without waiting for the device."""
     returns = learner.played_returns(batch)
     if returns is None:
         return None
     counted = returns.where(batch.filled, returns.new_zeros(()))
-    highest = returns.where(batch.filled, returns.new_full((), -math.inf)).amax()
+    # Costs that go on behind a limit make returns that values only reach from above: a reward, the return of a row's
+    # last step, is no less a bound.
+    bounds = torch.maximum(returns, batch.reward.to(returns.dtype))
+    highest = bounds.where(batch.filled, returns.new_full((), -math.inf)).amax()
     return torch.stack([highest, counted.sum(), counted.square().sum(), batch.filled.sum().to(returns.dtype)])
 
 

@@ -12,7 +12,7 @@ from qmix_lightning.training.callbacks import health
 from qmix_lightning.training.callbacks.health import HealthCheck
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.counters import FIRST_EPISODES, Counters
-from qmix_lightning.training.module import PlayedReturns
+from qmix_lightning.training.module import PlayedReturns, summarize_returns
 from support import inprocess
 from support.batches import random_batch, small_learner, value_settings
 
@@ -146,6 +146,20 @@ def test_played_returns_by_hand():
     assert returns[0, :2].tolist() == [3.0, 4.0]
     assert returns[1, :2].tolist() == [3.5, 5.0]  # a mean of 2 for ever is worth 4: 3 + 4/2, 1 + 5/2
     assert returns[2, 0].item() == 8.0
+
+
+def test_costs_that_go_on_behind_the_limit_are_no_bound():
+    """Every step costs 1 and gamma is 1/2: values begin at 0, above every return, and a reward is -1."""
+    learner = small_learner("vdn")
+    learner.settings = value_settings(gamma=0.5)
+    batch = random_batch(0, [2, 2, 2])
+    batch.reward[:] = -1.0
+    batch.terminated[:] = False
+    batch.truncated[:, 1] = True
+    summary = summarize_returns(learner, batch)
+    assert summary is not None
+    highest, total, _, steps = summary.tolist()
+    assert (highest, total / steps, steps) == (-1.0, -2.0, 6.0)
 
 
 def test_the_first_episodes_are_counted_and_a_real_run_is_told(tmp_path: Any):
