@@ -58,7 +58,9 @@ def files_of(run: Callable[[], Any]) -> set[str]:
 def test_the_page_names_the_files_of_one_update(tmp_path: Path):
     GlobalHydra.instance().clear()
     with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        composed = compose("train", ["env=mpe", "algorithm=qmix", f"run_dir={tmp_path}", "replay.batch_size=4"])
+        composed = compose(
+            "train", ["preset=pymarl", "env=mpe", "algorithm=qmix", f"run_dir={tmp_path}", "replay.batch_size=4"]
+        )
     tree = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(tree, dict)
     config = validate({str(key): value for key, value in tree.items()})

@@ -16,7 +16,13 @@ evaluations: 3
 eval_episodes: 2
 final_episodes: 2
 seeds: [1, 2]
-overrides: [trainer.accelerator=cpu, optimizer=adam, agent=feedforward, agent.hidden_dim=8, rollout.asynchronous=false]
+overrides:
+  - preset=pymarl
+  - trainer.accelerator=cpu
+  - optimizer=adam
+  - agent=feedforward
+  - agent.hidden_dim=8
+  - rollout.asynchronous=false
 tasks:
   two_step: {overrides: [env=two_step], random: 4.75, best: 8, threshold: 7}
   climbing: {overrides: [env=climbing], random: -3, best: 11}

@@ -244,7 +244,7 @@ def test_numbers_whose_sum_no_float32_holds_are_numbers(waits):
     assert sum(faults.counts.values()) == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*")  # that other threads run: a test before may have started JAX's
 def test_a_copy_of_the_process_ends_itself(capfd):
     """A simulator that forks and returns twice: one of the two goes on."""
     env, row, faults = tolerant(Acts(lambda: children.append(os.fork()) and None))
