@@ -58,7 +58,7 @@ def test_the_row_says_how_it_was_made(tmp_path: Path):
     assert row is not None
     assert row.final == {"return_mean": 7.5}
     assert row.evaluations == {"env_steps": [300], "return_mean": [7.0], "wall_s": [1.5]}
-    assert row.content["command"].startswith("qmix-train trainer.accelerator=cpu ")
+    assert row.content["command"].startswith("qmix-train preset=pymarl trainer.accelerator=cpu ")
     assert row.content["command"].endswith(" seed=1")
     assert str(tmp_path) not in json.dumps(row.content), "it is read on other machines"
     assert row.code == cell.code
