@@ -47,7 +47,16 @@ Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
 """``task(configuration, output folder, what was typed)``; ``None`` for a rank that receives its configuration."""
 
 
+def _flush_output() -> None:
+    """Write out what was printed; nobody may be there to read it, which is no failure."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the interpreter would try again, and end with a status and a line of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(message: str) -> None:
+    _flush_output()  # an error is the last line, also where both go to one file
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 
@@ -174,9 +183,8 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
     signal.signal(signal.SIGTERM, _on_early_sigterm)
     try:
         command()
-        sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough: --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except QMixLightningError as error:
         if full_error and not error.exit_status > 128:
             traceback.print_exc()
@@ -206,4 +214,6 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
             traceback.print_exc()
         _fail(f"{shortened(one_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
         return 1
+    finally:
+        _flush_output()
     return 0
