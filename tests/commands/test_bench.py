@@ -147,6 +147,7 @@ def test_a_suite_that_was_killed_goes_on_and_its_table_is_that_of_its_rows(tmp_p
     assert runs.run(command, "qmix_lightning.commands.bench").startswith("small: 4 of 4 runs are done\n")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_a_failure_stops_no_other(tmp_path: Path):
     text = SUITE.replace("total_env_steps: 300", "total_env_steps: 4000").replace("seeds: [1, 2]", "seeds: [1]")
     (tmp_path / "small.yaml").write_text(text)

@@ -39,7 +39,7 @@ def check(tmp_path: Path, algorithm: str, ranks: int, budget: int, kills: int) -
     runs.assert_same_run(whole, folder)
 
 
-@pytest.mark.parametrize("algorithm", ["coma", "mappo"])
+@pytest.mark.parametrize("algorithm", ["coma", pytest.param("mappo", marks=pytest.mark.slow)])
 def test_a_killed_run_of_rounds_ends_like_an_unkilled_one(tmp_path: Path, algorithm: str):
     check(tmp_path, algorithm, ranks=1, budget=360, kills=1)
 

@@ -133,19 +133,19 @@ def test_the_state_is_scaled_unless_it_is_not_wanted():
     assert (plain.state_scale, plain.state_bounds) == (None, None)
 
 
-def test_the_state_stays_within_its_bounds_to_the_end_of_a_long_battle():
-    """Allies that stand still under fire: nobody shoots, and SMAX's own cooldowns fall by half a second a step."""
-    for bounded, least in ((True, 0.0), (False, -4.0)):
-        env = make(2, scenario="2s3z", bound_state=bounded)
-        everyone = torch.ones(2, dtype=torch.bool)
-        state = env.reset(everyone, torch.tensor([1, 2])).state
-        for _ in range(12):
-            transition = env.step(torch.full((2, 5), STOP), everyone)
-            state = torch.cat([state, transition.next.state])
-            if (transition.terminated | transition.truncated).any():
-                break
-        assert state.max() <= 1.0 if bounded else state.min() < least
-        assert state.min() >= 0.0 if bounded else True
+@pytest.mark.parametrize("bounded", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_state_stays_within_its_bounds(bounded):
+    """Allies that stand still do not shoot, and SMAX's own cooldowns fall by half a second a step."""
+    env = make(2, bound_state=bounded)
+    everyone = torch.ones(2, dtype=torch.bool)
+    state = env.reset(everyone, torch.tensor([1, 2])).state
+    for _ in range(8):
+        transition = env.step(torch.full((2, 3), STOP), everyone)
+        state = torch.cat([state, transition.next.state])
+        if (transition.terminated | transition.truncated).any():
+            break
+    assert state.max() <= 1.0
+    assert bool(state.min() >= 0.0) is bounded
 
 
 @pytest.mark.parametrize("scenario", ["2s3z", pytest.param("5m_vs_6m", marks=pytest.mark.slow)])
