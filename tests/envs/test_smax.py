@@ -136,11 +136,10 @@ def test_the_state_is_scaled_unless_it_is_not_wanted():
 @pytest.mark.parametrize("bounded", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_state_stays_within_its_bounds(bounded):
     """Allies that stand still do not shoot, and SMAX's own cooldowns fall by half a second a step."""
-    env = make(2, bound_state=bounded)
-    everyone = torch.ones(2, dtype=torch.bool)
-    state = env.reset(everyone, torch.tensor([1, 2])).state
+    env = make(bound_state=bounded)
+    state = env.reset(EVERYONE, torch.arange(E)).state
     for _ in range(8):
-        transition = env.step(torch.full((2, 3), STOP), everyone)
+        transition = env.step(torch.full((E, 3), STOP), EVERYONE)
         state = torch.cat([state, transition.next.state])
         if (transition.terminated | transition.truncated).any():
             break
