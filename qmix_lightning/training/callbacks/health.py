@@ -34,7 +34,7 @@ class HealthCheck(Callback):
 
     Args:
         log: where the logged values come from.
-        on_policy: a round's updates are few and large there, so no number of updates is too small.
+        on_policy: batches are whole rounds, so that no number of updates is too small.
     """
 
     def __init__(self, log: MetricsLog, *, on_policy: bool = False) -> None:
@@ -82,8 +82,8 @@ class HealthCheck(Callback):
                 trainer,
                 "values",
                 f"the team's values average {value:.3g}, where no discounted return was above {self._highest:.3g}: "
-                "they are bootstrapped from each other; fewer updates (a larger rollout.update_every), "
-                "algorithm.returns=peng_lambda or preset=tuned cure it",
+                "they are bootstrapped from each other; preset=tuned, a smaller algorithm.gamma or optimizer.lr, or "
+                "fewer updates (a larger rollout.update_every) cure it",
             )
 
     def _check_budget(self, trainer: Trainer, module: TeamModule) -> None:
