@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, InvalidEpisodeError
 from qmix_lightning.runtime.text import shortened
-from qmix_lightning.types import NO_OP, EntityBlock, EnvSpec
+from qmix_lightning.types import NO_OP, EnvSpec
 from qmix_lightning.worker.buffers import Row
+from qmix_lightning.worker.declared import own_limit, read_entities, require_parallel_env, vector_shape
+from qmix_lightning.worker.returned import BOOL, LARGEST, missing_outcome, read_flag, read_mask, read_number
 from qmix_lightning.worker.spaces import dict_space, is_space, observation_reader, to_vector
 
 __all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter", "unit_groups"]
@@ -25,8 +26,6 @@ __all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter", "unit_groups"]
 REWARD_AGGREGATIONS = ("sum", "mean")
 
 MASK_KEY = "action_mask"
-LIMIT_ATTRIBUTES = ("max_cycles", "max_steps", "episode_limit")
-LARGEST = float(np.finfo(np.float32).max)
 
 
 class Outcome(NamedTuple):
@@ -82,7 +81,7 @@ class ParallelAdapter:
         if episode_limit is not None and episode_limit < 1:
             raise ConfigurationError(f"episode_limit must be at least 1, not {episode_limit}")
         self._what = f"environment '{name}'"
-        _require_parallel_env(env, self._what)
+        require_parallel_env(env, self._what)
         self.env = env
         self._process = os.getpid()
         self._closed = False
@@ -106,8 +105,8 @@ class ParallelAdapter:
         self._joined = [slice(end - size, end) for end, size in zip(ends, sizes)]
         self._unpadded = len(set(sizes)) == 1
         # Vectors of these shapes and of the dtype that the reader saw last need no reader, which costs more.
-        self._vector_shapes = [_vector_shape(env.observation_space(agent)) for agent in self._agents]
-        self._state_shape = (state_dim,) if _vector_shape(getattr(env, "state_space", None)) else None
+        self._vector_shapes = [vector_shape(env.observation_space(agent)) for agent in self._agents]
+        self._state_shape = (state_dim,) if vector_shape(getattr(env, "state_space", None)) else None
         self._dtype: Any = None
         self._state_dtype: Any = None
         self.spec = EnvSpec(
@@ -119,10 +118,10 @@ class ParallelAdapter:
             action_counts=counts,
             agent_names=tuple(str(agent) for agent in self._agents),
             group_of_agent=unit_groups(self._agents, sizes, counts),
-            episode_limit=episode_limit or _own_limit(env),
+            episode_limit=episode_limit or own_limit(env),
             episode_metrics=tuple(metadata.get("episode_metrics", ())),
             state_is_joined_obs=self._state_reader is None,
-            obs_entities=_entities(metadata.get("obs_entities", ()), self._what),
+            obs_entities=read_entities(metadata.get("obs_entities", ()), self._what),
         )
         self._legal = np.arange(max(counts)) < np.array(counts)[:, None]  # [N, A]
         self._only_no_op = np.arange(max(counts)) == NO_OP  # [A]
@@ -172,16 +171,18 @@ class ParallelAdapter:
             try:
                 reward, terminated, truncated = rewards[agent], terminations[agent], truncations[agent]
             except (KeyError, IndexError, TypeError):
-                raise self._no_account(agent, result) from None
+                raise missing_outcome(agent, result, self._what) from None
             # Nearly always what they should be; a call to look closer would cost more than the rest of the loop.
-            if reward.__class__ is not float:
-                reward = float(reward) if reward.__class__ is np.float64 else self._read_reward(agent, reward)
+            if reward.__class__ is np.float64:
+                reward = float(reward)
+            elif reward.__class__ is not float:
+                reward = read_number(reward, f"{self._what}: the reward of agent '{agent}'")
             if not -LARGEST <= reward <= LARGEST:
                 raise InvalidEpisodeError(f"the reward of agent '{agent}' is {reward}, which no float32 holds")
             if terminated.__class__ is not bool:
-                terminated = self._read_flag(agent, "termination", terminated)
+                terminated = read_flag(terminated, f"{self._what}: the termination of agent '{agent}'")
             if truncated.__class__ is not bool:
-                truncated = self._read_flag(agent, "truncation", truncated)
+                truncated = read_flag(truncated, f"{self._what}: the truncation of agent '{agent}'")
             shares[i] = reward
             total = reward if self._shared_reward else total + reward
             if terminated or truncated:
@@ -258,34 +259,8 @@ class ParallelAdapter:
 
     def _is_over(self, agent: Any, terminations: Any, truncations: Any) -> bool:
         """Return whether an agent that did not act is terminated or truncated."""
-        terminated = self._read_flag(agent, "termination", terminations.get(agent, False))
-        return terminated or self._read_flag(agent, "truncation", truncations.get(agent, False))
-
-    def _read_reward(self, agent: Any, value: Any) -> float:
-        """Return a reward of any type of real number."""
-        return _number(value, f"{self._what}: the reward of agent '{agent}'")
-
-    def _read_flag(self, agent: Any, word: str, value: Any) -> bool:
-        """Return a truth value of any type, also as an array of one; a text is none, whatever it says."""
-        if isinstance(value, (bool, np.bool_)):
-            return bool(value)
-        array = np.asarray(value)
-        if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in _BITS:
-            raise EnvironmentContractError(
-                f"{self._what}: the {word} of agent '{agent}' is {shortened(repr(value), 60)}, true or false is needed"
-            )
-        return bool(array.item())
-
-    def _no_account(self, agent: Any, result: Sequence[Any]) -> EnvironmentContractError:
-        """Return the error for an agent that acted and lacks its reward, termination or truncation."""
-        for word, values in zip(("rewards", "terminations", "truncations"), result[1:4]):
-            if not isinstance(values, Mapping):
-                return EnvironmentContractError(
-                    f"{self._what}: step must return {word} as a dictionary by agent, not {type(values).__name__}"
-                )
-            if agent not in values:
-                return EnvironmentContractError(f"{self._what}: agent '{agent}' acted, but is not in {word}")
-        return EnvironmentContractError(f"{self._what}: what step returned for agent '{agent}' cannot be read")
+        over = (("termination", terminations), ("truncation", truncations))
+        return any(read_flag(v.get(agent, False), f"{self._what}: the {word} of agent '{agent}'") for word, v in over)
 
     def _write(self, row: Row, alive: list[int], observations: Any, infos: Any, *, at_end: bool) -> None:
         """Write observation, state and masks with the slots ``alive`` and all others masked."""
@@ -348,8 +323,8 @@ class ParallelAdapter:
             self._state_dtype = flat.dtype
 
     def _write_mask(self, row: Row, i: int, mask: Any, at_end: bool) -> None:
-        if mask.__class__ is not np.ndarray or mask.dtype is not _BOOL or mask.ndim != 1:
-            mask = self._read_mask(i, mask)
+        if mask.__class__ is not np.ndarray or mask.dtype is not BOOL or mask.ndim != 1:
+            mask = read_mask(mask, f"{self._what}: the action_mask of agent '{self._agents[i]}'")
         target = row.agent_avail[i]
         if mask.size != target.size:
             raise EnvironmentContractError(
@@ -363,15 +338,6 @@ class ParallelAdapter:
                 f"{self._what}: the action_mask of agent '{self._agents[i]}' leaves no legal action"
             )
 
-    def _read_mask(self, i: int, mask: Any) -> np.ndarray:
-        """Return a mask of any type of numbers as a vector; numpy itself would take texts and NaN for true."""
-        what = f"{self._what}: the action_mask of agent '{self._agents[i]}'"
-        flat = to_vector(mask, what)
-        if flat.dtype is not _BOOL and not _BITS.issuperset(flat.tolist()):
-            wrong = next(value for value in flat.tolist() if value not in _BITS)
-            raise EnvironmentContractError(f"{what} holds {wrong}, only 0 and 1 or false and true make a mask")
-        return flat
-
     def _metrics(self, infos: Any, at_limit: bool) -> tuple[float, ...]:
         values = []
         for name in self.spec.episode_metrics:
@@ -380,7 +346,7 @@ class ParallelAdapter:
                 raise EnvironmentContractError(
                     f"{self._what}: metadata names the episode metric '{name}', but no agent's info has it at the end"
                 )
-            value = 0.0 if found is None else _number(found, f"{self._what}: the episode metric '{name}'")
+            value = 0.0 if found is None else read_number(found, f"{self._what}: the episode metric '{name}'")
             if not -LARGEST <= value <= LARGEST:
                 raise InvalidEpisodeError(f"the episode metric '{name}' is {value}")
             if name == "won" and value not in (0.0, 1.0):
@@ -443,60 +409,6 @@ class ParallelAdapter:
         what = f"{self._what}: state()"
         self._state_reader = lambda value: to_vector(value, what)
         return self._state_reader(state).size
-
-
-_BOOL = np.dtype(np.bool_)
-_BITS = frozenset((0, 1))
-
-
-def _vector_shape(space: Any) -> tuple[int, ...] | None:
-    """Return the shape of a ``Box`` of one axis; ``None`` for any other space."""
-    return tuple(space.shape) if is_space(space, "Box") and len(space.shape) == 1 else None
-
-
-def _number(value: Any, what: str) -> float:
-    """Return a real number of any type, also as an array of one, as a float."""
-    if not isinstance(value, Real):
-        array = np.asarray(value)
-        if array.size != 1 or array.dtype.kind not in "biuf":
-            raise EnvironmentContractError(f"{what} is {shortened(value, 60)}, a number is needed")
-        value = array.item()
-    try:
-        return float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return float("inf")
-
-
-def _entities(declared: Sequence[Any], what: str) -> tuple[EntityBlock, ...]:
-    try:
-        return tuple(EntityBlock(**block) for block in declared)
-    except (TypeError, ValueError) as error:
-        raise EnvironmentContractError(f"{what}: metadata['obs_entities']: {error}") from error
-
-
-def _require_parallel_env(env: Any, what: str) -> None:
-    found = type(env).__name__
-    # An AEC environment has every method that is looked for below, so it is recognised first.
-    if callable(getattr(env, "agent_iter", None)):
-        raise EnvironmentContractError(
-            f"{what}: {found} is an AEC environment, a ParallelEnv is needed; "
-            "use its parallel_env, or pettingzoo.utils.aec_to_parallel"
-        )
-    for method in ("reset", "step", "observation_space", "action_space"):
-        if not callable(getattr(env, method, None)):
-            raise EnvironmentContractError(f"{what}: {found} is not a PettingZoo ParallelEnv, it has no {method}()")
-    if not getattr(env, "possible_agents", None):
-        raise EnvironmentContractError(f"{what}: {found} has no possible_agents; a fixed list of agents is needed")
-
-
-def _own_limit(env: Any) -> int | None:
-    """Return the environment's own limit on joint steps, where it shows one."""
-    for source in (env, getattr(env, "unwrapped", None)):
-        for attribute in LIMIT_ATTRIBUTES:
-            limit = getattr(source, attribute, None)
-            if isinstance(limit, (int, np.integer)) and not isinstance(limit, bool) and limit > 0:
-                return int(limit)
-    return None
 
 
 def unit_groups(agents: Sequence[Any], sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
