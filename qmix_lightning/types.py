@@ -210,10 +210,6 @@ class HostMasks:
         present, restarts = _dead_present(self.agent_mask, self.filled)
         return replace(self, agent_mask=present, restarts=restarts)
 
-    def all_alive(self) -> HostMasks:
-        """Return the masks of a masked batch in which every agent lives to the end of its row."""
-        return replace(self, agent_mask=_row_valid(self.filled)[..., None].expand_as(self.agent_mask))
-
 
 def true_positions(mask: Tensor) -> Tensor:
     """Return ``[K]`` int64: where the flattened ``mask`` is true. Of a mask on a GPU, this waits for the GPU."""

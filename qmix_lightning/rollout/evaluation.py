@@ -7,13 +7,64 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import PrefetchesResets, VectorEnv
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.runtime import prng
+from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import EpisodeStats, Observation
 
-__all__ = ["evaluate_episodes"]
+__all__ = ["Evaluator", "evaluate_episodes"]
+
+
+class Evaluator:
+    """Player of a run's evaluations, on environments of its own that are created for the first one.
+
+    Args:
+        make_env: creates the environments for so many episodes.
+        seed: the run's seed.
+        cuda_graph: on a GPU, capture the acting step as a CUDA graph.
+    """
+
+    def __init__(self, make_env: Callable[[int], VectorEnv], *, seed: int, cuda_graph: bool) -> None:
+        self._make_env = make_env
+        self._seed = seed
+        self._cuda_graph = cuda_graph
+        self.env: VectorEnv | None = None
+        self._rollout_policy: RolloutPolicy | None = None
+
+    def play(
+        self,
+        policy: Policy,
+        episode_ids: list[int],
+        *,
+        device: torch.device | None,
+        interrupted: Callable[[], bool],
+    ) -> EpisodeStats:
+        """Play greedy episodes with the present weights of ``policy``.
+
+        Args:
+            policy: the same object each time.
+            episode_ids: see :func:`evaluate_episodes`.
+            device: where it acts; ``None``: where the environments' tensors are.
+            interrupted: ends the evaluation early.
+        """
+        if self.env is None or self._rollout_policy is None:
+            self.env = self._make_env(len(episode_ids))
+            where = self.env.device if device is None else device
+            self._rollout_policy = RolloutPolicy(policy, self.env.num_envs, where, cuda_graph=self._cuda_graph)
+        self._rollout_policy.publish(policy)
+        reached("evaluation.begin")
+        stats = evaluate_episodes(self.env, self._rollout_policy, episode_ids, seed=self._seed, interrupted=interrupted)
+        reached("evaluation.played")
+        return stats
+
+    def close(self) -> None:
+        """Close the environments; another evaluation would create them anew."""
+        if self.env is not None:
+            self.env.close()
+            self.env = None
 
 
 @torch.inference_mode()

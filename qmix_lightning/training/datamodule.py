@@ -27,46 +27,23 @@ from qmix_lightning.replay.prioritized import PrioritizedReplay
 from qmix_lightning.replay.sampler import ReplaySampler
 from qmix_lightning.rollout.background import BackgroundCollector
 from qmix_lightning.rollout.collector import Collected, Collector
-from qmix_lightning.rollout.evaluation import evaluate_episodes
+from qmix_lightning.rollout.evaluation import Evaluator
 from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
-from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.signals import StopFlag
 from qmix_lightning.runtime.text import one_line
 from qmix_lightning.training.counters import FIRST_EPISODES, Counters
+from qmix_lightning.training.loaders import PLACEHOLDER, EvaluationLoader, PlaceholderLoader
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
 
-__all__ = ["PlaceholderLoader", "ReplayDataModule", "ReplayStore", "data_of"]
+__all__ = ["ReplayDataModule", "ReplayStore", "data_of"]
 
-
-PLACEHOLDER = "placeholder"
 
 _MADE_UP = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What contents of a checkpoint raise that no run has written."""
-
-
-class PlaceholderLoader:
-    """Endless iterable of placeholders: each one stands for one update and holds no data."""
-
-    def __iter__(self) -> Iterator[str]:
-        while True:
-            yield PLACEHOLDER
-
-
-class _EvaluationLoader:
-    """Loader of one batch: the greedy episodes of this rank."""
-
-    def __init__(self, evaluate: Callable[[], EpisodeStats]) -> None:
-        self._evaluate = evaluate
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[EpisodeStats]:
-        yield self._evaluate()
 
 
 class ReplayStore(Protocol):
@@ -158,8 +135,7 @@ class ReplayDataModule(LightningDataModule):
         self.counters = Counters()
         self.store: ReplayStore | None = None
         self.collector: Collector | RemoteCollector | None = None
-        self._eval_env: VectorEnv | None = None
-        self._eval_policy: RolloutPolicy | None = None
+        self._evaluator = Evaluator(make_eval_env, seed=seed, cuda_graph=cuda_graph)
         self._resume_from: dict[str, Any] | None = None
         self._resume_acting: dict[str, Tensor] | None = None
         self._faults_seen: dict[str, dict[str, int]] = {}
@@ -170,8 +146,8 @@ class ReplayDataModule(LightningDataModule):
     def train_dataloader(self) -> PlaceholderLoader:
         return PlaceholderLoader()
 
-    def val_dataloader(self) -> _EvaluationLoader:
-        return _EvaluationLoader(self.evaluate)
+    def val_dataloader(self) -> EvaluationLoader:
+        return EvaluationLoader(self.evaluate)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self._next_batch() if isinstance(batch, str) and batch == PLACEHOLDER else batch
@@ -185,9 +161,7 @@ class ReplayDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         self._background.close()
         self._env.close()
-        if self._eval_env is not None:
-            self._eval_env.close()
-            self._eval_env = None
+        self._evaluator.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's data, of every rank: each rank writes its own replay, the manifest names all of it."""
@@ -480,29 +454,20 @@ class ReplayDataModule(LightningDataModule):
         mine = list(range(rank(), self.eval_episodes, world_size()))
         if not mine:
             return EpisodeStats()
-        policy = self._policy_of()
-        if self._eval_env is None or self._eval_policy is None:
-            self._eval_env = self.make_eval_env(len(mine))
-            device = self._device if self._policy_on_device else self._eval_env.device
-            self._eval_policy = RolloutPolicy(policy, self._eval_env.num_envs, device, cuda_graph=self._cuda_graph)
-        self._eval_policy.publish(policy)
-        reached("evaluation.begin")
         alone = world_size() == 1
-        stats = evaluate_episodes(
-            self._eval_env,
-            self._eval_policy,
+        stats = self._evaluator.play(
+            self._policy_of(),
             mine,
-            seed=self.seed,
+            device=self._device if self._policy_on_device else None,
             interrupted=self.stop.is_set if alone else lambda: False,
         )
-        reached("evaluation.played")
         if alone:
             self._raise_if_stopped(agreed=0)
         return stats
 
     def evaluated(self) -> None:
         """Mark the pending evaluation as done; every rank calls it."""
-        mine = [float(n) for n in self._new_faults("evaluation", self._eval_env)]
+        mine = [float(n) for n in self._new_faults("evaluation", self._evaluator.env)]
         self._count_faults(sum_numbers(mine, self._device))
         self.counters.evaluation_pending = False
         self.counters.evaluated_at = self.counters.env_steps

@@ -5,7 +5,8 @@ import torch
 from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.runtime.signals import StopFlag
-from qmix_lightning.training.datamodule import PLACEHOLDER, ReplayDataModule
+from qmix_lightning.training.datamodule import ReplayDataModule
+from qmix_lightning.training.loaders import PLACEHOLDER
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import TrainBatch
 from support.collecting import make_policy, two_step

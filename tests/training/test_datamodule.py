@@ -12,7 +12,7 @@ from qmix_lightning.replay import sampler as batch_source
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.training import datamodule
-from qmix_lightning.training.datamodule import PLACEHOLDER
+from qmix_lightning.training.loaders import PLACEHOLDER
 from support.collecting import two_step, varying
 from support.data_modules import fingerprint, make, next_batch, resumed
 
@@ -392,7 +392,7 @@ def test_teardown_closes_the_environments():
     next_batch(data)
     data.evaluate()
     closed = []
-    for env in (data._env, data._eval_env):
+    for env in (data._env, data._evaluator.env):
         env.close = lambda env=env: closed.append(env)
     data.teardown("fit")
     assert len(closed) == 2

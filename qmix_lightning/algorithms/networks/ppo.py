@@ -57,7 +57,7 @@ class HistoryCritic(nn.Module):
         state = batch.state.unsqueeze(2).expand(*batch.obs.shape[:3], -1)  # [B, T+1, N, S]
         parts = [*([batch.obs] if self.obs else []), *([state] if self.state else [])]
         seen = replace(batch, obs=torch.cat(parts, dim=-1), agent_mask=valid.expand_as(batch.agent_mask))
-        seen.host = None if batch.host is None else batch.host.all_alive()
+        seen.host = None if batch.host is None else replace(batch.host.with_dead_present(), restarts=None)
         return seen
 
     def forward(self, batch: TrajectoryBatch) -> Tensor:
