@@ -48,6 +48,11 @@ class Counters:
     window: dict[str, float] = field(default_factory=dict)
     first_episodes: dict[str, float] = field(default_factory=dict)
 
+    def add_first_episodes(self, episodes: float, total_return: float, squared_returns: float) -> None:
+        """Add to :attr:`first_episodes` what so many episodes returned together, and their squares."""
+        for name, value in (("episodes", episodes), ("return", total_return), ("squares", squared_returns)):
+            self.first_episodes[name] = self.first_episodes.get(name, 0.0) + value
+
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Counters:
         """Return the counters that a checkpoint holds.

@@ -387,10 +387,8 @@ class ReplayDataModule(LightningDataModule):
         counters.env_steps += int(steps)
         counters.episodes += int(episodes)
         squares = sums.pop(0)
-        first = counters.first_episodes
-        if episodes and first.get("episodes", 0.0) < FIRST_EPISODES:
-            for name, value in {"episodes": episodes, "return": sums[0], "squares": squares}.items():
-                first[name] = first.get(name, 0.0) + value
+        if episodes and episodes_before < FIRST_EPISODES:  # one that 0.1.0 began has counted none of them
+            counters.add_first_episodes(episodes, sums[0], squares)
         window = counters.window
         for name, value in zip(["episodes", "return", "length", *names], [episodes, *sums], strict=True):
             window[name] = window.get(name, 0.0) + value

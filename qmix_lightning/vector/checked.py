@@ -24,7 +24,7 @@ _OPTIONAL = ("prefetch_resets", "histories", "exact_q_values")
 class CheckedVectorEnv:
     """A natively batched environment, each of whose answers is looked at.
 
-    A wrong type, shape or dtype, an agent that is alive without a legal action, and an end that is terminated and
+    A wrong type, shape or dtype, an agent that begins without a legal action, and an end that is terminated and
     truncated at once end the run, and so does an exception: all rows are in one simulator. A value that is not finite
     fails the episode of its row alone, which is counted.
 
@@ -138,10 +138,9 @@ class CheckedVectorEnv:
             raise self._contract(f"{type(value).__name__} was returned, {kind.__name__} is needed", method)
         for name, expected in layout.items():
             self._fits(name, getattr(value, name), expected, method)
-        if kind is Observation:
-            lost = value.agent_mask & ~value.avail_actions.any(-1)
-            if method == "reset" and lost.any():
-                raise self._contract("an agent that is alive has no legal action", method)
+        # Not after a step: when a game has ended, nothing may be legal.
+        if method == "reset" and (value.agent_mask & ~value.avail_actions.any(-1)).any():
+            raise self._contract("an agent that is alive has no legal action", method)
 
     def _fits(self, name: str, value: Any, expected: tuple[tuple[int, ...], torch.dtype], method: str) -> None:
         shape, dtype = expected

@@ -12,6 +12,7 @@ from qmix_lightning.replay import sampler as batch_source
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.training import datamodule
+from qmix_lightning.training.counters import FIRST_EPISODES
 from qmix_lightning.training.loaders import PLACEHOLDER
 from support.collecting import two_step, varying
 from support.data_modules import fingerprint, make, next_batch, resumed
@@ -109,6 +110,17 @@ def test_counters_count_what_was_collected():
         {"return": sum(returns) / len(returns), "length": sum(lengths) / len(lengths), "won": sum(won) / len(won)}
     )
     assert data.pop_window() == {}
+
+
+def test_what_random_play_earns_is_counted_in_the_first_episodes_alone():
+    fresh, older = make(varying), make(varying)
+    older.counters.episodes = FIRST_EPISODES  # a checkpoint of 0.1.0, which counted nothing of them
+    for data in (fresh, older):
+        for _ in range(FIRST_EPISODES + 10):
+            next_batch(data)
+    assert fresh.counters.first_episodes["episodes"] == FIRST_EPISODES
+    assert fresh.counters.first_episodes["squares"] > 0
+    assert older.counters.first_episodes == {}
 
 
 def test_epsilon_is_held_over_a_round():

@@ -45,8 +45,10 @@ _RECIPE = """\
 # @package _global_
 # QMIX on $name: solved within a minute. Use: qmix-train --config-dir conf experiment=${name}_qmix
 defaults:
+  - override /preset: pymarl
   - override /env: $name
   - override /algorithm: qmix
+  - override /mixer: qmix_paper
   - override /agent: feedforward
   - override /optimizer: adam
 
