@@ -34,11 +34,12 @@ def _segments_of(payload: dict[str, Any]) -> list[dict[str, Any]]:
     try:
         ranks = payload.get("ReplayDataModule", {}).get("ranks", [])
         segments = [segment for one in ranks for segment in one["replay"]]
-        if all(isinstance(segment[key], str) for segment in segments for key in ("name", "sha256")):
-            return segments
-    except (AttributeError, KeyError, TypeError):
-        pass
-    raise CheckpointError("the checkpoint's list of replay segments is damaged")
+        named = all(isinstance(segment[key], str) for segment in segments for key in ("name", "sha256"))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError("the checkpoint's list of replay segments is damaged") from error
+    if not named:
+        raise CheckpointError("the checkpoint's list of replay segments is damaged")
+    return segments
 
 
 def folder_of_segments(payload: dict[str, Any], path: Path, run_dir: Path | None = None) -> Path:

@@ -34,7 +34,7 @@ def check_parallel_env(env: Any, check_report: CheckReport, *, steps: int, seed:
             taken += bare_episodes.episode(int(prng.to_seed(prng.derive_key(seed, number))[0]), steps - taken)
             number += 1
     except _CannotGoOn:
-        pass
+        pass  # the failure that stopped it is in the report
     bare_episodes.judge_ends()
     if bare_episodes.taken:
         check_report.seen("accounts")
