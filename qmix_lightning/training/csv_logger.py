@@ -130,13 +130,16 @@ class RunCSVLogger(Logger):
             os.replace(self.path, aside)
             print(f"{self.path} is kept as {aside.name}", file=sys.stderr)
         self.path, rows = target, rows or []
-        limit = pending.get(_KEY, updates + 1)
+        # An evaluation at this very update, the first row of all, is repeated.
+        limit = pending.get(_KEY, updates + 1 if state.get("begun", True) else 0)
         kept = [row for row in rows if _update_of(row) < limit]
         if damaged := sum(_update_of(row) == math.inf for row in rows):
             print(f"{self.path}: {damaged} damaged rows are left out", file=sys.stderr)
         self._columns = list(rows[0]) if rows else []
         if self._columns:
             self._rewrite(kept)
+        if not kept:
+            self._columns = []  # the run begins here
         self._pending = pending
 
     @rank_zero_only

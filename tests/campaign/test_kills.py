@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -47,7 +48,7 @@ POINTS = {
     "metrics.rename": 1,
     "config.rename": 1,
 }
-"""Point -> up to which time it is asked for; a run that ends before is not killed there."""
+"""Point -> up to which time it is asked for."""
 
 
 def arguments(kind: str, ranks: int, folder: Path) -> list[str]:
@@ -90,22 +91,44 @@ def _end(process: subprocess.Popen[str], campaign, part: str) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_kills(campaign, tmp_path: Path, kind: str, ranks: int):
     rng = campaign.rng(f"kills {kind} {ranks}")
-    kills = campaign.number(round(50 / len(KINDS)))
-    part = f"kills, {ranks} rank{'s' * (ranks > 1)}"
-    whole, folder, count = tmp_path / "whole", tmp_path / "run", tmp_path / "count"
+    left, points = campaign.number(round(50 / len(KINDS))), dict(POINTS)
+    whole = tmp_path / "whole"
     runs.run(arguments(kind, ranks, whole))
+    for number in itertools.count():
+        folder = tmp_path / f"run{number}"
+        left -= _run_to_its_end(campaign, rng, kind, ranks, folder, left, points)
+        runs.assert_same_run(whole, folder)
+        campaign.count(_part(ranks), "runs that ended bit for bit")
+        if left <= 0:
+            return
+
+
+def _part(ranks: int) -> str:
+    return f"kills, {ranks} rank{'s' * (ranks > 1)}"
+
+
+def _run_to_its_end(campaign, rng, kind: str, ranks: int, folder: Path, kills: int, points: dict[str, int]) -> int:
+    """Kill a run and go on with it until it has ended by itself; return how often it was killed, ``kills`` at most.
+
+    A point that a run passes by until its end is asked for less often in ``points``, and then no more.
+    """
+    count, part = folder.with_name(f"{folder.name}.count"), _part(ranks)
     typed = [*arguments(kind, ranks, folder), *runs.counting(count)]
     hit, last = 0, False
     for _ in range(20 * kills + 20):
         by_hook = hit < kills and rng.random() < 0.6
-        point = rng.choice(sorted(POINTS))
-        kill_at = f"{point}:{rng.randint(1, POINTS[point])}" if by_hook else None
+        point = rng.choice(sorted(points))
+        kill_at = f"{point}:{rng.randint(1, points[point])}" if by_hook else None
         process = _start([*typed, *(["ckpt_path=last"] if last else [])], kill_at)
         if hit < kills and not by_hook:
             _kill_by_time(process, count, rng)
         output = _end(process, campaign, part)
         if process.returncode == 0:
-            break
+            if by_hook and points[point] > 1:
+                points[point] //= 2
+            elif by_hook:
+                del points[point]
+            return hit
         if process.returncode == 2 and last and "repeat its command without ckpt_path" in output:
             last = False
             continue
@@ -116,10 +139,7 @@ def test_kills(campaign, tmp_path: Path, kind: str, ranks: int):
         last = rng.random() < 0.5 or any((folder / "checkpoints").glob("last.ckpt"))
         if last and not any(folder.glob("config.yaml")):
             last = False
-    else:
-        raise AssertionError("the run never ended")
-    runs.assert_same_run(whole, folder)
-    campaign.count(part, "runs that ended bit for bit")
+    raise AssertionError("the run never ended")
 
 
 def _kill_by_time(process: subprocess.Popen[str], count: Path, rng: random.Random) -> None:

@@ -193,7 +193,7 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
     with open(run_dir / "metrics.csv", newline="") as file:
         found = list(csv.DictReader(file))
     updates = [int(row["updates"]) for row in found]
-    assert updates == sorted(set(updates)), "a step is in metrics.csv twice or out of order"
+    assert updates == sorted(set(updates)), f"a step is in metrics.csv twice or out of order: {updates}"
     return found
 
 

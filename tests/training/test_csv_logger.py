@@ -171,6 +171,22 @@ def test_an_evaluation_that_is_repeated_completes_its_row(path):
     assert read(path)[-1] == {"updates": "5", "loss": "0.625", "score": "55"}
 
 
+def test_an_evaluation_that_is_the_first_row_and_is_repeated_is_there_once(path):
+    killed = RunCSVLogger(path)
+    before = killed.state_dict()  # a checkpoint at the update that is evaluated next
+    log(killed, 8, score=1.0)
+    log(killed, 10, loss=0.5)
+    log(killed, 20, loss=0.4)
+    for _ in range(2):  # killed again before anything is logged
+        resumed = RunCSVLogger(path)
+        resumed.load_state_dict(before, 8)
+        before = resumed.state_dict()
+    log(resumed, 8, score=1.0)
+    log(resumed, 10, loss=0.5)
+    resumed.finalize("success")
+    assert updates(path) == [8, 10]
+
+
 def test_cut_back_without_a_row_in_the_making(path):
     logged(path, 7).finalize("success")
     resumed = RunCSVLogger(path)
