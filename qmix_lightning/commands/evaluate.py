@@ -1,21 +1,26 @@
-"""Play greedy episodes with a checkpoint's policy and print means, with an interval: the command ``qmix-eval``."""
+"""Play greedy episodes with a trained team and print means, with an interval: the command ``qmix-eval``."""
 
 from __future__ import annotations
 
 import json
 import math
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.hydra_app import run_command
-from qmix_lightning.config.resume import imported
-from qmix_lightning.config.run_config import validate_eval
-from qmix_lightning.config.tree import flatten
-from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
-from qmix_lightning.runtime.text import did_you_mean, printable
+from qmix_lightning.config.env_address import env_label
+from qmix_lightning.config.resume import refuse_untyped_interpreter
+from qmix_lightning.config.run_config import EvalConfig, InterpreterConfig, validate_eval
+from qmix_lightning.errors import ConfigurationError, RunError
 
-__all__ = ["evaluate", "main"]
+if TYPE_CHECKING:
+    from qmix_lightning.policies import StoredPolicy
+
+__all__ = ["FRESH_SEEDS", "evaluate", "evaluate_policy", "main"]
+
+FRESH_SEEDS = 1000
+"""What is added to a run's seed: its own evaluations, which chose its best checkpoint, were played with its seed."""
 
 
 def main() -> None:
@@ -24,17 +29,45 @@ def main() -> None:
 
 
 def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> None:
-    from qmix_lightning.training.summary import print_table, with_interval, write_json
+    from qmix_lightning.policies import open_policy
+    from qmix_lightning.policies.card import compare
+    from qmix_lightning.training.summary import print_table
 
     config = validate_eval(tree)
-    target = Path(config.output or Path(config.ckpt_path).parent.parent / "eval.json")
-    if target.is_dir():
-        raise ConfigurationError(f"output must be a file, and {target} is a folder")
-    result = evaluate(
-        config.ckpt_path, episodes=config.episodes, num_envs=config.num_envs, seed=config.seed, env=config.env
+    refuse_untyped_interpreter(config, overrides)
+    if config.output is not None and Path(config.output).is_dir():
+        raise ConfigurationError(f"output must be a file, and {config.output} is a folder")
+    stored = open_policy(config.reference, config.run_dir)
+    result = evaluate_policy(
+        stored,
+        episodes=config.episodes,
+        num_envs=config.num_envs,
+        seed=config.seed,
+        env=config.env,
+        interpreter=config.rollout,
     )
+    holds, line = True, ""
+    if stored.card is not None and not config.env and _are_the_cards(stored.card, result):
+        holds, line = compare(stored.card, result)
+        result["card"] = {"holds": holds, "compared": line}
+    if config.output == "-":
+        print(json.dumps(result))
+    else:
+        print_table(_rows(stored.source, result) | ({"card": line} if line else {}))
+        _write(result, config, stored)
+    if not holds:
+        raise RunError(f"{stored.source} does not play as its card says: {line}")
+
+
+def _are_the_cards(card: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+    return all(card["figures"][name] == result[name] for name in ("episodes", "seed"))
+
+
+def _rows(source: str, result: Mapping[str, Any]) -> dict[str, str]:
+    from qmix_lightning.training.summary import with_interval
+
     rows = {
-        "checkpoint": f"{config.ckpt_path} ({result['env_steps']:,} env steps)",
+        "policy": f"{source} ({result['env_steps']:,} env steps)",
         "algorithm": f"{result['algorithm']} on {result['env']}",
         "episodes": f"{result['episodes']}, seed {result['seed']}",
         "return": with_interval(result["return_mean"], result["return_ci95"]),
@@ -42,10 +75,19 @@ def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> No
     }
     if "win_rate" in result:
         rows["win rate"] = f"{result['win_rate']:.1%}"
-    if config.output == "-":
-        print(json.dumps(result))
+    return rows
+
+
+def _write(result: dict[str, Any], config: EvalConfig, stored: StoredPolicy) -> None:
+    """Write the JSON where it was asked for, or beside the checkpoints of a run; a policy folder is left alone."""
+    from qmix_lightning.training.summary import write_json
+
+    path = Path(stored.source)
+    if config.output is None and path.suffix != ".ckpt":
         return
-    print_table(rows)
+    target = Path(config.output or path.parent.parent / "eval.json")
+    if target.is_dir():
+        raise ConfigurationError(f"output must be a file, and {target} is a folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_json(result, target)
@@ -54,15 +96,40 @@ def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> No
     print(f"  written to {target}")
 
 
-def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, env: dict[str, Any]) -> dict[str, Any]:
-    """Play greedy episodes with the policy of a checkpoint.
+def evaluate(
+    reference: str | Path,
+    *,
+    env: Mapping[str, Any] | None = None,
+    episodes: int | None = None,
+    num_envs: int | None = None,
+    seed: int | None = None,
+    run_dir: str | Path | None = None,
+) -> dict[str, Any]:
+    """Play greedy episodes with the policy that ``reference`` names; see :func:`evaluate_policy`."""
+    from qmix_lightning.policies import open_policy
+
+    stored = open_policy(reference, run_dir)
+    return evaluate_policy(stored, episodes=episodes, num_envs=num_envs, seed=seed, env=env or {})
+
+
+def evaluate_policy(
+    stored: StoredPolicy,
+    *,
+    episodes: int | None,
+    num_envs: int | None,
+    seed: int | None,
+    env: Mapping[str, Any],
+    interpreter: InterpreterConfig | None = None,
+) -> dict[str, Any]:
+    """Play greedy episodes with an opened policy.
 
     Args:
-        ckpt_path: a ``.ckpt`` of this package.
-        episodes: how many.
-        num_envs: environments that step together.
-        seed: decides how the episodes start; ``None`` takes the run's seed, and so its evaluation episodes.
-        env: settings that differ from those the checkpoint was trained with.
+        stored: the policy.
+        episodes: how many; ``None``: the card's, else 100.
+        num_envs: environments that step together; ``None``: the card's, else 8.
+        seed: decides how the episodes start; ``None``: the card's, else the run's seed and 1000.
+        env: settings that differ from those that it was trained with.
+        interpreter: another Python that steps the environments; ``None``: this one.
 
     Returns:
         ``episodes``, ``return_mean``, ``return_ci95`` (half width), ``length_mean``, ``win_rate`` where the task has
@@ -70,53 +137,39 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
     """
     import torch
 
-    from qmix_lightning.checkpoint.files import read_checkpoint
-    from qmix_lightning.checkpoint.manifest import not_finite
-    from qmix_lightning.components import build_policy, check_sizes, env_maker, policy_class
-    from qmix_lightning.config.resume import fill_missing_defaults
-    from qmix_lightning.config.run_config import validate
-    from qmix_lightning.config.trust import trusted_config
+    from qmix_lightning.components import env_maker
+    from qmix_lightning.policies import open_network
     from qmix_lightning.rollout.evaluation import evaluate_episodes
     from qmix_lightning.rollout.rollout_policy import RolloutPolicy
     from qmix_lightning.training.metrics import MeanWithInterval
     from qmix_lightning.training.summary import versions
+    from qmix_lightning.vector.factory import Backend, interpreter_of
 
-    payload = read_checkpoint(ckpt_path)
-    config = validate(fill_missing_defaults(trusted_config(payload["config"], ckpt_path), ckpt_path))
-    if (config.num_threads or 1) > 1024:
-        raise CheckpointError(f"{ckpt_path} asks for {config.num_threads} threads")
-    prefix = "learner.policy."
-    weights = {k.removeprefix(prefix): v for k, v in payload["state_dict"].items() if str(k).startswith(prefix)}
-    if wrong := not_finite(weights):
-        raise CheckpointError(
-            f"{ckpt_path} holds NaN or infinity in '{wrong[0]}' and {len(wrong) - 1} more: the run had diverged"
-        )
-    torch.set_num_threads(config.num_threads or 1)
-    section = _env_section(config.env, env, ckpt_path)
-    environment = env_maker(section, evaluation=True)(min(num_envs, episodes))
+    known: dict[str, Any] = {"episodes": 100, "num_envs": 8, "seed": stored.provenance.seed + FRESH_SEEDS}
+    known |= stored.card["figures"] if stored.card else {}
+    given = {"episodes": episodes, "num_envs": num_envs, "seed": seed}
+    asked = known | {name: value for name, value in given.items() if value is not None}
+    played, first = int(asked["episodes"]), int(asked["seed"])
+    together = min(int(asked["num_envs"]), played)
+    policy = stored.build()
+    torch.set_num_threads(stored.provenance.num_threads)
+    section = stored.env_section(env)
+    other = interpreter or InterpreterConfig()
+    backend = Backend(interpreter=interpreter_of(other.python, other.python_env))
+    environment = env_maker(section, backend, evaluation=True, open_policy=open_network)(together)
     try:
-        spec = environment.spec
-        _check_spec(payload["spec"], spec.to_dict(), ckpt_path)
-        make = partial(build_policy, config.agent, spec, policy_class(config.algorithm["name"]))
-        check_sizes(make, weights, "", ckpt_path)
-        policy = make()
-        try:
-            policy.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{ckpt_path} does not fit its own configuration: {str(error).splitlines()[-1]}"
-            ) from None
-        used_seed = config.seed if seed is None else seed
+        stored.check_env(environment.spec)
         rollout_policy = RolloutPolicy(policy, environment.num_envs, environment.device)
-        stats = evaluate_episodes(environment, rollout_policy, list(range(episodes)), seed=used_seed)
+        stats = evaluate_episodes(environment, rollout_policy, list(range(played)), seed=first)
     finally:
         environment.close()
     result: dict[str, Any] = {
-        "env": section["name"],
-        "algorithm": config.algorithm["name"],
-        "seed": used_seed,
-        "env_steps": int(payload["env_steps"]),
+        "env": env_label(section),
+        "algorithm": stored.algorithm["name"],
+        "seed": first,
+        "env_steps": stored.provenance.env_steps,
         "episodes": len(stats),
+        "num_envs": together,
     }
     for name, values in {"return": stats.returns, "length": stats.lengths, **stats.metrics}.items():
         metric = MeanWithInterval()
@@ -126,32 +179,6 @@ def evaluate(ckpt_path: str, *, episodes: int, num_envs: int, seed: int | None, 
         if name == "return":
             result["return_ci95"] = half_width if math.isfinite(half_width) else None  # one episode has no interval
     return result | {"versions": versions(section["name"])}
-
-
-def _env_section(saved: dict[str, Any], changes: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the checkpoint's ``env`` section with what was typed on top."""
-    unknown = [k for k in changes if k not in saved and k != "kwargs"]
-    if unknown:
-        raise ConfigurationError(f"unknown key 'env.{unknown[0]}'{did_you_mean(unknown[0], saved, 'env.')}")
-    section = {**saved, **changes}
-    if "kwargs" in saved or "kwargs" in changes:
-        section["kwargs"] = {**(saved.get("kwargs") or {}), **(changes.get("kwargs") or {})}
-    if not isinstance(section.get("name"), str):
-        raise ConfigurationError("env.name must be the name of an environment")
-    typed = flatten(changes)
-    for key, value in imported(section).items():
-        if key not in typed:
-            what = f"names the environment '{printable(value)}', which is not in the registry; to let it be imported"
-            if key not in ("id", "module"):
-                what = f"holds '{printable(value)}', which a file does not decide; to let it be used"
-            raise ConfigurationError(f"{path} {what}, say env.{printable(key)}={printable(value)}")
-    return section
-
-
-def _check_spec(saved: dict[str, Any], now: dict[str, Any], path: str) -> None:
-    for key in ("n_agents", "n_actions", "obs_dim"):
-        if saved[key] != now[key]:
-            raise ConfigurationError(f"{path} was trained with {key}={saved[key]}, this environment has {now[key]}")
 
 
 if __name__ == "__main__":

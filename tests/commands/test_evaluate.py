@@ -37,7 +37,7 @@ def test_it_sees_what_training_saw(run: Path, name: str):
     seen = payload["eval"] if name == "best" else json.loads((run / "summary.json").read_text())["eval"]
     seen = {key.removeprefix("eval/"): value for key, value in seen.items()}
     for num_envs in (1, 3, 8):
-        result = result_of([f"ckpt_path={path}", "episodes=7", f"num_envs={num_envs}", ID])
+        result = result_of([f"ckpt_path={path}", "episodes=7", f"num_envs={num_envs}", "seed=3", ID])
         for key in ("return_mean", "return_ci95", "length_mean", "win_rate"):
             assert result[key] == pytest.approx(seen[key], abs=1e-9), key
         assert (result["episodes"], result["seed"], result["env_steps"]) == (7, 3, payload["env_steps"])
@@ -54,6 +54,7 @@ def test_the_json_has_these_fields(run: Path, tmp_path: Path):
         "seed",
         "env_steps",
         "episodes",
+        "num_envs",
         "return_mean",
         "return_ci95",
         "length_mean",
@@ -64,8 +65,9 @@ def test_the_json_has_these_fields(run: Path, tmp_path: Path):
     assert 0 <= result["win_rate"] <= 1
     assert 3 <= result["length_mean"] <= 12
     rows = dict(line.split(maxsplit=1) for line in shown.out.splitlines())
+    assert rows["episodes"] == "5, seed 1003", "not the episodes that chose the best checkpoint"
     assert rows["return"] == f"{result['return_mean']:.4g} ± {result['return_ci95']:.2g} (95 %)"
-    assert f"win rate    {result['win_rate']:.1%}" in shown.out
+    assert rows["win"].split() == ["rate", f"{result['win_rate']:.1%}"]
     assert str(target) in shown.out
     assert shown.err == ""
 

@@ -1,0 +1,180 @@
+"""Export one agent's step as programs for others, ONNX and ``torch.export``, and verify what they choose."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qmix_lightning.errors import MissingDependencyError, RunError
+from qmix_lightning.nn.layers import parameter_sets
+from qmix_lightning.policies.agent_program import AgentProgram, agent_programs
+from qmix_lightning.policies.stored import StoredPolicy
+from qmix_lightning.policies.verify import verify_programs
+
+__all__ = ["ExportSettings", "export_programs"]
+
+Program = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+"""A program that runs: inputs by name to outputs by name."""
+
+
+class ExportSettings(Protocol):
+    """What an export is asked for; see ``conf/export.yaml``."""
+
+    @property
+    def program_kinds(self) -> list[str]: ...
+    @property
+    def verify_steps(self) -> int: ...
+    @property
+    def num_envs(self) -> int: ...
+    @property
+    def env(self) -> dict[str, Any]: ...
+
+
+def export_programs(stored: StoredPolicy, folder: Path, settings: ExportSettings) -> Iterator[str]:
+    """Write ``set_0.onnx``, ``set_0.pt2``, ... and ``programs.json`` into ``folder``; yield lines for people.
+
+    Raises:
+        MissingDependencyError: an extra is not installed.
+        RunError: a program chooses other actions than the policy.
+    """
+    programs = agent_programs(stored.build())
+    share = stored.agent.get("share_parameters", True)
+    sets = parameter_sets(share, stored.spec.group_of_agent) if len(programs) > 1 else [0] * stored.spec.n_agents
+    for kind in settings.program_kinds:
+        write, load, suffix = _KINDS[kind]
+        running = []
+        for number, program in enumerate(programs):
+            path = folder / f"set_{number}{suffix}"
+            with _quiet():
+                write(program, path)
+                running.append(load(path, program))
+            yield f"{kind}: {path.name}, {path.stat().st_size:,} bytes"
+        if settings.verify_steps:
+            report = verify_programs(
+                stored,
+                running,
+                sets,
+                programs[0].memory_sizes,
+                steps=settings.verify_steps,
+                num_envs=settings.num_envs,
+                env=settings.env,
+            )
+            yield f"{kind}: {report}"
+            if report.differing:
+                raise RunError(f"the {kind} program does not choose what the policy chooses: {report}")
+        if kind == "onnx":
+            shutil.copyfile(Path(__file__).with_name("onnx_runner.py"), folder / "onnx_runner.py")
+    (folder / "programs.json").write_text(json.dumps(_description(stored, programs[0], sets), indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what exporters say about their own parts."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _description(stored: StoredPolicy, program: AgentProgram, sets: list[int]) -> dict[str, Any]:
+    """Return what a runner has to know: which program each agent runs and as which agent, and the sizes."""
+    spec = stored.spec
+    return {
+        "agents": {
+            name: {"set": sets[i], "id": i, "obs": spec.obs_dims[i], "actions": spec.action_counts[i]}
+            for i, name in enumerate(spec.agent_names)
+        },
+        "obs_dim": spec.obs_dim,
+        "n_actions": spec.n_actions,
+        "memory": program.memory_sizes,
+        "inputs": program.input_names,
+        "outputs": program.output_names,
+    }
+
+
+# -- kinds of program ----------------------------------------------------------------------------------------------
+
+
+def _write_onnx(program: AgentProgram, path: Path) -> None:
+    try:
+        import onnx  # noqa: F401 # pyright: ignore[reportMissingImports]
+        import onnxruntime  # noqa: F401 # pyright: ignore[reportMissingImports]
+        import onnxscript  # noqa: F401 # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"programs=onnx needs the package '{error.name}': pip install 'qmix-lightning[export]'"
+        ) from error
+    rows = torch.export.Dim("B", min=1)
+    torch.onnx.export(
+        program,
+        program.example(2),
+        str(path),
+        input_names=program.input_names,
+        output_names=program.output_names,
+        dynamic_shapes=_dynamic(program, rows),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _load_onnx(path: Path, program: AgentProgram) -> Program:
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    wanted = {given.name for given in session.get_inputs()}  # what a network does not look at is left out
+    names = program.output_names
+
+    def run(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        found = session.run(names, {name: value for name, value in feeds.items() if name in wanted})
+        return {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
+
+    return run
+
+
+def _write_torch_export(program: AgentProgram, path: Path) -> None:
+    rows = torch.export.Dim("B", min=1)
+    exported = torch.export.export(program, program.example(2), dynamic_shapes=_dynamic(program, rows), strict=False)
+    torch.export.save(exported, path)
+
+
+def _load_torch_export(path: Path, program: AgentProgram) -> Program:
+    module = torch.export.load(path).module()
+
+    def run(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        with torch.no_grad():
+            found = module(*(torch.from_numpy(feeds[name]) for name in program.input_names))
+        return {name: value.numpy() for name, value in zip(program.output_names, found, strict=True)}
+
+    return run
+
+
+def _dynamic(program: AgentProgram, rows: Any) -> tuple[Any, ...]:
+    """Return which axes may have any length: the first of every input."""
+    memory = tuple({0: rows} for _ in program.memory_sizes)
+    return *({0: rows} for _ in range(4)), *((memory,) if memory else ())
+
+
+_KINDS: dict[str, tuple[Callable[[AgentProgram, Path], None], Callable[[Path, AgentProgram], Program], str]] = {
+    "onnx": (_write_onnx, _load_onnx, ".onnx"),
+    "torch_export": (_write_torch_export, _load_torch_export, ".pt2"),
+}

@@ -1,0 +1,69 @@
+"""``qmix-export``: the folder, the card and the programs, by the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qmix_lightning.policies import open_policy
+from support import inprocess
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "run"
+    inprocess.succeed([f"run_dir={folder}", *inprocess.TINY])
+    return folder
+
+
+def test_the_learners_part_is_there_on_demand(run: Path, tmp_path: Path):
+    outcome = inprocess.succeed([str(run), f"output={tmp_path / 'team'}"], "export")
+    assert outcome.out == f"written to {tmp_path / 'team'}: policy.json, policy.safetensors\n"
+    assert open_policy(tmp_path / "team").build_learner() is None
+    inprocess.succeed([str(run), f"output={tmp_path / 'whole'}", "learner=true"], "export")
+    assert open_policy(tmp_path / "whole").build_learner() is not None
+
+
+def test_it_plays_as_the_checkpoint_does_and_as_its_card_says(run: Path, tmp_path: Path):
+    team = tmp_path / "team"
+    typed = [f"output={team}", "card=true", "episodes=5", "task=agree", "command='qmix-train env=two_step'"]
+    inprocess.succeed([str(run), *typed], "export")
+    card = open_policy(team).card
+    assert card is not None
+    assert (card["task"], card["command"]) == ("agree", "qmix-train env=two_step")
+    of_team = json.loads(inprocess.succeed([str(team), "output=-"], "evaluate").out)
+    of_run = json.loads(inprocess.succeed([str(run), "episodes=5", "output=-"], "evaluate").out)
+    assert of_team.pop("card")["holds"]
+    assert of_team == of_run
+
+
+def test_a_program_is_verified_and_told(run: Path, tmp_path: Path):
+    typed = [f"output={tmp_path / 'team'}", "programs=torch_export", "verify_steps=40"]
+    outcome = inprocess.succeed([str(run), *typed], "export")
+    assert "torch_export: 0 of 80 choices differ in 40 steps" in outcome.out
+    assert (tmp_path / "team" / "programs" / "set_0.pt2").is_file()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["output=team", "programs=onx"], "programs: there is no kind 'onx'. Did you mean 'onnx'?"),
+        (["output=team", "verify_steps=-1"], "verify_steps must be at least 0, not -1"),
+        (["output=taken"], "taken holds something already"),
+        ([], "output needs a value"),
+        (["output=team", "seeds=1"], "unknown key 'seeds'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], message: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").mkdir()
+    Path("taken/file").touch()
+    outcome = inprocess.command([str(run), *typed], "export")
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]

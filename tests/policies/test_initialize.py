@@ -1,0 +1,79 @@
+"""Runs that begin from the networks of others: what fits is taken over, the rest is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qmix_lightning.components import build_learner, env_maker
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.policies import StoredPolicy
+from qmix_lightning.policies.folder import write_policy_folder
+from qmix_lightning.policies.initialize import initialize_learner
+from support import inprocess
+from support.compositions import run_config
+from support.policies import stored_policy
+
+GAME = ["env=pettingzoo", "env.id=support.pymarl:OfItsSizes"]
+
+
+def of(*overrides: str) -> StoredPolicy:
+    return stored_policy(*GAME, *overrides)
+
+
+def begin(stored: StoredPolicy, *overrides: str, parts: str = "all"):
+    config = run_config(*GAME, "agent.hidden_dim=16", *overrides)
+    env = env_maker(config.env)(1)
+    learner = build_learner(config, env.spec)
+    lines = initialize_learner(learner, env.spec, stored, parts)
+    env.close()
+    return learner, "\n".join(lines)
+
+
+def test_the_whole_learner_or_the_agents_alone():
+    stored = of()
+    assert stored.learner_weights is not None
+    whole, told = begin(stored)
+    assert all(torch.equal(whole.state_dict()[n], v) for n, v in stored.learner_weights.items())
+    assert "initialised anew" not in told
+    agents, told = begin(stored, parts="agents")
+    state = agents.state_dict()
+    assert all(torch.equal(state[f"policy.{n}"], v) for n, v in stored.weights.items())
+    assert all(torch.equal(state[f"target_policy.{n}"], v) for n, v in stored.weights.items())
+    assert not torch.equal(state["mixer.bias_1.weight"], stored.learner_weights["mixer.bias_1.weight"])
+    assert "target networks are copies" in told
+
+
+def test_another_mixer_begins_anew_and_is_told():
+    _, told = begin(of(), "algorithm=qatten")
+    assert "9 of 9 tensors of the agents" in told or "8 of 8 tensors of the agents" in told
+    assert "initialised anew: mixer." in told
+
+
+@pytest.mark.parametrize("agents", [2, 5])
+def test_another_number_of_agents_where_the_network_is_shared(agents: int):
+    stored = of()
+    learner, told = begin(stored, f"+env.kwargs.n_agents={agents}", parts="agents")
+    weight, given = learner.policy.state_dict()["agent.encode.weight"], stored.weights["agent.encode.weight"]
+    same = min(given.shape[-1], weight.shape[-1])
+    assert torch.equal(weight[..., :same], given[..., :same]), "observation, last action, and the agents both have"
+    assert "all but the identities" in told
+
+
+def test_networks_of_other_sizes_are_refused():
+    with pytest.raises(ConfigurationError, match="tensors of a test's policy's agents fit"):
+        begin(of(), "agent.hidden_dim=8", parts="agents")
+
+
+def test_by_the_command(tmp_path: Path):
+    write_policy_folder(of("agent.hidden_dim=8"), tmp_path / "team")
+    typed = [*GAME, *inprocess.TINY, f"run_dir={tmp_path / 'run'}", f"init_from={tmp_path / 'team'}"]
+    outcome = inprocess.succeed([*typed, "init_parts=agents"])
+    assert "tensors of the agents" in outcome.out
+    outcome = inprocess.succeed([f"run_dir={tmp_path / 'run'}", "ckpt_path=last", "total_env_steps=70", GAME[1]])
+    assert "tensors of the agents" not in outcome.out, "a resumed run goes on from its own checkpoint"
+    refused = inprocess.command([*typed[:-2], f"run_dir={tmp_path / 'other'}", "init_from=nothing.ckpt"])
+    assert (refused.status, refused.err) == (2, "error: there is no checkpoint at nothing.ckpt\n")
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,64 @@
+"""What a reference names, in which order."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qmix_lightning.errors import CheckpointError, ConfigurationError
+from qmix_lightning.policies import open_policy
+from qmix_lightning.policies.reference import find_policy
+from support import inprocess
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    inprocess.succeed([f"run_dir={folder}", *inprocess.TINY])
+    return folder
+
+
+def test_a_run_folder_means_its_best_checkpoint_or_else_its_last(run: Path, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    checkpoints = copy / "checkpoints"
+    assert find_policy(copy) == checkpoints / "best.ckpt"
+    assert find_policy(checkpoints) == checkpoints / "best.ckpt"
+    assert find_policy("last", copy) == checkpoints / "last.ckpt"
+    (checkpoints / "best.ckpt").unlink()
+    assert find_policy(str(copy)) == checkpoints / "last.ckpt"
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*best\.ckpt"):
+        find_policy("best", copy)
+    with pytest.raises(ConfigurationError, match="of which run"):
+        find_policy("last")
+
+
+def test_a_folder_wins_over_a_name_of_the_zoo(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = find_policy("two_step")
+    Path("two_step").mkdir()
+    assert find_policy("two_step") == shipped, "an empty folder is no policy"
+    shutil.copytree(run / "checkpoints", "two_step/checkpoints")
+    assert find_policy("two_step") == Path("two_step/checkpoints/best.ckpt")
+
+
+def test_opening_and_acting_imports_no_lightning(run: Path):
+    code = (
+        "import sys, qmix_lightning as ql\n"
+        f"team = ql.load({str(run)!r})\n"
+        "team.act({name: [0.0] * team.spec.obs_dim for name in team.spec.agent_names})\n"
+        "print([name for name in ('pytorch_lightning', 'lightning_fabric', 'hydra') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
+
+
+def test_what_was_opened_says_where_it_is_from(run: Path):
+    stored = open_policy(run)
+    assert stored.source == str(run / "checkpoints" / "best.ckpt")
+    assert stored.provenance.seed == 1
+    assert 0 < stored.provenance.env_steps <= 64

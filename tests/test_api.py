@@ -1,0 +1,108 @@
+"""``import qmix_lightning as ql``: train, load, evaluate and build from Python, as the commands do."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+import qmix_lightning as ql
+from qmix_lightning import api
+from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.errors import CheckpointError, ConfigurationError
+from qmix_lightning.optimizers import LearningRate, adam
+from qmix_lightning.policies import team
+from qmix_lightning.training.module import TeamModule
+from support import inprocess
+from support.fakes import VaryingLength
+
+TINY: dict[str, Any] = {
+    "preset": "pymarl",
+    "total_env_steps": 60,
+    "eval_interval": 30,
+    "eval_episodes": 4,
+    "checkpoint_interval": 20,
+    "rollout": {"num_envs": 2},
+    "replay": {"batch_size": 4, "capacity": 64},
+    "agent": {"hidden_dim": 8},
+    "trainer": {"log_every_n_steps": 1, "accelerator": "cpu"},
+    "logger": "none",
+}
+QUIET: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "max_epochs": -1}
+
+
+def test_a_run_from_python_is_the_commands(tmp_path: Path):
+    run = ql.train("two_step", "vdn", run_dir=tmp_path / "python", seed=3, **TINY)
+    inprocess.succeed([*inprocess.TINY, "env=two_step", "algorithm=vdn", "seed=3", f"run_dir={tmp_path / 'command'}"])
+    mine, theirs = read_checkpoint(run.last), read_checkpoint(tmp_path / "command" / "checkpoints" / "last.ckpt")
+    assert mine["config"] == theirs["config"]
+    assert all(torch.equal(v, theirs["state_dict"][n]) for n, v in mine["state_dict"].items() if torch.is_tensor(v))
+    assert run.summary == json.loads((run.folder / "summary.json").read_text())
+    assert run.load().spec.n_agents == 2
+
+
+@pytest.mark.parametrize("env", [VaryingLength, "support.fakes:VaryingLength", {"name": "two_step"}])
+def test_an_environment_is_a_factory_an_address_or_a_section(env: Any, tmp_path: Path):
+    run = ql.train(env, run_dir=tmp_path / "run", **TINY)
+    assert run.summary["status"] == "completed"
+
+
+def test_a_run_goes_on(tmp_path: Path):
+    ql.train(VaryingLength, run_dir=tmp_path / "run", **TINY)
+    with pytest.raises(ConfigurationError, match="holds a run already"):
+        ql.train(VaryingLength, run_dir=tmp_path / "run", **TINY)
+    more = {**TINY, "total_env_steps": 80}
+    assert ql.train(VaryingLength, run_dir=tmp_path / "run", resume=True, **more).summary["env_steps"] >= 80
+
+
+def test_a_mistake_is_what_the_command_says(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match=r"unknown key 'optimizer.lrr'"):
+        ql.train("two_step", run_dir=tmp_path / "run", optimizer={"lrr": 1e-3})
+    with pytest.raises(ConfigurationError, match="Did you mean 'env=two_step'"):
+        ql.train("two_stp", run_dir=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trainer_of_ones_own_stops_at_the_budget(tmp_path: Path):
+    module, data = ql.build_lightning(VaryingLength, run_dir=tmp_path, **TINY)
+    seen: list[float] = []
+
+    class Seen(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            seen.append(float(trainer.callback_metrics["eval/return_mean"]))
+
+    trainer = pl.Trainer(**QUIET, default_root_dir=tmp_path, callbacks=[Seen()], num_sanity_val_steps=0)
+    trainer.fit(module, datamodule=data)
+    assert 60 <= data.counters.env_steps < 90
+    assert trainer.global_step == data.counters.updates > 0
+    assert len(seen) == 2, "evaluated at 30 and at 60 steps"
+
+
+def test_a_module_is_loaded_from_a_checkpoint(tmp_path: Path):
+    run = ql.train(VaryingLength, run_dir=tmp_path / "run", **TINY)
+    rate = LearningRate(lr=1e-3, lr_schedule="constant", lr_anneal_steps=1, lr_final=0.0)
+    optimizer = adam(rate=rate, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=None)
+    module = TeamModule.load_from_checkpoint(run.last, optimizer=optimizer)
+    saved = read_checkpoint(run.last)["state_dict"]
+    assert all(torch.equal(p, saved[name]) for name, p in module.named_parameters())
+    assert len(module.configure_optimizers().param_groups) == 2
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        TeamModule.load_from_checkpoint(tmp_path / "nothing.ckpt")
+
+
+@pytest.mark.parametrize("module", [api, team])
+def test_the_examples_in_docstrings_hold(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    finder, failed, tried = doctest.DocTestFinder(), 0, 0
+    for test in finder.find(module):
+        runner = doctest.DocTestRunner(optionflags=flags)
+        runner.run(test, out=lambda text: None)
+        failed, tried = failed + runner.failures, tried + runner.tries
+    assert tried > 3
+    assert failed == 0
