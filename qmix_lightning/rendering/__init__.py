@@ -1,0 +1,1 @@
+"""Draw environments, record episodes, and show them: as video, in a window, and on a page."""

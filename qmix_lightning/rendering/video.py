@@ -1,0 +1,120 @@
+"""Write pictures as a video, MP4 or GIF, with a line under each that says where the episode stands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+from qmix_lightning.rendering.canvas import INK, PAPER, Canvas, Frame
+from qmix_lightning.rendering.recorder import Moment
+
+__all__ = ["FORMATS", "VideoWriter", "check_video", "frames_per_second", "with_caption"]
+
+FORMATS = (".mp4", ".gif")
+_CAPTION = 28
+_BLOCK = 16  # what the codec works in; sizes that are no multiple of it are stretched by ffmpeg, with a warning
+_SMALLEST = 320
+_HOLD_S = 1.0
+
+
+def frames_per_second(steps: int) -> int:
+    """Return how many steps of an episode to show in a second: short ones are slow enough to follow, 8 at most."""
+    return max(1, min(8, round(steps / 5)))
+
+
+def check_video(path: Path) -> None:
+    """Refuse a name that is no video's, and a machine without what writes it.
+
+    Raises:
+        ConfigurationError: the ending is not one of :data:`FORMATS`.
+        MissingDependencyError: imageio or its ffmpeg is not installed.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigurationError(f"a video ends in {' or '.join(FORMATS)}, not '{path.suffix}'")
+    _imageio()
+
+
+def _imageio() -> Any:
+    try:
+        import imageio.v2
+        import imageio_ffmpeg
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"writing a video needs {error.name}: pip install 'qmix-lightning[video]'"
+        ) from error
+    assert imageio_ffmpeg
+    return imageio.v2
+
+
+def with_caption(frame: Frame, moment: Moment) -> Frame:
+    """Return a picture with a line under it: step, reward, return so far, who is alive; no size is odd.
+
+    Small pictures are enlarged by a whole number, so that their pixels stay sharp.
+    """
+    factor = max(1, -(-_SMALLEST // frame.shape[1]))
+    large = frame.repeat(factor, axis=0).repeat(factor, axis=1)
+    height, width = large.shape[:2]
+    canvas = Canvas(width, _CAPTION)
+    alive = (
+        f"   alive {moment.alive} of {moment.n_agents}" if moment.alive != moment.n_agents and not moment.over else ""
+    )
+    earned = f"   reward {moment.reward:+.2f}" if moment.step else ""
+    text = f"step {moment.step}{earned}   return {moment.total_reward:.2f}{alive}{'   end' if moment.over else ''}"
+    canvas.text(10, _CAPTION / 2, text, INK, 15, "lm")
+    shape = (height + _CAPTION + -(height + _CAPTION) % _BLOCK, width + -width % _BLOCK, 3)
+    framed = np.full(shape, PAPER, np.uint8)
+    left = (shape[1] - width) // 2
+    framed[:height, left : left + width] = large
+    framed[height : height + _CAPTION, left : left + width] = canvas.pixels()
+    return framed
+
+
+class VideoWriter:
+    """Writes pictures to ``path`` as they come; a context, at the end of which the file appears, whole or not at all.
+
+    Args:
+        path: ends in ``.mp4`` or ``.gif``.
+        fps: pictures in a second.
+    """
+
+    def __init__(self, path: Path, fps: int) -> None:
+        check_video(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._fps = path, fps
+        self._temporary = path.with_name(f".writing-{os.getpid()}{path.suffix}")
+        if path.suffix.lower() == ".gif":
+            options: dict[str, Any] = {"duration": 1000 / fps, "loop": 0}
+        else:
+            options = {"fps": fps, "codec": "libx264", "quality": 8, "macro_block_size": _BLOCK}
+        self._writer = _imageio().get_writer(self._temporary, **options)
+        self._size: tuple[int, ...] | None = None
+
+    def __call__(self, frame: Frame, moment: Moment) -> None:
+        """Add one picture; the last of an episode is held for a second."""
+        picture = with_caption(frame, moment)
+        self._size = self._size or picture.shape
+        picture = _fitted(picture, self._size)
+        for _ in range(1 + (round(_HOLD_S * self._fps) if moment.over else 0)):
+            self._writer.append_data(picture)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Finish the file; after a failure leave nothing behind."""
+        self._writer.close()
+        if kind is None:
+            os.replace(self._temporary, self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _fitted(picture: Frame, size: tuple[int, ...]) -> Frame:
+    """Return a picture cut or padded to ``size``: a video has one size, and a simulator's window may change its."""
+    height, width = min(picture.shape[0], size[0]), min(picture.shape[1], size[1])
+    cut = picture[:height, :width]
+    return np.pad(cut, ((0, size[0] - height), (0, size[1] - width), (0, 0)), mode="edge")

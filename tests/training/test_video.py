@@ -1,0 +1,43 @@
+"""``callbacks=video``: a clip at evaluations, for the run folder and TensorBoard, which changes nothing of the run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from support import inprocess
+from support.pictures import frames_of
+
+FAKE = ["env=pettingzoo", "env.id=support.fakes:VaryingLength", "seed=3"]
+
+
+def rows(folder: Path) -> str:
+    return hashlib.sha256((folder / "metrics.csv").read_bytes()).hexdigest()
+
+
+def test_clips_of_evaluations(tmp_path: Path):
+    plain, filmed = tmp_path / "plain", tmp_path / "filmed"
+    tiny = [a for a in inprocess.TINY if a != "logger=none"]
+    inprocess.succeed([*FAKE, f"run_dir={plain}", *tiny, "logger=none"])
+    inprocess.succeed([*FAKE, f"run_dir={filmed}", *tiny, "logger=tensorboard", "callbacks=video"])
+    clips = sorted((filmed / "videos").iterdir())
+    board = EventAccumulator(str(filmed / "tensorboard"), size_guidance={"images": 0})
+    board.Reload()
+    shown = board.Images("eval/episode")
+    assert len(shown) == len(clips) >= 2
+    assert [f"step_{image.step:09d}.gif" for image in shown] == [clip.name for clip in clips]
+    assert [image.encoded_image_string for image in shown] == [clip.read_bytes() for clip in clips]
+    assert len(frames_of(clips[0])) >= 4
+    assert rows(plain) == rows(filmed), "the run is the same"
+
+
+@pytest.mark.parametrize("key", ["every_n_evaluations", "max_steps"])
+def test_numbers_start_at_one(tmp_path: Path, key: str):
+    outcome = inprocess.command([*FAKE, f"run_dir={tmp_path}/x", *inprocess.TINY, "callbacks=video",
+                                 f"callbacks.video.{key}=0"])  # fmt: skip
+    assert outcome.status == 2
+    assert f"{key} (0)" in outcome.err
+    assert not (tmp_path / "x").exists()
