@@ -5,27 +5,32 @@ Nothing here imports torch, so ``--help`` and a typing mistake answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
+from qmix_lightning.cli.help_text import fitted_to_terminal
 from qmix_lightning.cli.messages import explain_hydra
 from qmix_lightning.cli.overrides import (
+    config_groups,
     explicit_overrides,
+    is_sweep,
     prepare_overrides,
     register_plugin_names,
+    sweep_parts,
     with_typed_algorithms_mixer,
 )
 from qmix_lightning.config.aliases import rename_settings
-from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError
+from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError, RunInterrupted
 from qmix_lightning.runtime.signals import end_with_parent
-from qmix_lightning.runtime.text import one_line, shortened, shown_path
+from qmix_lightning.runtime.text import on_one_line, one_line, shortened, shown_path
 
 __all__ = ["RANK_CONFIG", "import_from_here", "run_command", "run_under_hydra", "status_of"]
 
@@ -64,7 +69,25 @@ def _on_early_sigterm(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def run_command(config_name: str, task: Task) -> None:
+Composed = Callable[[], tuple[dict[str, Any], list[str]]]
+"""Returns a job's configuration and what was typed for it; raises where they do not fit."""
+
+
+class SweepJobs(Protocol):
+    """What runs the jobs of a sweep, in whichever process a launcher starts them."""
+
+    def job(self, compose: Composed) -> Any:
+        """Run one job and return what the sweeper wants to know; never raises an :class:`Exception`."""
+
+    def end(self) -> None:
+        """Sum up, and raise if something is missing."""
+
+
+BeginSweep = Callable[[Path, Sequence[str], Sequence[str]], SweepJobs]
+"""``begin(folder, Hydra's flags, overrides that all jobs share)``."""
+
+
+def run_command(config_name: str, task: Task, begin_sweep: BeginSweep | None = None) -> None:
     """Run ``task(config, output folder, overrides)`` under Hydra and exit with its status.
 
     Status 0: done; 1: failed while running; 2: something asked for does not exist or fit; 130 and 143: ended by
@@ -73,11 +96,11 @@ def run_command(config_name: str, task: Task) -> None:
     import_from_here()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it logs its font cache
-    sys.exit(status_of(lambda: run_under_hydra(config_name, task), config_name))
+    sys.exit(status_of(lambda: run_under_hydra(config_name, task, begin_sweep), config_name))
 
 
-def run_under_hydra(config_name: str, task: Task) -> None:
-    """Compose the configuration of ``config_name`` and run ``task`` with it, once for each job of a sweep."""
+def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None = None) -> None:
+    """Compose the configuration of ``config_name`` and run ``task`` with it; or the jobs of a sweep, each by itself."""
     if os.environ.get("LOCAL_RANK", "0") != "0" and (rank_config := os.environ.get(RANK_CONFIG)):
         from omegaconf import OmegaConf
 
@@ -97,43 +120,62 @@ def run_under_hydra(config_name: str, task: Task) -> None:
     sys.argv[1:] = prepare_overrides(sys.argv[1:], config_name)
 
     new_folders = _missing_folders(sys.argv[1:])
+    sweep = begin_sweep(*sweep_parts(sys.argv[1:])) if begin_sweep and is_sweep(sys.argv[1:]) else None
     started: list[Path] = []
     failures: list[Exception] = []
     skipped: list[Path] = []
 
-    def job(config: DictConfig) -> None:
+    def compose(config: DictConfig, folder: Path) -> tuple[dict[str, Any], list[str]]:
+        if config_name == "train":
+            config.run_dir = shown_path(folder)
+        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        assert isinstance(tree, dict)
+        typed = explicit_overrides()
+        if config_name == "train":
+            tree = with_typed_algorithms_mixer({str(k): v for k, v in tree.items()}, typed)
+        names = {override.lstrip("+~").partition("=")[0] for override in typed}
+        return rename_settings({str(k): v for k, v in tree.items()}, names), typed
+
+    def job(config: DictConfig) -> Any:
         from hydra.core.hydra_config import HydraConfig
 
         folder = Path(HydraConfig.get().runtime.output_dir)
+        if sweep is not None:
+            import_from_here()
+            return sweep.job(lambda: compose(config, folder))
         started.append(folder)
         if failures:
             skipped.append(folder)
-            return  # a sweep ends at its first failure, as Hydra's own do
+            return None  # a sweep ends at its first failure, as Hydra's own do
         try:
-            if "run_dir" in config:
-                config.run_dir = shown_path(folder)
-            tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            assert isinstance(tree, dict)
-            if config_name == "train":
-                tree = with_typed_algorithms_mixer({str(k): v for k, v in tree.items()}, explicit_overrides())
-            typed = {override.lstrip("+~").partition("=")[0] for override in explicit_overrides()}
-            task(rename_settings({str(k): v for k, v in tree.items()}, typed), folder, explicit_overrides())
+            tree, typed = compose(config, folder)
+            task(tree, folder, typed)
         except (Exception, SystemExit) as raised:
             error = _as_error(raised)
             if not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher"):
                 raise error from raised.__cause__  # the job runs in another process
             failures.append(error)  # Hydra would add lines of its own to the message
+        return None
 
     try:
-        hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
+        with fitted_to_terminal(config_groups()) if {"--help", "-h"} & {*sys.argv} else contextlib.nullcontext():
+            hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
+        if sweep is not None:
+            sweep.end()
     except (HydraException, OmegaConfBaseException, BrokenPipeError):
         raise
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if sweep is None:
+            raise
+        interrupted = RunInterrupted(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
+        interrupted.args = (f"{interrupted}; what was begun is saved: the same command goes on",)
+        raise interrupted from stop
     except (ValueError, OSError, YAMLError) as error:
-        if started:
+        if started or sweep is not None:
             raise
         # Hydra refuses some choices, reads files and makes the run folder without exceptions of its own.
         what = "run_dir cannot be made: " if isinstance(error, OSError) else ""
-        raise ConfigurationError(what + " ".join(str(error).split())) from error
+        raise ConfigurationError(what + on_one_line(error)) from error
     finally:
         _remove_empty(started, new_folders)
     if failures:

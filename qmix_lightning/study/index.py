@@ -17,9 +17,9 @@ from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import shown_path
 
-__all__ = ["Study", "identity", "write_lines"]
+__all__ = ["DECIDE_THE_RESULT", "Study", "identity", "write_lines"]
 
-_DECIDE_THE_RESULT = (
+DECIDE_THE_RESULT = (
     "total_env_steps",
     "eval_interval",
     "eval_episodes",
@@ -42,7 +42,7 @@ def identity(config: Mapping[str, Any]) -> str:
     Args:
         config: nested containers, interpolations resolved.
     """
-    ignored = tuple(key for key in MAY_CHANGE if key not in _DECIDE_THE_RESULT)
+    ignored = tuple(key for key in MAY_CHANGE if key not in DECIDE_THE_RESULT)
     below = tuple(f"{key}." for key in ignored)
     kept = {k: v for k, v in flatten(config).items() if k not in ignored and not k.startswith(below)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

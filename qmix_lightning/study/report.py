@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from qmix_lightning.errors import RunError
 from qmix_lightning.study.curves import picture
+from qmix_lightning.study.formatting import markdown_table, shown_interval, shown_number
 from qmix_lightning.study.index import write_lines
 from qmix_lightning.study.plan import Plan
 from qmix_lightning.study.summary import Result, Summary, comparable
@@ -28,13 +28,13 @@ def markdown(plan: Plan, summary: Summary) -> str:
             parts += _published_elsewhere(plan, summary, task)
     if summary.aggregates:
         rows = [
-            [algorithm, str(found.runs), _number(found.iqm), _interval(found.interval)]
+            [algorithm, str(found.runs), shown_number(found.iqm), shown_interval(found.interval)]
             for algorithm, found in sorted(summary.aggregates.items(), key=lambda item: -item[1].iqm)
         ]
         parts += [
             "### Over all tasks",
             "Scores on which random play is 0 and the best possible 1; runs of all tasks together.",
-            _table(["algorithm", "runs", "IQM", "95 % interval"], rows),
+            markdown_table(["algorithm", "runs", "IQM", "95 % interval"], rows),
         ]
     stale = {
         f"{algorithm} ({', '.join(result.stale)})"
@@ -111,8 +111,8 @@ def _title(plan: Plan, task: str) -> str:
 def _about(plan: Plan, summary: Summary, task: str) -> str:
     settings = plan.suite.tasks[task]
     metric = "win rate" if settings.metric == "win_rate" else "return"
-    ends = [f"random play {_number(settings.random)}"] if settings.random is not None else []
-    ends += [f"the best possible {_number(settings.best)}"] if settings.best is not None else []
+    ends = [f"random play {shown_number(settings.random)}"] if settings.random is not None else []
+    ends += [f"the best possible {shown_number(settings.best)}"] if settings.best is not None else []
     episodes = plan.suite.final_episodes
     played = f"{episodes} fresh episode{'s' if episodes > 1 else ''}"
     return (
@@ -124,24 +124,28 @@ def _task_table(plan: Plan, summary: Summary, task: str) -> str:
     settings, results = plan.suite.tasks[task], summary.results[task]
     figures = [p for p in plan.suite.published if p.task == task and comparable(p, summary.steps[task])]
     head = ["algorithm", "runs", "IQM", "95 % interval", "mean", "each run"]
-    head += [f"time to {_number(settings.threshold)}"] if settings.threshold is not None else []
+    head += [f"time to {shown_number(settings.threshold)}"] if settings.threshold is not None else []
     head += ["published"] if figures else []
     rows = []
     for algorithm, result in results.items():
-        row = [algorithm + f" {_STALE}" * bool(result.stale), str(len(result.values)), _number(result.iqm)]
-        row += [_interval(result.interval), _number(result.mean), ", ".join(map(_number, sorted(result.values)[::-1]))]
+        row = [algorithm + f" {_STALE}" * bool(result.stale), str(len(result.values)), shown_number(result.iqm)]
+        row += [
+            shown_interval(result.interval),
+            shown_number(result.mean),
+            ", ".join(map(shown_number, sorted(result.values)[::-1])),
+        ]
         row += [_time(result)] if settings.threshold is not None else []
         if figures:
-            row.append("; ".join(f"{_number(p.value)} ({p.source})" for p in figures if p.algorithm == algorithm))
+            row.append("; ".join(f"{shown_number(p.value)} ({p.source})" for p in figures if p.algorithm == algorithm))
         rows.append(row)
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _published_elsewhere(plan: Plan, summary: Summary, task: str) -> list[str]:
     figures = [p for p in plan.suite.published if p.task == task and not comparable(p, summary.steps[task])]
     if not figures:
         return []
-    lines = [f"* {p.algorithm}: {_number(p.value)} after {p.env_steps:,} ({p.source})" for p in figures]
+    lines = [f"* {p.algorithm}: {shown_number(p.value)} after {p.env_steps:,} ({p.source})" for p in figures]
     return ["Published after other numbers of steps:", "\n".join(lines)]
 
 
@@ -175,18 +179,3 @@ def _time(result: Result) -> str:
     if result.time_s is None or math.isinf(result.time_s):
         return f"not reached ({result.reached} of {len(result.values)})"
     return f"{result.time_s:,.0f} s ({result.reached} of {len(result.values)})"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{_number(interval[0])} to {_number(interval[1])}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose columns are aligned, for terminals."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.errors import RunError
+from qmix_lightning.runtime.text import on_one_line
 
 __all__ = ["METRICS", "Row", "commit", "evaluations", "read_row", "row_path", "time_to"]
 
@@ -66,7 +67,7 @@ def read_row(path: Path) -> Row | None:
     try:
         return _parse(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"{path} is not the result of a run: {' '.join(str(error).split())}") from error
+        raise RunError(f"{path} is not the result of a run: {on_one_line(error)}") from error
 
 
 def _parse(content: Any) -> Row:
@@ -88,13 +89,13 @@ def _parse(content: Any) -> Row:
     )
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{str(value)[:40]!r} is not a number")
     return value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable():
         raise ValueError(f"{str(value)[:40]!r} is not a text")
     return value
@@ -103,7 +104,10 @@ def _text(value: Any) -> str:
 def evaluations(run_dir: Path, summary: Mapping[str, Any]) -> dict[str, list[float | None]]:
     """Return the evaluations of a run as columns, from its ``metrics.csv``, and their times from its summary."""
     with open(run_dir / "metrics.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("eval/return_mean")]
+        lines = csv.reader(file)
+        head = next(lines, [])
+        at = head.index("eval/return_mean") if "eval/return_mean" in head else len(head)
+        rows = [dict(zip(head, line, strict=False)) for line in lines if len(line) > at and line[at]]
     columns: dict[str, list[float | None]] = {"env_steps": [int(row["env_steps"]) for row in rows]}
     for name in METRICS:
         values = [_rounded(row.get(f"eval/{name}")) for row in rows]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from qmix_lightning.errors import QMixLightningError, RunError, RunInterrupted
+from qmix_lightning.runtime.resources import CORES
 from qmix_lightning.runtime.text import one_line, shortened
 
 __all__ = ["Job", "Outcome", "Processes", "run", "run_all"]
@@ -45,7 +46,7 @@ class Job:
     lock: Path
     is_done: Callable[[], bool]
     train: Callable[[bool, int], None]
-    finish: Callable[[int], None]
+    finish: Callable[[int], None] = lambda lock: None
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,13 @@ class Outcome:
         status: ``done`` before, ``made`` now, ``failed``, ``locked`` by another process, or ``stopped`` by a signal.
         message: one line, why it is not there.
         seconds: it took.
+        invalid: it failed since what was asked for does not exist or fit.
     """
 
     status: Literal["done", "made", "failed", "locked", "stopped"]
     message: str = ""
     seconds: float = 0.0
+    invalid: bool = False
 
 
 def run(job: Job, patience_s: float = 10.0) -> Outcome:
@@ -126,7 +129,11 @@ def _lock(path: Path, patience_s: float) -> Iterator[int | None]:
 
 
 def run_all(
-    jobs: Sequence[Job], side_by_side: int, processes: Processes, tell: Callable[[int, Job, Outcome], None]
+    jobs: Sequence[Job],
+    side_by_side: int,
+    processes: Processes,
+    tell: Callable[[int, Job, Outcome], None],
+    patience_s: float = 10.0,
 ) -> list[Outcome]:
     """Make runs, some side by side; on Ctrl-C or SIGTERM those that run are saved and end before it is raised.
 
@@ -135,11 +142,12 @@ def run_all(
         side_by_side: how many at once.
         processes: that the jobs start.
         tell: called with the number, the job and its outcome when it has ended, one at a time.
+        patience_s: how long to wait for a lock.
     """
     telling = threading.Lock()
 
     def one(number: int, job: Job) -> Outcome:
-        outcome = Outcome("stopped") if processes.stopping else run(job)
+        outcome = Outcome("stopped") if processes.stopping else run(job, patience_s)
         with telling:
             tell(number, job, outcome)
         return outcome
@@ -181,21 +189,33 @@ class Processes:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._guard = threading.Lock()
 
-    def call(self, module: str, arguments: Iterable[str], log: Path, lock: int) -> None:
-        """Run ``python -m module arguments`` with one thread, and wait for it.
+    def call(
+        self,
+        module: str,
+        arguments: Iterable[str],
+        log: Path,
+        lock: int,
+        *,
+        threads: int | None = 1,
+        show: bool = False,
+    ) -> None:
+        """Run ``python -m module arguments``, and wait for it.
 
         Args:
             module: with a ``main``.
             arguments: of the command.
             log: file that gets what it prints.
             lock: open descriptor that it inherits.
+            threads: of its numerical libraries, and the cores that it takes to be its own; ``None``: as it finds them.
+            show: print what it prints, too.
 
         Raises:
             RunInterrupted: it was stopped.
             RunError: it ended with another status than 0; has the line with which it said why.
         """
         command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", CORES)
+        environment = os.environ | ({name: str(threads) for name in limits} if threads is not None else {})
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
             begun = output.tell()
@@ -212,7 +232,7 @@ class Processes:
                     start_new_session=True,  # a terminal's Ctrl-C reaches this process, which passes it on once
                 )
                 self._running.add(process)
-            status = process.wait()
+            status = _follow(process, log, begun) if show else process.wait()
             with self._guard:
                 self._running.discard(process)
         if self.stopping:
@@ -226,6 +246,25 @@ class Processes:
             self.stopping = number
             for process in self._running:
                 process.send_signal(number)
+
+
+def _follow(process: subprocess.Popen[bytes], log: Path, begun: int) -> int:
+    """Wait for a process and print what it adds to its log; return its status.
+
+    The process writes to the file and not to a pipe: it can still save what it has if this one is killed.
+    """
+    with open(log, "rb") as file:
+        file.seek(begun)
+        ended = False
+        while True:
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.write(file.read().decode(errors="replace"))
+                sys.stdout.flush()
+            if ended:
+                return process.returncode
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.2)
+                ended = True
 
 
 def _last_words(log: Path, begun: int) -> str:

@@ -12,12 +12,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "bootstrap_band",
     "bootstrap_interval",
     "common_grid",
+    "improvement_interval",
     "interquartile_mean",
     "normalized",
+    "optimality_gap",
+    "percentile_interval",
     "performance_profile",
     "probability_of_improvement",
+    "profile_band",
 ]
 
 Scores = Sequence[ArrayLike]
@@ -56,18 +61,67 @@ def bootstrap_interval(
         resamples: number of samples R.
         seed: of the draws.
     """
+    low, high = percentile_interval(statistic(_resampled(scores, resamples, seed)), confidence)
+    return float(low), float(high)
+
+
+def _resampled(scores: Scores, resamples: int, seed: int) -> Floats:
+    """Return [R, sum of N_m]: runs drawn with replacement within each task."""
     rng = np.random.default_rng(seed)
     arrays = [np.asarray(task, np.float64) for task in scores]
     drawn = [task[rng.integers(len(task), size=(resamples, len(task)))] for task in arrays]
+    return np.concatenate(drawn, axis=1)
+
+
+def percentile_interval(samples: ArrayLike, confidence: float = 0.95) -> Floats:
+    """Return the ends [2, ...] between which the given share of the samples [R, ...] lies."""
     outside = (1 - confidence) / 2
-    low, high = np.quantile(statistic(np.concatenate(drawn, axis=1)), [outside, 1 - outside])
-    return float(low), float(high)
+    return np.quantile(np.asarray(samples, np.float64), [outside, 1 - outside], axis=0)
+
+
+def bootstrap_band(values: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Floats:
+    """Return the 95 % interval [2, P] of the interquartile mean at each point of curves [N, P].
+
+    A draw takes whole curves, so that the points of a band belong together.
+    """
+    curves = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(curves), size=(resamples, len(curves)))
+    means = [interquartile_mean(column[drawn]) for column in curves.T]  # a point at a time: R x N numbers in memory
+    return percentile_interval(np.stack(means, axis=1))
 
 
 def performance_profile(scores: Scores, thresholds: ArrayLike) -> Floats:
     """Return the share of runs, over all tasks, whose score is above each threshold (their equation 2)."""
     every = np.concatenate([np.asarray(task, np.float64) for task in scores])
     return (every[:, None] > np.asarray(thresholds, np.float64)[None, :]).mean(0)
+
+
+def profile_band(scores: Scores, thresholds: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Floats:
+    """Return the 95 % interval [2, K] of a performance profile, by the stratified bootstrap."""
+    drawn = _resampled(scores, resamples, seed)
+    shares = [(drawn > threshold).mean(1) for threshold in np.asarray(thresholds, np.float64)]
+    return percentile_interval(np.stack(shares, axis=1))
+
+
+def optimality_gap(values: ArrayLike, best: float = 1.0) -> Floats:
+    """Return by how much scores fall short of ``best`` on average, along the last axis; more than it counts as it."""
+    return best - np.minimum(np.asarray(values, np.float64), best).mean(-1)
+
+
+def improvement_interval(
+    scores: Scores, others: Scores, *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % interval of :func:`probability_of_improvement`, the runs of both drawn within each task."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros(resamples)
+    for one, other in zip(scores, others, strict=True):
+        x, y = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        shares = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])  # [N, M]
+        of_x, of_y = (rng.multinomial(len(z), np.full(len(z), 1 / len(z)), size=resamples) / len(z) for z in (x, y))
+        total += np.einsum("rn,nm,rm->r", of_x, shares, of_y)
+    low, high = percentile_interval(total / len(scores))
+    return float(low), float(high)
 
 
 def probability_of_improvement(scores: Scores, others: Scores) -> float:

@@ -9,9 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from qmix_lightning.config.run_config import NotNegative, Positive
 from qmix_lightning.config.schema import from_mapping
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.runtime.text import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean, on_one_line
 
 __all__ = ["Algorithm", "Published", "Suite", "Task", "load_suite", "suite_names"]
 
@@ -32,7 +33,7 @@ class Task:
         threshold: of the metric, whose time is measured: the first evaluation at or above it.
     """
 
-    overrides: list
+    overrides: list[Any]
     title: str = ""
     metric: Literal["return_mean", "win_rate"] = "return_mean"
     total_env_steps: int | None = None
@@ -48,9 +49,9 @@ class Algorithm:
     ``learns_from_replay`` says whether the suite's ``replay`` overrides are for it.
     """
 
-    overrides: list
+    overrides: list[Any]
     learns_from_replay: bool = True
-    for_task: dict = field(default_factory=dict)
+    for_task: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,17 +90,17 @@ class Suite:
 
     name: str
     summary: str
-    total_env_steps: int
+    total_env_steps: Positive
     tasks: dict[str, Task]
     algorithms: dict[str, Algorithm]
-    overrides: list = field(default_factory=list)
-    replay: list = field(default_factory=list)
-    evaluations: int = 10
-    eval_episodes: int = 32
-    final_episodes: int = 400
+    overrides: list[Any] = field(default_factory=list)
+    replay: list[Any] = field(default_factory=list)
+    evaluations: Positive = 10
+    eval_episodes: Positive = 32
+    final_episodes: Positive = 400
     final_seed: int = 1000
-    seeds: list = field(default_factory=lambda: [1, 2, 3])
-    published: list = field(default_factory=list)
+    seeds: list[NotNegative] = field(default_factory=lambda: [1, 2, 3])
+    published: list[Published] = field(default_factory=list)
 
     def budget(self, task: str) -> int:
         """Return the environment steps of a run on a task, if nothing else was typed."""
@@ -163,7 +164,7 @@ def parse_suite(text: str, name: str, shown: str) -> Suite:
         mark = getattr(error, "problem_mark", None)
         where = f"{shown}:{mark.line + 1}" if mark else shown
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigurationError(f"{where}: {' '.join(problem.split())}") from error
+        raise ConfigurationError(f"{where}: {on_one_line(problem)}") from error
     if not isinstance(content, Mapping):
         raise ConfigurationError(f"{shown}:1: a suite is a mapping with tasks and algorithms")
     try:
@@ -177,49 +178,36 @@ def _checked(content: Mapping[str, Any], name: str) -> Suite:
     if "name" in content:
         raise ConfigurationError("unknown key 'name': a suite is named by its file")
     _check_label(name, "the suite's file")
-    suite: Suite = from_mapping(Suite, {**content, "name": name}, "")
-    for number, seed in enumerate(suite.seeds):
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ConfigurationError(f"seeds.{number} must be an integer of at least 0")
-    for key in ("total_env_steps", "evaluations", "eval_episodes", "final_episodes"):
-        if getattr(suite, key) < 1:
-            raise ConfigurationError(f"{key} must be at least 1")
+    suite = from_mapping(Suite, {**content, "name": name, **_whole_algorithms(content)}, "")
     _check_overrides(suite.overrides, "overrides")
     _check_overrides(suite.replay, "replay")
-    tasks = {t: _section(Task, settings, f"tasks.{t}") for t, settings in suite.tasks.items()}
-    algorithms = {a: _section(Algorithm, settings, f"algorithms.{a}") for a, settings in suite.algorithms.items()}
+    tasks, algorithms = suite.tasks, suite.algorithms
     if not tasks or not algorithms:
         raise ConfigurationError(f"{'algorithms' if tasks else 'tasks'} must have at least one")
+    for kind, sections in {"tasks": tasks, "algorithms": algorithms}.items():
+        for label, section in sections.items():
+            _check_label(label, f"{kind}.{label}")
+            _check_overrides(section.overrides, f"{kind}.{label}.overrides")
     for label, algorithm in algorithms.items():
         for task, more in algorithm.for_task.items():
             path = f"algorithms.{label}.for_task.{task}"
             _check_known(task, tasks, path, "task")
             _check_overrides(more, path)
-    published = []
     for number, figure in enumerate(suite.published):
-        path = f"published.{number}"
-        found = _section(Published, figure, path)
-        _check_known(found.task, tasks, f"{path}.task", "task")
-        _check_known(found.algorithm, algorithms, f"{path}.algorithm", "algorithm")
-        published.append(found)
-    changed = {"tasks": tasks, "algorithms": algorithms, "published": published}
-    return Suite(**{**{key: getattr(suite, key) for key in Suite.__dataclass_fields__}, **changed})
+        _check_known(figure.task, tasks, f"published.{number}.task", "task")
+        _check_known(figure.algorithm, algorithms, f"published.{number}.algorithm", "algorithm")
+    return suite
 
 
-def _section(kind: type, settings: Any, path: str) -> Any:
-    if kind is not Published:
-        _check_label(path.partition(".")[2], path)
-    if kind is Algorithm and isinstance(settings, list):
-        settings = {"overrides": settings}
-    if not isinstance(settings, Mapping):
-        raise ConfigurationError(f"{path} must be a mapping")
-    found = from_mapping(kind, settings, path)
-    if kind is not Published:
-        _check_overrides(found.overrides, f"{path}.overrides")
-    return found
+def _whole_algorithms(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section of algorithms with those that are a list of overrides, and nothing else, written out."""
+    algorithms = content.get("algorithms")
+    if not isinstance(algorithms, Mapping):
+        return {}
+    return {"algorithms": {k: {"overrides": v} if isinstance(v, list) else v for k, v in algorithms.items()}}
 
 
-def _check_keys_are_text(content: Any, path: str) -> None:
+def _check_keys_are_text(content: object, path: str) -> None:
     inside = (
         content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else ()
     )
@@ -234,10 +222,14 @@ def _check_label(label: str, path: str) -> None:
         raise ConfigurationError(f"{path} must be named by letters, digits and any of _ . +")
 
 
-def _check_overrides(overrides: Any, path: str) -> None:
+def _check_overrides(overrides: object, path: str) -> None:
     wrong = [o for o in overrides if not isinstance(o, str) or "=" not in o] if isinstance(overrides, list) else [path]
     if wrong:
         raise ConfigurationError(f"{path} must be a list of overrides like optimizer.lr=1e-3")
+    if named := [o for o in overrides if o.lstrip("+").startswith("rollout.python")]:
+        raise ConfigurationError(
+            f"{path} holds {named[0]}, which a file does not decide: type also=[rollout.python=PATH]"
+        )
 
 
 def _check_known(name: str, known: Sequence[str] | Mapping[str, Any], path: str, kind: str) -> None:

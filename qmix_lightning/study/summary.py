@@ -156,8 +156,7 @@ def _curve(rows: list[Row], metric: str) -> Curve | None:
     grid, values = statistics.common_grid(curves)
     if not len(grid):
         return None
-    ends = [statistics.bootstrap_interval([column], resamples=2000) for column in values.T]
-    low, high = (list(side) for side in zip(*ends, strict=True))
+    low, high = statistics.bootstrap_band(values).tolist()
     return Curve(grid.tolist(), statistics.interquartile_mean(values.T).tolist(), low, high)
 
 

@@ -10,6 +10,7 @@ from qmix_lightning.algorithms import ALGORITHMS
 from qmix_lightning.cli.compose import composer
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.study.suite import load_suite, parse_suite, suite_names
+from support.cases import every_value
 
 GOOD = """\
 summary: a suite
@@ -108,9 +109,8 @@ def test_an_unknown_suite_gets_the_nearest():
 def test_every_shipped_suite_composes_for_every_task_and_algorithm(name: str):
     suite = load_suite(name)
     with composer() as compose:
-        for task in suite.tasks:
-            for algorithm in suite.algorithms:
-                (config,) = compose([*suite.overrides_of(task, algorithm), "num_threads=1"], [suite.seeds[0]])
-                assert config.total_env_steps == suite.budget(task)
-                assert algorithm not in ALGORITHMS.names() or algorithm == config.algorithm["name"]
-                assert config.rollout.asynchronous != "auto", "or it would depend on the machine's cores"
+        for task, algorithm in every_value(suite.tasks, suite.algorithms):
+            (config,) = compose([*suite.overrides_of(task, algorithm), "num_threads=1"], [suite.seeds[0]])
+            assert config.total_env_steps == suite.budget(task)
+            assert algorithm not in ALGORITHMS.names() or algorithm == config.algorithm["name"]
+            assert config.rollout.asynchronous != "auto", "or it would depend on the machine's cores"

@@ -1,0 +1,231 @@
+"""Find the runs below some folders, and read what each has reached. What they hold is shown, never obeyed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qmix_lightning.config.resume import MAY_CHANGE
+from qmix_lightning.config.tree import flatten
+from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.runtime.text import one_line, printable, shown_path
+from qmix_lightning.study.index import DECIDE_THE_RESULT, Study
+from qmix_lightning.study.rows import METRICS, evaluations, read_row
+
+__all__ = ["Absent", "Found", "Run", "find_runs"]
+
+_SKIPPED = {"checkpoints", "report", "locks", "logs", "outcomes", "replay"}
+_ENDED = ("completed", "stopped")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was found.
+
+    Attributes:
+        place: its folder, or the file of its row.
+        env, algorithm, seed: of its configuration.
+        settings: dotted key to value as text, without the seed and what the result does not depend on.
+        status: ``completed``, ``stopped``, ``running``, ``interrupted``, ``pruned``, ``failed`` or ``diverged``.
+        columns: of its evaluations: ``env_steps``, ``wall_s`` and metrics, with ``None`` where not known.
+        final: metrics of the evaluation that counts: on fresh seeds where there was one, else the last.
+        fresh: whether that was an evaluation of its own, after training.
+        versions: of what it was made with.
+    """
+
+    place: Path
+    env: str
+    algorithm: str
+    seed: int
+    settings: dict[str, str]
+    status: str
+    columns: dict[str, list[float | None]]
+    final: dict[str, float]
+    fresh: bool
+    versions: dict[str, str]
+
+    @property
+    def ended(self) -> bool:
+        return self.status in _ENDED
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A run that is not in the figures: its name, ``missing``, ``failed``, ``running`` or another state, and why."""
+
+    name: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stands below some folders."""
+
+    runs: list[Run]
+    absent: list[Absent]
+
+
+def find_runs(folders: Sequence[Path]) -> Found:
+    """Return the runs below folders: run folders, studies, and the rows of ``qmix-bench``.
+
+    Raises:
+        ConfigurationError: a folder is not there, or none of them holds a run.
+    """
+    runs: dict[Path, Run] = {}
+    absent: list[Absent] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigurationError(f"there is no folder {shown_path(folder)}")
+        for place in _places(folder):
+            try:
+                _refuse_links(place)
+                run = _from_row(place) if place.suffix == ".json" else _from_folder(place)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RunError) as error:
+                reason = printable(str(error) if isinstance(error, RunError) else one_line(error), 200)
+                absent.append(Absent(shown_path(place), "unreadable", reason))
+            else:
+                if run is not None:
+                    runs[place.resolve()] = run
+        absent += _never_begun(folder)
+    if not runs and not absent:
+        raise ConfigurationError(f"there is no run below {', '.join(map(shown_path, folders))}")
+    return Found(list(runs.values()), absent)
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """Yield run folders and files of rows, links not followed."""
+    for here, names, files in os.walk(folder):
+        place = Path(here)
+        if "config.yaml" in files:
+            names.clear()
+            yield place
+            continue
+        names[:] = sorted(name for name in names if name not in _SKIPPED)
+        rows = "study.json" not in files and not {"metrics.csv", "summary.json"} & set(files)
+        yield from (place / name for name in sorted(files) if rows and "-seed" in name and name.endswith(".json"))
+
+
+def _refuse_links(place: Path) -> None:
+    """Refuse a run with a link, which may lead anywhere, or a pipe, which is endless, in place of a file.
+
+    Raises:
+        RunError: names it.
+    """
+    names = ("config.yaml", "summary.json", "metrics.csv", "final.json")
+    for path in [place / name for name in names] if place.is_dir() else [place]:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise RunError(f"{path.name} is a link or no file: not followed")
+
+
+def _from_folder(folder: Path) -> Run | None:
+    tree = _yaml(folder / "config.yaml")
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+    except FileNotFoundError:
+        summary = {"status": "running"}
+    columns = evaluations(folder, summary) if (folder / "metrics.csv").exists() else {"env_steps": []}
+    final, fresh = _last(columns), False
+    if (folder / "final.json").is_file():
+        final, fresh = _metrics(json.loads((folder / "final.json").read_bytes())), True
+    status = summary.get("status") if isinstance(summary.get("status"), str) else "running"
+    return Run(
+        folder,
+        printable(tree["env"]["name"], 40),
+        printable(tree["algorithm"]["name"], 40),
+        int(tree["seed"]),
+        _settings(tree),
+        printable(status, 20),
+        columns,
+        final,
+        fresh,
+        _texts(summary.get("versions")),
+    )
+
+
+def _from_row(path: Path) -> Run | None:
+    """Return the run of a row of ``qmix-bench``, whose configuration is not kept: its task is its environment."""
+    row = read_row(path)
+    assert row is not None
+    content = row.content
+    settings = {"env.suite": printable(content["suite"], 40)}
+    return Run(
+        path,
+        printable(content["task"], 40),
+        printable(content["algorithm"], 40),
+        row.seed,
+        settings,
+        printable(content["status"], 20),
+        row.evaluations,
+        row.final,
+        True,
+        _texts(content.get("versions")),
+    )
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the other takes 30 ms a run
+    try:
+        tree = yaml.load(path.read_bytes(), loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return tree
+
+
+def _settings(tree: Mapping[str, Any]) -> dict[str, str]:
+    ignored = ("seed", "preset", *(key for key in MAY_CHANGE if key not in DECIDE_THE_RESULT))
+    below = tuple(f"{key}." for key in ignored)
+    kept = {k: v for k, v in flatten(tree).items() if k not in ignored and not k.startswith(below)}
+    return {printable(key, 60): printable(value, 60) for key, value in kept.items()}
+
+
+def _last(columns: Mapping[str, list[float | None]]) -> dict[str, float]:
+    known = {name: [v for v in columns.get(name, []) if v is not None] for name in METRICS}
+    return {name: values[-1] for name, values in known.items() if values}
+
+
+def _metrics(content: Mapping[str, Any]) -> dict[str, float]:
+    found = {name: content.get(name) for name in METRICS}
+    return {n: float(v) for n, v in found.items() if isinstance(v, int | float) and math.isfinite(v)}
+
+
+def _texts(content: object) -> dict[str, str]:
+    items = content.items() if isinstance(content, Mapping) else ()
+    return {printable(key, 40): printable(value, 40) for key, value in items}
+
+
+def _never_begun(folder: Path) -> Iterator[Absent]:
+    """Yield the runs of a study whose folder holds none, with what their last try said."""
+    if not (folder / "study.json").is_file():
+        return
+    study = Study(folder)
+    for identity, entry in study.runs().items():
+        if not (folder / entry["folder"] / "config.yaml").exists():
+            state, reason = "missing", "not begun yet"
+            try:
+                outcome = json.loads((folder / "outcomes" / f"{identity}.json").read_bytes())
+                if outcome["status"] == "failed":
+                    state, reason = "failed", printable(outcome["message"], 200)
+            except (OSError, ValueError, KeyError, TypeError):
+                pass
+            yield Absent(printable(entry["folder"], 100), state, reason)
+
+
+def without_doubles(runs: Sequence[Run]) -> tuple[list[Run], list[Absent]]:
+    """Return the runs with one for each configuration and seed: of several, one that ended, then the longest."""
+    best: dict[tuple[Any, ...], Run] = {}
+    absent = []
+    for run in runs:
+        key = (run.env, run.algorithm, run.seed, tuple(sorted(run.settings.items())))
+        if (other := best.get(key)) is not None:
+            run, other = sorted([run, other], key=lambda r: (r.ended, len(r.columns["env_steps"])), reverse=True)
+            absent.append(Absent(shown_path(other.place), "double", f"the same run as {shown_path(run.place)}"))
+        best[key] = run
+    return list(best.values()), absent

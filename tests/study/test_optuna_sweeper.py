@@ -1,0 +1,132 @@
+"""A search goes on in its storage: nothing is repeated, what was cut off is made to its end, failures are tried again.
+
+Runs are stood in for; ``tests/end_to_end/test_study.py`` searches with real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmix_lightning.errors import RunError
+from qmix_lightning.runtime.trial import TRIAL, load_trial
+from qmix_lightning.study import sweep
+from support import inprocess
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import optuna
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+SEARCH = ["hydra/sweeper=optuna", "objective=return_mean", "optimizer.lr=interval(0.1,0.9)", "run_dir=study"]
+
+
+class Runs:
+    """Stands in for the processes of runs: a run's return is its learning rate."""
+
+    made: list[float]
+    killed_at: int | None
+    failing_at: int | None
+
+    def __init__(self) -> None:
+        self.stopping = 0
+
+    def stop(self, number: int) -> None:
+        self.stopping = number
+
+    def call(self, module: str, arguments: Iterable[str], *args: Any, **settings: Any) -> None:
+        typed = dict(a.split("=", 1) for a in arguments)
+        number, value = len(Runs.made), float(typed["optimizer.lr"])
+        Runs.made.append(value)
+        if number == Runs.killed_at:
+            raise KeyboardInterrupt
+        if number == Runs.failing_at:
+            raise RunError("no luck")
+        trial = load_trial(os.environ[TRIAL])
+        pruned = False
+        for step in (20, 40):
+            trial.report(value, step)
+            pruned = trial.should_prune()
+            if pruned:
+                break
+        folder = Path(typed["run_dir"].strip("'"))
+        folder.mkdir(parents=True)
+        summary = {"status": "pruned" if pruned else "completed", "objective": value, "env_steps": step, "wall_s": 1.0}
+        (folder / "summary.json").write_text(json.dumps({**summary, "eval": {"return_mean": value}}))
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The learning rates of the runs that were begun."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "Processes", Runs)
+    Runs.made, Runs.killed_at, Runs.failing_at = [], None, None
+    return Runs.made
+
+
+def search(*arguments: str) -> inprocess.Outcome:
+    return inprocess.command(["-m", *inprocess.TINY, *SEARCH, *arguments])
+
+
+def trials() -> list[optuna.trial.FrozenTrial]:
+    (summary,) = optuna.get_all_study_summaries("sqlite:///study/optuna.db")
+    return optuna.load_study(summary.study_name, "sqlite:///study/optuna.db").trials
+
+
+def test_a_search_that_was_killed_goes_on(made: list[float]):
+    Runs.killed_at = 2
+    assert search("hydra.sweeper.n_trials=4", "hydra.sweeper.pruner=none").status == 130
+    assert len(trials()) == 3
+    Runs.killed_at = None
+    outcome = search("hydra.sweeper.n_trials=4", "hydra.sweeper.pruner=none")
+    assert outcome.status == 0, outcome
+    found = trials()
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 4
+    assert made[2] == made[3], "the trial that was cut off is made to its end"
+    assert [trial.value for trial in found] == [*made[:2], *made[3:]] == [t.params["optimizer.lr"] for t in found]
+    assert f"best of 4 trials: {max(made):.6g}" in outcome.out
+    again = search("hydra.sweeper.n_trials=4", "hydra.sweeper.pruner=none")
+    assert (again.status, len(made)) == (0, 5)
+
+
+def test_a_trial_is_pruned_by_its_evaluations_and_a_failed_one_tried_again(made: list[float]):
+    settings = [
+        "hydra.sweeper.n_trials=5",
+        "hydra.sweeper.sampler.seed=1",
+        "hydra.sweeper.pruner_settings={n_startup_trials:1}",
+    ]
+    Runs.failing_at = 1
+    assert search(*settings).status == 1
+    assert [trial.state.name for trial in trials()].count("FAIL") == 1
+    assert search(*settings).status == 0
+    assert made[5] == made[1]
+    found = trials()
+    states = [trial.state.name for trial in found]
+    assert (states.count("FAIL"), len(states)) == (1, 6)
+    assert states.count("PRUNED") >= 1
+    for trial in found:
+        if trial.state.name == "PRUNED":
+            (summary,) = Path("study").glob(f"*lr={trial.params['optimizer.lr']}_*/summary.json")
+            assert json.loads(summary.read_text())["status"] == "pruned"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["objective=null"], "compares runs by objective="),
+        (["optimizer.lr=0.1"], "has nothing to search"),
+        (["hydra.sweeper.pruner=medean"], "Did you mean 'median'?"),
+        (["hydra.sweeper.pruner_settings={n_start:1}"], "hydra.sweeper.pruner_settings: "),
+    ],
+)
+def test_a_search_that_cannot_begin(made: list[float], typed: list[str], message: str):
+    outcome = search(*typed)
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1), outcome
+    assert message in outcome.err
+    assert made == []

@@ -1,0 +1,157 @@
+"""``qmix-train -m`` makes a study: which runs it makes, what their folders are called, how they ended.
+
+What a run's own command does is stood in for, since it takes seconds: ``tests/end_to_end/test_study.py`` has real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmix_lightning.errors import RunError
+from qmix_lightning.study import launchers, sweep
+from support import inprocess
+
+
+class Commands:
+    """Stands in for the processes of runs: writes what a run leaves that a table and a sweep read."""
+
+    made: list[list[str]]
+    failing: str
+
+    def __init__(self) -> None:
+        self.stopping = 0
+
+    def stop(self, number: int) -> None:
+        raise AssertionError("nothing is stopped here")
+
+    def call(self, module: str, arguments: Iterable[str], *args: Any, threads: int | None, **settings: Any) -> None:
+        typed = dict(a.split("=", 1) for a in arguments)
+        Commands.made.append([f"{k}={v}" for k, v in typed.items()])
+        folder = Path(typed["run_dir"].strip("'"))
+        folder.mkdir(parents=True)
+        if Commands.failing in Commands.made[-1]:
+            raise RunError("no luck")
+        result = {"return_mean": float(typed["seed"])}
+        summary = {"status": "completed", "eval": result, "env_steps": 60, "wall_s": 1.0}
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands of the runs that were made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "Processes", Commands)
+    Commands.made, Commands.failing = [], ""
+    return Commands.made
+
+
+def folders() -> set[str]:
+    return {path.parent.name for path in Path("outputs/study").glob("*/summary.json")}
+
+
+def train(*arguments: str) -> inprocess.Outcome:
+    return inprocess.command(["-m", *inprocess.TINY, *arguments])
+
+
+def test_the_same_command_again_makes_what_is_missing(made: list[list[str]]):
+    Commands.failing = "algorithm=qmix"
+    outcome = train("algorithm=vdn,qmix", "seed=1,2")
+    assert outcome.status == 1
+    assert folders() == {"two_step_vdn_seed1", "two_step_vdn_seed2"}
+    assert "2 of 4 runs are not there" in outcome.err
+    assert outcome.out.count("failed: no luck") == 2
+    Commands.failing = ""
+    made.clear()
+    assert train("algorithm=vdn,qmix", "seed=1,2").status == 0
+    assert [next(a for a in command if a.startswith("algorithm=")) for command in made] == ["algorithm=qmix"] * 2
+    made.clear()
+    assert train("algorithm=vdn,qmix", "seed=1,2").status == 0
+    assert made == []
+
+
+def test_a_study_is_extended_by_a_value_and_a_seed(made: list[list[str]]):
+    assert train("algorithm=vdn", "seed=1,2").status == 0
+    assert train("algorithm=vdn,qmix", "seed=1,2,3").status == 0
+    assert len(made) == 6
+    assert folders() == {f"two_step_{algorithm}_seed{seed}" for algorithm in ("vdn", "qmix") for seed in (1, 2, 3)}
+
+
+def test_what_is_swept_too_is_in_the_folders_name_and_the_default_is_no_other_run(made: list[list[str]]):
+    assert train("seed=1", "optimizer.lr=0.1").status == 0
+    assert train("seed=1", "optimizer.lr=0.1,0.25").status == 0
+    assert folders() == {"two_step_qmix_seed1", "two_step_qmix_optimizer.lr=0.25_seed1"}
+
+
+@pytest.mark.parametrize("same", ["callbacks=q_table", "objective=return_mean"])
+def test_what_the_result_does_not_depend_on_makes_no_other_run(made: list[list[str]], same: str):
+    assert train("seed=1").status == 0
+    assert train("seed=1", same).status == 0
+    assert len(made) == 1
+
+
+def test_one_configuration_that_does_not_fit_stops_no_other(made: list[list[str]]):
+    outcome = train("replay.batch_size=4,65,8")
+    assert outcome.status == 1
+    assert len(made) == 2
+    assert "replay.batch_size (65) is larger than replay.capacity (64)" in outcome.out
+
+
+def test_a_table_has_a_line_for_each_job(made: list[list[str]]):
+    train("algorithm=vdn,qmix", "seed=5")
+    train("algorithm=vdn,qmix", "seed=5,6")
+    lines = train("algorithm=vdn,iql", "seed=5,6").out.splitlines()
+    table = lines[lines.index("outputs/study: 4 of 4 runs are there") + 2 :]
+    assert [line.split()[:2] for line in table[:4]] == [
+        ["two_step_vdn_seed5", "done"],
+        ["two_step_vdn_seed6", "done"],
+        ["two_step_iql_seed5", "finished"],
+        ["two_step_iql_seed6", "finished"],
+    ]
+
+
+def test_the_objective_has_to_be_in_the_evaluations(made: list[list[str]]):
+    outcome = train("seed=1", "objective=win_rat")
+    assert outcome.status == 1
+    assert "its evaluations have no 'win_rat'" in outcome.err
+
+
+def test_a_joblib_worker_makes_runs_like_this_process(made: list[list[str]]):
+    """The jobs go to other processes; done ones are enough to see it: there is nothing to stand in for."""
+    assert train("seed=1,2").status == 0
+    outcome = train("seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    assert outcome.status == 0, outcome
+    assert "2 of 2 runs are there" in outcome.out
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("launcher", "cores"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, None),
+        ({"_target_": "a.JoblibLauncher", "n_jobs": 2}, 4),
+        ({"_target_": "a.JoblibLauncher", "n_jobs": 3}, 2),
+        ({"_target_": "a.JoblibLauncher", "n_jobs": 100}, 1),
+        ({"_target_": "a.JoblibLauncher", "n_jobs": -1}, 1),
+        ({"_target_": "a.RayLauncher", "ray": {"remote": {}}}, 1),
+        ({"_target_": "a.RayLauncher", "ray": {"remote": {"num_cpus": 3}}}, 3),
+        ({"_target_": "a.LocalLauncher", "cpus_per_task": None}, 1),
+        ({"_target_": "a.SlurmLauncher", "cpus_per_task": 3}, None),
+    ],
+)
+def test_cores_are_shared_among_the_jobs(monkeypatch: pytest.MonkeyPatch, launcher: dict[str, Any], cores: int | None):
+    monkeypatch.setattr(launchers, "available_cores", lambda: 8)
+    assert launchers.share_of_cores(launcher) == cores
+
+
+def test_a_missing_plugin_is_told_with_the_line_that_installs_it(
+    made: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
+    outcome = train("seed=1", "hydra/launcher=joblib")
+    assert outcome.status == 2
+    assert outcome.err == "error: hydra/launcher=joblib needs its plugin: pip install 'qmix-lightning[sweep]'\n"
