@@ -84,6 +84,10 @@ class RunCSVLogger(Logger):
     def _formatted(row: dict[str, float]) -> dict[str, str]:
         return {k: str(int(v)) if float(v).is_integer() and abs(v) < 2**53 else repr(float(v)) for k, v in row.items()}
 
+    def rows(self) -> list[dict[str, str]]:
+        """Return the rows of the file, and the row in the making."""
+        return [*self._read(), *([self._formatted(self._pending)] if self._pending else [])]
+
     def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []

@@ -1,62 +1,133 @@
-"""Pass the metrics of training and evaluation to every logger."""
+"""Pass the metrics of training and evaluation to every logger, and to callbacks that watch them."""
 
 from __future__ import annotations
 
 import math
+import time
 from typing import Any, cast
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.text import did_you_mean
+from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import data_of
 from qmix_lightning.training.module import TeamModule, diverged
 
-__all__ = ["MetricsLog"]
+__all__ = ["MetricsLog", "log_row"]
+
+
+def log_row(trainer: Trainer, metrics: dict[str, float], times: dict[str, float] | None = None) -> None:
+    """Send a row over environment steps to every logger, on the first rank.
+
+    Args:
+        trainer: whose loggers they are.
+        metrics: values; NaN is left out.
+        times: more of them that differ from run to run; not for ``metrics.csv``, which a resumed run repeats exactly.
+    """
+    counters = data_of(trainer).counters
+    row = {
+        "updates": counters.updates,
+        "env_steps": counters.env_steps,
+        "episodes": counters.episodes,
+        **{name: value for name, value in metrics.items() if not math.isnan(value)},
+    }
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            exact = isinstance(logger, RunCSVLogger)
+            logger.log_metrics(row if exact else row | (times or {}), step=counters.env_steps)
 
 
 class MetricsLog(Callback):
-    """Callback that sends rows to every logger: training every ``log_every_n_steps`` updates, and evaluations.
+    """Callback that logs training every ``log_every_n_steps`` updates, and evaluations.
 
-    Rows are over environment steps.
+    Both are in ``trainer.callback_metrics`` too, from the first update on, so that callbacks can watch them.
     """
 
     def __init__(self) -> None:
         self.last_train: dict[str, float] = {}
         self.last_eval: dict[str, float] = {}
+        self.seconds = {"act": 0.0, "env": 0.0, "update": 0.0, "evaluate": 0.0}
+        """Seconds of this rank so far: acting, environments, updates, evaluations."""
+        self._logged_seconds = dict(self.seconds)
+        self._begun = 0.0
+        self._collected = (0.0, 0.0)
+        self._monitors_checked = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._publish(trainer, self.last_train | self.last_eval)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._begun = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        counters = data_of(trainer).counters
+        self.seconds["update"] += time.perf_counter() - self._begun
+        data, module = data_of(trainer), cast(TeamModule, pl_module)
         every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if every == 0 or counters.updates % every:
+        due = every != 0 and data.counters.updates % every == 0
+        if not (due or not self.last_train):
             return
-        metrics = cast(TeamModule, pl_module).train_metrics()
+        metrics = module.train_metrics()
         if not math.isfinite(metrics["loss"]):
-            raise diverged("loss", counters.updates)
-        played = {("win_rate" if n == "won" else f"{n}_mean"): v for n, v in data_of(trainer).pop_window().items()}
+            raise diverged("loss", data.counters.updates)
+        means = data.pop_window() if due else data.window_means()
+        played = {("win_rate" if n == "won" else f"{n}_mean"): v for n, v in means.items()}
         self.last_train = {f"train/{n}": v for n, v in {**metrics, **played, "epsilon": batch.epsilon}.items()}
-        self._log(trainer, self.last_train)
+        self._publish(trainer, self.last_train)
+        if due:
+            log_row(trainer, self.last_train, self._pop_times(trainer))
+        if not self._monitors_checked:
+            self._monitors_checked = True
+            _check_monitors(trainer, {*self.last_train, *module.eval_names})
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
+            self.seconds["evaluate"] += time.perf_counter() - self._begun
             self.last_eval = dict(cast(TeamModule, pl_module).eval_results)
-            self._log(trainer, self.last_eval)
+            self._publish(trainer, self.last_eval)
+            log_row(trainer, self.last_eval, self._pop_times(trainer))
 
     @staticmethod
-    def _log(trainer: Trainer, metrics: dict[str, float]) -> None:
-        counters = data_of(trainer).counters
-        row = {
-            "updates": counters.updates,
-            "env_steps": counters.env_steps,
-            "episodes": counters.episodes,
-            **{name: value for name, value in metrics.items() if not math.isnan(value)},
-        }
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.log_metrics(row, step=counters.env_steps)
+    def _publish(trainer: Trainer, metrics: dict[str, float]) -> None:
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+
+    def _pop_times(self, trainer: Trainer) -> dict[str, float]:
+        """Return the seconds since the row before, as metrics."""
+        data, (act, env) = data_of(trainer), self._collected
+        self._collected = data.act_s, data.env_s
+        self.seconds["act"] += data.act_s - act
+        self.seconds["env"] += data.env_s - env
+        times = {f"time/{name}_s": total - self._logged_seconds[name] for name, total in self.seconds.items()}
+        self._logged_seconds = dict(self.seconds)
+        return times
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last_eval": self.last_eval}
+        return {"last_train": self.last_train, "last_eval": self.last_eval, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last_eval = {str(name): float(value) for name, value in state_dict["last_eval"].items()}
+        def numbers(key: str) -> dict[str, float]:
+            return {str(name): float(value) for name, value in state_dict.get(key, {}).items()}
+
+        self.last_train, self.last_eval = numbers("last_train"), numbers("last_eval")
+        known = numbers("seconds")  # 0.1.0 kept none
+        self.seconds = {name: known.get(name, 0.0) for name in self.seconds}
+        self._logged_seconds = dict(self.seconds)
+
+
+def _check_monitors(trainer: Trainer, known: set[str]) -> None:
+    """Refuse callbacks that watch a metric which does not exist, before much has been computed.
+
+    Raises:
+        ConfigurationError: has the closest name there is.
+    """
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor not in known | trainer.callback_metrics.keys():
+            what = f"callback {type(callback).__name__} watches '{monitor}', which is not logged"
+            raise ConfigurationError(f"{what}{did_you_mean(monitor, known)}")

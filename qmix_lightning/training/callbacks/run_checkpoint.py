@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers.logger import Logger
 
 from qmix_lightning.checkpoint.files import write_checkpoint
 from qmix_lightning.checkpoint.segments import SegmentStore
@@ -20,6 +21,7 @@ from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import data_of
 from qmix_lightning.training.module import TeamModule
+from qmix_lightning.training.trackers.base import Tracker, catch_up
 
 __all__ = ["RunCheckpoint"]
 
@@ -30,7 +32,7 @@ class RunCheckpoint(Checkpoint):
     Args:
         run_dir: where the run writes; checkpoints go to its ``checkpoints`` folder.
         interval: environment steps between checkpoints.
-        source: the ``checkpoints`` folder of the run that this one goes on from.
+        source: the ``checkpoints`` folder of the run that this one goes on from, whose segments have been verified.
         log: whose evaluation decides about ``best``.
     """
 
@@ -40,6 +42,8 @@ class RunCheckpoint(Checkpoint):
         self.source = source
         self._metrics_log = log  # not "log": Lightning gives every callback a method of that name
         self.best: list[float] = []
+        self.best_eval: dict[str, float] = {}
+        """The best evaluation, by the names of ``summary.json``, and the environment steps at it."""
         self.eval_wall_s: dict[int, float] = {}
         """Environment steps of each evaluation -> seconds of training when it had ended."""
         self.wall_before = 0.0
@@ -48,6 +52,7 @@ class RunCheckpoint(Checkpoint):
         self._last_update: int | None = None
         self._start = time.monotonic()
         self._saved_at = 0
+        self._loggers: list[Logger] = []
         self._loggers_state: dict[str, Any] = {}
 
     @property
@@ -61,7 +66,10 @@ class RunCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.run_dir = Path(trainer.strategy.broadcast(str(self.run_dir)))
-        data_of(trainer).store = SegmentStore(self.folder, trainer.global_rank, self.source)
+        self._loggers = trainer.loggers
+        data_of(trainer).store = SegmentStore(
+            self.folder, trainer.global_rank, self.source, verified=self.source is not None
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.monotonic()
@@ -75,6 +83,7 @@ class RunCheckpoint(Checkpoint):
                 if isinstance(logger, RunCSVLogger):
                     same = other.resolve() == logger.path.resolve()
                     logger.load_state_dict(self._loggers_state, counters.updates, None if same else other)
+                    catch_up(trainer, logger.rows())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,6 +104,8 @@ class RunCheckpoint(Checkpoint):
             return
         cast(TeamModule, pl_module).check_finite()
         self.best = score
+        named = {name.removeprefix("eval/"): value for name, value in results.items()}
+        self.best_eval = {"env_steps": data_of(trainer).counters.env_steps, **named}
         reached("best.begin")
         weights = trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:
@@ -103,7 +114,7 @@ class RunCheckpoint(Checkpoint):
                 "global_step": trainer.global_step,
                 "env_steps": data_of(trainer).counters.env_steps,
                 "eval": results,
-                **cast(TeamModule, pl_module).extra_checkpoint,
+                **cast(TeamModule, pl_module).recorded(),
             }
             write_checkpoint(payload, self.folder / "best.ckpt")
 
@@ -138,29 +149,32 @@ class RunCheckpoint(Checkpoint):
         """
         cast(TeamModule, trainer.lightning_module).check_finite()
         self.memory.add(all_gather_objects(process_peaks()))
+        for logger in self._loggers:
+            logger.save()  # what TensorBoard holds back would be lost with a process that is killed
         reached("checkpoint.begin")
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
         data = data_of(trainer)
         self._saved_at, self._last_update = data.counters.env_steps, data.counters.updates
         self.saved += 1
-        cast(SegmentStore, data.store).collect_garbage()
+        if data.store is not None:
+            data.store.collect_garbage()
 
     def state_dict(self) -> dict[str, Any]:
-        loggers = {}
-        # Lightning asks for this when it saves, on every rank; only rank 0 has rows.
-        for logger in self.csv_loggers:
-            loggers = logger.state_dict()
+        # Lightning asks for this when it saves, on every rank; only rank 0 has rows and tracked runs.
+        rows = [logger.state_dict() for logger in self._loggers if isinstance(logger, RunCSVLogger)]
+        trackers = [logger for logger in self._loggers if isinstance(logger, Tracker)]
         return {
             "best": self.best,
+            "best_eval": self.best_eval,
             "wall_s": self.wall_s,
             "eval_wall_s": list(self.eval_wall_s.items()),
-            "loggers": loggers,
+            "loggers": rows[0] if rows else {},
+            "trackers": {tracker.name: tracker.tracker_id for tracker in trackers if tracker.tracker_id},
         }
-
-    csv_loggers: tuple[RunCSVLogger, ...] = ()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = [float(value) for value in state_dict["best"]]
+        self.best_eval = {str(k): float(v) for k, v in state_dict.get("best_eval", {}).items()}  # 0.1.0 kept none
         self.wall_before = float(state_dict["wall_s"])
         if len(self.best) not in (0, 2) or not all(map(math.isfinite, (*self.best, self.wall_before))):
             raise CheckpointError("the checkpoint's best evaluation and time are not those of a run")

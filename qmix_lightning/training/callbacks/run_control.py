@@ -29,7 +29,7 @@ class RunControl(Callback):
                 for process in launcher.procs:
                     process.kill()
 
-        environment = trainer._accelerator_connector.cluster_environment
+        environment = trainer._accelerator_connector.cluster_environment  # pyright: ignore[reportPrivateUsage]
         requeue = None
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             requeue = environment.requeue_signal

@@ -1,0 +1,1 @@
+"""Hold the experiment trackers of a run, one file each."""

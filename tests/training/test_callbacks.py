@@ -1,0 +1,164 @@
+"""Callbacks by name, settings of Lightning that compete with ours, and what a run says it was ended by."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ProgressBar
+
+from support import inprocess, runs
+
+TINY = [a for a in inprocess.TINY if not a.startswith("total_env_steps")]
+
+
+class OwnBar(ProgressBar):
+    """A bar of the user's, which only says that it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def disable(self) -> None: ...
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        print("the user's own bar")
+
+
+class StopAt(Callback):
+    """Asks for the end at an update."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step >= self.update
+
+
+def summary(run: Path) -> dict[str, Any]:
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, inprocess.Outcome]:
+    """A run that was stopped early: the two-step game's greedy return does not get better than it is at once."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    early = ["callbacks=[early_stopping,model_checkpoint]", "callbacks.early_stopping.patience=2"]
+    return run, inprocess.succeed([f"run_dir={run}", "total_env_steps=400", *early, *TINY])
+
+
+def test_early_stopping_ends_a_run_and_is_named(stopped: tuple[Path, inprocess.Outcome]):
+    run, outcome = stopped
+    told = summary(run)
+    assert (told["status"], told["ended_by"]) == ("stopped", "early_stopping")
+    assert told["env_steps"] < 400
+    assert "ended by     early stopping: eval/return_mean was no better than 8 in 2 evaluations" in outcome.out
+    assert told["why"] in outcome.out
+
+
+def test_the_best_checkpoints_are_kept_as_whole_runs(stopped: tuple[Path, inprocess.Outcome], tmp_path: Path):
+    run, _ = stopped
+    evaluated = sorted(int(row["updates"]) for row in runs.rows(run) if row["eval/return_mean"])[-3:]
+    kept = {path.name for path in (run / "checkpoints").glob("update*.ckpt")}
+    assert kept == {f"update{number}.ckpt" for number in evaluated}
+    first = run / "checkpoints" / f"update{evaluated[0]}.ckpt"
+    inprocess.succeed([f"ckpt_path={first}", f"run_dir={tmp_path}/again", "total_env_steps=200"])
+    assert summary(tmp_path / "again")["status"] == "completed"
+
+
+def test_a_resumed_run_stops_where_the_uninterrupted_one_did(stopped: tuple[Path, inprocess.Outcome], tmp_path: Path):
+    run, _ = stopped
+    shutil.copytree(run, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):  # as if killed in the middle of the last epoch
+        if path.name not in ("previous.ckpt", "best.ckpt"):
+            path.unlink()
+    early = ["callbacks=[early_stopping,model_checkpoint]", "callbacks.early_stopping.patience=2"]
+    inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last", *early])
+    assert runs.rows(tmp_path / "run") == runs.rows(run)
+    assert summary(tmp_path / "run")["why"] == summary(run)["why"]
+
+
+def test_more_patience_lets_a_stopped_run_go_on(stopped: tuple[Path, inprocess.Outcome], tmp_path: Path):
+    run, _ = stopped
+    shutil.copytree(run, tmp_path / "run")
+    inprocess.succeed(
+        [f"run_dir={tmp_path}/run", "ckpt_path=last", "callbacks.early_stopping.patience=50", "total_env_steps=140"]
+    )
+    assert summary(tmp_path / "run")["ended_by"] == "budget"
+
+
+def test_metrics_of_training_can_be_watched(tmp_path: Path):
+    watch = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=train/epsilon"]
+    watch += ["callbacks.early_stopping.mode=min", "callbacks.early_stopping.stopping_threshold=0.999"]
+    watch += ["trainer.log_every_n_steps=50"]  # no row of training before the first evaluation
+    inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=400", *TINY, *watch])
+    assert summary(tmp_path / "run")["why"] == "early stopping: train/epsilon reached 0.999"
+
+
+def test_without_evaluations_the_end_of_an_epoch_is_looked_at(tmp_path: Path):
+    watch = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=train/epsilon"]
+    watch += ["callbacks.early_stopping.mode=min", "callbacks.early_stopping.stopping_threshold=0.999"]
+    inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=400", "trainer.limit_val_batches=0", *watch, *TINY])
+    assert summary(tmp_path / "run")["ended_by"] == "early_stopping"
+
+
+def test_a_metric_that_does_not_exist_is_told_at_the_first_update(tmp_path: Path):
+    arguments = [f"run_dir={tmp_path}/run", "callbacks=early_stopping", "callbacks.early_stopping.monitor=train/los"]
+    outcome = inprocess.command([*arguments, "total_env_steps=400", *TINY])
+    assert outcome.status == 2
+    assert outcome.err.endswith("watches 'train/los', which is not logged. Did you mean 'train/loss'?\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "by"),
+    [
+        ("trainer.max_steps=3", "max_steps"),
+        ("trainer.max_time=00:00:00:00", "max_time"),
+        ("callbacks.own={_target_:test_callbacks.StopAt,update:2}", "callback"),
+    ],
+)
+def test_other_ends_are_named_too(argument: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "test_callbacks", sys.modules[__name__])
+    inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=400", argument, *TINY])
+    assert (summary(tmp_path / "run")["status"], summary(tmp_path / "run")["ended_by"]) == ("stopped", by)
+
+
+def test_a_bar_of_the_users_takes_the_place_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "test_callbacks", sys.modules[__name__])
+    outcome = inprocess.succeed(
+        [f"run_dir={tmp_path}/run", "total_env_steps=60", "callbacks.bar._target_=test_callbacks.OwnBar", *TINY]
+    )
+    assert "the user's own bar" in outcome.out
+
+
+COMPETING = {
+    "trainer.max_epochs=3": "total_env_steps",
+    "trainer.min_steps=10": "total_env_steps",
+    "trainer.limit_train_batches=5": "total_env_steps",
+    "trainer.fast_dev_run=true": "total_env_steps",
+    "trainer.val_check_interval=0.5": "eval_interval",
+    "trainer.check_val_every_n_epoch=2": "eval_interval",
+    "trainer.limit_val_batches=3": "eval_episodes",
+    "trainer.overfit_batches=2": "replay.capacity",
+}
+
+
+@pytest.mark.parametrize("argument", COMPETING)
+def test_a_setting_that_competes_with_ours_is_answered_with_what_to_set(argument: str, tmp_path: Path):
+    outcome = inprocess.command([f"run_dir={tmp_path}/run", argument])
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"error: {argument} has no place here: ")
+    assert COMPETING[argument] in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argument", ["callbacks=[early_stoping,q_table]", "callbacks=early_stoping"])
+def test_a_misspelt_callback_gets_the_closest_name(argument: str):
+    outcome = inprocess.command([argument])
+    assert outcome.err == "error: unknown callbacks 'early_stoping'. Did you mean 'callbacks=early_stopping'?\n"
