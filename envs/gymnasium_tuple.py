@@ -36,6 +36,7 @@ class TupleEnv:
     """
 
     episode_metrics: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
 
     def __init__(self, env: gymnasium.Env[Any, Any], *, time_limit: int | None = None) -> None:
         self.env = env
@@ -80,7 +81,7 @@ class TupleEnv:
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         """Take a joint step; return observations, rewards, terminations, truncations and infos by agent."""
         agents = self.possible_agents
-        joint = tuple([decode(actions[agent]) for agent, decode in zip(agents, self._decode, strict=True)])
+        joint = tuple([decode(actions[agent]) for agent, decode in zip(agents, self._decode)])
         rewards: Any  # a number for the team, or one for each agent
         observations, rewards, done, timeout, _ = self.env.step(joint)
         self.steps += 1
@@ -102,6 +103,13 @@ class TupleEnv:
             dict.fromkeys(agents, truncated),
             infos,
         )
+
+    def render(self) -> Any:
+        return self.env.render()
+
+    @property
+    def render_mode(self) -> str | None:
+        return self.env.render_mode
 
     def close(self) -> None:
         self.env.close()
@@ -125,13 +133,13 @@ class TupleEnv:
         return {}
 
     def _by_agent(self, values: Any) -> dict[str, Any]:
-        return dict(zip(self.possible_agents, values, strict=True))
+        return dict(zip(self.possible_agents, values))
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         masks = self.masks()
         if masks is None:
             return {agent: {} for agent in self.possible_agents}
-        return {agent: {MASK_KEY: mask} for agent, mask in zip(self.possible_agents, masks, strict=True)}
+        return {agent: {MASK_KEY: mask} for agent, mask in zip(self.possible_agents, masks)}
 
 
 def make(
@@ -165,7 +173,7 @@ def make(
     if spec.entry_point is not None:
         creator = _creator(spec.entry_point)
         own = {name: value for name, value in arguments.items() if name != "max_episode_steps"}
-        check_arguments(creator, spec.kwargs | own, f"'{id}'")
+        check_arguments(creator, {**spec.kwargs, **own}, f"'{id}'")
     # The checker warns of every reward that is a list, which is how this style gives them.
     env = gymnasium.make(id, disable_env_checker=True, **arguments)
     family: Any = _FAMILIES.get(type(env.unwrapped).__module__.partition(".")[0])

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qmix_lightning.envs.jax_flat_state import FlatState
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
+from qmix_lightning.runtime.text import one_line, shortened
 from qmix_lightning.types import NO_OP, EntityBlock, EnvSpec
 from qmix_lightning.worker.parallel_adapter import unit_groups
 
@@ -87,6 +89,14 @@ class Rules(Protocol):
         """Return the values reported when an episode ends."""
         ...
 
+    def draw(self, sim: Any) -> Any:
+        """Return a picture, uint8 ``[H, W, 3]``, or raise ``NotImplementedError``; not traced."""
+        ...
+
+    def action_names(self) -> dict[str, list[str]]:
+        """Return the word for each action by agent; empty: they are numbers."""
+        ...
+
 
 class JaxmarlRules:
     """Rules that hold for any JaxMARL environment.
@@ -104,6 +114,7 @@ class JaxmarlRules:
 
     def __init__(self, simulator: Any) -> None:
         self._agents = list(simulator.agents)
+        self._radii = getattr(simulator, "rad", None)  # of a particle world
         self._unlimited: Any = None
         if isinstance(getattr(simulator, "max_steps", None), int):
             self._unlimited = copy.copy(simulator)
@@ -120,6 +131,25 @@ class JaxmarlRules:
 
     def metrics(self, after: Any) -> dict[str, Any]:
         return {}
+
+    def draw(self, sim: Any) -> Any:
+        """Draw a particle world; nothing is known of others."""
+        if not hasattr(sim, "p_pos"):
+            raise NotImplementedError
+        from qmix_lightning.rendering.particles import Particle, draw_particles
+
+        places, radii, n = np.asarray(sim.p_pos), np.asarray(self._radii), len(self._agents)
+        return draw_particles(
+            [
+                Particle(float(x), float(y), float(radius), i if i < n else None)
+                for i, ((x, y), radius) in enumerate(zip(places, radii, strict=True))
+            ]
+        )
+
+    def action_names(self) -> dict[str, list[str]]:
+        if self._radii is None:
+            return {}
+        return {agent: ["none", "left", "right", "down", "up"] for agent in self._agents}
 
 
 class JaxProgram:
@@ -187,6 +217,15 @@ class JaxProgram:
         """Return slots in which nothing was started yet."""
         shapes = jax.eval_shape(jax.vmap(self._begin_one), jax.ShapeDtypeStruct((num_envs,), jnp.uint32))
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def draw(self, slots: Slots) -> Any:
+        """Return a picture of the first of ``slots``, uint8 ``[H, W, 3]``, or raise ``NotImplementedError``."""
+        episode = self._flat_state.unflatten(slots.words[0], tuple(other[0] for other in slots.others))
+        return self._rules.draw(episode.sim)
+
+    def action_names(self) -> dict[str, list[str]]:
+        """Return the word for each action by agent; empty if the family has none."""
+        return self._rules.action_names()
 
     # -- traced: many environments ---------------------------------------------------------------------------------
 
@@ -333,7 +372,9 @@ def _layout(
     try:
         shown, sim = jax.eval_shape(simulator.reset, jax.random.PRNGKey(0))
     except Exception as error:
-        raise EnvironmentContractError(f"{name} does not fit: its reset fails: {_line(error)}") from error
+        raise EnvironmentContractError(
+            f"{name} does not fit: its reset fails: {shortened(one_line(error), 200)}"
+        ) from error
     if not isinstance(shown, dict) or not all(isinstance(agent, str) and agent in shown for agent in agents):
         raise EnvironmentContractError(f"{name} does not fit: its observations are not given by agent name")
     counts = []
@@ -348,7 +389,9 @@ def _layout(
     try:
         stepped = jax.eval_shape(simulator.step_env, jax.random.PRNGKey(0), sim, zeros)
     except Exception as error:
-        raise EnvironmentContractError(f"{name} does not fit: its step fails: {_line(error)}") from error
+        raise EnvironmentContractError(
+            f"{name} does not fit: its step fails: {shortened(one_line(error), 200)}"
+        ) from error
     if not isinstance(stepped[2], dict) or not all(agent in stepped[2] for agent in agents):
         raise EnvironmentContractError(f"{name} does not fit: its rewards are not given by agent name")
     if jax.tree.structure(stepped[1]) != jax.tree.structure(sim):
@@ -374,7 +417,3 @@ def _mask_function(
         if all(masks[agent].shape == (count,) for agent, count in zip(agents, counts, strict=True)):
             return function
     return None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

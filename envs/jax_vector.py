@@ -113,6 +113,16 @@ class JaxVectorEnv:
             metrics=dict(zip(self.spec.episode_metrics, metrics, strict=True)),
         )
 
+    def render_frame(self) -> np.ndarray:
+        """Return a picture of the first environment; ``NotImplementedError`` where its family has none."""
+        assert self._slots is not None
+        return self.program.draw(self._slots)
+
+    @property
+    def action_names(self) -> dict[str, list[str]]:
+        """The word for each action of each agent; empty where its family has none."""
+        return self.program.action_names()
+
     def close(self) -> None:
         """Forget the episodes; may be called twice."""
         self._slots = self._begun = None

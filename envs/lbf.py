@@ -12,6 +12,7 @@ from qmix_lightning.environment import check_arguments
 from qmix_lightning.envs.gymnasium_tuple import TupleEnv
 from qmix_lightning.envs.optional import require
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.rendering.offscreen import draw_offscreen
 
 __all__ = ["Foraging", "make"]
 
@@ -30,6 +31,7 @@ class Foraging(TupleEnv):
     """
 
     episode_metrics = ("food_collected",)
+    action_names = ("none", "north", "south", "west", "east", "load")
 
     def __init__(self, env: Any, *, time_limit: int | None = None) -> None:
         super().__init__(env, time_limit=time_limit)
@@ -44,6 +46,13 @@ class Foraging(TupleEnv):
         for player in self.game.players:
             player.position = None
         return super().reset(seed, options)
+
+    def render_frame(self) -> np.ndarray:
+        """Return the package's own picture; food and players carry their levels."""
+        draw_offscreen()
+        if not self.game._rendering_initialized:
+            self.game._init_render()
+        return self.game.viewer.render(self.game, return_rgb_array=True)
 
     def _entities(self) -> list[dict[str, Any]]:
         """Return the entity blocks of an observation: food, then the other players.
@@ -111,7 +120,7 @@ def make(task: str = "8x8-2p-3f", kwargs: Mapping[str, Any] | None = None) -> Fo
         "grid_observation": False,
         "penalty": 0.1 if parsed["penalty"] else 0.0,
     }
-    settings |= kwargs or {}
+    settings.update(kwargs or {})
     check_arguments(ForagingEnv, settings, f"LBF task '{task}'")
     if not isinstance(settings["field_size"], tuple):
         settings["field_size"] = tuple(settings["field_size"])  # a list in YAML

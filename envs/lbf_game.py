@@ -29,7 +29,7 @@ class Game(ForagingEnv):
         """Return row, column and level of each piece that is left, in the order of the field."""
         rows, columns = self.field.nonzero()
         levels = self.field[rows, columns]
-        return list(zip(rows.tolist(), columns.tolist(), levels.tolist(), strict=True))
+        return list(zip(rows.tolist(), columns.tolist(), levels.tolist()))
 
     def _gen_valid_moves(self) -> None:
         field: np.ndarray[Any, Any] = self.field

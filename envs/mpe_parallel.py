@@ -1,6 +1,6 @@
 """Step MPE's games as the simultaneous games they are.
 
-Imports nothing of the package: it is handed its environment.
+Imports nothing of the package ``mpe2``: it is handed its environment.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from qmix_lightning.rendering.canvas import Colour
+from qmix_lightning.rendering.particles import Particle, draw_particles
 
 __all__ = ["ParticleEnv"]
 
@@ -32,6 +35,7 @@ class ParticleEnv:
         self.metadata: dict[str, Any] = dict(env.metadata)
         self.max_cycles = int(game.max_cycles)
         self.state_space = game.state_space
+        self.action_names = ("none", "left", "right", "down", "up")
         self._observations: dict[str, np.ndarray] = {}
 
     def observation_space(self, agent: str) -> Any:
@@ -64,8 +68,25 @@ class ParticleEnv:
         """Return all observations joined, as the package defines it."""
         return np.concatenate([self._observations[agent] for agent in self.possible_agents])
 
+    def render_frame(self) -> np.ndarray:
+        """Draw the world, agents with numbers: in the package's own picture they look alike, and the view jumps."""
+        world = self._game.world
+        agents, landmarks = list(world.agents), list(world.landmarks)
+        alike = len({tuple(np.round(agent.color, 3)) for agent in agents}) == 1
+        particles = []
+        for thing in (*landmarks, *agents):
+            number = agents.index(thing) if thing in agents else None
+            x, y = (float(v) for v in thing.state.p_pos)
+            own = number is None or not alike  # its colour tells something of it
+            colour = _colour(thing.color) if own else None
+            says = ""
+            if number is not None and not thing.silent and np.any(thing.state.c):
+                says = chr(ord("A") + int(np.argmax(thing.state.c)))
+            particles.append(Particle(x, y, float(thing.size), number, colour, says))
+        return draw_particles(particles)
+
     def render(self) -> Any:
-        return self._env.render()
+        return self._game.render()
 
     def close(self) -> None:
         self._env.close()
@@ -81,3 +102,8 @@ class ParticleEnv:
     def _observe(self) -> dict[str, np.ndarray]:
         self._observations = {agent: self._game.observe(agent) for agent in self.possible_agents}
         return dict(self._observations)
+
+
+def _colour(shares: Any) -> Colour:
+    red, green, blue = (round(255 * min(1.0, max(0.0, float(share)))) for share in shares)
+    return red, green, blue

@@ -65,6 +65,8 @@ class Overcooked:
         self.state_space = self._space
         self._actions = spaces.Discrete(Action.NUM_ACTIONS)
         self._sparse_return = 0.0
+        self._visualizer: Any = None
+        self.action_names = ("up", "down", "right", "left", "stay", "interact")
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
         return self._space
@@ -103,6 +105,16 @@ class Overcooked:
 
     def state(self) -> np.ndarray:
         return self._seen[0]
+
+    def render_frame(self) -> np.ndarray:
+        """Return the package's own picture of the kitchen."""
+        import pygame
+        from overcooked.visualization.state_visualizer import StateVisualizer
+
+        if self._visualizer is None:
+            self._visualizer = StateVisualizer()
+        surface = self._visualizer.render_state(state=self._kitchen.state, grid=self._mdp.terrain_mtx)
+        return np.ascontiguousarray(pygame.surfarray.array3d(surface).swapaxes(0, 1))
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""

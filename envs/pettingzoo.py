@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Mapping
@@ -28,11 +29,32 @@ def make(id: str, kwargs: Mapping[str, Any] | None = None) -> Any:
         # Its modules by family warn that there is a registry now; the address is the same either way.
         warnings.filterwarnings("ignore", "The old environment creation API", DeprecationWarning)
         factory = load_target(target, "env.id")
-    check_arguments(factory, arguments, f"'{target}'")
+    check_arguments(_with_names(factory), arguments, f"'{target}'")
     env = factory(**arguments)
+    if callable(getattr(env, "agent_iter", None)) and (getattr(env, "metadata", None) or {}).get("is_parallelizable"):
+        from pettingzoo.utils.conversions import aec_to_parallel
+
+        env = aec_to_parallel(env)  # sound where nothing happens between the turns of a cycle, which it says of itself
     if target.startswith("pettingzoo.butterfly.knights_archers_zombies"):
         _reset_spawn_count(env)
     return env
+
+
+def _with_names(factory: Any) -> Any:
+    """Return what names the keyword arguments of ``factory``: PettingZoo's wrappers hand on whatever they are given."""
+    seen: list[Any] = []
+    candidate = factory
+    while candidate is not None and candidate not in seen:
+        seen.append(candidate)
+        parameters = inspect.signature(candidate).parameters.values()
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return candidate
+        code = inspect.unwrap(candidate.__init__ if inspect.isclass(candidate) else candidate)
+        inner = [c.cell_contents for c in getattr(code, "__closure__", None) or () if callable(c.cell_contents)]
+        names = getattr(code, "__globals__", {})
+        inner += [names[name] for name in ("raw_env", "_env") if callable(names.get(name))]
+        candidate = next((other for other in inner if other not in seen and other is not code), None)
+    return factory
 
 
 def _reset_spawn_count(env: Any) -> None:

@@ -11,6 +11,7 @@ from qmix_lightning.environment import check_arguments
 from qmix_lightning.envs.gymnasium_tuple import TupleEnv
 from qmix_lightning.envs.optional import require
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.rendering.offscreen import draw_offscreen
 from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["RoboticWarehouse", "make"]
@@ -26,8 +27,15 @@ class RoboticWarehouse(TupleEnv):
     Nothing but time ends an episode, yet it reports that as *terminated*.
     """
 
+    action_names = ("none", "forward", "left", "right", "load")
+
     def own_limit(self) -> int | None:
         return self.game.max_steps
+
+    def render_frame(self) -> Any:
+        """Return the package's own picture: requested shelves are highlighted, robots that carry one are filled."""
+        draw_offscreen()
+        return self.game.render(mode="rgb_array")
 
     def timed_out(self) -> bool:
         return True
@@ -66,7 +74,7 @@ def make(task: str = "tiny-2ag", kwargs: Mapping[str, Any] | None = None) -> Rob
         "max_steps": 500,
         "reward_type": RewardType.INDIVIDUAL,
     }
-    settings |= kwargs or {}
+    settings.update(kwargs or {})
     check_arguments(Warehouse, settings, f"RWARE task '{task}'")
     if settings["request_queue_size"] < 1:
         raise ConfigurationError(f"RWARE task '{task}' requests no shelf at all: give it more agents")

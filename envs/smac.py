@@ -48,7 +48,7 @@ def make(
     """
     settings = game_settings(kwargs, RESERVED)
     env_class: Any = import_package("smac", "smac.env").StarCraft2Env  # type: ignore[attr-defined]
-    settings |= {"map_name": map_name, "continuing_episode": True}
+    settings.update({"map_name": map_name, "continuing_episode": True})
     check_arguments(env_class, settings, "SMAC's StarCraft2Env")
 
     def new_game(seed: int | None) -> Any:

@@ -28,7 +28,8 @@ _RACES: dict[str, tuple[list[str], list[float], list[str]]] = {
     "terran": (["marine", "marauder", "medivac"], [0.45, 0.45, 0.1], ["medivac"]),
     "zerg": (["zergling", "baneling", "hydralisk"], [0.45, 0.1, 0.45], ["baneling"]),
 }
-_RESERVED = RESERVED | {
+_RESERVED = {
+    **RESERVED,
     "map_name": "use env.map_name, or env.race",
     "capability_config": "use env.capability_config, or env.race, env.n_units and env.n_enemies",
 }
@@ -88,14 +89,16 @@ def make(
     if missing := [name for name in ("n_units", "n_enemies") if name not in config]:
         raise ConfigurationError(f"env.capability_config needs {' and '.join(missing)}")
     settings = game_settings(kwargs, _RESERVED)
-    settings |= {"map_name": map_name or f"10gen_{race}", "continuing_episode": True}
+    settings.update({"map_name": map_name or f"10gen_{race}", "continuing_episode": True})
     module: Any = import_package("smacv2", "smacv2.env.starcraft2.wrapper")
     check_arguments(module.StarCraft2Env, {**settings, "capability_config": config}, "SMACv2's StarCraft2Env")
 
     def new_game(seed: int | None) -> Any:
         try:
             # The wrapper writes into the configuration it is given.
-            return module.StarCraftCapabilityEnvWrapper(**settings | {"seed": seed}, capability_config=deepcopy(config))
+            return module.StarCraftCapabilityEnvWrapper(
+                **{**settings, "seed": seed}, capability_config=deepcopy(config)
+            )
         except KeyError as error:
             registry: Any = importlib.import_module("smacv2.env.starcraft2.maps.smac_maps")
             known = sorted(registry.get_smac_map_registry())

@@ -7,8 +7,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from qmix_lightning.envs.jaxmarl import import_jaxmarl
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.rendering.battle import Unit, draw_battle
 from qmix_lightning.runtime.text import did_you_mean
 from qmix_lightning.types import EntityBlock
 
@@ -38,6 +41,7 @@ class SmaxRules:
             units = simulator.num_allies + simulator.num_enemies
             self.state_scale = unit * units + [1.0] * units + [1.0 / flags] * units
         self._allies = int(simulator.num_allies)
+        self._simulator = simulator
         types = simulator.scenario
         # Without a scenario all are marines; where they are drawn anew for every episode there is no fixed type.
         kinds = [0] * self._allies if types is None else [int(kind) for kind in types[: self._allies]]
@@ -66,6 +70,39 @@ class SmaxRules:
             "dead_allies": (~allies).sum(),
             "dead_enemies": (~enemies).sum(),
         }
+
+    def draw(self, sim: Any) -> Any:
+        """Draw the battle: SMAX's own animation takes a minute, and shows neither health nor shots."""
+        return draw_battle(self._units(sim.state), float(self._simulator.map_width), float(self._simulator.map_height))
+
+    def _units(self, state: Any) -> list[Unit]:
+        full, radii = np.asarray(self._simulator.unit_type_health), np.asarray(self._simulator.unit_type_radiuses)
+        kinds, alive = np.asarray(state.unit_types), np.asarray(state.unit_alive)
+        health = np.where(alive, np.asarray(state.unit_health) / full[kinds], 0.0)
+        first_attack, allies = int(self._simulator.num_movement_actions), self._allies
+        attacks = np.asarray(state.prev_attack_actions).astype(int) - first_attack
+        units = []
+        for i, (x, y) in enumerate(np.asarray(state.unit_positions).tolist()):
+            ours = i < allies
+            # The enemy numbers its targets from the last of our units.
+            target = allies + attacks[i] if ours else allies - 1 - attacks[i]
+            units.append(
+                Unit(
+                    x,
+                    y,
+                    ours,
+                    label=f"{self._simulator.unit_type_shorthands[kinds[i]]}{i if ours else i - allies}",
+                    health=float(health[i]),
+                    radius=float(radii[kinds[i]]),
+                    target=int(target) if attacks[i] >= 0 else None,
+                )
+            )
+        return units
+
+    def action_names(self) -> dict[str, list[str]]:
+        names = ["up", "right", "down", "left", "stop"]
+        names += [f"shoot {k}" for k in range(int(self._simulator.num_enemies))]
+        return {f"ally_{i}": names for i in range(self._allies)}
 
 
 def _entities(simulator: Any) -> tuple[EntityBlock, ...]:
@@ -125,7 +162,7 @@ def make(
             raise ConfigurationError(f"SMAX: {key} is a setting of its own: env.{key}, not env.kwargs.{key}")
         if key not in known:
             raise ConfigurationError(f"SMAX has no setting '{key}'{did_you_mean(key, known)}")
-    arguments = {**given, "max_steps": max_steps, "scenario": smax.map_name_to_scenario(scenario)}
+    arguments: dict[str, Any] = {**given, "max_steps": max_steps, "scenario": smax.map_name_to_scenario(scenario)}
 
     def build() -> JaxProgram:
         return JaxProgram(

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from qmix_lightning.envs.starcraft_setup import explain, one_line, parse_flags, set_timeout
+from qmix_lightning.envs.starcraft_setup import explain, parse_flags, set_timeout
 from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, RunError, StartupError
+from qmix_lightning.rendering.battle import Unit, draw_battle
+from qmix_lightning.runtime.text import one_line
 from qmix_lightning.types import NO_OP
 from qmix_lightning.worker.last_words import LastWords
 
@@ -157,7 +159,7 @@ class StarCraft:
             self._begin(seed)
             self._untouched, self._episode_seed = True, seed
         masks = self._avail()
-        self.agents = [agent for agent, mask in zip(self.possible_agents, masks, strict=True) if not mask[NO_OP]]
+        self.agents = [agent for agent, mask in zip(self.possible_agents, masks) if not mask[NO_OP]]
         return self._observations(), self._infos(masks)
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
@@ -194,11 +196,8 @@ class StarCraft:
         infos = self._infos(masks)
         if over:
             self._finished += 1
-            infos[self.possible_agents[0]] |= {
-                "won": float(info["battle_won"]),
-                "dead_allies": float(info["dead_allies"]),
-                "dead_enemies": float(info["dead_enemies"]),
-            }
+            ends = {name: float(info[name]) for name in ("dead_allies", "dead_enemies")}
+            infos[self.possible_agents[0]].update(won=float(info["battle_won"]), **ends)
             self._write_replay()
         self.agents = [] if over else [agent for agent in acted if alive[agent]]
         return self._observations(), dict.fromkeys(acted, float(reward)), terminations, truncations, infos
@@ -212,6 +211,12 @@ class StarCraft:
     def state(self) -> np.ndarray:
         """Return the global state ``[S]``."""
         return self._vector(self._game.get_state(), self._state_size)
+
+    def render_frame(self) -> np.ndarray:
+        """Return a picture of the battle, drawn from the units that the game reports."""
+        core = self.core(self._game)
+        units = [_seen(unit, i, side == "agents") for side in ("agents", "enemies") for i, unit in _units(core, side)]
+        return draw_battle(units, float(core.map_x), float(core.map_y))
 
     def rebuild(self) -> None:
         """End the game; the next ``reset`` launches a new one."""
@@ -345,11 +350,11 @@ class StarCraft:
         return [np.asarray(self._game.get_avail_agent_actions(i), np.bool_) for i in range(self._n)]
 
     def _infos(self, masks: list[np.ndarray]) -> dict[str, dict[str, Any]]:
-        return {agent: {"action_mask": mask} for agent, mask in zip(self.possible_agents, masks, strict=True)}
+        return {agent: {"action_mask": mask} for agent, mask in zip(self.possible_agents, masks)}
 
     def _observations(self) -> dict[str, np.ndarray]:
         values = self._game.get_obs()
-        return {a: self._vector(v, self._obs_size) for a, v in zip(self.possible_agents, values, strict=True)}
+        return {a: self._vector(v, self._obs_size) for a, v in zip(self.possible_agents, values)}
 
     def _vector(self, values: Any, size: int) -> np.ndarray:
         """Return ``values`` as float32 (SMAC mixes precisions)."""
@@ -384,3 +389,14 @@ def _settle_reward_scale(core: Any, before: float) -> None:
         return
     if abs(core.max_reward - scale) > 1e-6:
         core.max_reward = scale
+
+
+def _units(core: Any, side: str) -> list[tuple[int, Any]]:
+    return sorted(getattr(core, side).items())
+
+
+def _seen(unit: Any, number: int, ours: bool) -> Unit:
+    """Return a unit of the game as it is drawn."""
+    shield = unit.shield / unit.shield_max if unit.shield_max else None
+    health = unit.health / unit.health_max
+    return Unit(unit.pos.x, unit.pos.y, ours, str(number), health, shield, radius=0.6)

@@ -12,7 +12,7 @@ from typing import Any
 
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 
-__all__ = ["RESERVED", "explain", "game_settings", "import_package", "one_line", "parse_flags", "set_timeout"]
+__all__ = ["RESERVED", "explain", "game_settings", "import_package", "parse_flags", "set_timeout"]
 
 RESERVED = {
     "map_name": "use env.map_name",
@@ -120,7 +120,3 @@ def explain(error: Exception, name: str, package: str) -> str | None:
     if isinstance(error, FileNotFoundError) or any(part in text for part in missing_game):
         return f"{name}: StarCraft II is not there ({text}): install it and let SC2PATH name its folder (docs/smac.md)"
     return None
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.rendering.tables import draw_payoffs
 from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
 
 __all__ = ["TabularEnv"]
@@ -57,16 +59,19 @@ class TabularEnv:
         self._legal = torch.arange(a) < torch.tensor(counts)[:, None]  # [N, A]
         self._only_no_op = (torch.arange(a) == NO_OP).expand(n, a)  # [N, A]
         self._position = torch.full((num_envs,), over, dtype=torch.int64)  # [E]
+        self._played: tuple[Tensor, ...] | None = None  # state and joint action of the last step, [E] each
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the game again where ``mask [E]``; it is deterministic, so ``seeds [E]`` change nothing."""
         self._position = torch.where(mask, 0, self._position)
+        self._played = None
         return self._observe()
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
         """Take one joint step with ``actions [E, N]`` where ``active [E]``."""
         chosen = torch.where(active[:, None], actions, NO_OP)  # [E, N]
         index = (self._position, *chosen.unbind(dim=1))
+        self._played = index
         reward = torch.where(active, self._payoff[index], 0.0)  # [E]
         self._position = torch.where(active, self._successor[index], self._position)
         return Transition(
@@ -75,6 +80,15 @@ class TabularEnv:
             terminated=active & (self._position == self._over),
             truncated=torch.zeros_like(active),
         )
+
+    def render_frame(self) -> np.ndarray:
+        """Return a picture of the first game's payoff tables, with where it is and what was just played."""
+        if self.spec.n_agents != 2:
+            raise NotImplementedError
+        now = int(self._position[0])
+        cell = None if self._played is None else tuple(int(part[0]) for part in self._played)
+        tables = self._payoff[: self._over].tolist()
+        return draw_payoffs(self._labels, tables, None if now == self._over else now, cast(Any, cell))
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""

@@ -153,7 +153,8 @@ class _Simulator:
             return self.vmas.step(actions)
 
     def has_drawn_since(self, before: list[Any]) -> bool:
-        (torch_then, numpy_then, python_then), (torch_now, numpy_now, python_now) = before, self._random
+        torch_then, numpy_then, python_then = before
+        torch_now, numpy_now, python_now = self.random
         return not (
             torch.equal(torch_then, torch_now)
             and numpy_then[2] == numpy_now[2]
@@ -329,6 +330,10 @@ class VmasVectorEnv:
             truncated=truncated,
             agent_reward=agent_reward,
         )
+
+    def render_frame(self) -> np.ndarray:
+        """Return VMAS's own picture of the first environment, drawn by EGL where there is no display."""
+        return np.asarray(self._simulators[0].vmas.render(mode="rgb_array", env_index=0))
 
     def close(self) -> None:
         """Forget the simulators; may be called twice."""

@@ -6,6 +6,15 @@ An agent is ``(inputs, state) -> (q, state)`` with ``initial_state(B)``; ``unrol
 
 from qmix_lightning.registry import Registry
 
-AGENTS = Registry("agent", "qmix_lightning.agents")
+AGENTS = Registry(
+    "agent",
+    "qmix_lightning.agents",
+    {
+        "recurrent": "qmix_lightning.agents.recurrent:RecurrentAgent",
+        "feedforward": "qmix_lightning.agents.feedforward:FeedForwardAgent",
+        "entity_attention": "qmix_lightning.agents.entity_attention:EntityAttentionAgent",
+        "convolutional": "qmix_lightning.agents.convolutional:ConvolutionalAgent",
+    },
+)
 
 __all__ = ["AGENTS"]

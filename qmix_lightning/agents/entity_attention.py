@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from qmix_lightning.agents.entities import DirectedHead, EntityEncoder, Seen
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.recurrent import RecurrentAgent
-from qmix_lightning.nn.layers import AgentLinear, orthogonal_, parameter_sets
+from qmix_lightning.nn.layers import AgentLinear, ShareParameters, orthogonal_, parameter_sets
 from qmix_lightning.nn.packed_input_layer import PackedInputs
 from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import EntityBlock
@@ -61,7 +60,7 @@ class EntityAttentionAgent(Agent):
         embed_dim: int,
         attention_heads: int,
         memory: bool,
-        share_parameters: Literal[True, False, "group"],
+        share_parameters: ShareParameters,
         layer_norm: bool,
         dueling: bool,
         orthogonal_init: bool,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from qmix_lightning.agents.base import Agent, AgentState, forget_dead
 from qmix_lightning.nn.heads import make_head
-from qmix_lightning.nn.layers import AgentLayerNorm, AgentLinear, orthogonal_, packing_columns, parameter_sets
+from qmix_lightning.nn.layers import (
+    AgentLayerNorm,
+    AgentLinear,
+    ShareParameters,
+    orthogonal_,
+    packing_columns,
+    parameter_sets,
+)
 from qmix_lightning.nn.packed_gru import packed_gru
 from qmix_lightning.nn.packed_input_layer import PackedInputs, first_layer, first_layer_pair
 from qmix_lightning.nn.packing import Packing
@@ -39,7 +45,7 @@ class RecurrentAgent(Agent):
         n_actions: int,
         group_of_agent: Sequence[int],
         hidden_dim: int,
-        share_parameters: Literal[True, False, "group"],
+        share_parameters: ShareParameters,
         layer_norm: bool,
         dueling: bool,
         orthogonal_init: bool,

@@ -8,7 +8,8 @@ actions so far; on resume it is played again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode, EpisodeStats, Observation
+from qmix_lightning.vector.team_env import TeamEnv
 
 __all__ = ["Collected", "Collector", "whole_round"]
 
@@ -35,12 +37,15 @@ class Collected:
     """The result of one round: joint steps taken, and the episodes that ended (views, valid until the next round).
 
     ``interrupted``: it was interrupted before it was over; the next one is the rest of it.
+    ``act_s`` and ``env_s``: seconds spent on acting, and on environments and recording what they returned.
     """
 
     env_steps: int
     episodes: list[Episode]
     stats: EpisodeStats
     interrupted: bool = False
+    act_s: float = 0.0
+    env_s: float = 0.0
 
 
 class Collector:
@@ -55,7 +60,6 @@ class Collector:
             slot that has played its share waits (taking whichever finish first would favour short episodes). ``None``:
             every slot plays on.
         policy_device: where the policy acts; ``None``: where the environments' tensors are.
-        cuda_graph: see :class:`RolloutPolicy`.
     """
 
     def __init__(
@@ -67,11 +71,11 @@ class Collector:
         rank: int,
         round_episodes: int | None = None,
         policy_device: torch.device | None = None,
-        cuda_graph: bool = False,
     ) -> None:
         self.env = env
         self._prefetches = env if isinstance(env, PrefetchesResets) else None
-        self.rollout_policy = RolloutPolicy(policy, env.num_envs, policy_device or env.device, cuda_graph=cuda_graph)
+        self._team_env = env if isinstance(env, TeamEnv) else None
+        self.rollout_policy = RolloutPolicy(policy, env.num_envs, policy_device or env.device)
         self._slots = np.arange(env.num_envs)
         purposes = Purpose.TRAIN_RESET, Purpose.EXPLORE
         slot_keys = np.stack([prng.derive_key(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
@@ -86,6 +90,7 @@ class Collector:
         self._round_episodes = round_episodes
         self._quota: np.ndarray | None = None  # episodes of the round that each slot still has to finish
         self.begin_round()
+        self._tell_opponents()
 
     def begin_round(self) -> None:
         """Deal the episodes of the next round, if there are rounds."""
@@ -119,7 +124,11 @@ class Collector:
 
         All episodes that end in the same joint step are returned together; none where the share of a round is played.
         """
-        taken = 0
+        taken, act_s, began = 0, 0.0, time.perf_counter()
+
+        def result(finished: list[Episode], stats: EpisodeStats, interrupted: bool = False) -> Collected:
+            return Collected(taken, finished, stats, interrupted, act_s, time.perf_counter() - began - act_s)
+
         exploring = epsilon > 0.0 or self.rollout_policy.policy.stochastic
         while True:
             begin = self._ended if self._quota is None else self._ended & (self._quota > 0)
@@ -128,15 +137,17 @@ class Collector:
             active = ~self._ended
             playing = int(active.sum())
             if playing == 0:
-                return Collected(taken, [], EpisodeStats())
+                return result([], EpisodeStats())
             assert self._observation is not None
             waiting = torch.from_numpy(self._ended).to(self.env.device) if playing < self.env.num_envs else None
+            before = time.perf_counter()
             actions = self.rollout_policy.act(self._observation, epsilon, self._draws() if exploring else None, waiting)
+            act_s += time.perf_counter() - before
             finished, stats, dropped = self._advance(actions, active)
             taken += playing - dropped
             over = bool(finished) or (max_steps is not None and taken >= max_steps)
             if over or interrupted():
-                return Collected(taken, finished, stats, interrupted=not over)
+                return result(finished, stats, interrupted=not over)
 
     def _advance(self, actions: Tensor, active: np.ndarray) -> tuple[list[Episode], EpisodeStats, int]:
         """Take a joint step; return the episodes that ended, and the steps of those that were dropped with a fault."""
@@ -167,7 +178,16 @@ class Collector:
 
     def publish(self, policy: Policy) -> None:
         """Act by the parameters of ``policy`` from now on."""
-        self.rollout_policy.publish(policy)
+        self.publish_values([*policy.parameters(), *policy.buffers()])
+
+    def publish_values(self, values: Sequence[Tensor]) -> None:
+        """Act by these parameters, and then buffers, of a policy from now on."""
+        self.rollout_policy.set_parameters(values)
+        self._tell_opponents()
+
+    def _tell_opponents(self) -> None:
+        if self._team_env is not None:
+            self._team_env.opponents.publish(self.rollout_policy.policy, self._team_env.env_steps)
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Act by what :meth:`acting_weights` gave."""
@@ -203,6 +223,7 @@ class Collector:
             "last_action": last_action.to("cpu", copy=True),
             "checksums": [0 if self._ended[e] else self._recorder.checksum(e) for e in range(self.env.num_envs)],
             **quota,
+            **({} if self._team_env is None else {"team": self._team_env.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -225,6 +246,8 @@ class Collector:
         # Episodes that had ended begin their next one at the next round, as they would have.
         self._episode = state["episode"].numpy().copy()
         playing = ~fresh
+        if self._team_env is not None:
+            self._team_env.begin_replay(state["team"])
         if playing.any():
             self._episode[playing] -= 1
             self._begin(playing)
@@ -248,7 +271,7 @@ class Collector:
             none = torch.zeros(self.env.num_envs, dtype=torch.bool)
             self._observation = self.env.reset(none, torch.zeros(self.env.num_envs, dtype=torch.int64))
         self._ended = fresh.copy()
-        self._load_quota(state)
+        self._load_rest(state)
         self.rollout_policy.state = tuple(m.to(self.rollout_policy.device) for m in state["memory"])
         self.rollout_policy.last_action = state["last_action"].to(self.rollout_policy.device)
 
@@ -256,11 +279,14 @@ class Collector:
         """Drop the episodes in flight and begin new ones; for environments that cannot repeat an episode."""
         self._episode = state["episode"].numpy().copy()
         self._ended[:] = True
-        self._load_quota(state)
+        self._load_rest(state)
 
-    def _load_quota(self, state: dict[str, Any]) -> None:
+    def _load_rest(self, state: dict[str, Any]) -> None:
+        """Load what goes on beyond the episodes in flight: the rest of a round, and the opponents' versions."""
         if self._quota is not None:
             self._quota = state["quota"].numpy().copy()
+        if self._team_env is not None:
+            self._team_env.end_replay(state["team"])
 
     def close(self) -> None:
         """Close the environments."""
@@ -287,6 +313,8 @@ def whole_round(
         # The collector reuses the buffers of what it returned.
         total.episodes.extend(_copied(episode) for episode in part.episodes)
         total.stats.extend(part.stats)
+        total.act_s += part.act_s
+        total.env_s += part.env_s
         if part.interrupted:
             return replace(total, interrupted=True), None
     return total, None

@@ -14,6 +14,7 @@ from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import EpisodeStats, Observation
+from qmix_lightning.vector.team_env import TeamEnv
 
 __all__ = ["Evaluator", "evaluate_episodes"]
 
@@ -24,13 +25,11 @@ class Evaluator:
     Args:
         make_env: creates the environments for so many episodes.
         seed: the run's seed.
-        cuda_graph: on a GPU, capture the acting step as a CUDA graph.
     """
 
-    def __init__(self, make_env: Callable[[int], VectorEnv], *, seed: int, cuda_graph: bool) -> None:
+    def __init__(self, make_env: Callable[[int], VectorEnv], *, seed: int) -> None:
         self._make_env = make_env
         self._seed = seed
-        self._cuda_graph = cuda_graph
         self.env: VectorEnv | None = None
         self._rollout_policy: RolloutPolicy | None = None
 
@@ -53,7 +52,7 @@ class Evaluator:
         if self.env is None or self._rollout_policy is None:
             self.env = self._make_env(len(episode_ids))
             where = self.env.device if device is None else device
-            self._rollout_policy = RolloutPolicy(policy, self.env.num_envs, where, cuda_graph=self._cuda_graph)
+            self._rollout_policy = RolloutPolicy(policy, self.env.num_envs, where)
         self._rollout_policy.publish(policy)
         reached("evaluation.begin")
         stats = evaluate_episodes(self.env, self._rollout_policy, episode_ids, seed=self._seed, interrupted=interrupted)
@@ -89,6 +88,8 @@ def evaluate_episodes(
     lengths, returns = np.zeros(slots, np.int64), np.zeros(slots)
     observation: Observation | None = None
     prefetches = env if isinstance(env, PrefetchesResets) else None
+    if isinstance(env, TeamEnv):
+        env.opponents.follow(rollout_policy.policy)
     while not interrupted():
         begin = np.array([current[s] < 0 and bool(queues[s]) for s in range(slots)])
         if begin.any():

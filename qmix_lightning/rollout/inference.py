@@ -34,7 +34,7 @@ def fold_for_inference(policy: Policy) -> ActFunction:
     Any policy will do. One whose forward is its own, or whose agents do not share all parameters, is called as it is.
     """
     known = type(policy).forward is Policy.forward and type(policy.inputs) is InputBuilder
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in policy.modules())
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in policy.modules())  # pyright: ignore[reportPrivateUsage]
     shared = all(m.n_sets == 1 for m in policy.modules() if isinstance(m, AgentLinear))
     if known and shared and not hooked:
         if type(policy.agent) is RecurrentAgent:

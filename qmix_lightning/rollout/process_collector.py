@@ -34,30 +34,27 @@ from qmix_lightning.rollout.collector import Collected, Collector, whole_round
 from qmix_lightning.runtime.resources import keep_freed_memory
 from qmix_lightning.runtime.text import one_line
 from qmix_lightning.runtime.transfer import on_host
-from qmix_lightning.types import EnvSpec, Episode, Observation, Transition
+from qmix_lightning.types import EnvSpec, Episode
 from qmix_lightning.worker.blame import traceback_of
 from qmix_lightning.worker.lifeline import is_gone, watch
 from qmix_lightning.worker.supervisor import supervise
 
-__all__ = ["RemoteCollector", "RemoteEnv"]
+__all__ = ["CollectorProcess", "RemoteCollector"]
 
 _POLL_S = 0.05
 _JOIN_S = 10.0
 
 
-class RemoteEnv:
-    """Environments in a collector's process: their sizes are known here, and only a collector there steps them.
+class CollectorProcess:
+    """A process with environments and their collector: their sizes are known here, and only it steps them.
 
     Args:
         make: creates the environments; sent to the process, so it must be picklable.
-        num_envs: how many.
         name: what messages call them.
         start_s: how long they may take to be created.
     """
 
-    def __init__(self, make: Callable[[], VectorEnv], *, num_envs: int, name: str, start_s: float) -> None:
-        self.num_envs = num_envs
-        self.device = torch.device("cpu")
+    def __init__(self, make: Callable[[], VectorEnv], *, name: str, start_s: float) -> None:
         self.faults: dict[str, int] = {}
         supervise()
         context = multiprocessing.get_context("forkserver")
@@ -90,14 +87,6 @@ class RemoteEnv:
         self.spec = EnvSpec.from_dict(started["spec"])
         self.versions: dict[str, str] = started["versions"]
         self.faults = started["faults"]
-
-    def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
-        """Raise ``TypeError``: the environments are reset only in the collector's process."""
-        raise TypeError("these environments are stepped by their collector, in its process")
-
-    def step(self, actions: Tensor, active: Tensor) -> Transition:
-        """Raise ``TypeError``: the environments are stepped only in the collector's process."""
-        raise TypeError("these environments are stepped by their collector, in its process")
 
     def send(self, name: str, *arguments: Any) -> None:
         """Send the collector's process a request that has no answer.
@@ -182,10 +171,10 @@ class RemoteEnv:
 
 
 class RemoteCollector:
-    """A :class:`~qmix_lightning.rollout.collector.Collector` in the process of ``env``: the same methods and episodes.
+    """A :class:`~qmix_lightning.rollout.collector.Collector` in another process: the same methods and episodes.
 
     Args:
-        env: where it collects.
+        process: where it collects.
         policy: what acts; copied.
         seed: the run's seed.
         rank: this process's rank.
@@ -193,39 +182,39 @@ class RemoteCollector:
     """
 
     def __init__(
-        self, env: RemoteEnv, policy: Policy, *, seed: int, rank: int, round_episodes: int | None = None
+        self, process: CollectorProcess, policy: Policy, *, seed: int, rank: int, round_episodes: int | None = None
     ) -> None:
-        self.env = env
+        self.process = process
         settings = {"seed": seed, "rank": rank, "round_episodes": round_episodes}
-        env.request("start", deepcopy(policy).to("cpu").float(), settings)
+        process.request("start", deepcopy(policy).to("cpu").float(), settings)
 
     def publish(self, policy: Policy) -> None:
         """Take over the parameters of ``policy``, and its statistics."""
-        self.env.send("publish", [t.numpy() for t in on_host([*policy.parameters(), *policy.buffers()])])
+        self.process.send("publish", [t.numpy() for t in on_host([*policy.parameters(), *policy.buffers()])])
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`acting_weights` gave."""
-        self.env.request("restore", dict(weights))
+        self.process.request("restore", dict(weights))
 
     def acting_weights(self) -> dict[str, Tensor]:
         """Return the weights that act now, as :meth:`.Collector.acting_weights` does."""
-        return self.env.request("acting_weights")
+        return self.process.request("acting_weights")
 
     def begin_round(self) -> None:
         """Deal the episodes of the next round, if there are rounds."""
-        self.env.request("begin_round")
+        self.process.request("begin_round")
 
     def collect(
         self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
     ) -> Collected:
         """Collect in the process, as :meth:`.Collector.collect` does."""
-        return _to_tensors(self.env.request("collect", epsilon, max_steps, interrupted=interrupted))
+        return _to_tensors(self.process.request("collect", epsilon, max_steps, interrupted=interrupted))
 
     def submit_round(
         self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
     ) -> Callable[[], tuple[Collected, EnvironmentFault | None]]:
         """Begin the collector's ``collect_round``; return what waits for it."""
-        wait = self.env.submit("collect_round", epsilon, steps, episodes)
+        wait = self.process.submit("collect_round", epsilon, steps, episodes)
 
         def result() -> tuple[Collected, EnvironmentFault | None]:
             collected, fault = wait(interrupted)
@@ -235,19 +224,19 @@ class RemoteCollector:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the process's collector, as :meth:`.Collector.state_dict` does."""
-        return self.env.request("state_dict")
+        return self.process.request("state_dict")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Play the episodes in flight again in the process, as :meth:`.Collector.load_state_dict` does."""
-        self.env.request("load_state_dict", state)
+        self.process.request("load_state_dict", state)
 
     def restart(self, state: dict[str, Any]) -> None:
         """Drop the episodes in flight and begin new ones in the process, as :meth:`.Collector.restart` does."""
-        self.env.request("restart", state)
+        self.process.request("restart", state)
 
     def close(self) -> None:
         """End the process."""
-        self.env.close()
+        self.process.close()
 
 
 # -- the other side -----------------------------------------------------------------------------------------------
@@ -268,7 +257,7 @@ class _Served:
         self.collector = Collector(self.env, policy, **settings)
 
     def publish(self, values: list[Any]) -> None:
-        self.collector.rollout_policy.set_parameters([torch.from_numpy(v) for v in values])
+        self.collector.publish_values([torch.from_numpy(v) for v in values])
 
     def collect(self, epsilon: float, max_steps: int | None) -> Collected:
         return _to_arrays(self.collector.collect(epsilon, max_steps=max_steps, interrupted=lambda: self.interrupted))

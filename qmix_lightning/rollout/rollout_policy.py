@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from qmix_lightning.agents.base import AgentState, forget_dead
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.rollout.cuda_graph import CudaGraphError, CudaGraphStep
 from qmix_lightning.rollout.inference import ActFunction, fold_for_inference
 from qmix_lightning.rollout.numpy_inference import to_numpy_inference
 from qmix_lightning.runtime.transfer import copy_values, sent
@@ -29,19 +27,18 @@ class RolloutPolicy:
         policy: what acts; copied.
         num_envs: ``E``.
         device: where it acts; what it is shown may be elsewhere, and its actions go there.
-        cuda_graph: on a GPU, capture the step as a CUDA graph and replay it, see
-            :mod:`qmix_lightning.rollout.cuda_graph`.
+
+    Attributes:
+        values: what the network gave at the last step, ``[E, N, A]``; ``None`` before the first.
     """
 
-    def __init__(self, policy: Policy, num_envs: int, device: torch.device, *, cuda_graph: bool = False) -> None:
+    def __init__(self, policy: Policy, num_envs: int, device: torch.device) -> None:
         self.policy = deepcopy(policy).to(device).float().requires_grad_(False).eval()
         self.device = device
         self._num_envs = num_envs
-        self._captured: CudaGraphStep | None = None
-        if cuda_graph and device.type == "cuda":
-            self._captured = CudaGraphStep(self.policy, fold_for_inference(self.policy), num_envs, device)
         self._forward = self._fold()
         self._first_state: AgentState = self.policy.initial_state(num_envs)
+        self.values: Tensor | None = None
         self.state: AgentState = self.policy.initial_state(num_envs)
         self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
 
@@ -66,18 +63,7 @@ class RolloutPolicy:
     def _fold_again(self) -> None:
         """Fold the policy for inference again, after its parameters have changed in place."""
         self._first_state = self.policy.initial_state(self._num_envs)
-        if self._captured is not None:
-            try:
-                self._captured.refresh(fold_for_inference(self.policy))
-            except CudaGraphError as error:
-                self._give_up(error)
-        else:
-            self._forward = self._fold()
-
-    def _give_up(self, error: CudaGraphError) -> None:
-        self._captured = None
         self._forward = self._fold()
-        print(f"rollout: the policy's step is not captured, and runs kernel by kernel: {error}", file=sys.stderr)
 
     @torch.inference_mode()
     def begin(self, mask: Tensor) -> None:
@@ -96,13 +82,6 @@ class RolloutPolicy:
         Where an environment is ``waiting [E]`` what it shows means nothing, and the no-op is taken.
         """
         there = observation.obs.device
-        if self._captured is not None:
-            given = self.last_action, self.state, epsilon, draws, waiting
-            try:
-                self.last_action, self.state = self._captured(observation, *given)
-                return self.last_action.to(there, copy=True)  # the next step overwrites it
-            except CudaGraphError as error:
-                self._give_up(error)
         if there != self.device:
             observation = Observation(
                 sent(observation.obs, self.device),
@@ -117,6 +96,7 @@ class RolloutPolicy:
         # Elsewhere than on a CPU this check costs a synchronisation, which is more than it saves.
         if self.state and (alive.device.type != "cpu" or not alive.numpy().all()):
             self.state = forget_dead(self.state, alive)
+        self.values = q
         self.last_action = self.policy.select(q, observation.avail_actions, epsilon, draws)
         if waiting is not None:
             self.last_action = torch.where(waiting[:, None], NO_OP, self.last_action)

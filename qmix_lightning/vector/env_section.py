@@ -8,25 +8,44 @@ from dataclasses import dataclass
 from typing import Any
 
 from qmix_lightning import environment
-from qmix_lightning.config.schema import check_settings, settings_of
+from qmix_lightning.config.env_address import env_label
+from qmix_lightning.config.schema import check_settings, from_mapping, settings_of
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
-__all__ = ["EnvSection", "adapter_settings", "parse_env_section"]
+__all__ = ["EnvSection", "OpponentSettings", "adapter_settings", "parse_env_section"]
+
+
+@dataclass(frozen=True)
+class OpponentSettings:
+    """The setting ``env.opponents``: a text, or a mapping with these keys.
+
+    Attributes:
+        policy: ``random``, ``no_op``, ``self``, the address ``package.module:function``, or a reference to a policy.
+        versions: of ``self``: the last versions of the team that are played against.
+        interval: of ``self``: joint steps of training between versions.
+    """
+
+    policy: str = "random"
+    versions: int = 10
+    interval: int = 10_000
 
 
 @dataclass(frozen=True)
 class EnvSection:
     """A checked ``env`` section.
 
-    ``settings`` are the factory's keyword arguments, ``adapter`` those of a single environment's adapter.
+    ``name`` is what the environment is called in messages, ``settings`` are the factory's keyword arguments,
+    ``adapter`` those of a single environment's adapter; ``opponents`` is how the agents act that ``env.team`` leaves
+    out, ``None`` where there is no team.
     """
 
     name: str
     factory: Callable[..., Any]
     settings: dict[str, Any]
     adapter: dict[str, Any]
+    opponents: OpponentSettings | None = None
 
 
 def adapter_settings(factory: Callable[..., Any]) -> list[str]:
@@ -47,11 +66,14 @@ def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
     factory = environment.load(name)
     adapter_names = adapter_settings(factory)
     given = {key: value for key, value in section.items() if key != "name"}
+    opponents = _opponents(given.pop("opponents", None), given.get("team"))
+    if not adapter_names and given.pop("team", None) is not None:
+        raise ConfigurationError(f"environment '{name}' is batched by nature and shows one team: it takes no env.team")
     adapter = {key: given.pop(key) for key in adapter_names if key in given}
     own = settings_of(factory)
     if "kwargs" in given and "kwargs" not in own:
         given |= given.pop("kwargs")
-    known = ({*own, *adapter_names} | ({"kwargs"} if "kwargs" in section else set())) - {"num_envs"}
+    known = ({*own, *adapter_names, "opponents"} | ({"kwargs"} if "kwargs" in section else set())) - {"num_envs"}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
     for key in given:
         if key not in own and not open_ended:
@@ -61,8 +83,26 @@ def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
             raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{did_you_mean(key, choices)}")
     provided = ("num_envs",) if environment.is_natively_batched(factory) else ()
     return EnvSection(
-        name=name,
+        name=env_label(section),
         factory=factory,
         settings=check_settings("env", given, factory, provided),
         adapter=check_settings("env", adapter, ParallelAdapter, ("env", "name")),
+        opponents=opponents,
     )
+
+
+def _opponents(given: Any, team: Any) -> OpponentSettings | None:
+    """Return the checked setting ``env.opponents``."""
+    if team is None:
+        if given is not None:
+            raise ConfigurationError("env.opponents needs env.team, the agents that learn, as in env.team=[red_*]")
+        return None
+    if given is None:
+        return OpponentSettings()
+    found: OpponentSettings = from_mapping(
+        OpponentSettings, given if isinstance(given, Mapping) else {"policy": given}, "env.opponents"
+    )
+    for name in ("versions", "interval"):
+        if getattr(found, name) < 1:
+            raise ConfigurationError(f"env.opponents.{name} must be at least 1, not {getattr(found, name)}")
+    return found

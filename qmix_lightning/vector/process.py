@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import multiprocessing
 import os
-import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from pickle import PicklingError
 from typing import Any
 
 import numpy as np
@@ -20,87 +15,17 @@ import torch
 from torch import Tensor
 
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault, RunError
-from qmix_lightning.types import EnvSpec, Observation, Transition
+from qmix_lightning.types import Observation, Transition
+from qmix_lightning.vector.answers import Introduction, check_values, read_fatal, read_fault
+from qmix_lightning.vector.worker_process import Interpreter, WorkerProcess, working_folder
 from qmix_lightning.worker.buffers import SharedBuffers
+from qmix_lightning.worker.create_env import AdapterMaker
 from qmix_lightning.worker.fault_tolerance import FaultLimit, Faults
-from qmix_lightning.worker.last_words import LastWords
-from qmix_lightning.worker.loop import work
-from qmix_lightning.worker.parallel_adapter import ParallelAdapter
-from qmix_lightning.worker.protocol import DONE, FATAL, FAULTY, QUIT, RESET, STEP, receive, send
-from qmix_lightning.worker.supervisor import end_family, supervise
+from qmix_lightning.worker.loop import WorkOrder
+from qmix_lightning.worker.protocol import DONE, FATAL, FAULTY, QUIT, RENDER, RESET, STEP, receive
+from qmix_lightning.worker.supervisor import supervise
 
 __all__ = ["ProcessVectorEnv"]
-
-
-class _Worker:
-    """The trainer's side of one worker process."""
-
-    def __init__(
-        self,
-        context: Any,
-        make: Callable[[], ParallelAdapter],
-        name: str,
-        slots: list[int],
-        limit: FaultLimit,
-        started: bool,
-    ):
-        self.rows = slice(slots[0], slots[-1] + 1)  # dealt in blocks
-        self.connection, theirs = socket.socketpair()
-        self.lifeline, their_lifeline = socket.socketpair()
-        self.words = LastWords()
-        their_words = Connection(os.dup(self.words.descriptor), readable=False)
-        self.words.release()
-        self._family = f"worker-{os.getpid()}-{os.urandom(4).hex()}"
-        self.process = context.Process(
-            target=work,
-            args=(theirs, their_lifeline, their_words, make, name, slots, limit, self._family, started),
-            daemon=True,
-            name=f"{name}-worker",
-        )
-        try:
-            self.process.start()
-        except (PicklingError, AttributeError, TypeError) as error:
-            self.connection.close()
-            self.lifeline.close()
-            raise ConfigurationError(
-                f"environment '{name}' cannot be sent to worker processes ({error}): register its factory by "
-                "'package.module:name', or use rollout=sync"
-            ) from error
-        finally:
-            theirs.close()
-            their_lifeline.close()
-            their_words.close()
-
-    def spec(self, timeout: float) -> EnvSpec:
-        """Return the sizes of the worker's environments, once it has created them.
-
-        ``timeout``, in seconds, holds for every later request too.
-        """
-        self.connection.settimeout(timeout)
-        answer: Any = receive(self.connection)
-        if "error" in answer:
-            error = ConfigurationError(answer["error"])
-            error.exit_status = answer["status"]
-            raise error
-        self.versions: dict[str, str] = answer["versions"]
-        self.seeded: bool = answer["seeded"]
-        return EnvSpec.from_dict(answer["spec"])
-
-    def share(self, descriptor: int, num_envs: int) -> None:
-        socket.send_fds(self.connection, [b"m"], [descriptor])
-        send(self.connection, num_envs)
-
-    def kill(self) -> None:
-        """End the worker and everything that its environments started."""
-        self.connection.close()
-        self.lifeline.close()
-        if self.process.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)  # the group that the worker made, its games included
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-            self.process.join(5)
-            end_family(self._family)  # what has left the group
 
 
 class ProcessVectorEnv:
@@ -116,36 +41,38 @@ class ProcessVectorEnv:
         name: what messages call the environment.
         limit: how many faults are tolerated.
         timeout_s: how long a step or a reset of one worker may take.
+        interpreter: the Python that runs the workers; ``None``: forks of this one.
+        sink: takes what simulators write; ``None``: it goes to standard error.
     """
 
     def __init__(
         self,
-        make: Callable[[], ParallelAdapter],
+        make: AdapterMaker,
         *,
         num_envs: int,
         num_workers: int,
         name: str,
         limit: FaultLimit,
         timeout_s: float,
+        interpreter: Interpreter | None = None,
+        sink: Callable[[bytes], None] | None = None,
     ) -> None:
+        self._environment = make.to_json()
         supervise()  # before the fork server starts, which hands the family's name on
-        self._make, self._name, self._limit, self._timeout = make, name, limit, timeout_s
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["qmix_lightning.worker.loop"])
+        self._name, self._limit, self._timeout = name, limit, timeout_s
+        self._interpreter, self._sink = interpreter, sink
         self.num_envs = num_envs
         self.device = torch.device("cpu")
         self._faults = Faults(name, limit)
         self.faults = self._faults.counts
-        self._workers: list[_Worker | None] = []
+        self._workers: list[WorkerProcess | None] = []
         self._blocks = [b.tolist() for b in np.array_split(np.arange(num_envs), min(num_workers, num_envs))]
         try:
             for block in self._blocks:
-                self._workers.append(_Worker(self._context, make, name, block, limit, False))
-            specs = [self._spec_of(worker) for worker in self._workers if worker is not None]
-            self.spec = specs[0]
-            first = self._workers[0]
-            self.versions = first.versions if first is not None else {}
-            self.seeded = first is None or first.seeded
+                self._workers.append(self._start(block))
+            introduced = [self._introduction(worker) for worker in self._workers if worker is not None]
+            specs = [introduction.spec for introduction in introduced]
+            self.spec, self.versions, self.seeded = specs[0], introduced[0].versions, introduced[0].seeded
             if any(spec != self.spec for spec in specs):
                 raise ConfigurationError(f"environments of '{name}' that step together must be alike")
             self._create_shared_buffers()
@@ -158,17 +85,35 @@ class ProcessVectorEnv:
     @property
     def worker_pids(self) -> list[int]:
         """Return the process ids of the workers that run."""
-        return [worker.process.pid for worker in self._workers if worker is not None and worker.process.pid is not None]
+        return [worker.pid for worker in self._workers if worker is not None and worker.pid is not None]
 
-    def _spec_of(self, worker: _Worker) -> EnvSpec:
+    def _start(self, block: list[int], started: bool = False) -> WorkerProcess:
+        order = WorkOrder(
+            environment=self._environment,
+            slots=block,
+            num_envs=self.num_envs,
+            max_faults=self._limit.max_faults,
+            fault_window_s=self._limit.window_s,
+            started=started,
+            path=working_folder(),
+        )
+        return WorkerProcess(order, self._interpreter, self._sink)
+
+    def _introduction(self, worker: WorkerProcess) -> Introduction:
+        who = f"a worker of '{self._name}'"
+        if self._interpreter is not None:
+            who += f" under {self._interpreter.path}"
         try:
-            return worker.spec(self._timeout)
+            return worker.introduction(self._timeout)
         except TimeoutError:
-            words = worker.words.shown()
-            raise RunError(f"a worker of '{self._name}' did not start within {self._timeout:g} s{words}") from None
+            raise RunError(f"{who} did not start within {self._timeout:g} s{worker.words.shown()}") from None
         except (EOFError, OSError):
-            how = _end_of(worker)
-            raise RunError(f"a worker of '{self._name}' died while it made its environments: {how}") from None
+            how = worker.end()
+            if self._interpreter is not None and not self._faults.started:
+                raise ConfigurationError(f"rollout.python={self._interpreter.path} runs no worker: {how}") from None
+            raise RunError(f"{who} died while it made its environments: {how}") from None
+        except RunError as error:
+            raise RunError(f"{who} cannot be used: {error}") from error
 
     def _create_shared_buffers(self) -> None:
         size = SharedBuffers(self.spec, self.num_envs, None).nbytes
@@ -179,7 +124,7 @@ class ProcessVectorEnv:
         self._shared = shared = SharedBuffers(self.spec, self.num_envs, self._mapping)
         for worker in self._workers:
             if worker is not None:
-                worker.share(self._descriptor, self.num_envs)
+                worker.share(self._descriptor)
         buffers = shared.buffers
         self._observation = Observation(
             obs=torch.from_numpy(buffers.obs),
@@ -212,6 +157,7 @@ class ProcessVectorEnv:
             remaining &= lost
             self._lost |= lost & ~wanted
         self._faults.started |= bool(wanted.any())
+        self._check(wanted & ~self._lost)
         return self._observation
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
@@ -227,10 +173,16 @@ class ProcessVectorEnv:
         failed = (self._shared.failed | self._lost) & wanted
         if failed.any():
             buffers.reward[failed], buffers.terminated[failed], buffers.truncated[failed] = 0.0, False, False
+        self._check(wanted & ~failed)
         self._failed.numpy()[:] = failed
         if self._in_a_row.any():
             self._in_a_row[(buffers.terminated | buffers.truncated) & wanted] = 0
         return self._transition
+
+    def _check(self, rows: np.ndarray) -> None:
+        """Look at what another interpreter wrote in ``rows [E]``; this one's own worker code has looked already."""
+        if self._interpreter is not None and (wrong := check_values(self._shared.buffers, rows)):
+            raise EnvironmentFault(f"a worker of '{self._name}' under {self._interpreter.path} wrote {wrong}")
 
     def _command(self, command: bytes, wanted: np.ndarray) -> np.ndarray:
         """Send ``command`` for the ``wanted`` environments; return whose episodes were lost with a worker, ``[E]``."""
@@ -252,25 +204,22 @@ class ProcessVectorEnv:
                 answer = worker.connection.recv(1)
                 if answer == DONE:
                     continue
-                if answer == b"":
-                    lost |= self._drop(index, "killed", _end_of(worker))
-                    continue
-                message: Any = receive(worker.connection)
                 if answer == FATAL:
-                    raise self._fatal(message)
-                if answer == FAULTY:  # handled there, and logged
-                    self._faults.add(message["counts"], message["cause"])
+                    raise self._fatal(receive(worker.connection))
+                if answer != FAULTY:
+                    raise EOFError
+                self._faults.add(*read_fault(receive(worker.connection)))  # handled there, and logged
             except TimeoutError:
                 lost |= self._drop(index, "hung", f"no answer within {self._timeout:g} s{worker.words.shown()}")
             except (EOFError, ConnectionError):
-                lost |= self._drop(index, "killed", _end_of(worker))
+                lost |= self._drop(index, "killed", worker.end())
         return lost
 
     def _fatal(self, message: Any) -> ConfigurationError | EnvironmentFault:
         """Return what ended a worker's environments for good, with the traceback from there."""
-        configuration = message["configuration"] and not self._faults.started
-        error = (ConfigurationError if configuration else EnvironmentFault)(message["error"])
-        error.add_note(f"In the worker:\n{message['traceback']}")
+        told, configuration, trace = read_fatal(message)
+        error = (ConfigurationError if configuration and not self._faults.started else EnvironmentFault)(told)
+        error.add_note(f"In the worker:\n{trace}")
         return error
 
     def _drop(self, index: int, kind: str, cause: str) -> np.ndarray:
@@ -289,11 +238,11 @@ class ProcessVectorEnv:
         while True:
             self._faults.back_off()
             block = self._blocks[index]
-            worker = _Worker(self._context, self._make, self._name, block, self._limit, self._faults.started)
+            worker = self._start(block, self._faults.started)
             try:
-                if self._spec_of(worker) != self.spec:
+                if self._introduction(worker).spec != self.spec:
                     raise EnvironmentFault(f"environment '{self._name}', recreated, has other sizes than before")
-                worker.share(self._descriptor, self.num_envs)
+                worker.share(self._descriptor)
                 self._workers[index] = worker
                 return
             except EnvironmentFault:
@@ -305,6 +254,31 @@ class ProcessVectorEnv:
                 in_a_row = int(self._in_a_row[worker.rows].max())
                 self._faults.record("killed", f"worker {index}", str(error), in_a_row)
 
+    def render(self, index: int) -> np.ndarray:
+        """Return what environment ``index`` draws of its present state, ``[height, width, 3]`` uint8.
+
+        Raises:
+            ConfigurationError: it cannot draw.
+            RunError: its worker is gone.
+        """
+        number = next(n for n, block in enumerate(self._blocks) if index in block)
+        worker = self._workers[number]
+        if worker is None:
+            raise RunError(f"the worker of environment {index} is gone; it is replaced at the next reset")
+        self._shared.wanted[:] = np.arange(self.num_envs) == index
+        try:
+            worker.connection.sendall(RENDER)
+            answer = worker.connection.recv(1)
+            if answer == DONE:
+                return worker.receive_frame()
+            if answer != FATAL:
+                raise EOFError
+            told, configuration, _ = read_fatal(receive(worker.connection))
+        except (EOFError, OSError) as error:  # a timeout too
+            self._lost |= self._drop(number, "killed", f"while it drew a picture, {worker.end()}")
+            raise RunError(f"the worker of environment {index} ended while it drew a picture") from error
+        raise (ConfigurationError if configuration else RunError)(told)
+
     def close(self) -> None:
         """End every worker and what its environments started; may be called twice."""
         for worker in self._workers:
@@ -314,7 +288,7 @@ class ProcessVectorEnv:
         deadline = time.monotonic() + 5
         for worker in self._workers:
             if worker is not None:
-                worker.process.join(max(0.0, deadline - time.monotonic()))
+                worker.join(max(0.0, deadline - time.monotonic()))
         self._end_all()
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -327,13 +301,3 @@ class ProcessVectorEnv:
             if worker is not None:
                 worker.kill()
         self._workers = [None] * len(self._workers)
-
-
-def _end_of(worker: _Worker) -> str:
-    worker.process.join(1)
-    code = worker.process.exitcode
-    if code is None:
-        how = "it closed its connection"
-    else:
-        how = f"killed by signal {-code}" if code < 0 else f"ended by itself with status {code}"
-    return how + worker.words.shown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.types import Observation, Transition
 from qmix_lightning.worker.buffers import Buffers
 from qmix_lightning.worker.fault_tolerance import EnvBlock, Faults, FaultTolerantEnv, is_seeded, versions_of
+from qmix_lightning.worker.frames import read_frame
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 __all__ = ["SyncVectorEnv", "close_all"]
@@ -78,6 +80,19 @@ class SyncVectorEnv:
             self._transition.failed = self._none.clone()
             self._transition.failed[failed] = True
         return self._transition
+
+    @property
+    def first_env(self) -> Any:
+        """The first environment as its factory made it; another object after it was recreated."""
+        return self._adapters[0].env
+
+    def render(self, index: int) -> np.ndarray:
+        """Return what environment ``index`` draws of its present state, ``[height, width, 3]`` uint8.
+
+        Raises:
+            ConfigurationError: it cannot draw.
+        """
+        return read_frame(self._adapters[index].render(), f"environment {index}")
 
     def close(self) -> None:
         """Close every environment, even where closing one fails; may be called twice."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
+from qmix_lightning.registry import load_target
 from qmix_lightning.worker.arguments import check_arguments
 from qmix_lightning.worker.blame import is_fault, raised_at
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
@@ -16,24 +19,27 @@ __all__ = ["AdapterMaker", "create_env"]
 
 @dataclass(frozen=True)
 class AdapterMaker:
-    """Creates one :class:`ParallelAdapter` each time it is called; can be sent to a worker process.
+    """Creates one :class:`ParallelAdapter` each time it is called.
 
     Args:
-        factory: returns a ``ParallelEnv``.
+        factory: returns a ``ParallelEnv``; the factory or its address, ``package.module:name``.
         settings: its keyword arguments.
         name: what messages call the environment.
-        reward_aggregation, timeout_is_terminal, episode_limit: see :class:`ParallelAdapter`.
+        reward_aggregation, timeout_is_terminal, episode_limit, team: see :class:`ParallelAdapter`.
     """
 
-    factory: Callable[..., Any]
+    factory: Callable[..., Any] | str
     settings: Mapping[str, Any]
     name: str
     reward_aggregation: str
     timeout_is_terminal: bool
     episode_limit: int | None
+    team: list | None = None
 
     def __call__(self) -> ParallelAdapter:
-        env = create_env(self.factory, self.settings, f"environment '{self.name}'")
+        what = f"environment '{self.name}'"
+        factory = load_target(self.factory, what) if isinstance(self.factory, str) else self.factory
+        env = create_env(factory, self.settings, what)
         try:
             return ParallelAdapter(
                 env,
@@ -41,12 +47,48 @@ class AdapterMaker:
                 reward_aggregation=self.reward_aggregation,
                 timeout_is_terminal=self.timeout_is_terminal,
                 episode_limit=self.episode_limit,
+                team=self.team,
             )
         except BaseException:
             close = getattr(env, "close", None)  # a simulator may hold processes
             if callable(close):
                 close()
             raise
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain containers of which ``AdapterMaker(**...)`` makes an equal one in another process.
+
+        Raises:
+            ConfigurationError: the factory has no address, or a setting is no JSON value.
+        """
+        address = self.factory if isinstance(self.factory, str) else _address_of(self.factory)
+        why = "its factory has no address" if address is None else ""
+        try:
+            settings = json.loads(json.dumps(dict(self.settings)))
+        except (TypeError, ValueError) as error:
+            settings, why = {}, f"its settings are no plain values: {error}"
+        if why:
+            raise ConfigurationError(
+                f"environment '{self.name}' cannot be sent to worker processes ({why}): register its factory by "
+                "'package.module:name', or use rollout=sync"
+            )
+        return {
+            "factory": address,
+            "settings": settings,
+            "name": self.name,
+            "reward_aggregation": self.reward_aggregation,
+            "timeout_is_terminal": self.timeout_is_terminal,
+            "episode_limit": self.episode_limit,
+        }
+
+
+def _address_of(factory: Callable[..., Any]) -> str | None:
+    """Return ``package.module:name`` of a factory; ``None`` if it is not found there again."""
+    module, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", "")
+    found: Any = sys.modules.get(str(module))
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{name}" if found is factory else None
 
 
 def create_env(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> Any:

@@ -8,12 +8,21 @@ from typing import Any
 import numpy as np
 
 from qmix_lightning.errors import EnvironmentContractError
-from qmix_lightning.types import EntityBlock
+from qmix_lightning.types import EntityBlock, Picture
 from qmix_lightning.worker.spaces import is_space
 
-__all__ = ["own_limit", "read_entities", "require_parallel_env", "vector_shape"]
+__all__ = [
+    "find_pictures",
+    "is_bytes",
+    "own_limit",
+    "read_entities",
+    "read_pictures",
+    "require_parallel_env",
+    "vector_shape",
+]
 
-LIMIT_ATTRIBUTES = ("max_cycles", "max_steps", "episode_limit")
+LIMIT_ATTRIBUTES = ("max_cycles", "max_steps", "episode_limit", "timestep_limit", "_max_episode_steps")
+_MOST_WRAPPERS = 16
 
 
 def vector_shape(space: Any) -> tuple[int, ...] | None:
@@ -27,6 +36,14 @@ def read_entities(declared: Sequence[Any], what: str) -> tuple[EntityBlock, ...]
         return tuple(EntityBlock(**block) for block in declared)
     except (TypeError, ValueError) as error:
         raise EnvironmentContractError(f"{what}: metadata['obs_entities']: {error}") from error
+
+
+def read_pictures(declared: Sequence[Any], what: str) -> tuple[Picture, ...]:
+    """Return the pictures of ``metadata["obs_pictures"]``, of observations that are flat already."""
+    try:
+        return tuple(Picture(**{**block, "shape": tuple(block["shape"])}) for block in declared)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EnvironmentContractError(f"{what}: metadata['obs_pictures']: {error}") from error
 
 
 def require_parallel_env(env: Any, what: str) -> None:
@@ -46,10 +63,65 @@ def require_parallel_env(env: Any, what: str) -> None:
 
 
 def own_limit(env: Any) -> int | None:
-    """Return the environment's own limit on joint steps, where it shows one."""
-    for source in (env, getattr(env, "unwrapped", None)):
+    """Return the environment's own limit on joint steps, where it or one that it wraps shows one."""
+    waiting, seen = [env], []
+    while waiting and len(seen) < _MOST_WRAPPERS:
+        source = waiting.pop(0)
+        if source is None or any(source is other for other in seen):
+            continue
+        seen.append(source)
         for attribute in LIMIT_ATTRIBUTES:
-            limit = getattr(source, attribute, None)
+            limit = _attribute(source, attribute)
             if isinstance(limit, (int, np.integer)) and not isinstance(limit, bool) and limit > 0:
                 return int(limit)
+        waiting += [_attribute(source, name) for name in ("unwrapped", "env", "aec_env", "par_env")]
     return None
+
+
+def _attribute(source: Any, name: str) -> Any:
+    try:
+        return getattr(source, name, None)
+    except Exception:  # a property may raise anything
+        return None
+
+
+def find_pictures(space: Any) -> tuple[Picture, ...]:
+    """Return which parts of a flattened observation are pictures or grids: boxes of two or three axes.
+
+    They are looked for in the observation itself and in the parts of a ``Dict``, in the order of
+    ``gymnasium.spaces.utils.flatten``; a mask among these must have been taken out.
+    """
+    if is_space(space, "Box"):
+        picture = _picture("observation", 0, space)
+        return () if picture is None else (picture,)
+    if not is_space(space, "Dict"):
+        return ()
+    found, start = [], 0
+    for name, part in space.spaces.items():
+        if not is_space(part, "Box"):
+            return ()  # its flat size is another library's business
+        picture = _picture(str(name), start, part)
+        found += [] if picture is None else [picture]
+        start += int(np.prod(part.shape))
+    return tuple(found)
+
+
+def _picture(name: str, start: int, box: Any) -> Picture | None:
+    shape = tuple(int(size) for size in box.shape)
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if len(shape) != 3 or min(shape) < 1:
+        return None
+    # Channels are fewer than rows and columns, and stand first or last.
+    first = shape[0] < shape[2]
+    sides = shape[1:] if first else shape[:2]
+    if min(sides) < 3:
+        return None
+    return Picture(name, start, shape, first, 1.0 / 255.0 if box.dtype == np.uint8 else 1.0)
+
+
+def is_bytes(space: Any) -> bool:
+    """Return whether a space holds nothing but bytes."""
+    if is_space(space, "Dict"):
+        return bool(space.spaces) and all(map(is_bytes, space.spaces.values()))
+    return is_space(space, "Box") and space.dtype == np.uint8

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -182,6 +183,7 @@ class FaultTolerantEnv:
         self._make = make
         self._who = f"environment {number}"
         self._faults = faults
+        self.name = faults.name
         self._adapter: ParallelAdapter | None = make()
         self.spec = self._adapter.spec
         self.versions = versions_of(self._adapter)
@@ -237,9 +239,20 @@ class FaultTolerantEnv:
             self._in_a_row = 0
         return outcome
 
+    @property
+    def env(self) -> object:
+        """The environment as its factory made it; ``None`` while there is none."""
+        return None if self._adapter is None else self._adapter.env
+
     def reject(self, why: str) -> None:
         """Count the last step as failed: its values are not finite."""
         self._fail(InvalidEpisodeError(why), "step")
+
+    def render(self) -> Any:
+        """Return what the environment draws, as it gives it."""
+        if self._adapter is None:
+            raise ConfigurationError(f"{self._who} of '{self.name}' has failed and waits for a reset")
+        return self._adapter.render()
 
     def _end_copy(self) -> None:
         """End this process if it is a copy, by a fork in the simulator, from which an error came out."""

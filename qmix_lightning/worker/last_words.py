@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 
 __all__ = ["LastWords"]
 
@@ -14,18 +15,22 @@ _SHOWN_CHARACTERS = 300
 
 
 class LastWords:
-    """A pipe whose contents are passed on to this process's standard error, and whose end is kept.
+    """A pipe whose contents are passed on, and whose end is kept.
 
     A thread reads it until every writer has closed it, so that none of them ever waits.
+
+    Args:
+        sink: takes the contents, in a thread; ``None``: they go to this process's standard error.
 
     Attributes:
         descriptor: where to write; give it to the process and :meth:`release` it here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Callable[[bytes], None] | None = None) -> None:
         self._end = b""
         reading, self.descriptor = os.pipe()
-        self._thread = threading.Thread(target=self._pass_on, args=(reading, os.dup(2)), daemon=True)
+        onward = os.dup(2) if sink is None else -1
+        self._thread = threading.Thread(target=self._pass_on, args=(reading, onward, sink), daemon=True)
         self._thread.start()
 
     def release(self) -> None:
@@ -34,7 +39,7 @@ class LastWords:
             os.close(self.descriptor)
             self.descriptor = -1
 
-    def _pass_on(self, reading: int, onward: int) -> None:
+    def _pass_on(self, reading: int, onward: int, sink: Callable[[bytes], None] | None) -> None:
         try:
             while True:
                 part = os.read(reading, 65536)
@@ -42,11 +47,15 @@ class LastWords:
                     return
                 self._end = (self._end + part)[-_KEPT_BYTES:]
                 with contextlib.suppress(OSError):  # nobody listens there any more
+                    if sink is not None:
+                        sink(part)
+                        continue
                     while part:
                         part = part[os.write(onward, part) :]
         finally:
             os.close(reading)
-            os.close(onward)
+            if onward >= 0:
+                os.close(onward)
 
     def shown(self) -> str:
         """Return the last lines in one, as a clause to append to a message; empty where there are none."""

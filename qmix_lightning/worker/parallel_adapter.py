@@ -7,7 +7,6 @@ same code serves environments in this process and workers that share memory with
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,17 +14,36 @@ import numpy as np
 
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, InvalidEpisodeError
 from qmix_lightning.runtime.text import shortened
-from qmix_lightning.types import NO_OP, EnvSpec
+from qmix_lightning.types import NO_OP, EnvSpec, Picture
 from qmix_lightning.worker.buffers import Row
-from qmix_lightning.worker.declared import own_limit, read_entities, require_parallel_env, vector_shape
+from qmix_lightning.worker.declared import (
+    find_pictures,
+    is_bytes,
+    own_limit,
+    read_entities,
+    read_pictures,
+    require_parallel_env,
+    vector_shape,
+)
 from qmix_lightning.worker.returned import BOOL, LARGEST, missing_outcome, read_flag, read_mask, read_number
-from qmix_lightning.worker.spaces import dict_space, is_space, observation_reader, to_vector
+from qmix_lightning.worker.spaces import (
+    MOST_COMBINATIONS,
+    Dict,
+    combinations,
+    is_space,
+    observation_reader,
+    to_vector,
+)
+from qmix_lightning.worker.teams import side_of, team_slots
 
 __all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter", "unit_groups"]
 
 REWARD_AGGREGATIONS = ("sum", "mean")
 
 MASK_KEY = "action_mask"
+
+LARGEST_STATE = 10_000
+"""Numbers of a state that a mixer's layers can read; one of its own that is larger is a picture of the whole."""
 
 
 class Outcome(NamedTuple):
@@ -53,10 +71,13 @@ class ParallelAdapter:
       bootstrapped.
     * With ``metadata["shared_reward"]`` every agent's reward is the team's reward already, and is taken once.
     * At the end, the values named in ``env.metadata["episode_metrics"]`` are read from any agent's info. (An
-      episode truncated by ``episode_limit`` may lack them: the environment does not know that it ended. They count
-      as 0.)
+      episode that ``episode_limit`` or the end of the team cut short may lack them: the environment does not know that
+      it ended. They count as 0.)
     * ``metadata["obs_entities"]``, a list of mappings with the fields of ``EntityBlock``, says which parts of an
-      observation are sets of entities.
+      observation are sets of entities; ``metadata["obs_pictures"]``, with those of ``Picture``, which parts are
+      pictures, where the spaces do not say it.
+    * With a ``team``, every agent is shown and acts, but reward, end and metrics are those of the team: the episode
+      ends when none of its agents is left, though others may be.
 
     Args:
         env: the environment.
@@ -65,6 +86,7 @@ class ParallelAdapter:
             divided by the number of all possible agents (``mean``: an agent that is gone counts as 0).
         timeout_is_terminal: report truncation as termination, as SMAC's published results do.
         episode_limit: truncate episodes after so many joint steps.
+        team: names or patterns of the agents that learn; ``None``: all.
     """
 
     def __init__(
@@ -75,6 +97,7 @@ class ParallelAdapter:
         reward_aggregation: str = "sum",
         timeout_is_terminal: bool = False,
         episode_limit: int | None = None,
+        team: list | None = None,
     ) -> None:
         if reward_aggregation not in REWARD_AGGREGATIONS:
             raise ConfigurationError(f"reward_aggregation must be sum or mean, not '{reward_aggregation}'")
@@ -89,10 +112,13 @@ class ParallelAdapter:
         self._episode_limit = episode_limit
         self._agents = list(env.possible_agents)
         n = len(self._agents)
-        self._divisor = n if reward_aggregation == "mean" else 1
+        team_of_spec = team_slots(self._agents, team, self._what)
+        self._team = frozenset(team_of_spec or range(n))
+        self._divisor = len(self._team) if reward_aggregation == "mean" else 1
         metadata = getattr(env, "metadata", None) or {}
         self._shared_reward = bool(metadata.get("shared_reward", False))
-        self._starts, counts = zip(*(self._action_range(agent) for agent in self._agents))
+        self._starts, counts, self._parts = zip(*(self._action_range(agent) for agent in self._agents))
+        self._in_parts = any(parts is not None for parts in self._parts)
         sizes, self._readers, self._mask_in_observation = zip(
             *(self._read_observation_space(agent) for agent in self._agents)
         )
@@ -100,7 +126,12 @@ class ParallelAdapter:
         self._steps = 0
         self.reading = False  # whether an error is about what was returned, not from inside the simulator
         self._state_reader: Callable[[Any], np.ndarray] | None = None
-        state_dim = self._find_state(sum(sizes))
+        if "obs_pictures" in metadata:
+            pictures = {read_pictures(metadata["obs_pictures"], self._what)}
+        else:
+            pictures = {find_pictures(self._observed_space(self._agents[i])) for i in self._team}
+        self._stateless = False  # set where no state is worth its size
+        state_dim = self._find_state(sum(sizes), [picture for found in pictures for picture in found])
         ends = np.cumsum(sizes).tolist()
         self._joined = [slice(end - size, end) for end, size in zip(ends, sizes)]
         self._unpadded = len(set(sizes)) == 1
@@ -120,8 +151,12 @@ class ParallelAdapter:
             group_of_agent=unit_groups(self._agents, sizes, counts),
             episode_limit=episode_limit or own_limit(env),
             episode_metrics=tuple(metadata.get("episode_metrics", ())),
-            state_is_joined_obs=self._state_reader is None,
+            state_is_joined_obs=self._state_reader is None and not self._stateless,
             obs_entities=read_entities(metadata.get("obs_entities", ()), self._what),
+            team=team_of_spec,
+            pictures=pictures.pop() if len(pictures) == 1 else (),
+            obs_dtype="uint8" if all(is_bytes(self._observed_space(a)) for a in self._agents) else "float32",
+            state_is_features=self._stateless,
         )
         self._legal = np.arange(max(counts)) < np.array(counts)[:, None]  # [N, A]
         self._only_no_op = np.arange(max(counts)) == NO_OP  # [A]
@@ -139,8 +174,9 @@ class ParallelAdapter:
             raise EnvironmentContractError(f"{self._what}: reset must set env.agents, the agents that take part")
         self._steps = 0
         self._acting = self._present()
-        if not self._acting:
-            raise EnvironmentContractError(f"{self._what}: env.agents is empty after reset")
+        if self._team.isdisjoint(self._acting):
+            nobody = "is empty" if not self._acting else "holds nobody of env.team"
+            raise EnvironmentContractError(f"{self._what}: env.agents {nobody} after reset")
         row.agent_reward[...] = 0.0
         self._write(row, self._acting, observations, infos, at_end=False)
 
@@ -148,22 +184,20 @@ class ParallelAdapter:
         """Take one joint step with ``actions [N]`` (those of masked agents are dropped); write the true successor."""
         agents, starts = self._agents, self._starts
         acting = self._acting
-        given = {agents[i]: actions[i] + starts[i] for i in acting}
+        given: dict[Any, Any] = {agents[i]: actions[i] + starts[i] for i in acting}
+        if self._in_parts:
+            given = {agents[i]: self._in_its_space(i, actions[i]) for i in acting}
         self.reading = False
         result = self.env.step(given)
         self._end_copy()
         self.reading = True
         if not isinstance(result, (tuple, list)) or len(result) != 5:
-            raise EnvironmentContractError(
-                f"{self._what}: step must return (observations, rewards, terminations, truncations, infos), "
-                f"not {len(result) if isinstance(result, (tuple, list)) else shortened(result, 40)}"
-                f"{' values' if isinstance(result, (tuple, list)) else ''}"
-            )
+            raise self._not_five(result)
         observations, rewards, terminations, truncations, infos = result
         self._steps += 1
 
         shares = [0.0] * len(agents)
-        total = 0.0
+        reward = total = 0.0
         ended = []  # slots of agents that acted and were terminated or truncated
         timed_out = []  # of these, the ones that were not terminated
         for i in acting:
@@ -184,7 +218,8 @@ class ParallelAdapter:
             if truncated.__class__ is not bool:
                 truncated = read_flag(truncated, f"{self._what}: the truncation of agent '{agent}'")
             shares[i] = reward
-            total = reward if self._shared_reward else total + reward
+            if i in self._team:
+                total = reward if self._shared_reward else total + reward
             if terminated or truncated:
                 ended.append(i)
                 if not terminated:
@@ -196,31 +231,61 @@ class ParallelAdapter:
 
         present = self._present()
         if ended or present != acting:
-            acted = set(acting)
-            # Some environments go on listing who died long ago.
-            self._acting = [
-                i
-                for i in present
-                if i not in ended and (i in acted or not self._is_over(agents[i], terminations, truncations))
-            ]
-        if not self._acting and not ended:
+            self._acting = self._still_acting(acting, present, ended, terminations, truncations)
+        if self._team.isdisjoint(self._acting) or self._steps == self._episode_limit:
+            return self._ended(reward, row, timed_out, observations, infos)
+        self._write(row, self._acting, observations, infos, at_end=False)
+        self._check_limit()
+        return Outcome(reward, False, False)
+
+    def _ended(self, reward: float, row: Row, timed_out: list[int], observations: Any, infos: Any) -> Outcome:
+        """Write what follows an episode's last step; where others, or all at the adapter's own limit, still act."""
+        at_limit = not self._team.isdisjoint(self._acting)
+        shown = self._acting if at_limit else sorted({*timed_out, *self._acting})
+        self._write(row, shown, observations, infos, at_end=True)
+        terminated = self._timeout_is_terminal or not (at_limit or not self._team.isdisjoint(timed_out))
+        unaware = bool(self._acting)  # the environment itself goes on
+        return Outcome(reward, terminated, not terminated, self._metrics(infos, unaware))
+
+    def _not_five(self, result: Any) -> EnvironmentContractError:
+        is_sequence = isinstance(result, (tuple, list))
+        return EnvironmentContractError(
+            f"{self._what}: step must return (observations, rewards, terminations, truncations, infos), "
+            f"not {len(result) if is_sequence else shortened(result, 40)}{' values' if is_sequence else ''}"
+        )
+
+    def _still_acting(
+        self, acting: list[int], present: list[int], ended: list[int], terminations: Any, truncations: Any
+    ) -> list[int]:
+        """Return the slots that act in the next step.
+
+        Raises:
+            EnvironmentContractError: none of the team is among them, and nothing of it has ended.
+        """
+        acted = set(acting)
+        # Some environments go on listing who died long ago.
+        still = [
+            i
+            for i in present
+            if i not in ended and (i in acted or not self._is_over(self._agents[i], terminations, truncations))
+        ]
+        if self._team.isdisjoint(still) and self._team.isdisjoint(ended):
             raise EnvironmentContractError(
                 f"{self._what}: env.agents is {shortened(list(self.env.agents), 60)} after step {self._steps}, so no "
                 "agent is left, but none was terminated or truncated"
             )
-        if self._acting:
-            at_limit = self._steps == self._episode_limit
-            self._write(row, self._acting, observations, infos, at_end=at_limit)
-            if not at_limit:
-                self._check_limit()
-                return Outcome(reward, False, False)
-            truncated = True
-        else:
-            at_limit = False
-            self._write(row, timed_out, observations, infos, at_end=True)
-            truncated = bool(timed_out)
-        terminated = not truncated or self._timeout_is_terminal
-        return Outcome(reward, terminated, not terminated, self._metrics(infos, at_limit))
+        return still
+
+    def render(self) -> Any:
+        """Return what the environment draws of its present state, as it gives it.
+
+        Raises:
+            ConfigurationError: it cannot draw.
+        """
+        draw = getattr(self.env, "render", None)
+        if not callable(draw):
+            raise ConfigurationError(f"{self._what} has no render()")
+        return draw()
 
     def close(self) -> None:
         """Close the environment; may be called twice."""
@@ -298,6 +363,8 @@ class ParallelAdapter:
                 self._write_mask(row, i, value[MASK_KEY], at_end)
             elif (info := infos.get(agent)) and (mask := info.get(MASK_KEY)) is not None:
                 self._write_mask(row, i, mask, at_end)
+        if self._stateless:
+            return
         if self._state_reader is None:
             if self._unpadded:
                 row.state[:] = row.obs.reshape(-1)
@@ -338,11 +405,12 @@ class ParallelAdapter:
                 f"{self._what}: the action_mask of agent '{self._agents[i]}' leaves no legal action"
             )
 
-    def _metrics(self, infos: Any, at_limit: bool) -> tuple[float, ...]:
+    def _metrics(self, infos: Any, unaware: bool) -> tuple[float, ...]:
         values = []
+        told = [infos.get(self._agents[i]) for i in sorted(self._team)] + list(infos.values())
         for name in self.spec.episode_metrics:
-            found = next((info[name] for info in infos.values() if info and name in info), None)
-            if found is None and not at_limit:
+            found = next((info[name] for info in told if info and name in info), None)
+            if found is None and not unaware:
                 raise EnvironmentContractError(
                     f"{self._what}: metadata names the episode metric '{name}', but no agent's info has it at the end"
                 )
@@ -364,20 +432,41 @@ class ParallelAdapter:
 
     # Reading the spaces -------------------------------------------------------------------------------------
 
-    def _action_range(self, agent: Any) -> tuple[int, int]:
-        """Return the first action and the number of actions."""
+    def _in_its_space(self, i: int, action: int) -> Any:
+        """Return the action of a slot as its own space has it: with parts, an array of a part each."""
+        parts = self._parts[i]
+        return action + self._starts[i] if parts is None else parts[action].copy()
+
+    def _action_range(self, agent: Any) -> tuple[int, int, np.ndarray | None]:
+        """Return the first action, the number of actions, and what each is in a space that has several parts."""
         space = self.env.action_space(agent)
+        if is_space(space, "MultiDiscrete"):
+            parts = combinations(space)
+            if parts is None:
+                raise EnvironmentContractError(
+                    f"{self._what}: the action space of agent '{agent}' is {shortened(space)}, of more than "
+                    f"{MOST_COMBINATIONS} combinations; every combination is one action here, so that is too many"
+                )
+            return 0, len(parts), parts
         if not is_space(space, "Discrete"):
             way_out = (
                 "pass continuous_actions=False if the environment has it, or discretise the actions"
                 if is_space(space, "Box")
-                else "number the combinations in one Discrete space"
+                else "number the combinations in one Discrete space, or use MultiDiscrete"
             )
             raise EnvironmentContractError(
                 f"{self._what}: the action space of agent '{agent}' is {shortened(space)}, "
                 f"but Discrete is needed; {way_out}"
             )
-        return int(space.start), int(space.n)
+        return int(getattr(space, "start", 0)), int(space.n), None
+
+    def _observed_space(self, agent: Any) -> Any:
+        """Return the space of what an agent observes, without an action mask in it."""
+        space = self.env.observation_space(agent)
+        if not is_space(space, "Dict") or MASK_KEY not in space.spaces:
+            return space
+        rest = {key: part for key, part in space.spaces.items() if key != MASK_KEY}
+        return rest["observation"] if set(rest) == {"observation"} else Dict(rest)
 
     def _read_observation_space(self, agent: Any) -> tuple[int, Callable[[Any], np.ndarray], bool]:
         """Return the flat size, the function that flattens, and whether the observation brings an action mask."""
@@ -385,27 +474,37 @@ class ParallelAdapter:
         what = f"{self._what}: the observation of agent '{agent}'"
         if not is_space(space, "Dict") or MASK_KEY not in space.spaces:
             return *observation_reader(space, what), False
-        rest = {key: part for key, part in space.spaces.items() if key != MASK_KEY}
-        if not rest:
+        if len(space.spaces) == 1:
             raise EnvironmentContractError(f"{what} holds an action_mask and nothing else")
-        if set(rest) != {"observation"}:
-            return *observation_reader(dict_space(space, rest), what), True
-        size, read = observation_reader(rest["observation"], what)
-        return size, lambda value: read(value["observation"]), True
+        size, read = observation_reader(self._observed_space(agent), what)
+        if set(space.spaces) == {MASK_KEY, "observation"}:
+            return size, lambda value: read(value["observation"]), True
+        return size, read, True
 
-    def _find_state(self, joined: int) -> int:
-        """Return the size of the global state; decide whether ``state()`` or the joined observations are used."""
+    def _find_state(self, joined: int, pictures: Sequence[Picture]) -> int:
+        """Return the size of the global state; decide whether it is ``state()``, the joined observations, or none."""
+        size = self._own_state_size()
+        if size is None or size > LARGEST_STATE or is_bytes(getattr(self.env, "state_space", None)):
+            size, self._state_reader = joined, None
+        # Layers over all of the agents' pictures would be larger than all networks together, and a mixer that reads
+        # bytes, which nobody has scaled, begins with values in the hundreds.
+        of_bytes = self._state_reader is None and any(picture.scale < 1.0 for picture in pictures)
+        self._stateless = bool(pictures) and (size > LARGEST_STATE or of_bytes)
+        return 0 if self._stateless else size
+
+    def _own_state_size(self) -> int | None:
+        """Return the size of ``state()``, and make what reads it; ``None``: there is none."""
         space = getattr(self.env, "state_space", None)
         if is_space(space):
             size, self._state_reader = observation_reader(space, f"{self._what}: state()")
             return size
         if not callable(getattr(self.env, "state", None)):
-            return joined
+            return None
         self.env.reset(seed=0)
         try:
             state = self.env.state()
         except (AttributeError, NotImplementedError):
-            return joined
+            return None
         what = f"{self._what}: state()"
         self._state_reader = lambda value: to_vector(value, what)
         return self._state_reader(state).size
@@ -415,6 +514,6 @@ def unit_groups(agents: Sequence[Any], sizes: Sequence[int], counts: Sequence[in
     """Return each agent's group; agents of one kind share it: same name but for the number at its end, same sizes."""
     ids: dict[tuple[str, int, int], int] = {}
     return tuple(
-        ids.setdefault((re.sub(r"_?\d+$", "", str(agent)), size, count), len(ids))
+        ids.setdefault((side_of(str(agent)), size, count), len(ids))
         for agent, size, count in zip(agents, sizes, counts)
     )

@@ -14,7 +14,8 @@ from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import EntityBlock, EnvSpec, TrajectoryBatch
 from support import inprocess
-from support.batches import PLAIN_AGENT, PLAIN_INPUTS
+from support.cases import every_value, pairwise
+from support.small_policies import PLAIN_AGENT, PLAIN_INPUTS
 
 N, A, OBS = 3, 6, 12
 # 2 own features, 3 enemies of 2 numbers whom actions 3 to 5 are directed at, 2 own, 2 items of 1 number.
@@ -66,9 +67,7 @@ def exchanged(obs: torch.Tensor, block: EntityBlock, order: list[int]) -> torch.
     return obs
 
 
-@pytest.mark.parametrize("memory", [True, False])
-@pytest.mark.parametrize("share", SHARING)
-@pytest.mark.parametrize("extras", [PLAIN_AGENT, ALL_ON])
+@pytest.mark.parametrize(("memory", "share", "extras"), pairwise([True, False], SHARING, [PLAIN_AGENT, ALL_ON]))
 @torch.no_grad()
 def test_the_order_of_entities_makes_no_difference(memory, share, extras):
     builder, agent = make(memory=memory, share=share, **extras)
@@ -132,9 +131,7 @@ def test_nothing_in_sight():
         torch.testing.assert_close(values(builder, agent, torch.zeros_like(obs)), q)
 
 
-@pytest.mark.parametrize("memory", [True, False])
-@pytest.mark.parametrize("share", SHARING)
-@pytest.mark.parametrize("blocks", [BLOCKS, BLOCKS[1:]])
+@pytest.mark.parametrize(("memory", "share", "blocks"), pairwise([True, False], SHARING, [BLOCKS, BLOCKS[1:]]))
 def test_every_parameter_gets_a_gradient(memory, share, blocks):
     builder, agent = make(blocks, memory=memory, share=share, **ALL_ON)
     values(builder, agent, observations(3, 4)).square().sum().backward()
@@ -142,8 +139,7 @@ def test_every_parameter_gets_a_gradient(memory, share, blocks):
     assert without == []
 
 
-@pytest.mark.parametrize("memory", [True, False])
-@pytest.mark.parametrize("share", SHARING)
+@pytest.mark.parametrize(("memory", "share"), every_value([True, False], SHARING))
 @torch.no_grad()
 def test_packed_and_step_by_step_are_the_same(memory, share):
     builder, agent = make(memory=memory, share=share)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qmix_lightning.agents.inputs import InputBuilder
-from support.batches import PLAIN_INPUTS
+from support.small_policies import PLAIN_INPUTS
 
 
 def builder(**switches):

@@ -6,6 +6,7 @@ from qmix_lightning.agents.base import Agent, forget_dead
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.nn.layers import AgentLinear, parameter_sets
+from support.cases import every_value
 from support.small_agents import CLASSES, GROUPS, SHARING, A, H, I, N, make
 
 
@@ -176,8 +177,7 @@ def test_parameter_sets():
     assert parameter_sets("group", (7, 7)) == [0, 0]
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("bad", ["all", "True", None, 2])
+@pytest.mark.parametrize(("cls", "bad"), every_value(CLASSES, ["all", "True", None, 2]))
 def test_bad_share_parameters(cls, bad):
     with pytest.raises(ValueError, match=f"share_parameters must be true, false or 'group', not {bad!r}"):
         make(cls, bad)

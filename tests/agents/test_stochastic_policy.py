@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from qmix_lightning.agents.stochastic_policy import floored_log_policy, sample_actions
-from support.batches import A, N
 from support.garbage import INF, NAN
 from support.on_policy_learners import make_coma
+from support.small_policies import A, N
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.2, 1.0])

@@ -14,7 +14,7 @@ import pytest
 
 from qmix_lightning.cli import hydra_app
 from qmix_lightning.commands import envs, train
-from support import inprocess, runs
+from support import commands, inprocess
 
 pytestmark = pytest.mark.campaign
 
@@ -24,7 +24,7 @@ LINES = [
     ("train", "env=lbf env.task=8x8-2p-3f algorithm=vdn agent.hidden_dim=32 optimizer.lr=1e-3 run_dir=out"),
     ("train", "env=mpe env.scenario=simple_spread env.kwargs.N=3 mixer=qmix rollout.num_envs=4 run_dir=out"),
     ("train", "env=pettingzoo env.id=support.fakes:VaryingLength replay=prioritized replay.capacity=64 run_dir=out"),
-    ("train", "-m algorithm=iql,vdn seed=1,2 run_dir=out hydra.sweep.subdir=x"),
+    ("train", "-m algorithm=iql,vdn seed=1,2 run_dir=out hydra.sweeper.max_batch_size=2"),
     ("train", "run_dir=run ckpt_path=last total_env_steps=500"),
     ("train", "ckpt_path=run/checkpoints/last.ckpt trainer.log_every_n_steps=5 logger=none"),
     ("train", "algorithm=coma exploration.epsilon_start=0.5 rollout=process rollout.num_workers=2 run_dir=out"),
@@ -158,7 +158,7 @@ def test_through_the_console_scripts(campaign, finished: Path, tmp_path: Path):
         ended = subprocess.run(
             [Path(sys.executable).with_name(scripts[command]), *words],
             cwd=work,
-            env={k: v for k, v in runs.environ().items() if k not in ("HYDRA_FULL_ERROR", "PYTHONWARNINGS")},
+            env={k: v for k, v in commands.environ().items() if k not in ("HYDRA_FULL_ERROR", "PYTHONWARNINGS")},
             capture_output=True,
             text=True,
             timeout=600,

@@ -161,14 +161,12 @@ def test_nothing_is_left_of_a_killed_trainer(campaign: Any, tmp_path: Path, monk
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.5)
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert process.poll() is None, process.printed()
         there = marked(mark)
         assert len(there) >= 2
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        if process.stdout:
-            process.stdout.close()
     deadline = time.monotonic() + 30
     while (left := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qmix_lightning.runtime.kill_points import KILL_AT
-from support import runs
+from support import commands, runs
 
 pytestmark = pytest.mark.campaign
 
@@ -63,7 +63,7 @@ def arguments(kind: str, ranks: int, folder: Path) -> list[str]:
 
 
 def _start(typed: list[str], kill_at: str | None) -> subprocess.Popen[str]:
-    environ = runs.environ() | ({KILL_AT: kill_at} if kill_at else {})
+    environ = commands.environ() | ({KILL_AT: kill_at} if kill_at else {})
     return subprocess.Popen(
         [sys.executable, "-m", "qmix_lightning.commands.train", *typed],
         env=environ,
@@ -76,7 +76,7 @@ def _start(typed: list[str], kill_at: str | None) -> subprocess.Popen[str]:
 
 def _end(process: subprocess.Popen[str], campaign, part: str) -> str:
     """Wait for the end of a run and of all that it has started."""
-    output = runs.finish(process, timeout=900)
+    output, _ = process.communicate(timeout=900)
     deadline = time.monotonic() + 60
     while members := runs.group_members(process.pid):
         if time.monotonic() > deadline:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import inprocess, runs
+from support import commands, inprocess, runs
 
 pytestmark = pytest.mark.campaign
 
@@ -46,7 +46,7 @@ def test_pairs(campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         both = [
             subprocess.Popen(
                 [sys.executable, "-c", TOGETHER, f"ready{i}", *typed],
-                env=runs.environ() | {"PYTHONWARNINGS": "ignore"},
+                env=commands.environ() | {"PYTHONWARNINGS": "ignore"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

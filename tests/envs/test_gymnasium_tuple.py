@@ -11,7 +11,6 @@ from qmix_lightning.envs import gymnasium_tuple
 from qmix_lightning.envs.lbf import Foraging
 from qmix_lightning.envs.rware import RoboticWarehouse
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
-from support import playing
 from support.playing import Player
 
 
@@ -120,19 +119,6 @@ def test_rware_by_id():
     assert isinstance(env, RoboticWarehouse)
     steps, outcome, _ = Player(env).episode()
     assert (steps, outcome.terminated, outcome.truncated) == (500, False, True)
-
-
-def test_seeds():
-    one, again, other = (
-        playing.record(gymnasium_tuple.make("Foraging-8x8-2p-3f-v3"), seed, 60) for seed in (4, 4, 5)
-    )  # fmt: skip
-    assert playing.same(one, again)
-    assert not playing.same(one, other)
-
-
-def test_the_yaml_as_it_is():
-    settings, adapter = playing.from_yaml("gymnasium", id="Counting-v0")
-    assert Player(gymnasium_tuple.make(**settings), **adapter).episode()[0] == 8
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import torch
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import jaxmarl
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
+from qmix_lightning.rendering.frames import action_names
+from support.pictures import drawn
 
 SPREAD = "MPE_simple_spread_v3"
 
@@ -119,28 +121,6 @@ def test_an_end_of_the_task_is_told_from_the_limit_even_in_the_last_step():
         assert observation.agent_mask.all()
 
 
-def test_an_episode_is_its_seed_and_its_actions():
-    env, generator = make(), torch.Generator().manual_seed(0)
-    chosen = torch.randint(0, 5, (10, 3), generator=generator)
-
-    def play(slot, seeds):
-        mine = torch.arange(3) == slot
-        observation = env.reset(everyone(env), seeds)
-        seen = [observation.obs[slot].clone()]
-        for t in range(10):
-            env.step(random_actions(env, observation, generator), ~mine)  # it waits while the others play on
-            observation = env.reset(~mine, seeds + t)
-            assert torch.equal(observation.obs[slot], seen[-1])
-            actions = random_actions(env, observation, generator)
-            actions[slot] = chosen[t]
-            transition = env.step(actions, everyone(env))
-            observation = transition.next
-            seen.append(observation.obs[slot].clone())
-        return torch.stack(seen)
-
-    assert torch.equal(play(0, torch.tensor([9, 1, 2])), play(2, torch.tensor([3, 4, 9])))
-
-
 @pytest.mark.slow
 def test_hanabi_tells_its_legal_moves():
     env = make("hanabi", reward_aggregation="mean")
@@ -183,3 +163,9 @@ def test_what_does_not_fit_is_one_line(settings, error, message):
     with pytest.raises(error, match=message) as caught:
         make(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_particle_world_is_drawn():
+    env = make()
+    drawn(env, steps=2)
+    assert action_names(env) == [["none", "left", "right", "down", "up"]] * 3

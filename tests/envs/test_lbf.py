@@ -1,16 +1,13 @@
 """Level-based foraging: the mask that the package keeps to itself, its limit, its names."""
 
 import copy
-import subprocess
-import sys
 
 import gymnasium
 import numpy as np
 import pytest
 
 from qmix_lightning.envs import lbf
-from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
-from support import playing
+from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from support.playing import Player
 
 
@@ -176,17 +173,6 @@ def test_the_share_of_food_counts_levels():
     assert outcome.metrics == (0.25,)
 
 
-def test_seeds():
-    one, again, other = (playing.record(lbf.make(), seed, 60) for seed in (4, 4, 5))
-    assert playing.same(one, again)
-    assert not playing.same(one, other)
-
-
-def test_the_yaml_as_it_is():
-    settings, adapter = playing.from_yaml("lbf")
-    assert Player(lbf.make(**settings), **adapter).episode()[0] <= 50
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -201,21 +187,6 @@ def test_refusals(settings, message):
 
 def test_a_list_for_the_field_size():
     assert lbf.make(kwargs={"field_size": [6, 9]}).game.field.shape == (6, 9)
-
-
-def test_missing_package_names_the_command(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'qmix-lightning\[lbf\]'"):
-        lbf.make()
-
-
-def test_importing_the_plugins_brings_no_simulator():
-    code = (
-        "import sys, qmix_lightning.envs.lbf, qmix_lightning.envs.rware, qmix_lightning.envs.overcooked,"
-        "qmix_lightning.envs.smac, qmix_lightning.envs.smacv2;"
-        "print([m for m in ('torch', 'lbforaging', 'rware', 'overcooked', 'pysc2', 'pygame') if m in sys.modules])"
-    )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_not_in_the_tuple_style():

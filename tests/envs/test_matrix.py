@@ -1,5 +1,4 @@
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,7 @@ from qmix_lightning.environment import TabularGame, VectorEnv
 from qmix_lightning.envs.matrix import Matrix
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.errors import ConfigurationError
-
-CONF = Path(__file__).parents[2] / "conf" / "env"
+from support.playing import CONF
 
 
 def paid(env, actions):

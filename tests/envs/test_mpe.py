@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from qmix_lightning.envs import mpe
-from support import playing
 from support.playing import Player
 
 # Agents, observation sizes, action counts, state: agents that speak have (moves x words) actions, or words alone.
@@ -49,13 +48,6 @@ def test_the_return_is_the_agents_rewards_added_up(scenario):
         rewards = raw.step(dict(zip(raw.possible_agents, actions, strict=True)))[1]
         assert total.step(*actions).reward == pytest.approx(sum(rewards.values()), rel=1e-6)
         assert mean.step(*actions).reward == pytest.approx(sum(rewards.values()) / len(rewards), rel=1e-6)
-
-
-@pytest.mark.parametrize("scenario", COOPERATIVE)
-def test_seeds(scenario):
-    one, again, other = (playing.record(mpe.make(scenario), seed, 25) for seed in (4, 4, 5))
-    assert playing.same(one, again)
-    assert not playing.same(one, other)
 
 
 def test_success_is_an_end_where_the_scenario_has_it():

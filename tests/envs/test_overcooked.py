@@ -8,7 +8,7 @@ import overcooked as package
 import pytest
 
 from qmix_lightning.envs import overcooked
-from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+from qmix_lightning.errors import ConfigurationError
 from support import playing
 from support.playing import Player
 
@@ -141,11 +141,6 @@ def test_every_layout_plays_or_says_why_not(layout):
         assert Player(overcooked.make(layout, horizon=20)).episode()[0] == 20
 
 
-def test_the_yaml_as_it_is():
-    settings, adapter = playing.from_yaml("overcooked")
-    assert Player(overcooked.make(**settings), **adapter).episode()[0] == 400
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -156,9 +151,3 @@ def test_the_yaml_as_it_is():
 def test_refusals(settings, message):
     with pytest.raises(ConfigurationError, match=message):
         overcooked.make(**settings)
-
-
-def test_missing_package_names_the_command(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'qmix-lightning\[overcooked\]'"):
-        overcooked.make()

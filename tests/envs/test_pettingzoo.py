@@ -1,38 +1,11 @@
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from qmix_lightning.environment import check_arguments
 from qmix_lightning.envs import mpe, pettingzoo
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
 from qmix_lightning.vector.factory import make_vector_env
-
-CONF = Path(__file__).parents[2] / "conf" / "env"
-
-
-def play(env, steps, seed=0):
-    """Random legal play in every slot, resetting those that end; everything seen, copied."""
-    e = env.num_envs
-    generator = torch.Generator().manual_seed(seed)
-    on = torch.ones(e, dtype=torch.bool)
-    seen = [env.reset(on, torch.arange(e) + 100).obs.clone()]
-    shown_mask = env.reset(on, torch.arange(e) + 100).avail_actions.clone()
-    for t in range(steps):
-        weights = shown_mask.flatten(0, 1).float()
-        actions = torch.multinomial(weights, 1, generator=generator).reshape(e, -1)
-        step = env.step(actions, on)
-        seen += [step.next.obs.clone(), step.next.state.clone(), step.reward.clone()]
-        shown_mask = step.next.avail_actions.clone()
-        ended = step.terminated | step.truncated
-        if ended.any():
-            shown_mask = env.reset(ended, torch.arange(e) + 1000 + t).avail_actions.clone()
-    return seen
 
 
 def test_simple_spread_equals_the_environment_itself():
@@ -66,40 +39,6 @@ def test_simple_spread_equals_the_environment_itself():
     env.close()
 
 
-def test_same_seed_same_play():
-    def one():
-        return make_vector_env(mpe.make, {"kwargs": {"max_cycles": 5}}, num_envs=3, name="mpe")
-
-    first, second, other = play(one(), 12), play(one(), 12), play(one(), 12, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-
-
-@pytest.mark.parametrize("scenario", sorted(mpe.scenarios()))
-def test_every_scenario_takes_the_yaml_as_it_is(scenario):
-    settings = yaml.safe_load((CONF / "mpe.yaml").read_text())
-    assert settings.pop("name") == "mpe"
-    adapter_settings = {
-        k: settings.pop(k) for k in ("reward_aggregation", "timeout_is_terminal", "episode_limit")
-    }  # fmt: skip
-    settings["scenario"] = scenario
-    env = make_vector_env(mpe.make, settings, num_envs=1, name="mpe", **adapter_settings)
-    assert env.spec.episode_limit == 25
-    assert all(torch.isfinite(seen).all() for seen in play(env, 26))
-    env.close()
-
-
-def test_ragged_scenario_is_padded():
-    env = make_vector_env(mpe.make, {"scenario": "simple_speaker_listener"}, num_envs=1, name="mpe")
-    assert env.spec.obs_dims == (3, 11)
-    assert env.spec.action_counts == (3, 5)
-    assert env.spec.group_of_agent == (0, 1)
-    shown = env.reset(torch.tensor([True]), torch.tensor([3]))
-    assert shown.obs.shape == (1, 2, 11)
-    assert not shown.obs[0, 0, 3:].any()
-    assert shown.avail_actions[0].tolist() == [[True, True, True, False, False], [True] * 5]
-
-
 def test_scenarios_are_listed_without_importing_them():
     found = mpe.scenarios()
     assert found["simple_spread"] == "simple_spread_v3"
@@ -123,12 +62,6 @@ def test_continuous_actions_are_refused_with_the_way_out():
     message = r"'mpe': the action space of agent 'agent_0' is Box\(.*pass continuous_actions=False"
     with pytest.raises(EnvironmentContractError, match=message):
         make_vector_env(mpe.make, {"kwargs": {"continuous_actions": True}}, num_envs=1, name="mpe")
-
-
-def test_missing_package_names_the_command(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'qmix-lightning\[mpe\]'"):
-        mpe.make()
 
 
 def test_by_address():
@@ -174,14 +107,6 @@ def test_aec_environment_is_told_apart():
     settings = {"id": "mpe2.simple_spread_v3:env"}
     with pytest.raises(EnvironmentContractError, match="is an AEC environment, a ParallelEnv is needed"):
         make_vector_env(pettingzoo.make, settings, num_envs=1, name="pettingzoo")
-
-
-def test_importing_the_plugins_is_light():
-    code = (
-        "import sys, qmix_lightning.envs.mpe, qmix_lightning.envs.pettingzoo;"
-        "print([m for m in ('torch', 'numpy', 'gymnasium', 'pettingzoo', 'mpe2', 'pygame') if m in sys.modules])"
-    )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_check_arguments_lets_kwargs_through_but_asks_for_what_is_required():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from qmix_lightning.envs import rware
-from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+from qmix_lightning.errors import ConfigurationError
 from support import playing
 from support.playing import Player
 
@@ -91,12 +91,6 @@ def test_enumerations_by_name():
     assert [layer.name for layer in game.image_observation_layers] == ["SHELVES", "GOALS"]
 
 
-def test_seeds():
-    one, again, other = (playing.record(rware.make(), seed, 100) for seed in (4, 4, 5))
-    assert playing.same(one, again)
-    assert not playing.same(one, other)
-
-
 def test_environments_side_by_side_do_not_disturb_each_other():
     """The package numbers robots and shelves by counters that all environments share."""
     alone = playing.record(rware.make(), 4, 50)
@@ -112,11 +106,6 @@ def test_environments_side_by_side_do_not_disturb_each_other():
     assert playing.same(alone, seen)
 
 
-def test_the_yaml_as_it_is():
-    settings, adapter = playing.from_yaml("rware")
-    assert Player(rware.make(**settings), **adapter).episode()[0] == 500
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -130,9 +119,3 @@ def test_the_yaml_as_it_is():
 def test_refusals(settings, message):
     with pytest.raises(ConfigurationError, match=message):
         rware.make(**settings)
-
-
-def test_missing_package_names_the_command(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'qmix-lightning\[rware\]'"):
-        rware.make()

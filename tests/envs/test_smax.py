@@ -16,9 +16,11 @@ import torch
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import smax
 from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.rendering.frames import action_names
 from qmix_lightning.rollout.collector import Collector
-from support import runs
+from support import inprocess
 from support.collecting import make_policy
+from support.pictures import drawn
 
 E = 4
 STOP = 4  # SMAX's own no-op of the dead; 0 to 3 are moves
@@ -225,23 +227,6 @@ def test_the_dead_are_masked_and_see_nothing(battle):
         assert avail[alive][:, STOP].all()  # who lives may always stop
         assert obs[alive].any(-1).all()
     assert seen_dead > 5
-
-
-def test_nothing_resets_itself():
-    env = make()
-    generator = torch.Generator().manual_seed(0)
-    observation = env.reset(EVERYONE, torch.arange(E) + 100)
-    over = torch.zeros(E, dtype=torch.bool)
-    frozen = observation.obs.clone()
-    for _ in range(40):
-        transition = env.step(random_legal(observation.avail_actions, generator), ~over)
-        observation = transition.next
-        assert torch.equal(observation.obs[over], frozen[over])
-        assert not transition.terminated[over].any()
-        assert not transition.reward[over].any()
-        frozen = observation.obs.clone()
-        over |= transition.terminated | transition.truncated
-    assert over.all()
 
 
 def test_wins_limits_and_returns():
@@ -493,6 +478,7 @@ def test_training_from_the_command_line(tmp_path: Path):
         "eval_interval=300",
         "checkpoint_interval=600",
         "eval_episodes=4",
+        "env.timeout_is_terminal=false",
         "rollout.num_envs=4",
         "rollout.num_eval_envs=4",
         "rollout.update_every=4",
@@ -501,7 +487,7 @@ def test_training_from_the_command_line(tmp_path: Path):
         "trainer.accelerator=cpu",
         "logger=none",
     ]
-    runs.run(arguments)
+    inprocess.succeed(arguments)  # in this process: what the tests above have compiled serves it, too
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "completed"
     assert summary["env_steps"] >= 600
@@ -516,3 +502,9 @@ def test_a_spec_survives_a_checkpoint():
     spec = make(2).spec
     assert type(spec).from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     assert dataclasses.replace(spec) == spec
+
+
+def test_a_battle_is_drawn():
+    env = make()
+    drawn(env, steps=2)
+    assert action_names(env) == [["up", "right", "down", "left", "stop", "shoot 0", "shoot 1", "shoot 2"]] * 3

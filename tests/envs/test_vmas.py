@@ -96,15 +96,16 @@ def test_the_limit_is_a_truncation_unless_it_is_said_to_be_an_end():
 @pytest.mark.parametrize(
     ("scenario", "settings"),
     [
-        ("balance", {}),
-        ("navigation", {}),  # rays, and rewards shaped by what was before
         ("flocking", {}),
         ("simple_reference", {}),  # agents that talk
         ("football", {"kwargs": {"n_blue_agents": 2, "n_red_agents": 1}}),  # draws while stepping: isolated by itself
     ],
 )
 def test_an_episode_is_its_seed_and_its_actions(scenario, settings):
-    """The same episode with neighbours who do other things, and pauses in which they play on and begin anew."""
+    """The same episode with neighbours who do other things, and pauses in which they play on and begin anew.
+
+    So do ``balance`` and ``navigation``, which the checker plays.
+    """
 
     def play(seeds, other, pauses):
         env = make(scenario, max_steps=50, **settings)

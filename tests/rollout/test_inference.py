@@ -14,6 +14,7 @@ from qmix_lightning.rollout.numpy_inference import NumpyFeedForward, NumpyRecurr
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import Observation
 from support.acting import OBS, A, N, make_policy
+from support.cases import pairwise
 
 B = 7
 MANY = 10_000  # environments whose agents are too many for numpy
@@ -46,9 +47,9 @@ def assert_same_values(policy, num_envs, *, small_too, steps=4):
         fast_state = next_state
 
 
-@pytest.mark.parametrize("num_envs", [B, MANY])
-@pytest.mark.parametrize("switches", SWITCHES)
-@pytest.mark.parametrize("agent", [RecurrentAgent, FeedForwardAgent])
+@pytest.mark.parametrize(
+    ("num_envs", "switches", "agent"), pairwise([B, MANY], SWITCHES, [RecurrentAgent, FeedForwardAgent])
+)
 def test_every_input(agent, switches, num_envs):
     assert_same_values(make_policy(agent, switches), num_envs, small_too=True)
 

@@ -14,7 +14,12 @@ WORKER = ROOT / "qmix_lightning" / "worker"
 LATER = ("removeprefix", "removesuffix", "is_relative_to", "recv_fds", "send_fds", "batched", "pairwise")
 """Attributes that came after 3.8."""
 MODULES = sorted(path.stem for path in WORKER.glob("*.py") if path.stem != "__init__")
-BELOW = ["__init__", "errors", "types", "runtime/__init__", "runtime/moved", "runtime/text"]
+ENVS = (
+    "gymnasium_tuple", "lbf", "lbf_game", "optional", "pettingzoo", "pogema", "rware", "smac", "smaclite", "smacv2",
+    "starcraft", "starcraft_setup",
+)  # fmt: skip
+"""Shipped environments that may be wanted from an older simulator's Python."""
+BELOW = ["__init__", "errors", "registry", "types", "runtime/__init__", "runtime/moved", "runtime/text"]
 """What they import of the package besides each other."""
 
 
@@ -38,7 +43,16 @@ def test_a_worker_imports_the_standard_library_and_numpy_alone():
 
 @pytest.mark.parametrize("name", [*BELOW, *(f"worker/{name}" for name in ["__init__", *MODULES])])
 def test_its_files_are_python_3_8(name: str):
-    source = (ROOT / "qmix_lightning" / f"{name}.py").read_text()
+    check_syntax(ROOT / "qmix_lightning" / f"{name}.py")
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_environments_with_old_dependencies_are_python_3_8(name: str):
+    check_syntax(ROOT / "envs" / f"{name}.py")
+
+
+def check_syntax(path: Path) -> None:
+    source = path.read_text()
     tree = ast.parse(source, feature_version=(3, 8))
     # What the grammar does not tell: unions and keywords that came later, where they are evaluated.
     for node in ast.walk(tree):
@@ -48,5 +62,11 @@ def test_its_files_are_python_3_8(name: str):
             assert not any(isinstance(part, ast.BinOp) for part in ast.walk(node.args[1])), (
                 f"line {node.lineno}: int | str"
             )
-        if isinstance(node, ast.Attribute) and name.startswith("worker/"):
+        if isinstance(node, ast.Assign) and node in tree.body and isinstance(node.value, ast.Subscript):
+            assert not isinstance(node.value.slice, (ast.List, ast.Tuple)), f"line {node.lineno}: Callable[[int], str]"
+        if isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.BitOr):
+            sides = [node.left, node.right] if isinstance(node, ast.BinOp) else [node.value]
+            dicts = [side for side in sides if isinstance(side, (ast.Dict, ast.DictComp))]
+            assert not dicts, f"line {node.lineno}: {{}} | {{}} came with 3.9"
+        if isinstance(node, ast.Attribute) and path.parent.name == "worker":
             assert node.attr not in LATER, f"line {node.lineno}: came with 3.9"

@@ -324,8 +324,8 @@ REFUSED = {
         r"the action space of agent 'a_0' is Box\(-1.*but Discrete is needed; pass continuous_actions=False",
     ),
     "multi-discrete": (
-        make_bad(action_spaces={A0: spaces.MultiDiscrete([2, 2])}),
-        r"agent 'a_0' is MultiDiscrete\(\[2 2\]\), but Discrete is needed; number the combinations",
+        make_bad(action_spaces={A0: spaces.MultiBinary(2)}),
+        r"agent 'a_0' is MultiBinary\(2\), but Discrete is needed; number the combinations",
     ),
     "no agents": (make_bad(agents=()), "Scripted has no possible_agents; a fixed list of agents is needed"),
     "not parallel": (lambda: Played(NoParallelEnv()), "NoParallelEnv is not a PettingZoo ParallelEnv, it has no reset"),
