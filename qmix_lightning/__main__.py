@@ -8,7 +8,7 @@ import sys
 from qmix_lightning.commands import COMMANDS
 from qmix_lightning.runtime.text import did_you_mean
 
-ALIASES = {"eval": "evaluate"}
+ALIASES = {"eval": "evaluate", "import": "import_policy"}
 
 
 def main() -> None:

@@ -78,8 +78,7 @@ def greedy_values(q_select: Tensor, q_evaluate: Tensor, avail_actions: Tensor) -
             f"q_select, q_evaluate and avail_actions must have one shape, got {tuple(q_select.shape)}, "
             f"{tuple(q_evaluate.shape)}, {tuple(avail_actions.shape)}"
         )
-    best = torch.where(avail_actions, q_select, float("-inf")).argmax(dim=-1, keepdim=True)
-    return q_evaluate.gather(-1, best).squeeze(-1)
+    return chosen_values(q_evaluate, greedy_actions(q_select, avail_actions))
 
 
 def chosen_values(q: Tensor, actions: Tensor) -> Tensor:

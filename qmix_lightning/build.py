@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,27 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ProgressBar
 
-from qmix_lightning.checkpoint.files import RunCheckpointIO
+from qmix_lightning.algorithms.base import Learner
+from qmix_lightning.checkpoint.lightning_io import RunCheckpointIO
+from qmix_lightning.checkpoint.manifest import RunMetadata
 from qmix_lightning.checkpoint.resume import Resumed, check_same_shape
 from qmix_lightning.components import build_learner, check_sizes, env_maker, make_component
 from qmix_lightning.config.run_config import RunConfig, evaluation_plan
 from qmix_lightning.config.schema import check_settings
 from qmix_lightning.config.trust import recorded_config, texts
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.errors import ConfigurationError, QMixLightningError
 from qmix_lightning.optimizers import OPTIMIZERS
-from qmix_lightning.replay.factory import make_store, plan_replay
-from qmix_lightning.rollout.process_collector import RemoteEnv
+from qmix_lightning.policies import open_network, open_policy
+from qmix_lightning.policies.initialize import initialize_learner, set_square_averages
+from qmix_lightning.replay.factory import fit_capacity, make_store, plan_replay
+from qmix_lightning.rollout.process_collector import CollectorProcess
 from qmix_lightning.runtime import prng
+from qmix_lightning.runtime.resources import available_cores, choose_asynchronous
 from qmix_lightning.runtime.signals import StopFlag
-from qmix_lightning.runtime.text import did_you_mean
+from qmix_lightning.runtime.text import did_you_mean, on_one_line
+from qmix_lightning.runtime.trial import TRIAL, load_trial
 from qmix_lightning.training.callbacks.health import HealthCheck
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
+from qmix_lightning.training.callbacks.pruning import Pruning
 from qmix_lightning.training.callbacks.run_checkpoint import RunCheckpoint
 from qmix_lightning.training.callbacks.run_control import RunControl
 from qmix_lightning.training.csv_logger import RunCSVLogger
@@ -39,7 +48,9 @@ from qmix_lightning.training.profiler import NoProfiler
 from qmix_lightning.training.run import Run
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.training.summary import versions
-from qmix_lightning.vector.factory import Backend
+from qmix_lightning.training.trackers.base import TrackedRun, Tracker, tracker_ids
+from qmix_lightning.types import EnvSpec, TrajectoryBatch
+from qmix_lightning.vector.factory import Backend, interpreter_of
 from qmix_lightning.worker.fault_tolerance import FaultLimit
 
 __all__ = ["build_run"]
@@ -54,11 +65,17 @@ def _trainer(section: Mapping[str, Any], **provided: Any) -> Trainer:
         return Trainer(**(settings | provided))
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         hint = ": use trainer.accelerator=auto or cpu" if "backend found" in str(error) else ""
-        raise ConfigurationError(f"trainer: {' '.join(str(error).split()).rstrip('!')}{hint}") from error
+        raise ConfigurationError(f"trainer: {on_one_line(error).rstrip('!')}{hint}") from error
 
 
-def _instances(section: Mapping[str, Any], group: str) -> list[Any]:
-    """Make loggers or callbacks by their ``_target_``, as Hydra's users know it; ``null`` switches one off."""
+def _instances(section: Mapping[str, Any], group: str, tracked: Callable[[str], TrackedRun] | None = None) -> list[Any]:
+    """Make loggers or callbacks by their ``_target_``, as Hydra's users know it; ``null`` switches one off.
+
+    Args:
+        section: name of an entry -> its settings.
+        group: of the configuration, for messages.
+        tracked: returns what the tracker of an entry is told of the run.
+    """
     made = []
     for name, settings in section.items():
         if settings is None:
@@ -70,12 +87,25 @@ def _instances(section: Mapping[str, Any], group: str) -> list[Any]:
         ):  # Hydra has resolved what was typed; this would be resolved now
             raise ConfigurationError(f"{group}.{name} holds an interpolation that was not resolved")
         try:
-            made.append(instantiate(dict(settings)))
+            made.append(_instance(dict(settings), f"{group}.{name}", tracked and tracked(name)))
+        except QMixLightningError:
+            raise
         except Exception as error:
             cause = error.__cause__ or error
             hint = _closest_name(str(settings["_target_"]))
-            raise ConfigurationError(f"{group}.{name}: {hint or ' '.join(str(cause).split())}") from error
+            raise ConfigurationError(f"{group}.{name}: {hint or on_one_line(cause)}") from error
     return made
+
+
+def _instance(settings: dict[str, Any], entry: str, run: TrackedRun | None) -> Any:
+    """Make a logger or a callback; trackers, and what comes with this package, are checked as components are."""
+    made_of = get_object(str(settings["_target_"]))
+    is_tracker = isinstance(made_of, type) and issubclass(made_of, Tracker)
+    if not is_tracker and not made_of.__module__.startswith("qmix_lightning."):
+        return instantiate(settings)
+    provided = {"run": run} if is_tracker else {}
+    given = {key: value for key, value in settings.items() if key != "_target_"}
+    return made_of(**provided, **check_settings(entry, given, made_of, provided))
 
 
 def _closest_name(target: str) -> str:
@@ -88,35 +118,96 @@ def _closest_name(target: str) -> str:
     return f"'{module}' has no '{name}'{did_you_mean(name, public).split(';')[0]}"
 
 
-def _loggers(section: Mapping[str, Any], resume_step: int | None) -> list[Any]:
-    """Make the user's loggers; those of TensorBoard drop what a resumed run is going to write again."""
-    made = dict(section)
-    for name, settings in section.items():
+def _loggers(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> list[Any]:
+    """Make the run's loggers; those of TensorBoard drop what a resumed run is going to write again."""
+    saved = resumed.manifest.payload if resumed else None
+    made = dict(config.logger)
+    for name, settings in config.logger.items():
         is_board = isinstance(settings, Mapping) and str(settings.get("_target_")).endswith("BoardLogger")
-        if is_board and resume_step is not None:
-            made[name] = {**settings, "purge_step": resume_step + 1}
-    return _instances(made, "logger")
+        if is_board and saved is not None:
+            made[name] = {**settings, "purge_step": saved["env_steps"] + 1}
+    goes_on_here = resumed is not None and resumed.source.parent.resolve() == run_dir.resolve()
+    ids = tracker_ids(saved) if goes_on_here else {}  # elsewhere it is another run
+
+    def tracked(entry: str) -> TrackedRun:
+        return TrackedRun(run_dir, entry, config.env["name"], config.algorithm["name"], ids.get(entry))
+
+    return _instances(made, "logger", tracked)
 
 
-def _environments(config: RunConfig) -> tuple[VectorEnv, Callable[[int], VectorEnv]]:
-    """Create this rank's training environments; return them and what creates those for an evaluation's episodes."""
+def _environments(config: RunConfig, run_dir: Path) -> tuple[VectorEnv | CollectorProcess, Callable[[int], VectorEnv]]:
+    """Return this rank's training environments, or their collector's process, and what creates those of evaluations."""
     rollout = config.rollout
     limit = FaultLimit(rollout.max_faults, rollout.fault_window_s)
-    backend = Backend(rollout.backend, rollout.num_workers, rollout.step_timeout_s, limit)
-    make_env, make_eval_env = env_maker(config.env, backend), env_maker(config.env, backend, evaluation=True)
+    backend = Backend(
+        rollout.backend,
+        rollout.num_workers,
+        rollout.step_timeout_s,
+        limit,
+        interpreter=interpreter_of(rollout.python, rollout.python_env),
+        output=run_dir / "simulator.log",
+    )
+    given: dict[str, Any] = {"backend": backend, "open_policy": open_network}
+    make_env, make_eval_env = env_maker(config.env, **given), env_maker(config.env, **given, evaluation=True)
     if rollout.collector == "process":
-        env = RemoteEnv(
-            partial(make_env, rollout.num_envs),
-            num_envs=rollout.num_envs,
-            name=config.env["name"],
-            start_s=rollout.step_timeout_s,
+        env = CollectorProcess(
+            partial(make_env, rollout.num_envs), name=config.env["name"], start_s=rollout.step_timeout_s
         )
     else:
         env = make_env(rollout.num_envs)
     return env, lambda episodes: make_eval_env(min(rollout.num_eval_envs, episodes))
 
 
-def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None) -> Run:
+def _asynchronous(config: RunConfig, trainer: Trainer, resumed: Resumed | None) -> bool:
+    """Choose whether to collect while an update runs; a resumed run does as it began, since its data depend on it."""
+    rollout = config.rollout
+    if rollout.asynchronous != "auto":
+        asynchronous, reason = rollout.asynchronous, "rollout.asynchronous"
+    elif resumed is not None:
+        asynchronous, reason = resumed.manifest.asynchronous, "as the run began"
+    else:
+        asynchronous, reason = choose_asynchronous(
+            available_cores(),
+            ranks=trainer.num_devices,
+            on_policy=config.replay.kind == "on_policy",
+            own_process=rollout.collector == "process",
+            num_envs=rollout.num_envs,
+            workers=rollout.worker_processes,
+        )
+    if trainer.is_global_zero:
+        what = "while an update runs, by the policy from before it" if asynchronous else "between updates"
+        print(f"collecting: {what} ({reason})", flush=True)
+    return asynchronous
+
+
+def _prepare_round(learner: Learner, batch: TrajectoryBatch) -> dict[str, torch.Tensor]:
+    return learner.prepare_round(learner.with_state(batch))
+
+
+def _with_fitting_replay(config: RunConfig, spec: EnvSpec, run_dir: Path) -> RunConfig:
+    fitting = fit_capacity(config, spec, run_dir)
+    if fitting is not config:
+        print(
+            f"replay.capacity={fitting.replay.capacity} is chosen, which half of the free room holds: "
+            f"{config.replay.capacity} episodes do not fit",
+            flush=True,
+        )
+    return fitting
+
+
+def _initialize(module: TeamModule, spec: EnvSpec, config: RunConfig, *, told: bool) -> None:
+    """Take over the networks, and RMSprop's state, of what ``init_from`` names."""
+    stored = open_policy(str(config.init_from))
+    lines = initialize_learner(module.learner, spec, stored, config.init_parts)
+    averages = stored.optimizer
+    if averages is not None and config.init_parts == "all" and config.optimizer["name"] == "rmsprop":
+        module.on_new_optimizer = partial(set_square_averages, network=module.learner, averages=averages)
+        lines.append("  RMSprop's state too")
+    if told:
+        print(*lines, sep="\n", flush=True)
+
+
+def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None, *, fit_replay: bool = False) -> Run:
     """Assemble a run; every rank calls it with the same configuration.
 
     What a checkpoint says about sizes is compared with the environment and with its tensors before memory is taken.
@@ -125,20 +216,22 @@ def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None) 
         config: validated.
         run_dir: where the run writes.
         resumed: the checkpoint that it goes on from.
+        fit_replay: nobody has chosen the replay's capacity, so it may be made to fit; ``Run.config`` has it then.
     """
     source = resumed.source if resumed else None
     rollout = config.rollout
     log = MetricsLog()
     health = HealthCheck(log, on_policy=config.replay.kind == "on_policy")
     checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, source, log)
-    rows = RunCSVLogger(run_dir / "metrics.csv")
-    checkpoint.csv_loggers = (rows,)
-    bar = [] if config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
+    callbacks = _instances(config.callbacks, "callbacks")
+    own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    bar = [] if own_bar or config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
+    pruning = [Pruning(load_trial(os.environ[TRIAL]), log, config.objective or "")] if os.environ.get(TRIAL) else []
     trainer = _trainer(
         config.trainer,
-        logger=[rows, *_loggers(config.logger, resumed.checkpoint["env_steps"] if resumed else None)],
-        callbacks=[RunControl(), log, health, *bar, *_instances(config.callbacks, "callbacks"), checkpoint],
-        plugins=[RunCheckpointIO()],
+        logger=[RunCSVLogger(run_dir / "metrics.csv"), *_loggers(config, run_dir, resumed)],
+        callbacks=[RunControl(), log, health, *bar, *pruning, *callbacks, checkpoint],
+        plugins=[RunCheckpointIO(resumed)],
         default_root_dir=str(run_dir),
     )
     ranks = trainer.world_size
@@ -146,32 +239,35 @@ def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None) 
         if getattr(config.replay, name) % ranks:
             raise ConfigurationError(f"replay.{name} ({getattr(config.replay, name)}) must divide by {ranks} ranks")
 
-    env, make_eval_env = _environments(config)
+    env, make_eval_env = _environments(config, run_dir)
     spec = env.spec
-    about = {
-        "config": recorded_config(config.to_dict()),
-        "spec": spec.to_dict(),
-        "world_size": ranks,
-        "device": trainer.strategy.root_device.type,
-        "versions": versions(config.env["name"]) | dict(getattr(env, "versions", {})),
-    }
+    if fit_replay and ranks == 1 and resumed is None:
+        config = _with_fitting_replay(config, spec, run_dir)
+    metadata = RunMetadata(
+        config=recorded_config(config.to_dict()),
+        spec=spec.to_dict(),
+        world_size=ranks,
+        device=trainer.strategy.root_device.type,
+        versions=versions(config.env["name"]) | dict(getattr(env, "versions", {})),
+    )
     if resumed is not None:
-        check_same_shape(about, resumed.checkpoint, resumed.path)
-        check_sizes(partial(build_learner, config, spec), resumed.checkpoint["state_dict"], "learner.", resumed.path)
+        check_same_shape(metadata, resumed.manifest.run, resumed.path)
+        check_sizes(partial(build_learner, config, spec), resumed.manifest.networks, "learner.", resumed.path)
     size, replay_device = plan_replay(config, spec, run_dir, trainer)
     torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
     if learner.on_policy and config.replay.kind != "on_policy":
         raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
     optimizer = make_component(OPTIMIZERS, config.optimizer)
-    module = TeamModule(learner=learner, optimizer=optimizer, episode_metrics=spec.episode_metrics)
-    module.extra_checkpoint = about
+    module = TeamModule(learner=learner, optimizer=optimizer, episode_metrics=spec.episode_metrics, metadata=metadata)
+    if config.init_from is not None and resumed is None:
+        _initialize(module, spec, config, told=trainer.global_rank == 0)
     exploration = config.exploration
     eval_interval, eval_episodes = evaluation_plan(config, spec.episode_limit)
     data = ReplayDataModule(
         env=env,
         make_eval_env=make_eval_env,
-        policy_of=partial(lambda m: m.learner.policy, module),
+        policy=learner.policy,
         replay=make_store(config.replay, spec, ranks, run_dir, replay_device.device),
         batch_size=config.replay.batch_size,
         schedule=UpdateSchedule(every=rollout.update_every, unit=rollout.update_unit, updates=rollout.updates),
@@ -184,10 +280,9 @@ def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None) 
         eval_episodes=eval_episodes,
         stop=StopFlag(),
         on_resume=rollout.on_resume,
-        asynchronous=rollout.asynchronous is True,
+        asynchronous=_asynchronous(config, trainer, resumed),
         policy_on_device=rollout.policy_device == "device",
-        cuda_graph=rollout.cuda_graph == "auto",
-        prepare_round=learner.prepare_round if learner.round_extras else None,
+        prepare_round=partial(_prepare_round, learner) if learner.round_extras else None,
         round_extras=learner.round_extras,
     )
-    return Run(trainer, module, data, spec, log, checkpoint, size, replay_device)
+    return Run(trainer, module, data, spec, config, log, checkpoint, size, replay_device, metadata)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,18 +18,41 @@ from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms import ALGORITHMS
 from qmix_lightning.algorithms.base import Learner
-from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.config.schema import check_settings, settings_of
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.mixers import MIXERS
 from qmix_lightning.registry import Registry
+from qmix_lightning.rollout.opponents import OpponentMaker, opponent_maker
 from qmix_lightning.runtime.text import one_line, printable
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector.env_section import parse_env_section
 from qmix_lightning.vector.factory import Backend, make_vector_env
+from qmix_lightning.vector.sides import one_team_of_sides, opposing_sides
+from qmix_lightning.vector.team_env import team_env
 
-__all__ = ["build_learner", "build_policy", "check_sizes", "env_maker", "make_component", "policy_class"]
+__all__ = [
+    "NetworkSections",
+    "build_learner",
+    "build_policy",
+    "check_sizes",
+    "env_maker",
+    "make_component",
+    "policy_class",
+]
+
+
+class NetworkSections(Protocol):
+    """Protocol of what a learner's networks are made of: sections of a configuration, whoever holds them."""
+
+    @property
+    def env(self) -> Mapping[str, Any]: ...
+    @property
+    def agent(self) -> Mapping[str, Any]: ...
+    @property
+    def mixer(self) -> Mapping[str, Any]: ...
+    @property
+    def algorithm(self) -> Mapping[str, Any]: ...
 
 
 def make_component(registry: Registry, section: Mapping[str, Any], **provided: Any) -> Any:
@@ -50,20 +75,39 @@ def _no_settings() -> None:
 
 
 def env_maker(
-    section: Mapping[str, Any], backend: Backend | None = None, *, evaluation: bool = False
+    section: Mapping[str, Any],
+    backend: Backend | None = None,
+    *,
+    evaluation: bool = False,
+    open_policy: Callable[[str], Policy] | None = None,
 ) -> Callable[[int], VectorEnv]:
     """Return a function that creates so many environments of an ``env`` section, in this process or in workers.
 
-    A factory with an ``evaluation`` parameter receives ``True`` for those that evaluate.
+    A factory with an ``evaluation`` parameter receives ``True`` for those that evaluate. With ``env.team`` they are the
+    team's, and hold its opponents; ``open_policy`` opens the policy that ``env.opponents`` may refer to.
     """
     env = parse_env_section(section)
     backend = backend or Backend()
     extra = {"evaluation": True} if evaluation and "evaluation" in inspect.signature(env.factory).parameters else {}
-    return partial(_make_envs, env.factory, env.settings | extra, name=env.name, backend=backend, **env.adapter)
+    opponents = None if env.opponents is None else opponent_maker(env.opponents, open_policy)
+    given = {"name": env.name, "backend": backend, **env.adapter}
+    return partial(_make_envs, env.factory, env.settings | extra, opponents, not evaluation, given)
 
 
-def _make_envs(factory: Callable[..., Any], settings: Mapping[str, Any], num_envs: int, **options: Any) -> VectorEnv:
-    return make_vector_env(factory, settings, num_envs=num_envs, **options)
+def _make_envs(
+    factory: Callable[..., Any],
+    settings: Mapping[str, Any],
+    opponents: OpponentMaker | None,
+    training: bool,
+    given: Mapping[str, Any],
+    num_envs: int,
+) -> VectorEnv:
+    env = make_vector_env(factory, settings, num_envs=num_envs, **given)
+    if opponents is not None:
+        return team_env(env, opponents)
+    if training and (sides := opposing_sides(env)):
+        print(one_team_of_sides(given["name"], env.spec, sides), file=sys.stderr, flush=True)
+    return env
 
 
 def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] = Policy) -> Policy:
@@ -84,12 +128,13 @@ def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] =
         n_actions=spec.n_actions,
         group_of_agent=spec.group_of_agent,
         obs_entities=spec.obs_entities,
+        pictures=spec.pictures,
         inputs=inputs,
     )
     return kind(inputs=inputs, agent=agent)
 
 
-def check_sizes(build: Callable[[], nn.Module], tensors: Mapping[str, Any], prefix: str, path: Any) -> None:
+def check_sizes(build: Callable[[], nn.Module], tensors: Mapping[str, Any], prefix: str, path: Path | str) -> None:
     """Compare the networks that a file's configuration asks for with the file's tensors, before memory is taken.
 
     Args:
@@ -133,16 +178,25 @@ def policy_class(algorithm: str) -> type[Policy]:
     return learner.policy_class
 
 
-def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
+def build_learner(config: NetworkSections, spec: EnvSpec) -> Learner:
     """Make the learner for an environment: networks and learning rule."""
     kind = policy_class(config.algorithm["name"])
     agent = config.agent["name"]
+    if spec.pictures and agent in ("recurrent", "feedforward"):
+        shapes = ", ".join("x".join(map(str, picture.shape)) for picture in spec.pictures)
+        print(
+            f"observations hold pictures ({shapes}), which agent={agent} takes as rows of numbers: agent=convolutional "
+            "keeps their shape",
+            file=sys.stderr,
+        )
     if not spec.obs_entities and "obs_entities" in inspect.signature(AGENTS.load(agent)).parameters:
         raise ConfigurationError(
             f"agent '{agent}' needs observations that are sets of entities, and environment '{config.env['name']}' "
             "declares none (lbf, smax, smac and mpe's simple_spread do): use agent=recurrent or agent=feedforward"
         )
     policy = build_policy(config.agent, spec, kind)
+    if spec.state_is_features:
+        spec = replace(spec, state_dim=spec.n_agents * policy.agent.feature_dim)
     name, mixer_name = config.algorithm["name"], config.mixer["name"]
     if mixer_name != "none" and "mixer" not in inspect.signature(ALGORITHMS.load(name)).parameters:
         raise ConfigurationError(f"algorithm '{name}' mixes no values: mixer must be none, not {mixer_name}")
@@ -160,7 +214,7 @@ def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
         obs_dim=spec.obs_dim,
         n_actions=spec.n_actions,
     )
-    return make_component(
+    learner = make_component(
         ALGORITHMS,
         config.algorithm,
         policy=policy,
@@ -168,3 +222,5 @@ def build_learner(config: RunConfig, spec: EnvSpec) -> Learner:
         mixer=mixer,
         spec=spec,
     )
+    learner.state_is_features = spec.state_is_features
+    return learner

@@ -38,7 +38,28 @@ __all__ = [
     "register",
 ]
 
-ENVIRONMENTS = Registry("environment", "qmix_lightning.envs")
+ENVIRONMENTS = Registry(
+    "environment",
+    "qmix_lightning.envs",
+    {
+        "two_step": "qmix_lightning.envs.two_step:TwoStep",
+        "matrix": "qmix_lightning.envs.matrix:Matrix",
+        "pettingzoo": "qmix_lightning.envs.pettingzoo:make",
+        "mpe": "qmix_lightning.envs.mpe:make",
+        "gymnasium": "qmix_lightning.envs.gymnasium_tuple:make",
+        "lbf": "qmix_lightning.envs.lbf:make",
+        "rware": "qmix_lightning.envs.rware:make",
+        "overcooked": "qmix_lightning.envs.overcooked:make",
+        "smac": "qmix_lightning.envs.smac:make",
+        "smacv2": "qmix_lightning.envs.smacv2:make",
+        "smax": "qmix_lightning.envs.smax:make",
+        "jaxmarl": "qmix_lightning.envs.jaxmarl:make",
+        "vmas": "qmix_lightning.envs.vmas:make",
+        "magent2": "qmix_lightning.envs.magent:make",
+        "pogema": "qmix_lightning.envs.pogema:make",
+        "smaclite": "qmix_lightning.envs.smaclite:make",
+    },
+)
 
 __getattr__ = look_up_renamed(__name__, {"BeginsAhead": "qmix_lightning.environment:PrefetchesResets"})
 

@@ -15,10 +15,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qmix_lightning.registry import Registry
+from qmix_lightning.runtime.choices import check_choices
 
 __all__ = ["OPTIMIZERS", "LearningRate", "adam", "clip_by_norm", "lr_factor", "rmsprop", "set_learning_rates"]
 
-OPTIMIZERS = Registry("optimizer", "qmix_lightning.optimizers")
+OPTIMIZERS = Registry(
+    "optimizer",
+    "qmix_lightning.optimizers",
+    {
+        "rmsprop": "qmix_lightning.optimizers:rmsprop",
+        "adam": "qmix_lightning.optimizers:adam",
+    },
+)
 
 Groups = list[dict[str, Any]]
 
@@ -44,8 +52,7 @@ class LearningRate:
 
     def __post_init__(self) -> None:
         _check(None, lr=self.lr)
-        if self.lr_schedule not in ("constant", "linear", "cosine"):
-            raise ValueError(f"lr_schedule must be 'constant', 'linear' or 'cosine', not {self.lr_schedule!r}")
+        check_choices(self)
         if self.lr_anneal_steps < 1:
             raise ValueError(f"lr_anneal_steps must be at least 1, not {self.lr_anneal_steps}")
         if self.lr_final < 0:
@@ -120,7 +127,7 @@ def clip_by_norm(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
     norm = torch.linalg.vector_norm(torch.cat([g.reshape(-1) for g in gradients]))
     if limit is not None:
         scale = (limit / (norm + 1e-6)).clamp_(max=1.0)
-        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
     return norm
 
 
@@ -157,7 +164,7 @@ def adam(
         if all(p.device.type == "cpu" for group in groups for p in group["params"]):
             # A fused optimiser undoes a gradient scaler's scaling by itself, so Lightning refuses to clip before it if
             # the precision is mixed. On a CPU nothing is scaled.
-            optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+            optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
         return optimizer
 
     return make

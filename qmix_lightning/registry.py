@@ -1,21 +1,24 @@
 """Register components by name and import them on first use: environments, agents, mixers, algorithms.
 
 A name leads to a target, written ``"package.module:attribute"`` so that nothing is imported before it is
-needed. Names come from three places: ``register()``, this package's own entry points, and the
-entry points of any installed distribution in the registry's group.
+needed. Names come from three places: ``register()``, the table of this package's own that a registry is made with, and
+the entry points of other installed distributions in the registry's group.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from collections.abc import Callable, Mapping
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, entry_points
 from typing import Any
 
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+from qmix_lightning.runtime.near_modules import moved_module
 from qmix_lightning.runtime.text import did_you_mean
 
-__all__ = ["Registry"]
+__all__ = ["OWN_DISTRIBUTION", "Registry"]
+
+OWN_DISTRIBUTION = "qmix-lightning"
 
 
 class Registry:
@@ -24,11 +27,13 @@ class Registry:
     Args:
         kind: what messages call it, e.g. ``"environment"``.
         group: entry-point group that other distributions may publish names in.
+        own: this package's names and their targets; no other distribution's name takes the place of one.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, own: Mapping[str, str]) -> None:
         self.kind = kind
         self.group = group
+        self._own = dict(own)
         self._targets: dict[str, str | Callable[..., Any]] = {}
 
     def register(self, name: str, target: str | Callable[..., Any], *, overwrite: bool = False) -> None:
@@ -51,11 +56,18 @@ class Registry:
     def targets(self) -> dict[str, str | Callable[..., Any]]:
         """Return every known name with its target; import nothing. What ``register`` named wins."""
         found: dict[str, str | Callable[..., Any]] = {ep.name: ep.value for ep in entry_points(group=self.group)}
-        return dict(sorted((found | self._targets).items()))
+        return dict(sorted((found | self._own | self._targets).items()))
 
-    def registered(self) -> set[str]:
-        """Return the names that ``register`` gave in this process."""
-        return set(self._targets)
+    def distribution_of(self, name: str) -> Distribution | None:
+        """Return the installed distribution that brings ``name``; ``None`` if it came from ``register``."""
+        if name in self._targets:
+            return None
+        if name not in self._own:
+            return next((point.dist for point in entry_points(group=self.group, name=name)), None)
+        try:
+            return distribution(OWN_DISTRIBUTION)
+        except PackageNotFoundError:  # the folder is on the path, and nothing is installed
+            return None
 
     def names(self) -> list[str]:
         """Return every known name, sorted."""
@@ -87,7 +99,8 @@ def load_target(target: str, what: str) -> Callable[..., Any]:
         missing = error.name or module_name
         if missing == module_name or module_name.startswith(missing + "."):
             raise MissingDependencyError(
-                f"{what}: there is no module '{missing}' here; install the package that has it, or correct '{target}'"
+                f"{what}: there is no module '{missing}' here"
+                + (moved_module(missing) or f"; install the package that has it, or correct '{target}'")
             ) from error
         raise MissingDependencyError(f"{what} needs the package '{missing}': pip install {missing}") from error
     value: Any = module

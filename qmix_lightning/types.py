@@ -25,7 +25,7 @@ Masks:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -44,10 +44,10 @@ __all__ = [
     "EpisodeStats",
     "HostMasks",
     "Observation",
+    "Picture",
     "TrainBatch",
     "TrajectoryBatch",
     "Transition",
-    "true_positions",
 ]
 
 
@@ -89,6 +89,34 @@ class EntityBlock:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture or a grid within every agent's flattened observation, row by row.
+
+    Attributes:
+        name: of the part of the observation that it is.
+        start: where its numbers begin.
+        shape: ``(height, width, channels)``, or ``(channels, height, width)`` where ``channels_first``.
+        channels_first: which of the two.
+        scale: what its numbers are multiplied by to be of size 1.
+    """
+
+    name: str
+    start: int
+    shape: tuple[int, int, int]
+    channels_first: bool = False
+    scale: float = 1.0
+
+    @property
+    def end(self) -> int:
+        """Return the index of the first number behind it."""
+        return self.start + self.shape[0] * self.shape[1] * self.shape[2]
+
+
+_LATER_FIELDS = {"team": [], "pictures": [], "obs_dtype": "float32", "state_is_features": False}
+"""Fields of :class:`EnvSpec` that version 0.1.0 did not have, with what says nothing."""
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """The sizes and properties of an environment that training needs; sizes are the padded ones.
 
@@ -108,6 +136,11 @@ class EnvSpec:
         state_is_joined_obs: the state is the agents' observations, one after the other without padding.
         obs_entities: which parts of an observation are sets of entities, where that is known; all that is in none of
             them are the agent's own features.
+        team: the slots that learn where others play along; empty: all do.
+        pictures: the parts of an observation that are pictures or grids, the same for all agents that learn.
+        obs_dtype: ``uint8`` if every observation holds nothing but whole numbers from 0 to 255.
+        state_is_features: there is no state that would not cost gigabytes: what the agents' networks make of their
+            observations stands for it, and ``state_dim`` is 0.
     """
 
     n_agents: int
@@ -124,6 +157,10 @@ class EnvSpec:
     gives_state: bool = False
     state_is_joined_obs: bool = False
     obs_entities: tuple[EntityBlock, ...] = ()
+    team: tuple[int, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    obs_dtype: str = "float32"
+    state_is_features: bool = False
 
     def __post_init__(self) -> None:
         for name in ("obs_dims", "action_counts", "agent_names", "group_of_agent"):
@@ -147,13 +184,18 @@ class EnvSpec:
         """Return the specification in plain containers only, so that a checkpoint can hold it."""
         plain = {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
         plain["obs_entities"] = [{**asdict(block), "absent": list(block.absent)} for block in self.obs_entities]
-        return plain
+        plain["pictures"] = [{**asdict(picture), "shape": list(picture.shape)} for picture in self.pictures]
+        # Left out where they say nothing, so that older checkpoints compare equal.
+        return {name: v for name, v in plain.items() if name not in _LATER_FIELDS or v != _LATER_FIELDS[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
         """Create a specification from what :meth:`to_dict` returned."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         plain["obs_entities"] = tuple(EntityBlock(**block) for block in plain.get("obs_entities", ()))
+        plain["pictures"] = tuple(
+            Picture(**{**picture, "shape": tuple(picture["shape"])}) for picture in plain.get("pictures", ())
+        )
         return cls(**plain)
 
 
@@ -211,11 +253,6 @@ class HostMasks:
         return replace(self, agent_mask=present, restarts=restarts)
 
 
-def true_positions(mask: Tensor) -> Tensor:
-    """Return ``[K]`` int64: where the flattened ``mask`` is true. Of a mask on a GPU, this waits for the GPU."""
-    return mask.flatten().nonzero().squeeze(1)
-
-
 def _row_valid(filled: Tensor) -> Tensor:
     import torch
 
@@ -271,7 +308,7 @@ class TrajectoryBatch:
     def length(self) -> int:
         return self.actions.shape[1]
 
-    def map(self, fn: Any) -> TrajectoryBatch:
+    def map(self, fn: Callable[[Tensor], Tensor]) -> TrajectoryBatch:
         """Return the same batch with ``fn`` applied to every tensor."""
         values: dict[str, Any] = {}
         for f in fields(self):

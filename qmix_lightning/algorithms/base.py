@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -76,11 +77,13 @@ class Learner(nn.Module):
         round_extras: on-policy: names of what :meth:`prepare_round` makes of a round, which its batches then have too.
         policy: the rollout policy; the only part that the collector and an evaluation see.
         all_reduce: sums a tensor over the ranks, in place; set by the LightningModule.
+        state_is_features: see :class:`~qmix_lightning.types.EnvSpec`; set where the learner is built.
     """
 
     policy_class: ClassVar[type[Policy]] = Policy
     on_policy: ClassVar[bool] = False
     round_extras: ClassVar[tuple[str, ...]] = ()
+    state_is_features: bool = False
     policy: Policy
 
     def __init__(self) -> None:
@@ -103,6 +106,18 @@ class Learner(nn.Module):
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """Return the loss of a batch whose padding may hold anything."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def with_state(self, batch: TrajectoryBatch) -> TrajectoryBatch:
+        """Return the batch with a state: the agents' features ``[B, T+1, N * F]`` where the environment gives none.
+
+        They are those of the present policy and have no gradient; those of agents that are not alive are zero.
+        """
+        if not self.state_is_features:
+            return batch
+        features = self.policy.unroll_features(batch)
+        alive = (batch.agent_mask & batch.row_valid()[..., None])[..., None]
+        return replace(batch, state=features.where(alive, features.new_zeros(())).flatten(-2))
 
     def observe(self, batch: TrajectoryBatch) -> None:
         """Update running statistics, before the loss of the same batch."""

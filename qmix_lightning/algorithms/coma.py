@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,13 @@ from qmix_lightning.action_selection import chosen_values
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy, sample_actions
 from qmix_lightning.algorithms.base import LossTerms, masked_sum
 from qmix_lightning.algorithms.networks.coma import CounterfactualCritic, counterfactual_advantage, expected_values
-from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings
+from qmix_lightning.algorithms.value_learner import (
+    RewardNormalization,
+    TargetUpdateMode,
+    TargetUpdateUnit,
+    ValueLearner,
+    ValueSettings,
+)
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 
 __all__ = ["COMA"]
@@ -69,15 +75,15 @@ class COMA(ValueLearner):
         spec: EnvSpec,
         gamma: float,
         td_lambda: float,
-        normalize_rewards: Literal["none", "scale", "standardize"],
+        normalize_rewards: RewardNormalization,
         normalize_values: bool,
         critic_hidden_dim: int,
         critic_coef: float,
         critic_lr: float | None,
         entropy_coef: float,
-        target_update_mode: Literal["hard", "soft"],
+        target_update_mode: TargetUpdateMode,
         target_update_every: int,
-        target_update_unit: Literal["episodes", "updates"],
+        target_update_unit: TargetUpdateUnit,
         target_update_tau: float,
         mask_before_softmax: bool,
         critic_max_grad_norm: float | None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.q_learning import QLearning
-from qmix_lightning.algorithms.value_learner import ValueSettings
+from qmix_lightning.algorithms.value_learner import RewardNormalization, ValueSettings
 from qmix_lightning.types import TrajectoryBatch
 
 __all__ = ["PQN"]
@@ -41,7 +40,7 @@ class PQN(QLearning):
         mixer: nn.Module,
         gamma: float,
         td_lambda: float,
-        normalize_rewards: Literal["none", "scale", "standardize"],
+        normalize_rewards: RewardNormalization,
         normalize_values: bool,
     ) -> None:
         settings = ValueSettings(
@@ -64,12 +63,12 @@ class PQN(QLearning):
     def target_pairs(self) -> Iterable[tuple[nn.Module, nn.Module]]:
         return ()
 
-    def unroll(self, batch: TrajectoryBatch) -> Tensor:
-        """Return the network's ``q [B, T+1, N, A]``."""
-        return self.policy.unroll(batch)
+    def unroll(self, batch: TrajectoryBatch) -> tuple[Tensor, None]:
+        """Return the network's ``q [B, T+1, N, A]``; there is no target network."""
+        return self.policy.unroll(batch), None
 
     @torch.no_grad()
-    def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
+    def targets(self, batch: TrajectoryBatch, q_online: Tensor, q_target: Tensor | None = None) -> Tensor:
         """Return the targets ``G [B, T]`` (or ``[B, T, N]``) for a masked batch; ``q_online [B, T+1, N, A]``."""
         after = slice(1, None)
         q = q_online.detach()[:, after]

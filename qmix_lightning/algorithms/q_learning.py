@@ -42,17 +42,19 @@ class QLearning(ValueLearner):
         return (self.policy, self.target_policy), (self.mixer, self.target_mixer)
 
     @torch.no_grad()
-    def targets(self, batch: TrajectoryBatch, q_online: Tensor) -> Tensor:
-        """Return the targets ``y [B, T]`` (or ``[B, T, N]``) for a masked batch; ``q_online [B, T+1, N, A]``.
+    def targets(self, batch: TrajectoryBatch, q_online: Tensor, q_target: Tensor | None = None) -> Tensor:
+        """Return the targets ``y [B, T]`` (or ``[B, T, N]``) for a masked batch.
 
         The target mixer gets the next state. Double Q-learning (van Hasselt et al. 2016, eq. 4) selects the greedy
         action with the online network and values it with the target network.
+
+        Args:
+            batch: masked.
+            q_online: ``[B, T+1, N, A]``.
+            q_target: the same shape, of the target network; unrolled here if it is not given.
         """
         after = slice(1, None)
-        q_target = batch.cache.pop("target values", None)  # [B, T+1, N, A]
-        if q_target is None:
-            q_target = self.target_policy.unroll(batch)
-        q_target = q_target[:, after]  # [B, T, N, A]
+        q_target = (self.target_policy.unroll(batch) if q_target is None else q_target)[:, after]  # [B, T, N, A]
         q_select = q_online.detach()[:, after] if self.settings.double_q else q_target
         greedy = greedy_actions(q_select, batch.avail_actions[:, after])  # [B, T, N]
         greedy_tp1 = self.mix(self.target_mixer, q_target, greedy, batch, after)
@@ -62,25 +64,21 @@ class QLearning(ValueLearner):
             taken_tp1 = self.mix(self.target_mixer, q_target, taken, batch, after)
         return self.returns(batch, greedy_tp1, taken_tp1)
 
-    def unroll(self, batch: TrajectoryBatch) -> Tensor:
-        """Return the online network's ``q [B, T+1, N, A]``.
-
-        Leaves the target network's to :meth:`targets` where both at once are faster.
-        """
+    def unroll(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor | None]:
+        """Return the online network's ``q [B, T+1, N, A]`` and, where both at once are faster, the target network's."""
         # A policy with an unroll of its own is unrolled by that, and by nothing else.
         plain = all(type(p).unroll is Policy.unroll for p in (self.policy, self.target_policy))
         if not (plain and self.policy.reads_alive_only):
-            return self.policy.unroll(batch)
-        q, batch.cache["target values"] = self.policy.unroll_online_and_target(self.target_policy, batch)
-        return q
+            return self.policy.unroll(batch), None
+        return self.policy.unroll_online_and_target(self.target_policy, batch)
 
     def loss(self, batch: TrajectoryBatch) -> LossTerms:
         """Return the squared TD error over filled steps; without a mixer, of every agent whose value counts there."""
         batch = self.masked(batch, skip=self._read_where_meaningful)
-        q = self.unroll(batch)  # [B, T+1, N, A]
+        q, q_target = self.unroll(batch)  # [B, T+1, N, A]
         before = slice(0, -1)
         q_mixed = self.mix(self.mixer, q, batch.actions, batch, before)  # [B, T] or [B, T, N]
-        y = self.targets(batch, q)
+        y = self.targets(batch, q, q_target)
         mask = batch.filled if q_mixed.dim() == 2 else batch.filled[..., None] & batch.agent_mask[:, before]
         error = q_mixed - y
         squared = error.square()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.algorithms.returns import continuation_mask, lambda_returns, n_step_returns, one_step_targets
 from qmix_lightning.nn.running_moments import RunningMoments
+from qmix_lightning.runtime.choices import check_choices
 from qmix_lightning.runtime.moved import look_up_renamed
 from qmix_lightning.types import TrajectoryBatch
 
@@ -28,6 +29,11 @@ __getattr__ = look_up_renamed(
 
 _VALUE_HORIZON = 1000
 """Updates over which the statistics of values are remembered: values grow while learning."""
+
+
+RewardNormalization = Literal["none", "scale", "standardize"]
+TargetUpdateMode = Literal["hard", "soft"]
+TargetUpdateUnit = Literal["episodes", "updates"]
 
 
 @dataclass(frozen=True)
@@ -62,26 +68,16 @@ class ValueSettings:
     returns: Literal["one_step", "n_step", "peng_lambda", "td_lambda"]
     n_steps: int
     td_lambda: float
-    normalize_rewards: Literal["none", "scale", "standardize"]
+    normalize_rewards: RewardNormalization
     normalize_values: bool
-    target_update_mode: Literal["hard", "soft"]
+    target_update_mode: TargetUpdateMode
     target_update_every: int
-    target_update_unit: Literal["episodes", "updates"]
+    target_update_unit: TargetUpdateUnit
     target_update_tau: float
     dead_agents: Literal["zero", "no_op"] = "zero"  # settings of other packages' learners may not say
 
     def __post_init__(self) -> None:
-        options = {
-            "returns": ("one_step", "n_step", "peng_lambda", "td_lambda"),
-            "normalize_rewards": ("none", "scale", "standardize"),
-            "target_update_mode": ("hard", "soft"),
-            "target_update_unit": ("episodes", "updates"),
-            "dead_agents": ("zero", "no_op"),
-        }
-        for name, allowed in options.items():
-            if getattr(self, name) not in allowed:
-                *first, last = map(repr, allowed)
-                raise ValueError(f"{name} must be {', '.join(first)} or {last}, not {getattr(self, name)!r}")
+        check_choices(self)
         for name in ("gamma", "td_lambda"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")

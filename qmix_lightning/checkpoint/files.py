@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import CheckpointIO
 
 from qmix_lightning.checkpoint.compatibility import upgrade_checkpoint
 from qmix_lightning.errors import CheckpointError, RunError
@@ -26,7 +25,6 @@ from qmix_lightning.runtime.text import printable
 
 __all__ = [
     "FORMAT",
-    "RunCheckpointIO",
     "fsync_folder",
     "load_plain",
     "read_checkpoint",
@@ -69,7 +67,7 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def save_durably(payload: Any, path: Path) -> None:
+def save_durably(payload: object, path: Path) -> None:
     """Save with ``torch.save`` so that the old file or the whole new one is left, whenever the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
@@ -150,7 +148,7 @@ def load_plain(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
-def _check_storage(content: Any, path: Path) -> None:
+def _check_storage(content: object, path: Path) -> None:
     """Refuse tensors that show more numbers than the file holds: looking at them would take any memory and time."""
     seen: set[int] = set()
     waiting = [content]
@@ -189,18 +187,3 @@ def remove_leftovers(run_dir: str | Path) -> None:
     folder = Path(run_dir) / "checkpoints"
     for path in [*folder.glob(f"*{_TEMPORARY}"), *(folder / "replay").glob(f"*{_TEMPORARY}")]:
         path.unlink(missing_ok=True)
-
-
-class RunCheckpointIO(CheckpointIO):
-    """Lightning plugin that reads and writes checkpoints with the functions of this module."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        write_checkpoint(checkpoint, path)
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return read_checkpoint(path)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)

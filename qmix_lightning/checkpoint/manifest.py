@@ -1,4 +1,4 @@
-"""Check that the contents of a checkpoint mean something before a run goes on from them.
+"""Say what the contents of a checkpoint are, and check that they mean something before a run goes on from them.
 
 Checksums say that a file is as it was written, not by whom: whoever makes one up makes up its sums as well.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,60 @@ import torch
 from torch import Tensor
 
 from qmix_lightning.errors import CheckpointError
+from qmix_lightning.runtime.text import on_one_line
 
-__all__ = ["check_manifest", "not_finite"]
+__all__ = ["Manifest", "RunMetadata", "check_manifest", "not_finite"]
 
 _MOST_THREADS = 1024
 _MOST_EVAL_ENVS = 4096
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def check_manifest(payload: Mapping[str, Any], path: Path) -> None:
+@dataclass
+class RunMetadata:
+    """What a checkpoint says about its run, beside the state of it.
+
+    Attributes:
+        config: what of the run's configuration a file may decide.
+        spec: of the environment, as plain containers.
+        world_size: ranks.
+        device: kind of device that it is trained on.
+        versions: of what decides a result to the last bit.
+        num_threads: intra-op threads; ``None`` until they are chosen, and of a checkpoint of 0.1.0.
+    """
+
+    config: dict[str, Any]
+    spec: dict[str, Any]
+    world_size: int
+    device: str
+    versions: dict[str, str]
+    num_threads: int | None = None
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return the entries of a checkpoint."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checkpoint that a run can go on from.
+
+    Attributes:
+        run: what it says about its run.
+        env_steps: taken.
+        networks: the LightningModule's tensors by name.
+        asynchronous: whether its rollouts are.
+        payload: all of its contents, as Lightning restores them.
+    """
+
+    run: RunMetadata
+    env_steps: int
+    networks: dict[str, Any]
+    asynchronous: bool
+    payload: dict[str, Any]
+
+
+def check_manifest(payload: dict[str, Any], path: Path) -> Manifest:
     """Check counters, ranks, segments and networks of a checkpoint that a run is to go on from.
 
     Raises:
@@ -30,10 +76,26 @@ def check_manifest(payload: Mapping[str, Any], path: Path) -> None:
     """
     try:
         problem = _problem(payload)
+        manifest = Manifest(
+            run=RunMetadata(
+                config=payload["config"],
+                spec=payload["spec"],
+                world_size=payload["world_size"],
+                device=payload["device"],
+                versions=payload.get("versions", {}),
+                num_threads=payload.get("num_threads"),
+            ),
+            env_steps=payload["env_steps"],
+            networks=payload["state_dict"],
+            asynchronous=payload["ReplayDataModule"].get("asynchronous", False),
+            payload=payload,
+        )
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         problem = f"its contents are not those of a run ({type(error).__name__}: {error})"
+        raise CheckpointError(f"{path} cannot be resumed: {on_one_line(problem)}") from error
     if problem is not None:
-        raise CheckpointError(f"{path} cannot be resumed: {' '.join(problem.split())}")
+        raise CheckpointError(f"{path} cannot be resumed: {on_one_line(problem)}")
+    return manifest
 
 
 def not_finite(tensors: Mapping[str, Any]) -> list[str]:
@@ -47,9 +109,11 @@ def _problem(payload: Mapping[str, Any]) -> str | None:
     for key in ("global_step", "env_steps", "world_size"):
         if not _is_count(payload[key]):
             return f"its {key} is not a count"
+    if not isinstance(payload["spec"], Mapping):
+        return "it does not say what its environment is like"
     if wrong := not_finite(payload["state_dict"]):
         return f"its networks hold NaN or infinity ({wrong[0]} and {len(wrong) - 1} more): the run had diverged"
-    for threads in (payload.get("num_threads", 1), payload["config"].get("num_threads") or 1):
+    for threads in (payload.get("num_threads") or 1, payload["config"].get("num_threads") or 1):
         if not _is_count(threads) or not 1 <= threads <= _MOST_THREADS:
             return "its num_threads is not a number of threads"
     data = payload["ReplayDataModule"]
@@ -72,7 +136,7 @@ def _problem(payload: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
@@ -93,7 +157,7 @@ def _segments_problem(segments: list[dict[str, Any]], next_id: int) -> str | Non
     return None
 
 
-def _collector_problem(state: Mapping[str, Any], num_envs: Any) -> str | None:
+def _collector_problem(state: Mapping[str, Any], num_envs: object) -> str | None:
     """Return what is wrong with the episodes in flight: there is one for each environment."""
     held = {len(state[key]) for key in ("episode", "ended", "actions", "checksums", "last_action")}
     if held != {num_envs} or not _is_count(num_envs):

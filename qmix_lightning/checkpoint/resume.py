@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.checkpoint.files import read_checkpoint
-from qmix_lightning.checkpoint.manifest import check_manifest
+from qmix_lightning.checkpoint.manifest import Manifest, RunMetadata, check_manifest
 from qmix_lightning.checkpoint.segments import folder_of_segments, verify_segments
 from qmix_lightning.config.resume import check_resumable, fill_missing_defaults, imported
 from qmix_lightning.config.run_config import SHARES, RunConfig, validate
 from qmix_lightning.config.tree import flatten
-from qmix_lightning.config.trust import REPORTING_GROUPS, shipped_section, trusted_config
+from qmix_lightning.config.trust import REPORTING_GROUPS, kept_callback, shipped_section, trusted_config
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.runtime.text import printable, shown_path
 
@@ -41,32 +41,44 @@ class Resumed:
 
     Attributes:
         path: of the checkpoint.
-        checkpoint: its contents, verified.
+        manifest: its contents, read once and checked, as are its replay segments.
         source: the ``checkpoints`` folder of the run that wrote it, where its replay segments are.
         config: its configuration with what was typed on top.
         damaged: newer checkpoints that were passed over.
     """
 
     path: Path
-    checkpoint: dict[str, Any]
+    manifest: Manifest
     source: Path
     config: RunConfig
     damaged: tuple[Path, ...]
 
 
-def folder_to_resume(config: RunConfig, run_dir: Path, overrides: list[str] | None) -> Path:
+def folder_to_resume(
+    config: RunConfig, run_dir: Path, overrides: list[str] | None
+) -> tuple[Path, dict[str, Any] | None]:
     """Return the folder in which a run that is resumed goes on: that of its checkpoint, unless ``run_dir`` was typed.
+
+    Returns:
+        The folder, and the contents of the checkpoint if they had to be read for that.
 
     Raises:
         CheckpointError: there is no such checkpoint.
     """
     if overrides is None or config.ckpt_path == "last" or any(o.startswith("run_dir=") for o in overrides):
-        return run_dir
+        return run_dir, None
     path = Path(str(config.ckpt_path))
-    return folder_of_segments(read_checkpoint(path), path).resolve().parent
+    payload = read_checkpoint(path)
+    return folder_of_segments(payload, path).resolve().parent, payload
 
 
-def load_resumed(config: RunConfig, tree: dict[str, Any], run_dir: Path, overrides: list[str] | None) -> Resumed:
+def load_resumed(
+    config: RunConfig,
+    tree: dict[str, Any],
+    run_dir: Path,
+    overrides: list[str] | None,
+    payload: dict[str, Any] | None = None,
+) -> Resumed:
     """Load the checkpoint that ``config.ckpt_path`` names, and decide with which configuration the run goes on.
 
     Args:
@@ -74,13 +86,15 @@ def load_resumed(config: RunConfig, tree: dict[str, Any], run_dir: Path, overrid
         tree: what was composed, as plain containers.
         run_dir: where it goes on, and the folder whose newest checkpoint ``ckpt_path=last`` means.
         overrides: what the user typed; the rest comes from the checkpoint. ``None``: take ``config`` as it is.
+        payload: what :func:`folder_to_resume` has read of it.
 
     Raises:
         CheckpointError: there is none that can be resumed.
         ConfigurationError: something was typed that a resumed run may not change.
     """
     if config.ckpt_path == "last":
-        path, problems = _newest(run_dir)
+        path, manifest, problems = _newest(run_dir)
+        source = path.parent
         for problem in problems.values():
             print(f"passed over: {problem}", file=sys.stderr)
         if not (last := path.with_name("last.ckpt")).exists():
@@ -89,24 +103,24 @@ def load_resumed(config: RunConfig, tree: dict[str, Any], run_dir: Path, overrid
             print(f"going on from {path}", file=sys.stderr)
     else:
         path, problems = Path(str(config.ckpt_path)), {}
-    saved = read_checkpoint(path)
-    if "loops" not in saved:
-        raise CheckpointError(f"{path} holds networks only, for qmix-eval; resume from a last.ckpt")
-    source = folder_of_segments(saved, path, run_dir)
-    check_manifest(saved, path)
-    verify_segments(saved, source)
-    saved["config"] = fill_missing_defaults(trusted_config(saved["config"], path), path)
+        payload = read_checkpoint(path) if payload is None else payload
+        if "loops" not in payload:
+            raise CheckpointError(f"{path} holds networks only, for qmix-eval; resume from a last.ckpt")
+        source = folder_of_segments(payload, path, run_dir)
+        manifest = check_manifest(payload, path)
+        verify_segments(payload, source)
+    saved = fill_missing_defaults(trusted_config(manifest.run.config, path), path)
     if overrides is not None:
-        config = merge_saved(tree, saved["config"], overrides, run_dir, path)
+        config = merge_saved(tree, saved, overrides, run_dir, path)
     try:
-        check_resumable(saved["config"], config.to_dict(), path)
+        check_resumable(saved, config.to_dict(), path)
     except ConfigurationError as error:
         whole = [o for o in overrides or () if o.partition("=")[0].lstrip("+~") in _MULTI_SECTION_GROUPS]
         if not whole:
             raise
         hint = f"{whole[0]} sets more than its own section: leave it out, or type the whole command"
         raise ConfigurationError(f"{error}; {hint}") from None
-    return Resumed(path, saved, source, config, tuple(problems))
+    return Resumed(path, manifest, source, config, tuple(problems))
 
 
 def find_last(run_dir: str | Path) -> Path:
@@ -118,28 +132,30 @@ def find_last(run_dir: str | Path) -> Path:
     return _newest(run_dir)[0]
 
 
-def _newest(run_dir: str | Path) -> tuple[Path, dict[Path, str]]:
+def _newest(run_dir: str | Path) -> tuple[Path, Manifest, dict[Path, str]]:
     """Return the newest checkpoint that can be resumed, and those that cannot, each with what is wrong with it."""
     folder = Path(shown_path(Path(run_dir))) / "checkpoints"
     found = sorted(folder.glob("*.ckpt")) if folder.is_dir() else []
     if not found:
         raise CheckpointError(f"no checkpoint in {folder}; name the folder of the run with run_dir=")
-    candidates: list[tuple[int, float, Path]] = []
+    candidates: list[tuple[int, float, Path, Manifest]] = []
     problems: dict[Path, str] = {}
     for path in found:
         try:
             payload = read_checkpoint(path)
             if "loops" in payload:
-                check_manifest(payload, path)
-                verify_segments(payload, folder)
-                candidates.append((payload["global_step"], path.stat().st_mtime, path))
+                manifest = check_manifest(payload, path)
+                candidates.append((payload["global_step"], path.stat().st_mtime, path, manifest))
         except CheckpointError as error:
             problems[path] = str(error)
-    if not candidates:
-        raise CheckpointError(
-            f"no checkpoint in {folder} can be resumed" + "".join(f"; {p}" for p in problems.values())
-        )
-    return max(candidates)[2], problems
+    for *_, path, manifest in sorted(candidates, key=lambda c: c[:3], reverse=True):
+        try:
+            verify_segments(manifest.payload, folder)  # of an older one only if a newer one is damaged
+        except CheckpointError as error:
+            problems[path] = str(error)
+        else:
+            return path, manifest, problems
+    raise CheckpointError(f"no checkpoint in {folder} can be resumed" + "".join(f"; {p}" for p in problems.values()))
 
 
 def holds_resumable(run_dir: Path) -> bool:
@@ -168,7 +184,7 @@ def refuse_links_out(run_dir: Path) -> None:
                 raise ConfigurationError(f"{path} is neither a file nor a folder: remove it")
 
 
-def version_changes(saved: Any, now: Mapping[str, str]) -> list[str]:
+def version_changes(saved: object, now: Mapping[str, str]) -> list[str]:
     """Return what has changed since a checkpoint was written, of what decides a result to the last bit."""
     before = saved if isinstance(saved, Mapping) else {}
     return [
@@ -237,8 +253,9 @@ def _add_shipped(merged: dict[str, Any], saved: dict[str, Any], names: list[str]
             typed = {n for n in names if f"{n}.".startswith(f"{entry}.")}
             shipped = shipped_section(group, name, merged)
             if shipped is not None:
-                merged[group][name] = shipped | (merged[group].get(name) or {})
-                left_out += [f"{entry}.{key}" for key in changed if not {entry, f"{entry}.{key}"} & typed]
+                kept = kept_callback(shipped, changed) if group == "callbacks" else {}
+                merged[group][name] = shipped | kept | (merged[group].get(name) or {})
+                left_out += [f"{entry}.{k}" for k in changed if k not in kept and not {entry, f"{entry}.{k}"} & typed]
             elif not typed:
                 left_out.append(entry)
     if left_out:
@@ -269,24 +286,24 @@ def _copy(tree: dict[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, dict) else v for k, v in tree.items()}
 
 
-def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def _set(tree: dict[str, Any], dotted: str, value: object) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
     tree[last] = value
 
 
-def check_same_shape(now: Mapping[str, Any], saved: dict[str, Any], path: Path) -> None:
+def check_same_shape(now: RunMetadata, saved: RunMetadata, path: Path) -> None:
     """Refuse a checkpoint whose ranks, kind of device or environment are not those of this run."""
-    if saved["world_size"] != now["world_size"]:
+    if saved.world_size != now.world_size:
         raise ConfigurationError(
-            f"{path} was written by {saved['world_size']} rank(s), this run has {now['world_size']}: each rank has its "
-            f"own replay and episodes, so resume with trainer.devices={saved['world_size']}"
+            f"{path} was written by {saved.world_size} rank(s), this run has {now.world_size}: each rank has its "
+            f"own replay and episodes, so resume with trainer.devices={saved.world_size}"
         )
-    if saved["device"] != now["device"]:
+    if saved.device != now.device:
         raise ConfigurationError(
-            f"{path} was trained on {saved['device']}, this run is on {now['device']}: set trainer.accelerator alike"
+            f"{path} was trained on {saved.device}, this run is on {now.device}: set trainer.accelerator alike"
         )
-    if saved["spec"] != now["spec"]:
-        different = [key for key in now["spec"] if saved["spec"].get(key) != now["spec"][key]]
+    if saved.spec != now.spec:
+        different = [key for key in now.spec if saved.spec.get(key) != now.spec[key]]
         raise ConfigurationError(f"{path} was trained on another environment: it differs in {', '.join(different)}")

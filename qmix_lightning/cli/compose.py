@@ -18,12 +18,14 @@ from qmix_lightning.errors import ConfigurationError
 
 __all__ = ["composer"]
 
-Compose = Callable[[list[str], list[int]], list[RunConfig]]
+Compose = Callable[[list[str], list[int] | None], list[RunConfig]]
 
 
 @contextlib.contextmanager
 def composer() -> Iterator[Compose]:
     """Yield ``compose(overrides, seeds)``, which returns what ``qmix-train overrides seed=...`` would run, checked.
+
+    Without ``seeds`` it is the one run that ``overrides`` say.
 
     Raises:
         ConfigurationError: an override does not exist or fit; one line, with the closest name.
@@ -42,7 +44,7 @@ def composer() -> Iterator[Compose]:
         HydraConfig.instance().cfg = before
 
 
-def _compose(overrides: list[str], seeds: list[int]) -> list[RunConfig]:
+def _compose(overrides: list[str], seeds: list[int] | None) -> list[RunConfig]:
     from hydra import compose
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -56,7 +58,7 @@ def _compose(overrides: list[str], seeds: list[int]) -> list[RunConfig]:
         OmegaConf.set_struct(config, False)
         del config["hydra"]
         found = []
-        for seed in seeds:
+        for seed in [config.seed] if seeds is None else seeds:
             config.seed = seed
             tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             assert isinstance(tree, dict)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from importlib.machinery import PathFinder
-from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,13 +22,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from qmix_lightning.environment import ENVIRONMENTS
+from qmix_lightning.registry import OWN_DISTRIBUTION
 
 __all__ = ["SIZES", "Entry", "catalogue"]
 
 SIZES = ("agents", "actions", "observation", "state", "limit")
 _SIZES_LINE = re.compile(r"Sizes: (\d+) agents, (\d+) actions, observation (\d+), state (\d+), limit (\d+|none)\.?\s*")
 _NEEDS_LINE = re.compile(r"Needs: ([\w.]+) \((.+)\)\.?\s*")
-_DISTRIBUTION = "qmix-lightning"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Entry:
 
 def catalogue() -> dict[str, Entry]:
     """Return every environment by name."""
-    points = {point.name: point for point in entry_points(group=ENVIRONMENTS.group)}
     targets = ENVIRONMENTS.targets()
     files = {
         file.name.removesuffix(".yaml"): file.read_text()
@@ -67,13 +66,13 @@ def catalogue() -> dict[str, Entry]:
     for name in sorted(files.keys() | targets.keys()):
         text = files.get(name, "")
         family = match[1] if (match := re.search(r"^name: *([\w-]+)", text, re.MULTILINE)) else name
-        point = points.get(family)
+        brought_by = ENVIRONMENTS.distribution_of(family)
         summary, sizes, needs = _header(text)
-        install = _missing(point) if point else None
+        install = _missing(brought_by, family) if brought_by else None
         found[name] = Entry(
             name=name,
             family=family,
-            origin=_origin(point, family),
+            origin=_origin(brought_by),
             target=_address(targets.get(family, "")),
             summary=summary,
             sizes=sizes,
@@ -99,12 +98,11 @@ def _header(text: str) -> tuple[str, tuple[int | None, ...] | None, tuple[str, s
     return _NEEDS_LINE.sub("", _SIZES_LINE.sub("", comment)).strip(), sizes, needs
 
 
-def _origin(point: EntryPoint | None, family: str) -> str:
-    if family in ENVIRONMENTS.registered() or point is None:
+def _origin(brought_by: Distribution | None) -> str:
+    if brought_by is None:
         return "registered"
-    if point.dist is None or canonicalize_name(point.dist.name) == _DISTRIBUTION:
-        return "built-in"
-    return f"{point.dist.name} {point.dist.version}"
+    own = canonicalize_name(brought_by.name) == OWN_DISTRIBUTION
+    return "built-in" if own else f"{brought_by.name} {brought_by.version}"
 
 
 def _address(target: str | Callable[..., Any]) -> str:
@@ -114,12 +112,9 @@ def _address(target: str | Callable[..., Any]) -> str:
 # What is installed ------------------------------------------------------------------------------------------------
 
 
-def _missing(point: EntryPoint) -> str | None:
+def _missing(dist: Distribution, family: str) -> str | None:
     """Return the command that installs what the extra of this environment's name requires, if anything is missing."""
-    dist = point.dist
-    if dist is None or _has_all(dist, {point.name}, set()):
-        return None
-    return f"pip install '{dist.name}[{point.name}]'"
+    return None if _has_all(dist, {family}, set()) else f"pip install '{dist.name}[{family}]'"
 
 
 def _has_all(dist: Distribution, extras: set[str], seen: set[tuple[str, str]]) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib import resources
 
-from qmix_lightning.cli.overrides import config_groups
+from qmix_lightning.cli.known_tasks import typed_as
+from qmix_lightning.cli.overrides import COMMANDS_ON_A_POLICY, config_groups
 from qmix_lightning.config.aliases import KEYS
 from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.runtime.text import did_you_mean
@@ -29,13 +31,15 @@ def _explain(error: BaseException, config_name: str) -> str:
     text = str(error)
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, name = match.groups()
+        if group == "env" and (known := typed_as(name)):
+            return f"unknown env '{name}': it is typed {known}"
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         alike = [option for option in options if option.startswith(f"{name}_")]
         if len(alike) > 1:
             return f"unknown {group} '{name}'; there are {', '.join(alike)}"
         return f"unknown {group} '{name}'{did_you_mean(name, options, f'{group}=')}"
     if match := re.search(r"Could not override '([^']+)'.*No match in the defaults list", text, re.DOTALL):
-        if config_name == "evaluate":
+        if config_name in COMMANDS_ON_A_POLICY:
             return f"'{match[1]}' comes from the checkpoint; settings of its environment can be given, env.key=value"
         if match[1] == "suite":
             return "suites are run by qmix-bench suite=..."
@@ -52,9 +56,18 @@ def _explain(error: BaseException, config_name: str) -> str:
         return (
             f"cannot read '{error.override}', which should be key=value (in quotes if the value has special characters)"
         )
+    if match := re.search(r"Could not load '(\w+)/([^'/]+)'", text):  # one of a list: callbacks=[a,b]
+        group, name = match.groups()
+        return f"unknown {group} '{name}'{did_you_mean(name, _choices(group), f'{group}=')}"
     if re.search(r"Could not load '([^']+)'|In '([^']+)': .*", text):
         return " ".join(text.split())
     return text.splitlines()[0]
+
+
+def _choices(group: str) -> list[str]:
+    """Return the names of the shipped files of a group."""
+    folder = resources.files("qmix_lightning.conf").joinpath(group)
+    return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
 
 
 def _unknown_key(key: str, config_name: str) -> str:

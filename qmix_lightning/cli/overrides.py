@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from importlib import resources
+from pathlib import Path
 from typing import Any, NoReturn
 
 from qmix_lightning.config.aliases import rename_override
+from qmix_lightning.config.env_address import env_label, is_address
 from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = [
+    "COMMANDS_ON_A_POLICY",
     "config_groups",
     "explicit_overrides",
+    "is_sweep",
     "prepare_overrides",
     "register_plugin_names",
+    "sweep_parts",
     "with_typed_algorithms_mixer",
 ]
 
 
+COMMANDS_ON_A_POLICY = ("evaluate", "export", "watch")
+"""Commands about a trained policy, which may be named without ``policy=``."""
+
+_ENV_SETTING = re.compile(r"env\.[^=]*=")
+
 _FREE_FORM = {
     "train": re.compile(
         r"(env\.kwargs|trainer|logger|callbacks)\.[^=]*=|"
-        r"env\.(id|module|reward_aggregation|timeout_is_terminal|episode_limit)="
+        r"env\.(id|module|reward_aggregation|timeout_is_terminal|episode_limit|team|opponents(\.[^=]*)?)="
     ),
-    "evaluate": re.compile(r"env\.[^=]*="),
+    **dict.fromkeys(COMMANDS_ON_A_POLICY, _ENV_SETTING),
 }
 
 
@@ -55,16 +64,17 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
     """
     _refuse_other_forms(arguments)
     flags, typed = _split(arguments)
-    typed = [rename_override(a) for a in typed]
-    sweep = any(flag in ("-m", "--multirun") for flag in flags)
+    if config_name in COMMANDS_ON_A_POLICY:
+        typed = [a if "=" in a else f"policy={a}" for a in typed]
+    typed = [part for a in typed for part in _env_by_address(rename_override(a), config_name)]
+    label = next(
+        (env_label({"name": "pettingzoo", "id": a.partition("=")[2]}) for a in typed if a[:7] == "env.id="), ""
+    )
+    sweep = is_sweep(flags)
     rest = [f"++{a}" if _FREE_FORM[config_name].match(a) else a for a in typed]
     if config_name == "train" and not any(a.startswith("run_dir=") for a in rest):
-        job = [os.environ[n] for n in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if n in os.environ]
-        job = job or [os.environ[n] for n in ("SLURM_JOB_ID",) if n in os.environ]
-        if sweep:
-            rest.append(f"run_dir=outputs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
-        elif job:  # the time would send a requeued job to a new folder, away from its checkpoints
-            rest.append(f"run_dir='outputs/slurm{'_'.join(job)}_${{env.name}}_${{algorithm.name}}_seed${{seed}}'")
+        by_label = label if "env=pettingzoo" in rest and "ckpt_path=last" not in rest else ""
+        rest += _chosen_run_dir(sweep, by_label)
     rest = [_quoted(a) for a in rest]
     rest = [a for a in rest if a != "experiment=null"]  # the default, which Hydra refuses as a value
     for group in config_groups():
@@ -72,9 +82,84 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
             raise ConfigurationError(f"{group} must be one of its choices, not null")
     if any(a in ("run_dir=", "run_dir=null", "run_dir=''", 'run_dir=""') for a in rest):
         raise ConfigurationError("run_dir must name a folder")
-    if sweep and (name := _job_name(rest)) and not any(a.startswith("hydra.sweep.subdir=") for a in rest):
+    if sweep and config_name == "train":
+        _check_study_folder(rest)
+    elif sweep and (name := _job_name(rest)) and not any(a.startswith("hydra.sweep.subdir=") for a in rest):
         rest.append(f"hydra.sweep.subdir='{name}'")
     return [*flags, *rest]
+
+
+def is_sweep(arguments: list[str]) -> bool:
+    """Return whether Hydra is asked for a sweep."""
+    return any(argument in ("-m", "--multirun") for argument in arguments)
+
+
+def _check_study_folder(arguments: list[str]) -> None:
+    """Refuse what would take the runs of a sweep out of their study.
+
+    Raises:
+        ConfigurationError: says what to type instead.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "run_dir" and "${" in value:
+            raise ConfigurationError("run_dir of a sweep is one folder for all of its runs, without ${...}")
+        if key.startswith("hydra.sweep."):
+            raise ConfigurationError(f"{key} is set for a sweep: run_dir names its folder, and each run gets one in it")
+        if key == "ckpt_path":
+            raise ConfigurationError("a sweep goes on by itself where it stopped: repeat its command without ckpt_path")
+
+
+def sweep_parts(arguments: list[str]) -> tuple[Path, list[str], list[str]]:
+    """Return the folder of a sweep, Hydra's flags for one job of it, and the overrides that all of its jobs share.
+
+    Args:
+        arguments: as :func:`prepare_overrides` returns them.
+    """
+    flags, overrides = _split(arguments)
+    folder = [o.partition("=")[2] for o in overrides if o.startswith("run_dir=")][-1]
+    if folder[:1] in ("'", '"'):
+        folder = folder[1:-1].replace(f"\\{folder[0]}", folder[0])
+    fixed = [o for o in overrides if not o.startswith(("hydra.", "hydra/")) and not _is_swept(o)]
+    return Path(folder), [flag for flag in flags if flag not in ("-m", "--multirun")], fixed
+
+
+def _is_swept(argument: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(argument).is_sweep_override()
+    except HydraException:
+        return False  # Hydra will say what is wrong with it
+
+
+def _chosen_run_dir(sweep: bool, label: str) -> list[str]:
+    """Return a run folder as an override; none where the configured one does.
+
+    Args:
+        sweep: many runs, whose folder is a study.
+        label: what an environment given by its address is called; empty for one with a name.
+    """
+    job = [os.environ[n] for n in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if n in os.environ]
+    job = job or [os.environ[n] for n in ("SLURM_JOB_ID",) if n in os.environ]
+    if sweep:
+        return ["run_dir=outputs/study"]
+    # The time would send a requeued job to a new folder, away from its checkpoints.
+    if job:
+        return [f"run_dir='outputs/slurm{'_'.join(job)}_${{env.name}}_${{algorithm.name}}_seed${{seed}}'"]
+    if label:
+        return [f"run_dir='outputs/${{now:%Y-%m-%d_%H-%M-%S-%f}}_{label}_${{algorithm.name}}_seed${{seed}}'"]
+    return []
+
+
+def _env_by_address(override: str, config_name: str) -> list[str]:
+    """Return ``env=package.module:factory`` as Hydra can read it; other overrides as they are."""
+    key, _, value = override.partition("=")
+    address = value.strip("'\"")
+    if key != "env" or not is_address(address):
+        return [override]
+    return [f"env.id={address}"] if config_name == "evaluate" else ["env=pettingzoo", f"env.id={address}"]
 
 
 _KEY = re.compile(r"[A-Za-z]\w*(\.\w+)*")
@@ -88,23 +173,22 @@ def _refuse_other_forms(arguments: list[str]) -> None:
     """
     for i, argument in enumerate(arguments):
         key, equals, value = argument.lstrip("-").partition("=")
-        following = [a for a in arguments[i + 1 : i + 3] if a != "="]
-        after = (following or ["..."])[0].lstrip("=")
+        after = next((a for a in arguments[i + 1 : i + 3] if a != "="), "...").lstrip("=")
+        is_value = "=" not in after and not after.startswith("-")
         if argument.startswith("-"):
-            key = key.replace("-", "_")
-            meant = key if _is_setting(key) else next(iter(meant_by(key)), None)
-            if meant is not None and not key.startswith("hydra"):
-                value = value if equals else after if "=" not in after and not after.startswith("-") else "..."
-                raise ConfigurationError(f"settings are typed without dashes: {meant}={value}")
-        elif not _KEY.fullmatch(key) or i + 1 == len(arguments):
+            _refuse_dashes(key.replace("-", "_"), value if equals else after if is_value else "...")
+        elif not _KEY.fullmatch(key) or i + 1 == len(arguments) or not is_value:
             continue
         elif (not equals and arguments[i + 1].startswith("=")) or (equals and not value and _is_setting(key)):
-            if "=" not in after and not after.startswith("-"):
-                raise ConfigurationError(f"there must be no blanks around '=': {key}={after}")
-        elif not equals and _is_setting(key) and "=" not in after and not after.startswith("-"):
-            previous = arguments[i - 1] if i else ""
-            if not previous.startswith("-"):
-                raise ConfigurationError(f"there must be a '=' between a setting and its value: {key}={after}")
+            raise ConfigurationError(f"there must be no blanks around '=': {key}={after}")
+        elif not equals and _is_setting(key) and not (i and arguments[i - 1].startswith("-")):
+            raise ConfigurationError(f"there must be a '=' between a setting and its value: {key}={after}")
+
+
+def _refuse_dashes(key: str, value: str) -> None:
+    meant = key if _is_setting(key) else next(iter(meant_by(key)), None)
+    if meant is not None and not key.startswith("hydra"):
+        raise ConfigurationError(f"settings are typed without dashes: {meant}={value}")
 
 
 def _is_setting(key: str) -> bool:
@@ -142,27 +226,18 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _quoted(argument: str) -> str:
     """Quote a path with "=" in it, as Lightning's own checkpoints have, as Hydra's grammar wants it."""
     key, _, value = argument.partition("=")
-    if key in ("ckpt_path", "run_dir", "output") and "=" in value and value[:1] not in "'\"":
+    if key in ("ckpt_path", "run_dir", "output", "policy") and re.search("[=@]", value) and value[:1] not in "'\"":
         return f"{key}='" + value.replace("'", "\\'") + "'"
     return argument
 
 
 def _job_name(arguments: list[str]) -> str:
     """Return the name of a sweep's jobs, made of what is swept, as interpolations: ``algorithm=...,seed=...``."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     groups = config_groups()
     parts = []
     for argument in arguments:
-        if argument.startswith("-") or "=" not in argument or argument.startswith("hydra."):
-            continue
-        try:
-            override = OverridesParser.create().parse_override(argument)
-        except HydraException:
-            return ""  # Hydra will say what is wrong with it
-        if override.is_sweep_override():
-            key = override.key_or_group
+        if "=" in argument and not argument.startswith(("-", "hydra.")) and _is_swept(argument):
+            key = argument.partition("=")[0].lstrip("+~")
             value = f"hydra.runtime.choices.{key}" if key in groups else key
             parts.append(f"{key}=${{{value}}}")
     return ",".join(parts)

@@ -11,13 +11,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qmix_lightning.cli.hydra_app import import_from_here, status_of
+from qmix_lightning.cli.key_values import parse_key_values
 from qmix_lightning.config.schema import from_mapping
 from qmix_lightning.errors import ConfigurationError, RunError, RunInterrupted
 from qmix_lightning.runtime.resources import available_cores
 from qmix_lightning.runtime.text import did_you_mean, shown_path
+
+if TYPE_CHECKING:
+    from qmix_lightning.study.plan import Plan
 
 __all__ = ["main"]
 
@@ -55,14 +59,14 @@ class Options:
     """What ``qmix-bench`` is told."""
 
     suite: str
-    tasks: list | str | None = None
-    algorithms: list | str | None = None
-    seeds: int | list | str | None = None
+    tasks: list[Any] | str | None = None
+    algorithms: list[Any] | str | None = None
+    seeds: int | list[Any] | str | None = None
     jobs: int | None = None
     folder: str | None = None
     results: str | None = None
     report: str | None = None
-    also: list = field(default_factory=list)
+    also: list[Any] = field(default_factory=list)
     rerun: Literal["none", "stale"] = "none"
     run: bool = True
 
@@ -100,27 +104,13 @@ def _bench(arguments: list[str]) -> None:
 
 
 def _parse(arguments: list[str]) -> Options:
-    import yaml
-
-    given: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if not equals or not key:
-            known = Options.__dataclass_fields__
-            hint = did_you_mean(argument.lstrip("-"), known).split(";")[0].replace("'?", "='?")
-            raise ConfigurationError(f"cannot read '{argument}', which should be key=value{hint}")
-        if key in given:
-            raise ConfigurationError(f"{key} is given twice")
-        try:
-            given[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"cannot read '{argument}': {' '.join(str(error).split())}") from error
+    given = parse_key_values(arguments, Options.__dataclass_fields__)
     if "suite" not in given and set(given) <= set(Options.__dataclass_fields__):
         raise ConfigurationError("suite needs a value: suite=games; --help lists them")
     return from_mapping(Options, given, "")
 
 
-def _chosen(wanted: list | str | None, known: Sequence[str] | dict[str, Any], kind: str) -> list[str]:
+def _chosen(wanted: list[Any] | str | None, known: Sequence[str] | dict[str, Any], kind: str) -> list[str]:
     """Return labels in the suite's order.
 
     Raises:
@@ -137,7 +127,7 @@ def _chosen(wanted: list | str | None, known: Sequence[str] | dict[str, Any], ki
     return [label for label in known if label in labels]
 
 
-def _seeds(wanted: int | list | str | None, default: list) -> list[int]:
+def _seeds(wanted: int | list[Any] | str | None, default: list[Any]) -> list[int]:
     if wanted is None:
         return list(default)
     if isinstance(wanted, int):
@@ -150,7 +140,7 @@ def _seeds(wanted: int | list | str | None, default: list) -> list[int]:
     return list(dict.fromkeys(int(seed) for seed in found))
 
 
-def _check_also(also: list) -> None:
+def _check_also(also: list[Any]) -> None:
     for override in also:
         if not isinstance(override, str) or "=" not in override:
             raise ConfigurationError(f"also must be a list of overrides, also=[optimizer.lr=1e-3], not {override!r}")
@@ -166,7 +156,7 @@ def _results(suite: str, folder: Path, changed: bool) -> Path:
     return folder / "results"
 
 
-def _run_missing(plan: Any, options: Options) -> int:
+def _run_missing(plan: Plan, options: Options) -> int:
     """Make the rows that are missing; return how many still are."""
     from qmix_lightning.study.runner import Job, Outcome, Processes, run_all
 
@@ -204,7 +194,7 @@ def _run_missing(plan: Any, options: Options) -> int:
     return sum(outcome.status not in ("done", "made") for outcome in outcomes)
 
 
-def _report(plan: Any, command: str, page: Path | None) -> None:
+def _report(plan: Plan, command: str, page: Path | None) -> None:
     from qmix_lightning.study.report import markdown, write_report
     from qmix_lightning.study.summary import sum_up
 

@@ -16,9 +16,14 @@ from typing import Any, NoReturn
 
 from qmix_lightning.cli.env_catalogue import SIZES, Entry, catalogue
 from qmix_lightning.cli.hydra_app import import_from_here, status_of
+from qmix_lightning.cli.known_tasks import typed_as
 from qmix_lightning.cli.overrides import register_plugin_names
+from qmix_lightning.config.env_address import trust, trust_file, trusted_modules
+from qmix_lightning.config.run_config import InterpreterConfig, check_interpreter
+from qmix_lightning.config.schema import from_mapping
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
 from qmix_lightning.runtime.text import did_you_mean
+from qmix_lightning.types import EnvSpec
 
 __all__ = ["main"]
 
@@ -29,6 +34,9 @@ qmix-envs: the environments that env= accepts.
   qmix-envs show NAME [OVERRIDES]    sizes and settings of one, e.g. qmix-envs show mpe scenario=simple_tag
   qmix-envs check NAME [OVERRIDES]   play random episodes with it and report which checks fail
   qmix-envs new NAME [--path .]      write a plugin package with an environment that works and passes the checks
+  qmix-envs trust [MODULE]           let checkpoints name MODULE from now on (--remove: no more); alone: list them
+
+rollout.python=PATH among them has another Python step it, as in qmix-train.
 
 NAME is one of the table, or the address of your own: package.module:factory. OVERRIDES are its settings as qmix-train
 has them, with or without env. in front: scenario=simple_tag kwargs.max_cycles=50.
@@ -106,7 +114,7 @@ def _list(arguments: list[str]) -> None:
 
 def _sizes_of(name: str) -> tuple[tuple[int | None, ...], str | None] | None:
     try:
-        spec, missing = _created(compose_env(name, []))
+        spec, missing = _created(compose_env(name, []), InterpreterConfig())
     except QMixLightningError:
         return None
     except Exception as error:
@@ -139,6 +147,8 @@ def find_entry(name: str) -> Entry | None:
         return known[name]
     if "." in name or ":" in name:
         return None
+    if task := typed_as(name):
+        raise ConfigurationError(f"unknown environment '{name}': qmix-train knows it as {task}")
     raise ConfigurationError(f"unknown environment '{name}'{did_you_mean(name, known)}")
 
 
@@ -176,20 +186,39 @@ def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> di
     return {str(key): value for key, value in section.items()}
 
 
-def _created(section: dict[str, Any]) -> tuple[Any, str | None]:
+def _split_interpreter(overrides: list[str]) -> tuple[InterpreterConfig, list[str]]:
+    """Return the other Python that is asked for, and the settings of the environment.
+
+    Raises:
+        ConfigurationError: there is no such file, or another setting of ``rollout``.
+    """
+    from omegaconf import OmegaConf
+
+    given = [override for override in overrides if override.startswith("rollout.")]
+    tree = OmegaConf.to_container(OmegaConf.from_dotlist(given))
+    assert isinstance(tree, dict)
+    config: InterpreterConfig = from_mapping(InterpreterConfig, tree.get("rollout", {}), "rollout")
+    check_interpreter(config.python, config.python_env)
+    return config, [override for override in overrides if override not in given]
+
+
+def _created(section: dict[str, Any], other: InterpreterConfig) -> tuple[Any, str | None]:
     """Create one environment; return its specification and what it says is missing to play, such as a game."""
     import torch
 
     from qmix_lightning.environment import is_natively_batched
     from qmix_lightning.vector.env_section import parse_env_section
-    from qmix_lightning.vector.factory import make_vector_env
+    from qmix_lightning.vector.factory import Backend, interpreter_of, make_vector_env
     from qmix_lightning.worker.create_env import create_env
     from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
     torch.set_num_threads(1)
     env = parse_env_section(section)
-    if is_natively_batched(env.factory):
-        created: Any = make_vector_env(env.factory, env.settings, num_envs=1, name=env.name, **env.adapter)
+    if is_natively_batched(env.factory) or other.python is not None:
+        backend = Backend(interpreter=interpreter_of(other.python, other.python_env))
+        created: Any = make_vector_env(
+            env.factory, env.settings, num_envs=1, name=env.name, backend=backend, **env.adapter
+        )
         bare = created
     else:
         bare = create_env(env.factory, env.settings, f"environment '{env.name}'")
@@ -211,11 +240,13 @@ def _show(arguments: list[str]) -> None:
     rows: list[tuple[str, str]] = []
     if entry is not None:
         rows += [("family", entry.family), ("origin", f"{entry.origin} ({entry.target})")]
-    section = compose_env(options.name, options.overrides, complete=False)
+    other, overrides = _split_interpreter(options.overrides)
+    section = compose_env(options.name, overrides, complete=False)
     where = f"no: {entry.install}" if entry and entry.install else "yes"
     try:
-        spec, missing = _created(compose_env(options.name, options.overrides))
+        spec, missing = _created(compose_env(options.name, overrides), other)
         rows += _describe(spec)
+        where = where if other.python is None else f"yes, under {other.python}"
         where = f"no: {missing}" if missing else where
     except MissingMandatoryValue as error:
         where = f"yes, once {error.full_key} has a value" if where == "yes" else where
@@ -232,13 +263,18 @@ def _show(arguments: list[str]) -> None:
     _show_settings(section)
 
 
-def _describe(spec: Any) -> list[tuple[str, str]]:
+def _describe(spec: EnvSpec) -> list[tuple[str, str]]:
     def each(values: Sequence[int]) -> str:
         return f"{max(values)}" if len(set(values)) == 1 else f"{max(values)} ({', '.join(map(str, values))})"
 
     groups = len(set(spec.group_of_agent))
     names = ", ".join(spec.agent_names[:8]) + (", ..." if spec.n_agents > 8 else "")
+    others = []
+    if spec.team:
+        learning = ", ".join(spec.agent_names[i] for i in spec.team)
+        others = [("team", f"{learning}; the other {spec.n_agents - len(spec.team)} play along")]
     return [
+        *others,
         ("agents", f"{spec.n_agents} in {groups} group{'s' if groups > 1 else ''}: {names}"),
         ("actions", each(spec.action_counts)),
         ("observation", each(spec.obs_dims)),
@@ -253,6 +289,8 @@ _ADAPTER = {
     "reward_aggregation": ("sum", "str", "the team reward: sum or mean of the agents' rewards"),
     "timeout_is_terminal": (False, "bool", "count a time limit as a true end"),
     "episode_limit": (None, "int | None", "truncate episodes after so many joint steps"),
+    "team": (None, "list | None", "names or patterns of the agents that learn, where there are sides"),
+    "opponents": (None, "str | dict", "how the others act: random, no_op, self, package.module:function, a policy"),
 }
 
 
@@ -273,8 +311,21 @@ def _show_settings(section: dict[str, Any]) -> None:
     text = inspect.getdoc(factory) or ""
     if summary := text.split("\n\n")[0].split("\nArgs:")[0]:
         print("\n" + "\n".join(f"  {line}" for line in _plain(summary).splitlines()))
-    described = _described_arguments(text)
     provided = "num_envs" if environment.is_natively_batched(factory) else ""
+    rows = _setting_rows(section, factory, adapter, provided, _described_arguments(text))
+    if rows:
+        print()
+        _print_table(["  setting", "value", "type", "meaning"], rows)
+
+
+def _setting_rows(
+    section: dict[str, Any],
+    factory: Callable[..., Any],
+    adapter: list[str],
+    provided: str,
+    described: dict[str, str],
+) -> list[list[str]]:
+    """Return name, value, type and meaning of each setting: the factory's own, then the adapter's."""
     own = {
         name: parameter
         for name, parameter in inspect.signature(factory).parameters.items()
@@ -290,16 +341,14 @@ def _show_settings(section: dict[str, Any]) -> None:
         kind = "" if kind is parameter.empty else kind if isinstance(kind, str) else inspect.formatannotation(kind)
         meaning = described.get(name) or _ADAPTER.get(name, ("", "", ""))[2]
         rows.append([f"  env.{'kwargs.' if inside else ''}{name}", shown, kind, meaning])
-    for name in adapter:
+    for name in [*adapter, *(["opponents"] if adapter else [])]:
         if name not in own:
             default, kind, meaning = _ADAPTER[name]
             rows.append([f"  env.{name}", _yaml(section.get(name, default)), kind, meaning])
-    if rows:
-        print()
-        _print_table(["  setting", "value", "type", "meaning"], rows)
+    return rows
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: object) -> str:
     """Return a value as it is written on the command line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {_yaml(v)}" for k, v in value.items()) + "}"
@@ -340,18 +389,27 @@ def _check(arguments: list[str]) -> None:
     options = _parse_with_overrides(parser, arguments)
     if options.steps < 1 or options.seed < 0:
         raise ConfigurationError("--steps must be at least 1 and --seed at least 0")
-    section = compose_env(options.name, options.overrides)
+    other, overrides = _split_interpreter(options.overrides)
+    section = compose_env(options.name, overrides)
 
     import torch
 
     from qmix_lightning.env_checker.checker import check_factory
     from qmix_lightning.env_checker.report import failures, report
     from qmix_lightning.vector.env_section import parse_env_section
+    from qmix_lightning.vector.factory import interpreter_of
 
     torch.set_num_threads(1)
     env = parse_env_section(section)
+    adapter = {key: value for key, value in env.adapter.items() if key != "team"}  # the game is checked as a whole
     results = check_factory(
-        env.factory, env.settings, name=options.name, steps=options.steps, seed=options.seed, **env.adapter
+        env.factory,
+        env.settings,
+        name=options.name,
+        steps=options.steps,
+        seed=options.seed,
+        interpreter=interpreter_of(other.python, other.python_env),
+        **adapter,
     )
     print(f"{options.name}\n{report(results)}")
     passed = sum(result.status == "ok" for result in results)
@@ -381,7 +439,25 @@ def _new(arguments: list[str]) -> None:
     )
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {"list": _list, "show": _show, "check": _check, "new": _new}
+def _trust(arguments: list[str]) -> None:
+    parser = _Parser("trust", "Let checkpoints name a module, which is then imported without being typed again.")
+    parser.add_argument("module", nargs="?", help="e.g. my_package.my_module; what lies in it is trusted too")
+    parser.add_argument("--remove", action="store_true", help="trust it no more")
+    options = parser.parse_args(arguments)
+    if options.module is None:
+        print("\n".join(trusted_modules()) or f"no module is trusted; {trust_file()} would list them")
+        return
+    path = trust(options.module.partition(":")[0], remove=options.remove)
+    print(f"{options.module} is {'trusted no more' if options.remove else 'trusted from now on'} ({path})")
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "list": _list,
+    "show": _show,
+    "check": _check,
+    "new": _new,
+    "trust": _trust,
+}
 
 
 if __name__ == "__main__":

@@ -9,19 +9,21 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
-from qmix_lightning.cli.hydra_app import RANK_CONFIG, run_command
+from qmix_lightning.cli.hydra_app import RANK_CONFIG, SweepJobs, run_command
 from qmix_lightning.config.early_checks import check_early
-from qmix_lightning.config.resume import imported
+from qmix_lightning.config.resume import refuse_untyped_interpreter
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.errors import ConfigurationError, RunDiverged, RunInterrupted
 from qmix_lightning.runtime.kill_points import reached
-from qmix_lightning.runtime.resources import available_cores, choose_asynchronous, choose_threads
+from qmix_lightning.runtime.resources import available_cores, choose_threads
 from qmix_lightning.runtime.run_lock import LOCK_FILE, RunLock
-from qmix_lightning.runtime.text import shown_path
+from qmix_lightning.runtime.text import one_line, shortened, shown_path
 
 if TYPE_CHECKING:
     from qmix_lightning.checkpoint.resume import Resumed
@@ -32,11 +34,20 @@ __all__ = ["main", "train"]
 
 def main() -> None:
     """Run the command; the console entry point."""
-    run_command("train", _task)
+    run_command("train", _task, begin_sweep)
 
 
 def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> None:
     train(tree, folder, overrides)
+
+
+def begin_sweep(folder: Path, flags: Sequence[str], fixed: Sequence[str]) -> SweepJobs:
+    """Return what makes the runs of ``qmix-train -m`` in the folder of a study."""
+    from qmix_lightning.study.launchers import prepare_plugins
+    from qmix_lightning.study.sweep import Sweep
+
+    prepare_plugins(sys.argv[1:])
+    return Sweep.begin(folder, flags, fixed)
 
 
 def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -57,17 +68,19 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
     """
     config = validate(tree)
     check_early(config)
+    refuse_untyped_interpreter(config, overrides)
     preset = tree.get("preset")
     if isinstance(preset, dict) and preset.get("note") and config.ckpt_path is None and _is_first_rank():
         print(preset["note"], flush=True)
+    opened = None
     if config.ckpt_path is not None:
         from qmix_lightning.checkpoint.resume import folder_to_resume
 
-        run_dir = folder_to_resume(config, run_dir, overrides)
+        run_dir, opened = folder_to_resume(config, run_dir, overrides)
     existed, begun = run_dir.exists(), (run_dir / LOCK_FILE).exists()
     try:
         with RunLock(run_dir) if _is_first_rank() else contextlib.nullcontext():
-            return _train_locked(config, tree, run_dir, overrides, begun)
+            return _train_locked(config, tree, run_dir, overrides, begun, opened)
     finally:
         if not existed:
             with contextlib.suppress(OSError):
@@ -80,11 +93,19 @@ def _is_first_rank() -> bool:
 
 
 def _train_locked(
-    config: RunConfig, tree: dict[str, Any], run_dir: Path, overrides: list[str] | None, begun: bool
+    config: RunConfig,
+    tree: dict[str, Any],
+    run_dir: Path,
+    overrides: list[str] | None,
+    begun: bool,
+    opened: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Begin a run or go on with one in a folder that no other process uses; ``begun``: one was killed there."""
+    """Begin a run or go on with one in a folder that no other process uses.
+
+    ``begun``: one was killed there; ``opened``: the contents of the checkpoint to resume, if they have been read.
+    """
     if config.ckpt_path is None and (overrides is None or not _holds_files(run_dir)):
-        return _run(config, run_dir, None)
+        return _run(config, run_dir, None, fit_replay=_has_no_capacity(overrides))
 
     from qmix_lightning.checkpoint.resume import holds_resumable, load_resumed, refuse_links_out
 
@@ -100,7 +121,7 @@ def _train_locked(
                     f"{shown_path(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose "
                     "another run_dir"
                 )
-            return _run(config, run_dir, None)
+            return _run(config, run_dir, None, fit_replay=_has_no_capacity(overrides))
         tree = {**tree, "ckpt_path": "last"}
         config = validate(tree)
     if config.ckpt_path == "last" and not resumable and not ended and overrides is not None:
@@ -110,7 +131,7 @@ def _train_locked(
             f"the run in {shown_path(run_dir)} was killed before it had written anything: repeat its command without "
             "ckpt_path=last"
         )
-    resumed = load_resumed(config, tree, run_dir, overrides)
+    resumed = load_resumed(config, tree, run_dir, overrides, opened)
     return _run(resumed.config, run_dir, resumed)
 
 
@@ -158,7 +179,12 @@ def _begin_anew(tree: dict[str, Any], run_dir: Path, overrides: list[str]) -> Ru
     return replace(config, ckpt_path=None)
 
 
-def _run(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
+def _has_no_capacity(overrides: list[str] | None) -> bool:
+    """Return whether it is known that nobody typed the replay's capacity."""
+    return overrides is not None and not any(o.lstrip("+").startswith("replay.capacity=") for o in overrides)
+
+
+def _run(config: RunConfig, run_dir: Path, resumed: Resumed | None, *, fit_replay: bool = False) -> dict[str, Any]:
     import torch
 
     from qmix_lightning.build import build_run
@@ -167,11 +193,10 @@ def _run(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
 
     quieten_lightning()
     keep_freed_memory()
-    saved = resumed.checkpoint if resumed else None
-    run = build_run(config, run_dir, resumed)
+    run = build_run(config, run_dir, resumed, fit_replay=fit_replay)
+    config = run.config
     try:
-        run.data.asynchronous = _asynchronous(run, config, saved)
-        torch.set_num_threads(_threads(run, config, saved))
+        torch.set_num_threads(_threads(run, config, resumed))
         set_matmul_precision(config.matmul_precision)
         first = run.trainer.global_rank == 0
         if first:
@@ -179,7 +204,7 @@ def _run(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> dict[str,
         fresh = not _holds_files(run_dir)
         if first:
             if resumed is not None:
-                _prepare_folder(resumed, run.module.extra_checkpoint["versions"], run_dir)
+                _prepare_folder(resumed, run.metadata.versions, run_dir)
             run_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(run_dir)
             _write_config(config, run_dir / "config.yaml")
@@ -195,7 +220,7 @@ def _prepare_folder(resumed: Resumed, versions: dict[str, str], run_dir: Path) -
     from qmix_lightning.checkpoint.files import set_aside
     from qmix_lightning.checkpoint.resume import version_changes
 
-    if changes := version_changes(resumed.checkpoint.get("versions"), versions):
+    if changes := version_changes(resumed.manifest.run.versions, versions):
         print(
             f"changed since the checkpoint, so results may differ in the last bits: {'; '.join(changes)}",
             file=sys.stderr,
@@ -215,47 +240,20 @@ def _write_config(config: RunConfig, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _asynchronous(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> bool:
-    """Return whether rollouts are asynchronous; a resumed run continues as it began, since its data depend on it."""
-    rollout = config.rollout
-    if rollout.asynchronous != "auto":
-        asynchronous, reason = rollout.asynchronous, "rollout.asynchronous"
-    elif saved is not None:
-        asynchronous, reason = saved["ReplayDataModule"].get("asynchronous", False), "as the run began"
-    else:
-        asynchronous, reason = choose_asynchronous(
-            available_cores(),
-            ranks=run.trainer.num_devices,
-            on_policy=config.replay.kind == "on_policy",
-            own_process=rollout.collector == "process",
-            num_envs=rollout.num_envs,
-            workers=_workers(config),
-        )
-    if run.trainer.global_rank == 0:
-        what = "while an update runs, by the policy from before it" if asynchronous else "between updates"
-        print(f"collecting: {what} ({reason})", flush=True)
-    return asynchronous
-
-
-def _workers(config: RunConfig) -> int:
-    """Return the number of processes that step environments; there are no more of them than environments."""
-    return min(config.rollout.num_workers, config.rollout.num_envs) if config.rollout.backend == "process" else 0
-
-
-def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
+def _threads(run: Run, config: RunConfig, resumed: Resumed | None) -> int:
     """Choose the intra-op threads; those that a run was begun with stay, since sums depend on them."""
     cores = available_cores()
-    workers = _workers(config)
+    workers = config.rollout.worker_processes
     asynchronous = run.data.asynchronous
     if config.num_threads is not None:
         threads, reason = config.num_threads, "num_threads"
-    elif saved is not None and "num_threads" in saved:
-        threads, reason = saved["num_threads"], "as the run began"
+    elif resumed is not None and resumed.manifest.run.num_threads is not None:
+        threads, reason = resumed.manifest.run.num_threads, "as the run began"
     else:
         threads = choose_threads(cores, ranks=run.trainer.num_devices, workers=workers, asynchronous=asynchronous)
         busy = [f"{workers} worker processes"] * bool(workers) + ["collecting meanwhile"] * asynchronous
         reason = ", ".join([f"{cores} cores", *busy])
-    run.module.extra_checkpoint["num_threads"] = threads
+    run.metadata.num_threads = threads
     if run.trainer.global_rank == 0:
         print(f"threads: {threads} ({reason})", flush=True)
     return threads
@@ -263,27 +261,28 @@ def _threads(run: Run, config: RunConfig, saved: dict[str, Any] | None) -> int:
 
 def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, fresh: bool) -> dict[str, Any]:
     """Train, and write a summary that says how it ended."""
-    from qmix_lightning.training.summary import print_end, write_summary
+    from qmix_lightning.training.end_table import print_end, print_start, resume_command
+    from qmix_lightning.training.ending import RUNNING, Ending, ending_of
+    from qmix_lightning.training.summary import write_summary
+    from qmix_lightning.training.trackers.base import finish_trackers, open_trackers
 
     first = run.trainer.global_rank == 0
-    status, before = "failed", _content(run_dir / "summary.json")
+    ending, before = Ending("failed", "error"), _content(run_dir / "summary.json")
     try:
         if first:
-            write_summary(run, config, run_dir, "running")
+            write_summary(run, config, run_dir, RUNNING)
+            print_start(run.trainer, run_dir, open_trackers(run.trainer, config.to_dict()))
         with run.data.restoring(resume_from):
             run.trainer.fit(run.module, datamodule=run.data, ckpt_path=resume_from, weights_only=True)
-        # Lightning's own limits (max_steps, max_time, EarlyStopping) end a run too.
-        status = "completed" if run.data.counters.env_steps >= config.total_env_steps else "stopped"
+        ending = ending_of(run.trainer, run.data)
     except RunInterrupted as stop:
-        status = "interrupted"
-        again = "".join(f" env.{key}={value}" for key, value in imported(config.env).items())
-        resume = f"qmix-train run_dir={shown_path(run_dir.resolve())} ckpt_path=last{again}"
-        stop.args = (f"{stop} and saved; to go on: {resume}",)
+        ending = Ending("interrupted", Signals(stop.signal_number).name, str(stop))
+        stop.args = (f"{stop} and saved; to go on: {resume_command(config, run_dir)}",)
         if first:
             raise
         # A rank that ends with another status is taken for crashed, and all others are killed.
-    except RunDiverged:
-        status = "diverged"
+    except RunDiverged as error:
+        ending = Ending("diverged", "divergence", str(error))
         raise
     except ConfigurationError:
         if first:
@@ -293,10 +292,15 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
                 (run_dir / "summary.json").write_bytes(before)
             first = False
         raise
+    except Exception as error:
+        ending = Ending("failed", "error", shortened(one_line(error), 300))
+        raise
     finally:
-        summary = write_summary(run, config, run_dir, status) if first else {}
+        summary = write_summary(run, config, run_dir, ending) if first else {}
+        if first:
+            finish_trackers(run.trainer, summary)
     if first:
-        print_end(summary, run_dir)
+        print_end(summary, config, run_dir)
     return summary
 
 
@@ -312,6 +316,7 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__` defined.*")
 
 

@@ -8,16 +8,19 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["KEYS", "TARGETS", "VALUES", "rename_override", "rename_settings"]
+__all__ = ["GONE", "KEYS", "TARGETS", "VALUES", "rename_override", "rename_settings"]
 
-KEYS = {"rollout.pipelined": "rollout.asynchronous", "rollout.capture": "rollout.cuda_graph"}
+KEYS = {"rollout.pipelined": "rollout.asynchronous"}
 """Old key -> new key, both within one section."""
 
-_SHIPPED = {"rollout.asynchronous": "auto", "rollout.cuda_graph": "auto"}
+_SHIPPED = {"rollout.asynchronous": "auto"}
 """New key -> its default: with another value somebody has set it under its new name."""
 
 VALUES = {"rollout.collector": {"here": "inline"}}
 """Key -> old value -> new value."""
+
+GONE = ("rollout.cuda_graph", "rollout.capture")
+"""Keys of settings that have no effect any more: they are dropped."""
 
 TARGETS = {"qmix_lightning.q_table.QTableReport": "qmix_lightning.training.callbacks.q_table.QTableReport"}
 """Old ``_target_`` of a callback or a logger -> new one."""
@@ -26,18 +29,19 @@ _UNTIL = "0.3.0"
 _warned: set[str] = set()
 
 
-def _warn_once(old: str, new: str) -> None:
-    """Print once for each name, on the first rank, that ``old`` is called ``new`` now."""
+def _warn_once(old: str, new: str | None) -> None:
+    """Print once for each name, on the first rank, that ``old`` is called ``new`` now, or does nothing any more."""
     first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     if first and old not in _warned:
         _warned.add(old)
-        print(f"{old} is called {new} now; the old name works until version {_UNTIL}", file=sys.stderr)
+        what = f"is called {new} now; the old name works" if new else "has no effect any more; it may be typed"
+        print(f"{old} {what} until version {_UNTIL}", file=sys.stderr)
 
 
 def rename_override(override: str) -> str:
     """Return what was typed, ``rollout.pipelined=true``, under its key of today, so that Hydra takes it."""
     match = re.match(r"([+~]*)([\w.]+)(.*)", override, re.DOTALL)
-    if match is None or match[2] not in {*KEYS, *KEYS.values()}:
+    if match is None or match[2] not in {*KEYS, *KEYS.values(), *GONE}:
         return override
     prefix, key, value = match.groups()
     if key in KEYS:
@@ -58,6 +62,12 @@ def rename_settings(tree: Mapping[str, Any], typed: Collection[str] = (), *, sil
         key: dict(value) if isinstance(value, Mapping) else value
         for key, value in _rename_targets(tree, silent).items()
     }
+    for gone in GONE:
+        section, _, key = gone.partition(".")
+        if isinstance(found := renamed.get(section), dict) and key in found:
+            del found[key]
+            if not silent:
+                _warn_once(gone, None)
     for old, new in KEYS.items():
         section, _, key = old.partition(".")
         if isinstance(found := renamed.get(section), dict) and key in found:

@@ -16,6 +16,7 @@ from typing import Any
 from qmix_lightning.config.resume import shipped_defaults
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.config.schema import typed
+from qmix_lightning.config.trainer_settings import check_competing
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
@@ -45,6 +46,7 @@ def check_early(config: RunConfig) -> None:
             hint = did_you_mean(name, known, "trainer.").split(";")[0]
             hint = hint or "; trainer.* takes the arguments of Lightning's Trainer"
             raise ConfigurationError(f"unknown key 'trainer.{name}'{hint}")
+    check_competing(config.trainer)
     strategy = config.trainer.get("strategy")
     if isinstance(strategy, str) and any(way in strategy for way in ("_spawn", "_fork", "_notebook")):
         raise ConfigurationError(

@@ -11,14 +11,26 @@ import sys
 import typing
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from qmix_lightning.config.env_address import is_trusted
+from qmix_lightning.config.run_config import EvalConfig, RunConfig
 from qmix_lightning.config.schema import typed
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.config.trust import is_name, texts
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.text import printable
 
-__all__ = ["MAY_CHANGE", "check_resumable", "fill_missing_defaults", "imported", "missing_settings", "shipped_defaults"]
+__all__ = [
+    "MAY_CHANGE",
+    "check_resumable",
+    "fill_missing_defaults",
+    "imported",
+    "missing_settings",
+    "refuse_untyped_interpreter",
+    "shipped_defaults",
+]
 
 
 MAY_CHANGE = (
@@ -27,8 +39,11 @@ MAY_CHANGE = (
     "eval_interval",
     "eval_episodes",
     "checkpoint_interval",
+    "objective",
     "run_dir",
     "ckpt_path",
+    "init_from",  # where the run began; it goes on from its checkpoint
+    "init_parts",
     "logger",
     "callbacks",
     "replay.storage",
@@ -42,6 +57,8 @@ MAY_CHANGE = (
     "rollout.step_timeout_s",
     "rollout.max_faults",
     "rollout.fault_window_s",
+    "rollout.python",
+    "rollout.python_env",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
@@ -63,21 +80,55 @@ _NAMES_ONLY = {"jaxmarl": ("id",), "gymnasium": ("id",)}
 """Environments whose ``id`` is looked up among the simulator's own names: it imports nothing."""
 
 
+_OPPONENTS = ("random", "no_op", "self")
+"""What a file may say of ``env.opponents``: all else is an address or a path."""
+
+
+_ADDRESSES = ("opponents", "opponents.policy")
+
+
 def imported(env: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings of an ``env`` section that a checkpoint must not decide: what is imported, and paths.
 
-    Keys are dotted, as they are typed after ``env.``.
+    Modules that the user trusts (``qmix-envs trust``) are left out. Keys are dotted, as they are typed after ``env.``.
     """
     harmless = _NAMES_ONLY.get(env["name"], ())
     found = {}
     for key, value in flatten(env).items():
+        if key == "team":  # compared with agents' names, and nothing else
+            continue
+        if key in (*_ADDRESSES, "id", "module") and is_trusted(value):
+            continue
+        if key in _ADDRESSES and value not in (None, *_OPPONENTS):
+            found[key] = str(value)
+            continue
         names_a_module = key in ("id", "module") and value and key not in harmless
         if names_a_module or not all(map(is_name, texts(value))):
             found[key] = str(value)
     return found
 
 
-def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any) -> None:
+def refuse_untyped_interpreter(config: RunConfig | EvalConfig, overrides: list[str] | None) -> None:
+    """Refuse another Python that a recipe or any other file names: only what is typed starts a program.
+
+    Args:
+        config: of the run.
+        overrides: what the user typed; ``None`` for a rank that is told its configuration by rank 0.
+
+    Raises:
+        ConfigurationError: says what to type.
+    """
+    if overrides is None:
+        return
+    typed_names = {override.lstrip("+").partition("=")[0] for override in overrides}
+    for name, value in (("python", config.rollout.python), ("python_env", config.rollout.python_env)):
+        if value and f"rollout.{name}" not in typed_names:
+            raise ConfigurationError(
+                f"a file names rollout.{name}={printable(value)}, which it does not decide; to let it be used, type it"
+            )
+
+
+def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Path | str) -> None:
     """Refuse to resume with a configuration that would have made what the run did before different.
 
     Raises:
@@ -105,10 +156,13 @@ def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Any)
         )
 
 
+_DECIDE_NOTHING = ("preset", "init_from", "init_parts", "objective")
+"""Settings of which nobody has to be told that a checkpoint lacks them: a name, and where a run began."""
+
 _GROUPS = ("env", "mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer")
 
 
-def fill_missing_defaults(saved: Mapping[str, Any], path: Any) -> dict[str, Any]:
+def fill_missing_defaults(saved: Mapping[str, Any], path: Path | str) -> dict[str, Any]:
     """Return a checkpoint's configuration with values for settings that it lacks; one line on stderr says which.
 
     Args:
@@ -117,7 +171,7 @@ def fill_missing_defaults(saved: Mapping[str, Any], path: Any) -> dict[str, Any]
     """
     if not isinstance(saved, Mapping) or not (missing := missing_settings(saved)):
         return typing.cast("dict[str, Any]", saved)
-    told = {key: value for key, value in flatten(missing).items() if key != "preset"}  # a name, it decides nothing
+    told = {key: value for key, value in flatten(missing).items() if key not in _DECIDE_NOTHING}
     shown = ", ".join(f"{key}={'null' if value is None else value}" for key, value in told.items())
     if shown:
         what = "was written before these settings existed and goes on with what held before"
@@ -156,13 +210,13 @@ def shipped_defaults(group: str, section: Mapping[str, Any]) -> dict[str, Any]:
     return {key: preset.get(_preset_key(value), value) for key, value in defaults.items()}
 
 
-def _preset_key(value: Any) -> str | None:
+def _preset_key(value: object) -> str | None:
     match = re.fullmatch(r"\$\{preset\.(\w+)\}", value) if isinstance(value, str) else None
     return match and match[1]
 
 
 def _read(name: str) -> dict[str, Any]:
-    """Read one of the package's own files; empty if there is none of this name: it is a plugin's."""
+    """Read one of the package's own files with those that its defaults list begins with; empty if it is a plugin's."""
     from omegaconf import OmegaConf
 
     if "/" in name.partition("/")[2] or ".." in name:  # the name comes from a file
@@ -170,9 +224,13 @@ def _read(name: str) -> dict[str, Any]:
     file = resources.files("qmix_lightning.conf").joinpath(f"{name}.yaml")
     if not file.is_file():
         return {}
-    tree = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=False)
-    assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items() if key not in ("defaults", "hydra")}
+    own = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=False)
+    assert isinstance(own, dict)
+    bases = [base for base in own.get("defaults", ()) if isinstance(base, str) and base != "_self_"]
+    trees = [*(_read(f"{name.partition('/')[0]}/{base}") for base in bases), own]
+    plain = OmegaConf.to_container(OmegaConf.merge(*trees), resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in ("defaults", "hydra")}
 
 
 def _choice(group: str, section: Mapping[str, Any]) -> str:

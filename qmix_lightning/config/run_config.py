@@ -10,10 +10,13 @@ This module imports neither torch nor Lightning: ``--help`` and a typing mistake
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
 
 from qmix_lightning.config.schema import from_mapping, typed
 from qmix_lightning.errors import ConfigurationError
@@ -22,13 +25,22 @@ __all__ = [
     "SHARES",
     "EvalConfig",
     "ExplorationConfig",
+    "InterpreterConfig",
     "ReplayConfig",
     "RolloutConfig",
     "RunConfig",
+    "check_interpreter",
+    "check_reference",
     "evaluation_plan",
     "validate",
     "validate_eval",
 ]
+
+
+Positive = Annotated[int, Ge(1)]
+NotNegative = Annotated[int, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Seconds = Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True)
@@ -39,45 +51,52 @@ class ReplayConfig:
     """
 
     kind: Literal["uniform", "prioritized", "on_policy"]
-    batch_size: int
-    capacity: int
+    batch_size: Positive
+    capacity: Positive
     dtype: Literal["float32", "float16", "bfloat16"]
     storage: Literal["memory", "memmap"]
     device: Literal["auto", "cpu", "device"]
     memmap_dir: str | None
-    priority_alpha: float
-    priority_beta: float
-    priority_beta_anneal_steps: int | None
+    priority_alpha: Share
+    priority_beta: Share
+    priority_beta_anneal_steps: NotNegative | None
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
     """The ``rollout`` section: how episodes are collected, and how many updates they make due."""
 
-    num_envs: int
-    num_eval_envs: int
-    update_every: int
+    num_envs: Positive
+    num_eval_envs: Positive
+    update_every: Positive
     update_unit: Literal["episodes", "env_steps"]
-    updates: int
+    updates: Positive
     asynchronous: bool | Literal["auto"]
     collector: Literal["inline", "process"]
     policy_device: Literal["env", "device"]
-    cuda_graph: Literal["auto", "off"]
     on_resume: Literal["replay", "restart"]
     backend: Literal["sync", "process"]
-    num_workers: int
-    step_timeout_s: float
-    max_faults: int
-    fault_window_s: float
+    num_workers: Positive
+    step_timeout_s: Seconds
+    max_faults: NotNegative
+    fault_window_s: Seconds
+    python: str | None
+    python_env: list[Any]
+
+    @property
+    def worker_processes(self) -> int:
+        """Return the number of processes that step environments; there are no more of them than environments."""
+        has_workers = self.backend == "process" or self.python is not None
+        return min(self.num_workers, self.num_envs) if has_workers else 0
 
 
 @dataclass(frozen=True)
 class ExplorationConfig:
     """The ``exploration`` section: epsilon-greedy; epsilon falls linearly over environment steps."""
 
-    epsilon_start: float
-    epsilon_finish: float
-    epsilon_anneal_steps: int
+    epsilon_start: Share
+    epsilon_finish: Share
+    epsilon_anneal_steps: NotNegative
 
 
 @dataclass(frozen=True)
@@ -85,15 +104,18 @@ class RunConfig:
     """Configuration of a run, everything that defines it; the groups mirror ``conf/``."""
 
     preset: str | None
-    seed: int
-    total_env_steps: int
-    eval_interval: int | Literal["auto"]
-    eval_episodes: int | Literal["auto"]
-    checkpoint_interval: int
+    seed: NotNegative
+    total_env_steps: Positive
+    eval_interval: Positive | Literal["auto"]
+    eval_episodes: Positive | Literal["auto"]
+    checkpoint_interval: Positive
     run_dir: str | None
     ckpt_path: str | None
-    num_threads: int | None
+    init_from: str | None
+    init_parts: Literal["all", "agents"]
+    num_threads: Positive | None
     matmul_precision: Literal["highest", "high", "medium"]
+    objective: str | None
     env: dict[str, Any]
     mixer: dict[str, Any]
     agent: dict[str, Any]
@@ -112,15 +134,31 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class InterpreterConfig:
+    """The part of the ``rollout`` section that commands share which only play episodes: another Python for them."""
+
+    python: str | None = None
+    python_env: list = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Configuration of ``qmix-eval``."""
 
-    ckpt_path: str
-    episodes: int
-    num_envs: int
-    seed: int | None
+    policy: str | None
+    ckpt_path: str | None
+    run_dir: str | None
+    episodes: Positive | None
+    num_envs: Positive | None
+    seed: NotNegative | None
     env: dict[str, Any]
+    rollout: InterpreterConfig
     output: str | None
+
+    @property
+    def reference(self) -> str:
+        """What names the policy."""
+        return str(self.policy or self.ckpt_path)
 
 
 def validate(given: Mapping[str, Any]) -> RunConfig:
@@ -135,7 +173,7 @@ def validate(given: Mapping[str, Any]) -> RunConfig:
     """
     if "experiment" in given:
         raise ConfigurationError("an experiment's file must begin with the line '# @package _global_'")
-    config: RunConfig = from_mapping(RunConfig, resolve_shares(_name_preset(given)), "")
+    config = from_mapping(RunConfig, resolve_shares(_name_preset(given)), "")
     for section in ("env", "mixer", "agent", "algorithm", "optimizer"):
         if not isinstance(getattr(config, section).get("name"), str):
             raise ConfigurationError(f"{section}.name must be the name of one of {section}'s choices")
@@ -210,18 +248,34 @@ def validate_eval(given: Mapping[str, Any]) -> EvalConfig:
     Raises:
         ConfigurationError: an unknown key, a wrong type, or a number that is too small.
     """
-    config: EvalConfig = from_mapping(EvalConfig, given, "")
-    _check_bounds(
-        {"episodes": (config.episodes, 1), "num_envs": (config.num_envs, 1), "seed": (config.seed or 0, 0)},
-    )
+    config = from_mapping(EvalConfig, given, "")
+    check_reference(config.policy, config.ckpt_path)
     _check_kwargs(config.env)
+    check_interpreter(config.rollout.python, config.rollout.python_env)
     return config
 
 
-def _check_bounds(at_least: Mapping[str, tuple[int, int]]) -> None:
-    for name, (value, bound) in at_least.items():
-        if value < bound:
-            raise ConfigurationError(f"{name} must be at least {bound}, not {value}")
+def check_reference(policy: str | None, ckpt_path: str | None) -> None:
+    """Refuse a command that names no policy, or two."""
+    if not policy and not ckpt_path:
+        raise ConfigurationError("policy needs a value: policy=..., a run folder, a .ckpt, a policy folder or a name")
+    if policy and ckpt_path:
+        raise ConfigurationError(f"policy={policy} and ckpt_path={ckpt_path} are two: name one")
+
+
+def check_interpreter(path: str | None, variables: list[Any]) -> None:
+    """Check the path of another Python, and the names of the environment variables that it receives.
+
+    Raises:
+        ConfigurationError: it cannot be one.
+    """
+    if path is not None and not os.path.isfile(path):
+        raise ConfigurationError(f"rollout.python={path}: there is no such file; the path of a Python is needed")
+    wrong = [name for name in variables if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name)]
+    if wrong:
+        raise ConfigurationError(f"rollout.python_env holds {typed(wrong[0])}: names of variables are needed")
+    if variables and path is None:
+        raise ConfigurationError("rollout.python_env is for another Python, which rollout.python=PATH names")
 
 
 def _check_kwargs(env: Mapping[str, Any]) -> None:
@@ -240,36 +294,6 @@ _RESERVED_TRAINER_KEYS = {
 
 def _check_values(config: RunConfig) -> None:
     """Check values and how they fit together, all in one place."""
-    at_least = {
-        "total_env_steps": (config.total_env_steps, 1),
-        "eval_interval": (1 if config.eval_interval == "auto" else config.eval_interval, 1),
-        "eval_episodes": (1 if config.eval_episodes == "auto" else config.eval_episodes, 1),
-        "checkpoint_interval": (config.checkpoint_interval, 1),
-        "num_threads": (1 if config.num_threads is None else config.num_threads, 1),
-        "replay.batch_size": (config.replay.batch_size, 1),
-        "replay.capacity": (config.replay.capacity, 1),
-        "rollout.num_envs": (config.rollout.num_envs, 1),
-        "rollout.num_eval_envs": (config.rollout.num_eval_envs, 1),
-        "rollout.update_every": (config.rollout.update_every, 1),
-        "rollout.updates": (config.rollout.updates, 1),
-        "rollout.num_workers": (config.rollout.num_workers, 1),
-        "rollout.max_faults": (config.rollout.max_faults, 0),
-        "exploration.epsilon_anneal_steps": (config.exploration.epsilon_anneal_steps, 0),
-        "replay.priority_beta_anneal_steps": (config.replay.priority_beta_anneal_steps or 0, 0),
-        "seed": (config.seed, 0),
-    }
-    _check_bounds(at_least)
-    for name in ("epsilon_start", "epsilon_finish"):
-        value = getattr(config.exploration, name)
-        if not 0.0 <= value <= 1.0:
-            raise ConfigurationError(f"exploration.{name} must be between 0 and 1, not {value}")
-    for name in ("step_timeout_s", "fault_window_s"):
-        if not getattr(config.rollout, name) > 0:
-            raise ConfigurationError(f"rollout.{name} must be more than 0, not {getattr(config.rollout, name)}")
-    for name in ("priority_alpha", "priority_beta"):
-        value = getattr(config.replay, name)
-        if not 0.0 <= value <= 1.0:
-            raise ConfigurationError(f"replay.{name} must be between 0 and 1, not {value}")
     if config.replay.batch_size > config.replay.capacity:
         raise ConfigurationError(
             f"replay.batch_size ({config.replay.batch_size}) is larger than replay.capacity ({config.replay.capacity})"
@@ -281,6 +305,7 @@ def _check_values(config: RunConfig) -> None:
             "rollout.collector=process acts on the CPU, in a process of its own: rollout.policy_device must be env"
         )
     _check_kwargs(config.env)
+    check_interpreter(config.rollout.python, config.rollout.python_env)
     for name, instead in _RESERVED_TRAINER_KEYS.items():
         if name in config.trainer:
             raise ConfigurationError(f"trainer.{name} is set by this package: use {instead}")

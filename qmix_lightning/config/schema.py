@@ -1,4 +1,4 @@
-"""Check settings against schemas, from dataclasses and from keyword arguments, by one validator.
+"""Check settings with pydantic, against dataclasses and against the keyword arguments of components.
 
 A mistake becomes one line: the closest name there is, or what was expected instead. Imports no torch.
 """
@@ -8,172 +8,235 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import partial
+from typing import Annotated, Any, NotRequired, Required, TypeVar, Union, cast, get_args, get_origin
 
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from typing_extensions import TypedDict
+
+from qmix_lightning.config.expected import describe, describe_range, options_of, parts_of, typed
 from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["check_settings", "from_mapping", "settings_of", "typed"]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class _Key:
-    hint: Any
-    required: bool
-    bundle: str | None = None
-    """The dataclass argument that this key is a field of."""
+class _Section:
+    """The keys of a mapping.
+
+    Attributes:
+        hints: key -> type.
+        required: keys without a default.
+        bundles: argument -> the dataclass whose fields stand among the keys in its place.
+        open_ended: whether any other key is accepted too.
+    """
+
+    hints: dict[str, Any]
+    required: set[str]
+    bundles: dict[str, type] = field(default_factory=dict)
+    open_ended: bool = False
+
+    def as_type(self) -> Any:
+        """Return the section as a type that pydantic checks."""
+        keys = {
+            name: (Required if name in self.required else NotRequired)[_strict(hint)]
+            for name, hint in self.hints.items()
+        }
+        rules = ConfigDict(extra="allow" if self.open_ended else "forbid", arbitrary_types_allowed=True)
+        make: Any = TypedDict  # of keys that only a run knows
+        return with_config(rules)(make("Section", keys))
 
 
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(_plain, get_args(hint)))
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        literals = [v for a in get_args(hint) if get_origin(a) is Literal for v in get_args(a)]
-        parts = [f"one of {', '.join(dict.fromkeys(map(_plain, literals)))}"] if literals else []
-        others = [a for a in get_args(hint) if get_origin(a) is not Literal]
-        return " or ".join([*parts, *("null" if a is type(None) else _describe(a) for a in others)])
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", list: "a list"}
-    names |= {dict: "a mapping {key: value}", Mapping: "a mapping {key: value}"}
-    kind = get_origin(hint) or hint
-    return names.get(kind) or getattr(kind, "__name__", str(hint))
+def _section_of(cls: type) -> _Section:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    own = [f for f in fields(cls) if f.init]
+    required = {f.name for f in own if f.default is MISSING and f.default_factory is MISSING}
+    return _Section({f.name: hints[f.name] for f in own}, required)
 
 
-def _plain(value: Any) -> str:
-    """Return a value as YAML and the command line write it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _strict(hint: Any) -> Any:
+    """Return a type for pydantic that takes what YAML and the command line may mean by it, and nothing else.
+
+    ``1e6`` is an integer, ``1`` a number and a text; ``"1"`` is no number, and ``true`` neither a number nor a text.
+    """
+    if hint in _STRICT:
+        return _STRICT[hint]
+    if isinstance(hint, type) and is_dataclass(hint):
+        return Annotated[_section_of(hint).as_type(), AfterValidator(lambda values: hint(**values))]
+    arguments = get_args(hint)
+    match get_origin(hint):
+        case typing.Annotated:
+            return Annotated[(_strict(arguments[0]), *hint.__metadata__)]
+        case typing.Literal:
+            return Annotated[hint, BeforeValidator(partial(_of_a_type, {type(option) for option in arguments}))]
+        case typing.Union | types.UnionType:
+            # Where a float is one too, 1.0 stays what it is: to Lightning, 1.0 is all batches, and 1 is one.
+            own = {int: Annotated[int, Strict()]} if float in arguments else {}
+            return Union[tuple(own.get(part) or _strict(part) for part in arguments)]  # noqa: UP007
+        case None:
+            return hint
+        case container:
+            return container[tuple(part if part is ... else _strict(part) for part in arguments)]
 
 
-def typed(value: Any) -> str:
-    """Return a value as YAML and the command line write it, texts in quotes."""
-    return repr(value) if isinstance(value, str) else _plain(value)
+def _whole(value: object) -> object:
+    """Return an integer that is written as a float, ``1e6``, as one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _coerce(value: Any, hint: Any, path: str) -> Any:
-    """Return ``value`` as ``hint``, or raise with one line that says what was expected."""
-    origin = get_origin(hint)
-    wrong = ConfigurationError(f"{path} must be {_describe(hint)}, not {typed(value)}")
-    if hint is Any or hint is inspect.Parameter.empty:
-        return value
-    if origin is Literal:
-        if not any(value == option and type(value) is type(option) for option in get_args(hint)):  # 1 is not true
-            hint_text = did_you_mean(str(value), map(str, get_args(hint)))
-            raise ConfigurationError(f"{path} must be {_describe(hint)}, not {typed(value)}{hint_text.split(';')[0]}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        for option in sorted(get_args(hint), key=lambda h: not (isinstance(h, type) and type(value) is h)):
-            try:
-                return _coerce(value, option, path)
-            except ConfigurationError:
-                continue
-        raise wrong
-    if hint is type(None) or hint is None:
-        if value is not None:
-            raise wrong
-        return None
-    if is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise wrong
-        return from_mapping(typing.cast(type, hint), value, path)
-    if hint is bool:
-        if not isinstance(value, bool):
-            raise wrong
-        return value
-    if hint is int:
-        if isinstance(value, float) and value.is_integer():
-            return int(value)  # total_env_steps=1e6
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise wrong
-        return value
-    if hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong
-        return float(value)
-    if hint is str:
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise wrong
-        return str(value)
-    container = origin or hint
-    if isinstance(container, type) and not isinstance(value, container):
-        raise wrong
+def _of_a_type(kinds: set[type], value: object) -> object:
+    if type(value) not in kinds:  # to Python, 1 equals true
+        raise ValueError
     return value
 
 
-def _check_keys(given: Mapping[str, Any], known: Mapping[str, _Key], path: str) -> dict[str, Any]:
-    prefix = f"{path}." if path else ""
-    for name in given:
-        if name not in known:
-            # The section is right already: what counts is how close the name in it is.
-            for meant in meant_by(f"{prefix}{name}"):
-                if meant.startswith(prefix) and meant.removeprefix(prefix).partition(".")[0] in known:
-                    raise ConfigurationError(f"unknown key '{prefix}{name}'. Did you mean '{meant}'?")
-            raise ConfigurationError(f"unknown key '{prefix}{name}'{did_you_mean(str(name), known, prefix)}")
-    missing = [name for name, key in known.items() if key.required and name not in given]
-    if missing:
-        raise ConfigurationError(f"missing value: {', '.join(prefix + name for name in missing)}")
-    return {name: _coerce(value, known[name].hint, f"{prefix}{name}") for name, value in given.items()}
+_STRICT: dict[Any, Any] = {
+    int: Annotated[int, Strict(), BeforeValidator(_whole)],
+    float: Annotated[float, Strict()],
+    bool: Annotated[bool, Strict()],
+    str: Annotated[str, Field(coerce_numbers_to_str=True)],
+    inspect.Parameter.empty: Any,
+}
 
 
-def from_mapping(cls: type, given: Mapping[str, Any], path: str) -> Any:
+def from_mapping(cls: type[T], given: Mapping[str, Any], path: str) -> T:
     """Return a dataclass made from checked settings; ``path`` is where they are, for messages."""
-    return cls(**_check_keys(given, _field_keys(cls), path))
+    return cls(**_check(_section_of(cls), given, path))
 
 
-def _bundle_of(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """Return the dataclass that a required keyword is annotated with, ``None`` if it is something else."""
-    annotation = parameter.annotation
-    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is not inspect.Parameter.empty:
-        return None
-    if isinstance(annotation, str):
-        function = factory.__init__ if inspect.isclass(factory) else factory
-        annotation = getattr(inspect.unwrap(function), "__globals__", {}).get(annotation)
-    return annotation if inspect.isclass(annotation) and is_dataclass(annotation) else None
+def _check(section: _Section, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    try:
+        return TypeAdapter(section.as_type()).validate_python(dict(given))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, section, given, path)) from None
 
 
-def _field_keys(cls: Any, bundle: str | None = None) -> dict[str, _Key]:
-    hints = typing.get_type_hints(cls)
-    return {
-        f.name: _Key(hints[f.name], f.default is MISSING and f.default_factory is MISSING, bundle) for f in fields(cls)
-    }  # fmt: skip
+def _explain(error: ValidationError, section: _Section, given: Mapping[str, Any], path: str) -> str:
+    """Return one line: about the first unknown key, else about all that are missing, else about the first wrong one."""
+    mistakes = error.errors(include_url=False)
+    for mistake in mistakes:
+        if mistake["type"] in ("extra_forbidden", "invalid_key"):
+            where, known, _ = _follow(mistake["loc"][:-1], section, given, path)
+            return _explain_unknown(str(mistake["loc"][-1]), known, f"{where}." if where else "")
+    absent = [_follow(mistake["loc"], section, given, path)[0] for mistake in mistakes if mistake["type"] == "missing"]
+    if absent:
+        return f"missing value: {', '.join(absent)}"
+    where, hint, value = _follow(mistakes[0]["loc"], section, given, path)
+    for mistake in mistakes:
+        reason = mistake.get("ctx", {}).get("error")
+        if _follow(mistake["loc"], section, given, path)[0] != where:
+            continue
+        if mistake["type"].startswith(("greater_than", "less_than")):
+            return f"{where} must be {describe_range(hint, value)}"
+        if str(reason or ""):
+            return f"{where}: {reason}"
+    options = options_of(hint)
+    close = did_you_mean(str(value), map(str, options)).split(";")[0] if options else ""
+    return f"{where} must be {describe(hint)}, not {typed(value)}{close}"
 
 
-def _signature_keys(factory: Callable[..., Any], provided: Iterable[str]) -> tuple[dict[str, _Key], bool]:
-    """Return the keyword arguments that are left to configuration, and whether any other is accepted too.
+def _explain_unknown(name: str, section: _Section, prefix: str) -> str:
+    # The section is right already: what counts is how close the name in it is.
+    for meant in meant_by(f"{prefix}{name}"):
+        if meant.startswith(prefix) and meant.removeprefix(prefix).partition(".")[0] in section.hints:
+            return f"unknown key '{prefix}{name}'. Did you mean '{meant}'?"
+    return f"unknown key '{prefix}{name}'{did_you_mean(name, section.hints, prefix)}"
+
+
+def _follow(steps: Iterable[int | str], hint: Any, value: Any, path: str) -> tuple[str, Any, Any]:
+    """Go along the place that pydantic names, as far as it is one of the user's; return its key, type and value."""
+    for step in steps:
+        options = [part for part in parts_of(hint) if part is not type(None)]
+        hint = options[0] if len(options) == 1 else hint
+        if isinstance(hint, type) and is_dataclass(hint):
+            hint = _section_of(hint)
+        if isinstance(hint, _Section):
+            hint = hint.hints.get(str(step), Any)
+        elif get_origin(hint) in (list, dict):
+            hint = get_args(hint)[-1]
+        else:
+            break  # a name of pydantic's for one way in which it tried to read the value
+        path = f"{path}.{step}" if path else str(step)
+        value = value.get(step) if isinstance(value, Mapping) else value[step]
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+        hint = _section_of(hint)
+    return path, hint, value
+
+
+def _section_of_arguments(factory: Callable[..., Any], provided: Iterable[str]) -> _Section:
+    """Return the keyword arguments that are left to configuration.
 
     An argument that is a dataclass stands for its fields: components share settings without repeating them.
     """
-    names = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any, "list": list, "dict": dict}
-    names |= {"Mapping": Mapping, "Sequence": Sequence}
-    keys: dict[str, _Key] = {}
-    open_ended = False
-    for name, parameter in inspect.signature(factory).parameters.items():
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name not in set(provided) and parameter.kind is not inspect.Parameter.VAR_POSITIONAL
+    }
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    section = _Section({}, set(), open_ended=open_ended)
+    for name, parameter in parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            open_ended = True
-        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL and name not in provided:
-            hint: Any = parameter.annotation
-            if (bundle := _bundle_of(factory, parameter)) is not None:
-                keys |= _field_keys(bundle, name)
-                continue
-            if isinstance(hint, str):
-                try:
-                    hint = eval(hint, {"__builtins__": {}, "Literal": Literal}, names)
-                except Exception:
-                    hint = Any  # an annotation that needs imports of its own is not a schema
-            keys[name] = _Key(hint, parameter.default is inspect.Parameter.empty)
-    return keys, open_ended
+            continue
+        hint, required = _hint_of(factory, parameter), parameter.default is inspect.Parameter.empty
+        own = _Section({name: hint}, {name} if required else set())
+        if (
+            required
+            and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            and inspect.isclass(hint)
+            and is_dataclass(hint)
+        ):
+            section.bundles[name] = hint
+            own = _section_of(hint)
+        section.hints.update(own.hints)
+        section.required.update(own.required)
+    return section
+
+
+def _hint_of(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Return the type of a keyword argument, whose annotation may be a text.
+
+    Raises:
+        ConfigurationError: it names something that its module does not import at run time.
+    """
+    if not isinstance(parameter.annotation, str):
+        return parameter.annotation
+    function = factory.__init__ if inspect.isclass(factory) else factory
+    alone = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    try:
+        names = getattr(inspect.unwrap(function), "__globals__", {})
+        return typing.get_type_hints(alone, names, include_extras=True)[parameter.name]
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        raise ConfigurationError(
+            f"the setting '{parameter.name}' of {getattr(factory, '__qualname__', factory)} cannot be checked: its "
+            f"annotation '{parameter.annotation}' names what its module does not import ({error})"
+        ) from error
 
 
 def settings_of(factory: Callable[..., Any], provided: Iterable[str] = ()) -> list[str]:
     """Return the names of a component's settings: its keyword arguments without those that the package provides."""
-    return list(_signature_keys(factory, set(provided))[0])
+    return list(_section_of_arguments(factory, provided).hints)
 
 
 def check_settings(
     section: str, given: Mapping[str, Any], factory: Callable[..., Any], provided: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Check ``given`` against the keyword arguments of ``factory``: names, presence and simple types.
+    """Check ``given`` against the keyword arguments of ``factory``: names, presence and types.
 
     Args:
         section: the group, for messages.
@@ -184,12 +247,9 @@ def check_settings(
     Raises:
         ConfigurationError: an unknown or missing key, or a wrong type.
     """
-    known, open_ended = _signature_keys(factory, set(provided))
-    if open_ended:
-        known |= {str(name): _Key(Any, False) for name in given if name not in known}
-    settings = _check_keys(given, known, section)
-    for name, parameter in inspect.signature(factory).parameters.items():
-        if name not in provided and (bundle := _bundle_of(factory, parameter)) is not None:
-            own = [key for key in settings if key in known and known[key].bundle == name]
-            settings[name] = bundle(**{key: settings.pop(key) for key in own})
+    known = _section_of_arguments(factory, provided)
+    settings = _check(known, given, section)
+    for name, bundle in known.bundles.items():
+        own = [f.name for f in fields(cast(Any, bundle)) if f.name in settings]
+        settings[name] = bundle(**{key: settings.pop(key) for key in own})
     return settings

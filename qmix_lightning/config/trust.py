@@ -9,24 +9,37 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.runtime.text import printable
 
-__all__ = ["REPORTING_GROUPS", "is_name", "recorded_config", "shipped_section", "texts", "trusted_config"]
+__all__ = [
+    "REPORTING_GROUPS",
+    "is_name",
+    "kept_callback",
+    "recorded_config",
+    "shipped_section",
+    "texts",
+    "trusted_config",
+]
 
 REPORTING_GROUPS = ("logger", "callbacks")
 """Groups whose settings say what is imported and where it writes: a file holds the names of their entries only."""
 
-_PATHS = ("run_dir", "ckpt_path", "replay.memmap_dir")
+_PATHS = ("run_dir", "ckpt_path", "init_from", "replay.memmap_dir", "rollout.python")
 """Settings that are paths: those of a file have no effect."""
+
+_LISTS = ("rollout.python_env",)
+"""Lists that only what is typed decides: those of a file are taken for empty."""
 
 _NEVER = ("trainer.model_registry",)
 """Settings of open-ended sections that name something outside of the run."""
 
 _NAME = re.compile(r"[A-Za-z0-9_+-][\w+., -]{0,119}|\d+(:\d\d){1,3}", re.ASCII)
+_METRIC = re.compile(r"(train|eval|lr)/\w{1,80}|max|min", re.ASCII)
 _ADDRESS = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]|\.\.", re.ASCII)
 _MOST_SETTINGS = 10_000
 
@@ -36,7 +49,7 @@ def is_name(text: str) -> bool:
     return not text or (_NAME.fullmatch(text) is not None and _ADDRESS.search(text) is None)
 
 
-def texts(value: Any) -> Iterator[str]:
+def texts(value: object) -> Iterator[str]:
     """Yield every text of nested containers, keys included."""
     if isinstance(value, str):
         yield value
@@ -49,11 +62,12 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(inner)
 
 
-def trusted_config(saved: Any, path: Any) -> dict[str, Any]:
+def trusted_config(saved: object, path: Path | str) -> dict[str, Any]:
     """Return a file's configuration without what a file must not decide.
 
-    Paths become null, loggers and callbacks the names of their entries. Texts of ``env`` that are no names stay:
-    :func:`qmix_lightning.config.resume.imported` says which of them must be typed again.
+    Paths become null, loggers the names of their entries, callbacks those and what of their settings counts. Texts of
+    ``env`` that are no names stay: :func:`qmix_lightning.config.resume.imported` says which of them must be typed
+    again.
 
     Args:
         saved: as it was read; not changed.
@@ -74,12 +88,29 @@ def trusted_config(saved: Any, path: Any) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: its configuration holds itself") from None
     for group in REPORTING_GROUPS:
         changed = saved[group] if isinstance(saved.get(group), Mapping) else {}
-        config[group] = {name: _changed(changed[name]) for name in config.get(group) or () if isinstance(name, str)}
-    for key in _PATHS:
+        names = [name for name in config.get(group) or () if isinstance(name, str)]
+        config[group] = {name: _changed(changed[name], values=group == "callbacks") for name in names}
+    _forget_paths(config)
+    _refuse_more_than_names(config, path)
+    if not isinstance(config.get("env"), dict) or not isinstance(config["env"].get("name"), str):
+        raise CheckpointError(f"{path} names no environment")
+    return config
+
+
+def _forget_paths(config: dict[str, Any]) -> None:
+    for key in (*_PATHS, *_LISTS):
         section, _, name = key.rpartition(".")
         holder = config.get(section) if section else config
         if isinstance(holder, dict) and name in holder:
-            holder[name] = None
+            holder[name] = [] if key in _LISTS else None
+
+
+def _refuse_more_than_names(config: dict[str, Any], path: Path | str) -> None:
+    """Refuse interpolations, and texts that are no names outside of ``env``.
+
+    Raises:
+        CheckpointError: names the first.
+    """
     flat = flatten(config)
     if len(flat) > _MOST_SETTINGS:
         raise CheckpointError(f"{path} holds {len(flat):,} settings: more than any run has")
@@ -88,16 +119,13 @@ def trusted_config(saved: Any, path: Any) -> dict[str, Any]:
         if any("${" in text for text in (key, *held)):
             raise CheckpointError(f"{path} holds an interpolation under '{printable(key)}', which a file must not")
         wrong = [text for text in held if key in _NEVER or not is_name(text)]
-        if wrong and not key.startswith("env."):
+        if wrong and not key.startswith(("env.", "callbacks.")):
             raise CheckpointError(
                 f"{path} holds '{printable(wrong[0])}' under '{printable(key)}': a file decides numbers and names only"
             )
-    if not isinstance(config.get("env"), dict) or not isinstance(config["env"].get("name"), str):
-        raise CheckpointError(f"{path} names no environment")
-    return config
 
 
-def _plain(value: Any, path: Any, depth: int = 0) -> Any:
+def _plain(value: Any, path: Path | str, depth: int = 0) -> Any:
     """Return a copy of nested plain containers."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -108,15 +136,46 @@ def _plain(value: Any, path: Any, depth: int = 0) -> Any:
     raise CheckpointError(f"{path} holds a {type(value).__name__} in its configuration, which no run has there")
 
 
-def _changed(recorded: Any) -> list[str]:
-    """Return the names of an entry's settings that were not the shipped ones, as far as the file says."""
-    return [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
+def _changed(recorded: Any, *, values: bool) -> dict[str, Any]:
+    """Return an entry's settings that were not the shipped ones, as far as the file says and decides: else null.
+
+    Args:
+        recorded: what the file has: values by name, or the names alone.
+        values: whether numbers and names of metrics are taken.
+    """
+    if isinstance(recorded, Mapping):
+        kept = {str(name): value if values and _is_harmless(value) else None for name, value in recorded.items()}
+        # A run folder's config.yaml has whole sections: most of it is as it was shipped.
+        return {name: value for name, value in kept.items() if value is not None or "_target_" not in recorded}
+    return dict.fromkeys(filter(_is_text, recorded)) if isinstance(recorded, list) else {}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_harmless(value: Any) -> bool:
+    """Return whether a setting of a callback is a number, or the name of a metric or of what is better."""
+    return isinstance(value, bool | int | float) or (_is_text(value) and _METRIC.fullmatch(value) is not None)
+
+
+def kept_callback(shipped: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a shipped callback that a file decides: those of the same kind as the shipped ones."""
+
+    def same_kind(name: str, value: Any) -> bool:
+        default = shipped.get(name, "")
+        if isinstance(value, bool | int | float):
+            return default is None or isinstance(default, bool | int | float)
+        return _is_harmless(value) and _is_harmless(default)
+
+    return {name: value for name, value in recorded.items() if name in shipped and same_kind(name, value)}
 
 
 def recorded_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint holds of a run's configuration: everything that a file may decide.
 
-    Of loggers and callbacks it is each entry's name, with the names of the settings that differ from those shipped.
+    Of loggers and callbacks it is each entry's name, with the names of the settings that differ from those shipped; of
+    callbacks, numbers and names of metrics too.
     """
     recorded = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     for group in REPORTING_GROUPS:
@@ -126,10 +185,12 @@ def recorded_config(config: Mapping[str, Any]) -> dict[str, Any]:
                 continue
             shipped = shipped_section(group, name, config) or {}
             keys = [*settings, *shipped] if isinstance(settings, Mapping) else []
-            recorded[group][name] = sorted({str(k) for k in keys if settings.get(k) != shipped.get(k)})
-    for key in _PATHS:
+            different = sorted({str(k) for k in keys if settings.get(k) != shipped.get(k)})
+            values = {key: settings.get(key) for key in different}
+            recorded[group][name] = _changed(values, values=True) if group == "callbacks" else different
+    for key in (*_PATHS, *_LISTS):
         section, _, name = key.rpartition(".")
-        (recorded[section] if section else recorded)[name] = None
+        (recorded[section] if section else recorded)[name] = [] if key in _LISTS else None
     return recorded
 
 

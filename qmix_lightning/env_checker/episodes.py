@@ -27,6 +27,10 @@ class Snapshot:
     avail: np.ndarray
     mask: np.ndarray
 
+    def legal(self) -> list[np.ndarray | None]:
+        """Return of each agent which actions are legal, ``[A]``; ``None`` of one that is not alive."""
+        return [avail if alive else None for avail, alive in zip(self.avail, self.mask, strict=True)]
+
 
 @dataclass(frozen=True)
 class Step:

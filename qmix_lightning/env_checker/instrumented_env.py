@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from qmix_lightning.env_checker.episodes import FIELD_WORDS, ROW_FIELDS, RandomEpisode, Snapshot, Step
+from qmix_lightning.env_checker.random_player import random_actions
 from qmix_lightning.env_checker.report import CheckReport
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.runtime import prng
+from qmix_lightning.runtime.text import one_line
 from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
 
 __all__ = ["InstrumentedEnv", "Unusable", "random_episodes"]
@@ -130,7 +132,7 @@ class InstrumentedEnv:
         except Exception as error:
             if isinstance(error, EnvironmentContractError) and self.check_report.failed():
                 raise Unusable from error  # the bare environment did it too, which is reported in detail
-            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            message = one_line(error)
             self._fail(self.blame, f"raised {type(error).__name__}", f"{self.where}: {message}")
             raise Unusable from error
 
@@ -214,11 +216,7 @@ class InstrumentedEnv:
             if terminated[slot] and truncated[slot]:
                 self._fail("ends", "both", f"{at}: the episode is both terminated and truncated")
             if terminated[slot] or truncated[slot]:
-                for name, values in metrics.items():
-                    if not np.isfinite(values[slot]):
-                        self._fail("finite", f"metric {name}", f"{at}: the metric '{name}' is {values[slot]}")
-                    elif name == "won" and values[slot] not in (0.0, 1.0):
-                        self._fail("spec", "won", f"{at}: the metric 'won' is {values[slot]}, 0 or 1 is needed")
+                self._inspect_metrics(at, {name: float(values[slot]) for name, values in metrics.items()})
         return [
             Step(
                 tuple(actions[s].tolist()),
@@ -230,6 +228,13 @@ class InstrumentedEnv:
             )
             for s in range(e)
         ]
+
+    def _inspect_metrics(self, at: str, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            if not np.isfinite(value):
+                self._fail("finite", f"metric {name}", f"{at}: the metric '{name}' is {value}")
+            elif name == "won" and value not in (0.0, 1.0):
+                self._fail("spec", "won", f"{at}: the metric 'won' is {value}, 0 or 1 is needed")
 
 
 def _crc(values: np.ndarray) -> int:
@@ -266,33 +271,19 @@ def random_episodes(
     current: list[RandomEpisode | None] = [None] * slots
     ended = [0] * slots
     for t in range(steps):
-        begin = [False] * slots
-        numbers = [0] * slots
-        for slot in range(slots):
-            if current[slot] is None and (number := next(seeds[slot], None)) is not None:
-                begin[slot], numbers[slot] = True, number
-                current[slot] = episode = RandomEpisode(number, slot)
-                episodes.append(episode)
-        if any(begin):
-            rows = instrumented.reset(begin, numbers)
-            for slot in range(slots):
-                if begin[slot]:
-                    current[slot].rows.append(rows[slot])  # type: ignore[union-attr]
-        playing = [slot for slot in range(slots) if current[slot] is not None]
+        episodes += _begin(instrumented, seeds, current)
+        playing = {slot: episode for slot, episode in enumerate(current) if episode is not None}
         if not playing:
             break
         if pause_seed is not None:
             draws = prng.uniform(prng.derive_key(pause_seed, t), slots + 1)[0]
-            playing = [slot for slot in playing if draws[slot] < 0.6] or playing[:1]
+            awake = [slot for slot in playing if draws[slot] < 0.6] or [*playing][:1]
+            playing = {slot: playing[slot] for slot in awake}
         actions = np.full((slots, n), NO_OP, np.int64)
-        for slot in playing:
-            episode = current[slot]
-            assert episode is not None
-            actions[slot] = _legal_actions(episode)
+        for slot, episode in playing.items():
+            actions[slot] = random_actions(episode.seed, len(episode.steps), episode.rows[-1].legal())
         rows, outcomes = instrumented.step(actions, [slot in playing for slot in range(slots)])
-        for slot in playing:
-            episode = current[slot]
-            assert episode is not None
+        for slot, episode in playing.items():
             episode.steps.append(outcomes[slot])
             episode.rows.append(rows[slot])
             if episode.ended:
@@ -305,11 +296,19 @@ def random_episodes(
     return [e for e in episodes if e.steps]
 
 
-def _legal_actions(episode: RandomEpisode) -> np.ndarray:
-    row = episode.rows[-1]
-    draws = prng.uniform(prng.derive_key(episode.seed, len(episode.steps)), len(row.mask))[0]
-    chosen = np.full(len(row.mask), NO_OP)
-    for i in np.flatnonzero(row.mask):
-        legal = np.flatnonzero(row.avail[i])
-        chosen[i] = legal[int(draws[i] * len(legal))]
-    return chosen
+def _begin(
+    instrumented: InstrumentedEnv, seeds: Sequence[Iterator[int]], current: list[RandomEpisode | None]
+) -> list[RandomEpisode]:
+    """Begin the next episode of every slot that has none, in ``current``; return those that were begun."""
+    begun: list[RandomEpisode] = []
+    for slot, episode in enumerate(current):
+        if episode is None and (number := next(seeds[slot], None)) is not None:
+            begun.append(RandomEpisode(number, slot))
+    if begun:
+        starts = {episode.slot: episode.seed for episode in begun}
+        slots = range(len(current))
+        rows = instrumented.reset([slot in starts for slot in slots], [starts.get(slot, 0) for slot in slots])
+        for episode in begun:
+            episode.rows.append(rows[episode.slot])
+            current[episode.slot] = episode
+    return begun

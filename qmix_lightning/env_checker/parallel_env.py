@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from qmix_lightning.env_checker.random_player import random_actions
 from qmix_lightning.env_checker.report import CheckReport
 from qmix_lightning.runtime import prng
+from qmix_lightning.runtime.text import one_line, shortened
+from qmix_lightning.worker.parallel_adapter import MASK_KEY
 
 __all__ = ["check_parallel_env"]
 
-MASK_KEY = "action_mask"
 EPISODES = 3
 
 
@@ -71,8 +73,14 @@ class _BareEpisodes:
             self._stop("spec", "agents", "env.agents is empty")
         self._look(alive, observations, infos, over=False)
         for t in range(budget):
-            draws = prng.uniform(prng.derive_key(seed, t), len(self.agents))[0]
-            actions = {a: self._action(a, observations, infos, float(draws[self.agents.index(a)])) for a in alive}
+            chosen = random_actions(
+                seed, t, [self._legal(a, observations, infos) if a in alive else None for a in self.agents]
+            )
+            actions = {
+                a: int(self.env.action_space(a).start) + action
+                for a, action in zip(self.agents, chosen, strict=True)
+                if a in alive
+            }
             self.where = f"step {t + 1} (seed {seed})"
             result = self._call(self.env.step, actions)
             if not isinstance(result, tuple) or len(result) != 5:
@@ -96,7 +104,7 @@ class _BareEpisodes:
         try:
             return method(*args, **kwargs)
         except Exception as error:
-            self._stop("runs", "raised", f"{type(error).__name__}: {' '.join(str(error).split())}")
+            self._stop("runs", "raised", one_line(error))
 
     def _stop(self, check: str, kind: str, message: str) -> None:
         self._fail(check, kind, message)
@@ -137,7 +145,11 @@ class _BareEpisodes:
                     return f"['{key}'] {problem}"
             return None
         if not isinstance(space, spaces.Box):
-            return None if space.contains(value) else f"is {_short(value)}, which is not in its space {_short(space)}"
+            return (
+                None
+                if space.contains(value)
+                else f"is {shortened(value, 80)}, which is not in its space {shortened(space, 80)}"
+            )
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             return f"has dtype {array.dtype}, numbers are needed"
@@ -170,10 +182,10 @@ class _BareEpisodes:
                 "masks", "empty", f"the mask leaves agent '{agent}', who is alive, no action (1 is legal, 0 not)"
             )
 
-    def _action(self, agent: Any, observations: Any, infos: Any, draw: float) -> int:
-        space, mask = self.env.action_space(agent), self._mask(agent, observations, infos)
-        legal = np.arange(int(space.n)) if mask is None else np.flatnonzero(np.asarray(mask))
-        return int(space.start) + int(legal[int(draw * len(legal))])
+    def _legal(self, agent: Any, observations: Any, infos: Any) -> np.ndarray:
+        """Return which actions of an agent are legal, ``[A]``, the first of its space first."""
+        mask = self._mask(agent, observations, infos)
+        return np.ones(int(self.env.action_space(agent).n)) if mask is None else np.asarray(mask).reshape(-1)
 
     # What a step comes to -----------------------------------------------------------------------------------
 
@@ -184,7 +196,9 @@ class _BareEpisodes:
                     self._fail("accounts", name, f"agent '{agent}' acted but has no {name}")
         for agent, reward in rewards.items():
             if np.size(reward) != 1 or np.asarray(reward).dtype.kind not in "biuf":
-                self._stop("accounts", "number", f"the reward of agent '{agent}' is {_short(reward)}, not a number")
+                self._stop(
+                    "accounts", "number", f"the reward of agent '{agent}' is {shortened(reward, 80)}, not a number"
+                )
             value = float(np.asarray(reward).item())
             if not np.isfinite(value):
                 self._fail("finite", "reward", f"the reward of agent '{agent}' is {value}")
@@ -196,21 +210,7 @@ class _BareEpisodes:
     def _end(self, before: list[Any], alive: list[Any], terminations: Any, truncations: Any, infos: Any) -> bool:
         ended = [a for a in before if terminations.get(a) or truncations.get(a)]
         over = not any(a not in ended for a in alive)
-        still_listed = [a for a in ended if a in alive]
-        if still_listed and len(ended) == len(before):
-            self._stop(
-                "auto-reset",
-                "agents",
-                f"all agents are at their end, but env.agents is {_short(alive)}; it must be empty, and nothing may "
-                "reset itself",
-            )
-        elif still_listed:
-            word = "terminated" if terminations.get(still_listed[0]) else "truncated"
-            self._fail(
-                "ends",
-                "still listed",
-                f"agent '{still_listed[0]}' is {word}, but still in env.agents: it would act again",
-            )
+        self._look_for_listed(before, alive, ended, terminations)
         if over and not ended:
             self._fail("ends", "silent", "no agent is left, but none was terminated or truncated")
         elif not over and (gone := [a for a in before if a not in alive and a not in ended]):
@@ -221,14 +221,35 @@ class _BareEpisodes:
             self.ends += 1
             if ended and all(terminations.get(a) and truncations.get(a) for a in ended):
                 self.both.append(self.where)
-            for name in self.metrics:
-                if not any(info and name in info for info in infos.values()):
-                    self._fail(
-                        "spec",
-                        f"metric {name}",
-                        f"metadata names the episode metric '{name}', but no agent's info has it at the end",
-                    )
+            self._look_for_metrics(infos)
         return over
+
+    def _look_for_listed(self, before: list[Any], alive: list[Any], ended: list[Any], terminations: Any) -> None:
+        """Look for agents that are at their end and still in ``env.agents``."""
+        still_listed = [a for a in ended if a in alive]
+        if still_listed and len(ended) == len(before):
+            self._stop(
+                "auto-reset",
+                "agents",
+                f"all agents are at their end, but env.agents is {shortened(alive, 80)}; it must be empty, and nothing "
+                "may reset itself",
+            )
+        elif still_listed:
+            word = "terminated" if terminations.get(still_listed[0]) else "truncated"
+            self._fail(
+                "ends",
+                "still listed",
+                f"agent '{still_listed[0]}' is {word}, but still in env.agents: it would act again",
+            )
+
+    def _look_for_metrics(self, infos: Any) -> None:
+        for name in self.metrics:
+            if not any(info and name in info for info in infos.values()):
+                self._fail(
+                    "spec",
+                    f"metric {name}",
+                    f"metadata names the episode metric '{name}', but no agent's info has it at the end",
+                )
 
     def judge_ends(self) -> None:
         """Report ends that are terminated and truncated at once.
@@ -244,8 +265,3 @@ class _BareEpisodes:
                 self.check_report.fail("ends", "both", message)
             else:
                 self.check_report.note("ends", message)
-
-
-def _short(value: Any, width: int = 80) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= width else text[: width - 3] + "..."

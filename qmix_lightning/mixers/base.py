@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmix_lightning.action_selection import chosen_values, greedy_values
-from qmix_lightning.runtime.transfer import sent
-from qmix_lightning.types import TrajectoryBatch, true_positions
+from qmix_lightning.runtime.transfer import sent, true_positions
+from qmix_lightning.types import TrajectoryBatch
 
-__all__ = ["POSITIVITY", "MixerCall", "at_least_one", "check_inputs", "positivity_named"]
+__all__ = ["POSITIVITY", "MixerCall", "Positivity", "at_least_one", "check_inputs", "positivity_named"]
 
 
-POSITIVITY: dict[str, Callable[[Tensor], Tensor]] = {
+Positivity = Literal["abs", "softplus", "square", "exp"]
+
+POSITIVITY: dict[Positivity, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
     "softplus": F.softplus,
     "square": torch.square,
@@ -112,7 +115,7 @@ def check_inputs(agent_qs: Tensor, state: Tensor, n_agents: int, state_dim: int)
         )
 
 
-def positivity_named(name: str) -> Callable[[Tensor], Tensor]:
+def positivity_named(name: Positivity) -> Callable[[Tensor], Tensor]:
     """Return the function of ``POSITIVITY`` of this name, or raise a ``ValueError`` with the names there are."""
     if name not in POSITIVITY:
         raise ValueError(f"positivity must be one of {', '.join(POSITIVITY)}, not '{name}'")

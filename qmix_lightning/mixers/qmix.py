@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmix_lightning.mixers.base import POSITIVITY
+from qmix_lightning.mixers.base import POSITIVITY, Positivity, positivity_named
 from qmix_lightning.nn.mlp import hypernetwork, side_by_side
 
 __all__ = ["QMixer"]
@@ -41,20 +41,19 @@ class QMixer(nn.Module):
         embed_dim: int,
         hypernet_layers: int,
         hypernet_dim: int,
-        positivity: Literal["abs", "softplus", "square", "exp"],
+        positivity: Positivity,
         init_scale: float,
     ) -> None:
         super().__init__()
         if not init_scale > 0.0:
             raise ValueError(f"init_scale must be above 0, not {init_scale}")
-        if positivity not in POSITIVITY:
-            raise ValueError(f"positivity must be one of {', '.join(POSITIVITY)}, not '{positivity}'")
+        positivity_named(positivity)
         if embed_dim < 1:
             raise ValueError(f"embed_dim must be at least 1, not {embed_dim}")
         self.n_agents = n_agents
         self.state_dim = state_dim
         self.embed_dim = embed_dim
-        self.positivity = positivity
+        self.positivity: Positivity = positivity
         self.weight_1 = hypernetwork(state_dim, n_agents * embed_dim, hypernet_layers, hypernet_dim)
         self.bias_1 = nn.Linear(state_dim, embed_dim)
         self.weight_2 = hypernetwork(state_dim, embed_dim, hypernet_layers, hypernet_dim)

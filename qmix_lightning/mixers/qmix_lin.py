@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
-from qmix_lightning.mixers.base import at_least_one, check_inputs, positivity_named
+from qmix_lightning.mixers.base import Positivity, at_least_one, check_inputs, positivity_named
 from qmix_lightning.nn.mlp import hypernetwork
 
 __all__ = ["LinearMixer"]
@@ -35,7 +33,7 @@ class LinearMixer(nn.Module):
         hypernet_layers: int,
         hypernet_dim: int,
         bias_dim: int,
-        positivity: Literal["abs", "softplus", "square", "exp"],
+        positivity: Positivity,
     ) -> None:
         super().__init__()
         at_least_one(bias_dim=bias_dim)

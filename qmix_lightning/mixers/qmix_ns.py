@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmix_lightning.mixers.base import at_least_one, positivity_named
+from qmix_lightning.mixers.base import Positivity, at_least_one, positivity_named
 
 __all__ = ["QMixerWithoutState"]
 
@@ -24,9 +22,7 @@ class QMixerWithoutState(nn.Module):
         positivity: ``abs`` (the paper's), ``softplus``, ``square`` or ``exp``.
     """
 
-    def __init__(
-        self, *, n_agents: int, embed_dim: int, positivity: Literal["abs", "softplus", "square", "exp"]
-    ) -> None:
+    def __init__(self, *, n_agents: int, embed_dim: int, positivity: Positivity) -> None:
         super().__init__()
         at_least_one(embed_dim=embed_dim)
         self.n_agents = n_agents

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["AgentLayerNorm", "AgentLinear", "orthogonal_", "packing_columns", "parameter_sets"]
+__all__ = ["AgentLayerNorm", "AgentLinear", "ShareParameters", "orthogonal_", "packing_columns", "parameter_sets"]
 
 
-def parameter_sets(share_parameters: bool | str, group_of_agent: Sequence[int]) -> list[int]:
+ShareParameters = Literal[True, False, "group"]
+"""Whether agents share their parameters: all, none, or those of one unit type."""
+
+
+def parameter_sets(share_parameters: ShareParameters, group_of_agent: Sequence[int]) -> list[int]:
     """Return which set of parameters each agent uses: one for all, one for each group, or one for each agent.
 
     Args:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from qmix_lightning.runtime.transfer import sent
-from qmix_lightning.types import true_positions
+from qmix_lightning.runtime.transfer import sent, true_positions
 
 __all__ = ["Packing"]
 

@@ -8,6 +8,7 @@ the device, which receives the rows' positions and from which nothing is request
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.replay.layout import host_dtype
 from qmix_lightning.replay.storage import RowQueue
+from qmix_lightning.runtime.text import shown_size
 from qmix_lightning.runtime.transfer import sent
 
 __all__ = ["DeviceRows", "ReplayDevice", "choose_replay_device", "free_memory"]
@@ -42,8 +45,7 @@ class DeviceRows(RowQueue):
         self.device = device
         self._stored = dtype
         # The host's view of the same bytes: numpy has no bfloat16.
-        plain = np.dtype(np.float32 if dtype == torch.float32 else np.int16)
-        super().__init__(width, plain, expected_rows=expected_rows)
+        super().__init__(width, host_dtype(dtype), expected_rows=expected_rows)
         rows = 1 + (-(-expected_rows // self.chunk_rows) + 2) * self.chunk_rows if expected_rows else 1
         self._held = self._new(rows)
 
@@ -62,7 +64,7 @@ class DeviceRows(RowQueue):
             old, self._held = self._held, self._new(max(needed, len(self._held) * 9 // 8))
             self._held[: len(old)] = old
 
-    def _write(self, place: int, rows: NDArray) -> None:
+    def _write(self, place: int, rows: NDArray[Any]) -> None:
         values = torch.from_numpy(np.ascontiguousarray(rows)).view(self._stored)
         self._held[place : place + len(rows)].copy_(sent(values, self.device))
 
@@ -70,11 +72,11 @@ class DeviceRows(RowQueue):
         place = np.where(index < 0, 0, self._locate(index)).reshape(-1)
         return self._held.index_select(0, sent(torch.from_numpy(place), self.device))
 
-    def gather(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
+    def gather(self, index: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return copies in host memory, as :meth:`RowQueue.gather` does; this waits for the device."""
         assert out is None, "rows of a device are read into a buffer of their own"
         rows = self._rows_at(index).cpu()
-        plain = rows if self._stored == torch.float32 else rows.view(torch.int16)
+        plain = rows.view(torch.int16) if self._stored in (torch.float16, torch.bfloat16) else rows
         return plain.numpy().reshape(*index.shape, self.width)
 
     def floats(self, index: NDArray[np.int64]) -> Tensor:
@@ -121,25 +123,21 @@ def choose_replay_device(
     if free is not None:
         allowed = int(_SHARE * free) if setting == "auto" else free
         if peak > allowed:
-            why = f"{_gb(peak)} GB of observations and states, {_gb(free)} GB free on {accelerator}"
+            why = f"{shown_size(peak)} of observations and states, {shown_size(free)} free on {accelerator}"
             if setting == "device":
                 raise ConfigurationError(
                     f"replay.device=device does not fit: {why}; set replay.device=auto, replay.dtype=float16 or a "
                     "smaller replay.capacity"
                 )
             return ReplayDevice(None, _from_host(accelerator, f"{why}, of which auto takes half at most"))
-    room = "" if free is None else f", {_gb(free)} GB free there"
+    room = "" if free is None else f", {shown_size(free)} free there"
     return ReplayDevice(
-        accelerator, f"replay on {accelerator}: at most {_gb(need)} GB of observations and states{room}"
+        accelerator, f"replay on {accelerator}: at most {shown_size(need)} of observations and states{room}"
     )
 
 
 def _from_host(accelerator: torch.device, why: str) -> str:
     return f"replay in host memory, copied to {accelerator} from page-locked memory meanwhile ({why})"
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.3g}"
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -9,9 +9,10 @@ one-hot vectors.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmix_lightning.replay.device import DeviceRows
-from qmix_lightning.replay.layout import DTYPES, JoinedState, StepLayout, Steps, narrow, widen
+from qmix_lightning.replay.layout import (
+    DTYPES,
+    JoinedState,
+    StepLayout,
+    Steps,
+    host_dtype,
+    narrow,
+    obs_dtype,
+    widen,
+)
 from qmix_lightning.replay.segment_check import check_segment
 from qmix_lightning.replay.storage import PADDING_ROW, RowQueue
 from qmix_lightning.runtime.transfer import pinned, sent
@@ -48,8 +58,8 @@ class _StoredEpisodes:
     """
 
     steps: NDArray[np.uint8]
-    obs: NDArray
-    state: NDArray
+    obs: NDArray[Any]
+    state: NDArray[Any]
     lengths: NDArray[np.int64]
     alive_rows: NDArray[np.int64]
     state_from_obs: NDArray[np.bool_]
@@ -57,7 +67,7 @@ class _StoredEpisodes:
     truncated: NDArray[np.bool_]
 
 
-def _joined(parts: Sequence[Tensor]) -> NDArray:
+def _joined(parts: Sequence[Tensor]) -> NDArray[Any]:
     """Join tensors of episodes one after the other, in host memory."""
     return (parts[0] if len(parts) == 1 else torch.cat(list(parts))).numpy(force=True)
 
@@ -72,6 +82,7 @@ class EpisodeReplay:
         spec: sizes of the environment.
         capacity: episodes to hold; the oldest leaves first.
         dtype: of observations and states: ``float32``, ``float16`` or ``bfloat16``. What is read is float32 again.
+            Observations that are bytes are stored as bytes.
         folder: hold them in files there, which the system moves between disk and host memory; ``None``: in host memory.
         device: hold observations and states on this device, where batches then have theirs; ``None``: in host memory.
             What is held, drawn and saved is the same.
@@ -91,10 +102,10 @@ class EpisodeReplay:
         self.spec = spec
         self.capacity = capacity
         self.dtype = DTYPES[dtype]
+        self._obs_dtype = obs_dtype(spec, self.dtype)
         self.next_id = 0
         self._layout = StepLayout(spec.n_agents, spec.n_actions)
         self._joined = JoinedState(spec)
-        stored = np.dtype(np.float32 if dtype == "float32" else np.int16)
         rows = capacity * ((spec.episode_limit or _UNKNOWN_LIMIT) + 1)
         self._records = RowQueue(7, np.dtype(np.int64), expected_rows=capacity)
         self._steps = RowQueue(
@@ -105,11 +116,12 @@ class EpisodeReplay:
             padding_row=self._layout.padding_row(),
         )
         if device is None:
-            self._obs = RowQueue(spec.obs_dim, stored, expected_rows=rows * spec.n_agents, folder=folder)
+            seen, stored = host_dtype(self._obs_dtype), host_dtype(self.dtype)
+            self._obs = RowQueue(spec.obs_dim, seen, expected_rows=rows * spec.n_agents, folder=folder)
             self._state = RowQueue(spec.state_dim, stored, expected_rows=rows, folder=folder)
         else:
             states = 0 if spec.state_is_joined_obs else rows
-            self._obs = DeviceRows(spec.obs_dim, self.dtype, expected_rows=rows * spec.n_agents, device=device)
+            self._obs = DeviceRows(spec.obs_dim, self._obs_dtype, expected_rows=rows * spec.n_agents, device=device)
             self._state = DeviceRows(spec.state_dim, self.dtype, expected_rows=states, device=device)
 
     def __len__(self) -> int:
@@ -161,7 +173,7 @@ class EpisodeReplay:
         state_from_obs = np.logical_and.reduceat(self._joined.equal_rows(state, seen), begins)
         return _StoredEpisodes(
             steps=steps,
-            obs=narrow(obs[alive], self.dtype),
+            obs=narrow(obs[alive], self._obs_dtype),
             state=narrow(state[np.repeat(~state_from_obs, lengths + 1)], self.dtype),
             lengths=lengths,
             alive_rows=np.add.reduceat(alive.sum(1), begins),
@@ -275,10 +287,11 @@ class EpisodeReplay:
         if isinstance(queue, DeviceRows):
             return queue.floats(index)
         out = torch.empty(index.size, queue.width, pin_memory=pin)
-        if self.dtype == torch.float32:
+        dtype = self._obs_dtype if queue is self._obs else self.dtype
+        if dtype == torch.float32:
             queue.gather(index.reshape(-1), out=out.numpy())
         else:
-            widen(queue.gather(index.reshape(-1)), self.dtype, out)
+            widen(queue.gather(index.reshape(-1)), dtype, out)
         return out
 
     def _read_states(self, records: NDArray[np.int64], within: NDArray[np.bool_], obs: Tensor, pin: bool) -> Tensor:
@@ -308,6 +321,21 @@ class EpisodeReplay:
         )
 
     # -- between processes ---------------------------------------------------------------------------------------
+
+    def saved_beside(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the store beside its episodes."""
+        return {"priorities": None, "round": {}}
+
+    def restore_beside(self, saved: Mapping[str, Any], round_extras: Sequence[str]) -> None:
+        """Take over what :meth:`saved_beside` gave, when the episodes are held again.
+
+        Args:
+            saved: of a checkpoint.
+            round_extras: the names of what an on-policy algorithm computes of a round.
+
+        Raises:
+            RunError: it belongs to other episodes.
+        """
 
     def _stored(self, episode_id: int) -> _StoredEpisodes:
         records = self._records.gather(np.array([self._records.first + episode_id - self.first_id]))
@@ -364,8 +392,7 @@ class EpisodeReplay:
         Raises:
             CheckpointError: the segment is of another store, or holds no episodes of this environment.
         """
-        stored = np.dtype(np.float32 if self.dtype == torch.float32 else np.int16)
-        check_segment(segment, self.spec, self._layout, self.dtype, stored)
+        check_segment(segment, self.spec, self._layout, {"obs": self._obs_dtype, "state": self.dtype})
         columns = {
             c: segment[c].numpy() for c in ("lengths", "alive_rows", "state_from_obs", "terminated", "truncated")
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.prioritized import PrioritizedReplay
 from qmix_lightning.types import EnvSpec
 
-__all__ = ["make_store", "memmap_folder", "plan_replay"]
+__all__ = ["fit_capacity", "make_store", "memmap_folder", "plan_replay"]
 
 
 def make_store(
@@ -57,18 +58,40 @@ def memmap_folder(config: ReplayConfig, run_dir: Path) -> Path | None:
     return Path(config.memmap_dir or run_dir) if config.storage == "memmap" else None
 
 
-def plan_replay(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Trainer) -> tuple[ReplaySize, ReplayDevice]:
-    """Predict the replay's size and choose where observations and states go; refuse it if there is no room."""
-    replay, nodes, device = config.replay, trainer.num_nodes, trainer.strategy.root_device
-    size = predict_size(
+def _size(config: RunConfig, spec: EnvSpec, run_dir: Path, machines: int) -> ReplaySize:
+    replay = config.replay
+    return predict_size(
         spec,
         capacity=replay.capacity,
         dtype=replay.dtype,
         prioritized=replay.kind == "prioritized",
         total_env_steps=config.total_env_steps,
         folder=memmap_folder(replay, run_dir),
-        machines=nodes,
+        machines=machines,
     )
+
+
+def fit_capacity(config: RunConfig, spec: EnvSpec, run_dir: Path) -> RunConfig:
+    """Return the configuration with as many episodes as half of the room holds, where its own do not fit.
+
+    For a capacity that nobody chose, on one process: several would measure different rooms. Where not even some batches
+    fit it stays, to be refused.
+    """
+    size = _size(config, spec, run_dir, machines=1)
+    if size.room is None or size.most <= size.room or config.replay.kind == "on_policy":
+        return config
+    most = config.replay.capacity * size.room / (2 * size.most)
+    unit = 10 ** max(0, len(str(int(most))) - 2)
+    capacity = int(most) // unit * unit  # two digits
+    if capacity < 4 * config.replay.batch_size:
+        return config
+    return replace(config, replay=replace(config.replay, capacity=capacity))
+
+
+def plan_replay(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Trainer) -> tuple[ReplaySize, ReplayDevice]:
+    """Predict the replay's size and choose where observations and states go; refuse it if there is no room."""
+    replay, nodes, device = config.replay, trainer.num_nodes, trainer.strategy.root_device
+    size = _size(config, spec, run_dir, nodes)
     replay_device = _choose_device(replay, size, spec, device, max(1, trainer.world_size // nodes))
     (size if replay_device.device is None else size.without_floats()).check()
     return size, replay_device

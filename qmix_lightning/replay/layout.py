@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from qmix_lightning.errors import RunError
 from qmix_lightning.types import NO_OP, EnvSpec
 
-__all__ = ["DTYPES", "JoinedState", "StepLayout", "Steps", "narrow", "widen"]
+__all__ = ["DTYPES", "JoinedState", "StepLayout", "Steps", "host_dtype", "narrow", "obs_dtype", "widen"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """The dtypes in which observations and states can be stored."""
@@ -108,7 +109,17 @@ class JoinedState:
         return same.all(axis=1)
 
 
-def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray:
+def obs_dtype(spec: EnvSpec, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which observations are stored: bytes as bytes, all others as asked for."""
+    return torch.uint8 if spec.obs_dtype == "uint8" else dtype
+
+
+def host_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """Return how numpy, which has no bfloat16, holds numbers of ``dtype``."""
+    return np.dtype({torch.float32: np.float32, torch.uint8: np.uint8}.get(dtype, np.int16))
+
+
+def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray[Any]:
     """Return ``values`` rounded to ``dtype``; numpy has no bfloat16, so 16 bits are held as ``int16``.
 
     Raises:
@@ -117,6 +128,8 @@ def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray:
     values = np.ascontiguousarray(values)
     if dtype == torch.float32:
         return values
+    if dtype == torch.uint8:
+        return values.astype(np.uint8)
     if dtype == torch.float16 and values.size and not (values.max() < _TOO_LARGE and values.min() > -_TOO_LARGE):
         finite = values[np.isfinite(values)]
         worst = finite[np.abs(finite).argmax()] if finite.size else 0.0
@@ -128,6 +141,6 @@ def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray:
     return torch.from_numpy(values).to(dtype).view(torch.int16).numpy()
 
 
-def widen(values: NDArray, dtype: torch.dtype, out: Tensor) -> None:
+def widen(values: NDArray[Any], dtype: torch.dtype, out: Tensor) -> None:
     """Write what :func:`narrow` made into ``out``, float32 of the same shape."""
-    out.copy_(torch.from_numpy(values).view(dtype) if dtype != torch.float32 else torch.from_numpy(values))
+    out.copy_(torch.from_numpy(values).view(dtype))

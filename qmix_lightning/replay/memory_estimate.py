@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.replay.layout import DTYPES, StepLayout
+from qmix_lightning.replay.layout import DTYPES, StepLayout, obs_dtype
+from qmix_lightning.runtime.text import shown_size
 from qmix_lightning.types import EnvSpec
 
 __all__ = ["ReplaySize", "available_memory", "predict_size"]
@@ -47,8 +48,10 @@ class ReplaySize:
 
     def __str__(self) -> str:
         place = "free" if self.folder is None else f"free on disk at {self.folder}"
-        room = "" if self.room is None else f"; {_short(self.room)} {place}"
-        return f"replay: {self.what}: at most {_short(self.most)}, {_short(self.half)} if they end half-way{room}"
+        room = "" if self.room is None else f"; {shown_size(self.room)} {place}"
+        return (
+            f"replay: {self.what}: at most {shown_size(self.most)}, {shown_size(self.half)} if they end half-way{room}"
+        )
 
     def check(self) -> None:
         """Refuse a replay that may not fit.
@@ -59,8 +62,8 @@ class ReplaySize:
         if self.room is not None and self.most > self.room:
             where = "this machine has free" if self.folder is None else f"the disk at {self.folder} has free"
             raise ConfigurationError(
-                f"the replay may need {_short(self.most)} ({self.what}; {_short(self.half)} if they end half-way), "
-                f"more than the {_short(self.room)} that {where}: {self.ways_out}"
+                f"the replay may need {shown_size(self.most)} ({self.what}; {shown_size(self.half)} if they end "
+                f"half-way), more than the {shown_size(self.room)} that {where}: {self.ways_out}"
             )
 
 
@@ -87,9 +90,8 @@ def predict_size(
         machines: over which the ranks are spread.
         room: bytes that there are; ``None``: what the machine says.
     """
-    number = DTYPES[dtype].itemsize
     state = 0 if spec.state_is_joined_obs else spec.state_dim
-    floats = number * (spec.n_agents * spec.obs_dim + state)
+    floats = spec.n_agents * spec.obs_dim * obs_dtype(spec, DTYPES[dtype]).itemsize + state * DTYPES[dtype].itemsize
     row = StepLayout(spec.n_agents, spec.n_actions).width + floats
     limit = spec.episode_limit
     most = capacity * (limit + 1) if limit else capacity + total_env_steps
@@ -111,15 +113,6 @@ def predict_size(
         floats=most * floats // machines,
         floats_half=half * floats // machines,
     )
-
-
-def _short(size: int) -> str:
-    value, unit = float(size), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
 
 
 def _existing(folder: Path) -> Path:

@@ -80,6 +80,12 @@ class RoundStore(EpisodeReplay):
         batch.extras |= {name: values[chosen, : batch.length] for name, values in self.extras.items()}
         return batch
 
+    def saved_beside(self) -> dict[str, Any]:
+        return super().saved_beside() | {"round": self.extras}
+
+    def restore_beside(self, saved: Mapping[str, Any], round_extras: Sequence[str]) -> None:
+        self.load_extras(saved.get("round", {}), round_extras)
+
     def load_extras(self, extras: Mapping[str, Tensor], names: Sequence[str]) -> None:
         """Take over what :attr:`extras` was in the checkpoint of a run, ``names`` or nothing at all.
 

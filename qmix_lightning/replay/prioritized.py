@@ -5,7 +5,9 @@ An episode's error is what the learner makes of its steps' errors (Kapturowski e
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,6 +164,12 @@ class PrioritizedReplay(EpisodeReplay):
         self._set(unique, merged)
 
     # -- between processes ---------------------------------------------------------------------------------------
+
+    def saved_beside(self) -> dict[str, Any]:
+        return super().saved_beside() | {"priorities": self.state_dict()}
+
+    def restore_beside(self, saved: Mapping[str, Any], round_extras: Sequence[str]) -> None:
+        self.load_state_dict(saved["priorities"])
 
     def state_dict(self) -> dict[str, Tensor | float]:
         """Return the priorities of what is held, from the oldest on, and the largest ever given."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmix_lightning.errors import CheckpointError
-from qmix_lightning.replay.layout import StepLayout, widen
+from qmix_lightning.replay.layout import StepLayout, host_dtype, widen
 from qmix_lightning.types import EnvSpec
 
 __all__ = ["check_segment"]
@@ -27,7 +27,7 @@ _ROWS_AT_A_TIME = 1 << 16
 
 
 def check_segment(
-    segment: Mapping[str, Any], spec: EnvSpec, layout: StepLayout, dtype: torch.dtype, stored: np.dtype
+    segment: Mapping[str, Any], spec: EnvSpec, layout: StepLayout, dtypes: Mapping[str, torch.dtype]
 ) -> None:
     """Check a segment's columns against each other and against the environment.
 
@@ -35,24 +35,23 @@ def check_segment(
         segment: as it was read.
         spec: of the environment.
         layout: of a step.
-        dtype: of observations and states.
-        stored: how those are stored.
+        dtypes: of ``obs`` and ``state``, as they are stored.
 
     Raises:
         CheckpointError: it is of another store, or made up.
     """
-    problem = _problem(segment, spec, layout, dtype, stored)
+    problem = _problem(segment, spec, layout, dtypes)
     if problem is not None:
         raise CheckpointError(f"a replay segment {problem}")
 
 
 def _problem(
-    segment: Mapping[str, Any], spec: EnvSpec, layout: StepLayout, dtype: torch.dtype, stored: np.dtype
+    segment: Mapping[str, Any], spec: EnvSpec, layout: StepLayout, dtypes: Mapping[str, torch.dtype]
 ) -> str | None:
     widths = {"steps": layout.width, "obs": spec.obs_dim, "state": spec.state_dim}
     for name, width in widths.items():
         rows = segment.get(name)
-        wanted = np.dtype(np.uint8) if name == "steps" else stored
+        wanted = np.dtype(np.uint8) if name == "steps" else host_dtype(dtypes[name])
         if not isinstance(rows, Tensor) or rows.shape[1:] != (width,) or rows.numpy().dtype != wanted:
             return f"has other '{name}' than this run's layout"
     columns = {name: segment.get(name) for name in _COLUMNS}
@@ -67,7 +66,7 @@ def _problem(
         return f"holds {len(segment['steps'])} steps for episodes of {int(rows.sum())}"
     if int(rows[~segment["state_from_obs"].numpy()].sum()) != len(segment["state"]):
         return f"holds {len(segment['state'])} states, which are not its episodes'"
-    return _rows_problem(segment, layout, rows, alive_rows) or _floats_problem(segment, dtype)
+    return _rows_problem(segment, layout, rows, alive_rows) or _floats_problem(segment, dtypes)
 
 
 def _rows_problem(
@@ -95,8 +94,8 @@ def _rows_problem(
     return None
 
 
-def _floats_problem(segment: Mapping[str, Tensor], dtype: torch.dtype) -> str | None:
-    for name in ("obs", "state"):
+def _floats_problem(segment: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> str | None:
+    for name, dtype in dtypes.items():
         values = segment[name].numpy()
         for start in range(0, len(values), _ROWS_AT_A_TIME):
             part = values[start : start + _ROWS_AT_A_TIME]

@@ -7,6 +7,7 @@ import os
 import tempfile
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ class RowQueue:
         *,
         expected_rows: int,
         folder: Path | None = None,
-        padding_row: NDArray | None = None,
+        padding_row: NDArray[Any] | None = None,
     ) -> None:
         self.width = width
         self.dtype = np.dtype(dtype)
@@ -113,7 +114,7 @@ class RowQueue:
         self._shift = wanted.bit_length() - 1  # rows of a chunk: a power of two
         self._memory = GrowableBuffer(folder)
         self._padding_row = padding_row
-        self._rows: NDArray = np.empty((0, width), self.dtype)
+        self._rows: NDArray[Any] = np.empty((0, width), self.dtype)
         self._chunks = 0  # chunks that have ever been used
         self._free: list[int] = []
         self._place = np.zeros(8, np.int64)  # where chunk number c of the queue lies, at c modulo the size
@@ -129,7 +130,7 @@ class RowQueue:
         """Return the bytes in use: those of every chunk that was ever needed."""
         return self._chunks * self.chunk_rows * self.row_bytes
 
-    def append(self, rows: NDArray) -> int:
+    def append(self, rows: NDArray[Any]) -> int:
         """Add ``rows [K, width]``; return the index of the first."""
         start, self.end = self.end, self.end + len(rows)
         self._provide((start + self.chunk_rows - 1) >> self._shift, (self.end + self.chunk_rows - 1) >> self._shift)
@@ -141,7 +142,7 @@ class RowQueue:
             written += len(piece)
         return start
 
-    def _write(self, place: int, rows: NDArray) -> None:
+    def _write(self, place: int, rows: NDArray[Any]) -> None:
         self._rows[place : place + len(rows)] = rows
 
     def release(self, first: int) -> None:
@@ -151,7 +152,7 @@ class RowQueue:
             self._free.append(int(self._place[chunk & mask]))
         self.first = first
 
-    def gather(self, index: NDArray[np.int64], out: NDArray | None = None) -> NDArray:
+    def gather(self, index: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return copies of the rows of ``index [...]``: ``[..., width]``; ``PADDING_ROW`` is the padding row.
 
         Args:

@@ -48,6 +48,14 @@ def warn_renamed(old: str, new: str) -> None:
     warnings.warn(f"{old} is {new} now; the old name works until version 0.3.0", FutureWarning, stacklevel=3)
 
 
+class _EntryPoint(ModuleType):
+    """A module ``train`` or ``evaluate``: imported, it takes the place of the package's function, so it is callable."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        function = getattr(importlib.import_module(f"{_PACKAGE}.api"), self.__name__.partition(".")[2])
+        return function(*args, **kwargs)
+
+
 class _Loader(SourceFileLoader):
     """Loader of an empty module in the place of a moved one; ``python -m`` runs the code of what it has become."""
 
@@ -62,6 +70,8 @@ class _Loader(SourceFileLoader):
             return value
 
         vars(module)["__getattr__"] = look_up
+        if old in _ENTRY_POINTS:
+            module.__class__ = _EntryPoint
 
 
 class _Finder(MetaPathFinder):

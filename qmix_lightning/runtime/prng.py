@@ -36,6 +36,7 @@ class Purpose:
     INIT = 5
     ROUND = 6
     LAST_ACTION = 7
+    OPPONENTS = 8
 
 
 def _finalise(z: Keys) -> Keys:

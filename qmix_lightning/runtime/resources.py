@@ -9,15 +9,25 @@ import ctypes
 import os
 from pathlib import Path
 
-__all__ = ["available_cores", "choose_asynchronous", "choose_threads", "keep_freed_memory", "set_matmul_precision"]
+__all__ = [
+    "CORES",
+    "available_cores",
+    "choose_asynchronous",
+    "choose_threads",
+    "keep_freed_memory",
+    "set_matmul_precision",
+]
 
+
+CORES = "QMIX_LIGHTNING_CORES"
+"""Variable with the number of cores of a process that runs beside others, of the same sweep."""
 
 _MOST_THREADS = 4
 """The products of one update are small: more threads wait for each other longer than they compute."""
 
 
 def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Return the cores this process may use: its affinity, and a container's quota if there is one."""
+    """Return the cores this process may use: its affinity, a container's quota, its share of a sweep's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         allowed, period = quota.read_text().split()
@@ -25,7 +35,8 @@ def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
             cores = min(cores, max(1, int(allowed) // int(period)))
     except (OSError, ValueError):
         pass  # no such limit
-    return cores
+    share = os.environ.get(CORES, "")
+    return min(cores, max(1, int(share))) if share.isdigit() else cores
 
 
 def choose_threads(cores: int, *, ranks: int, workers: int, asynchronous: bool) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-__all__ = ["did_you_mean", "one_line", "printable", "shortened", "shown_path"]
+__all__ = ["did_you_mean", "on_one_line", "one_line", "printable", "shortened", "shown_path", "shown_size"]
 
 
 _MOST_SHOWN = 24
@@ -30,17 +29,33 @@ def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
     return f"; known: {', '.join(choices[:_MOST_SHOWN])}{more}" if choices else ""
 
 
+def on_one_line(value: object) -> str:
+    """Return the text of ``value`` without line breaks and runs of blanks."""
+    return " ".join(str(value).split())
+
+
 def one_line(error: BaseException) -> str:
-    """Return an exception as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """Return an exception, with the name of its class, as one line."""
+    return on_one_line(f"{type(error).__name__}: {error}")
 
 
-def shortened(value: Any, width: int = 120) -> str:
+def shortened(value: object, width: int = 120) -> str:
     """Return ``value`` as one line of at most ``width`` characters."""
-    text = " ".join(str(value).split())
+    text = on_one_line(value)
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def printable(value: Any, width: int = 80) -> str:
+def printable(value: object, width: int = 80) -> str:
     """Return ``value`` as one short line without control characters, which a terminal would obey."""
-    return shortened("".join(c if c.isprintable() else "?" for c in str(value)), width)
+    text = str(value)
+    return shortened(text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text), width)
+
+
+def shown_size(size: int) -> str:
+    """Return a number of bytes as people read it, ``1.5 GB``; a kB is 1000 bytes."""
+    value, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"

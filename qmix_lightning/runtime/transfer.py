@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Fetched", "copy_values", "on_host", "pinned", "sent"]
+__all__ = ["Fetched", "copy_values", "on_host", "pinned", "sent", "true_positions"]
 
 
 def pinned(tensor: Tensor) -> Tensor:
@@ -67,3 +67,8 @@ class Fetched:
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._values
+
+
+def true_positions(mask: Tensor) -> Tensor:
+    """Return ``[K]`` int64: where the flattened ``mask`` is true. Of a mask on a GPU, this waits for the GPU."""
+    return mask.flatten().nonzero().squeeze(1)

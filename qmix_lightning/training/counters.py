@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from qmix_lightning.errors import CheckpointError
+from qmix_lightning.training.schedules import UpdateSchedule
+from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
 
 __all__ = ["FIRST_EPISODES", "Counters"]
 
@@ -47,6 +49,43 @@ class Counters:
     faults: dict[str, int] = field(default_factory=dict)
     window: dict[str, float] = field(default_factory=dict)
     first_episodes: dict[str, float] = field(default_factory=dict)
+
+    def count_due(self, schedule: UpdateSchedule, *, ready: bool, episodes_before: int, short: int) -> None:
+        """Count the updates that have become due with what was collected last.
+
+        Args:
+            schedule: when updates are due.
+            ready: the replay holds a batch now.
+            episodes_before: finished before it.
+            short: the episodes of it after which the replay held no batch yet.
+        """
+        by_episode = schedule.unit == "episodes"
+        now = self.episodes if by_episode else self.env_steps
+        if not ready:
+            self.scheduled_until = now
+            return
+        # No update is due for the episodes that still filled the first batch, except for the one that completed it.
+        floor = episodes_before + short if by_episode else self.scheduled_until
+        before = max(self.scheduled_until, floor)
+        # Steps of a dropped episode are taken back, so the counter may fall; no update is due twice.
+        self.updates_due += schedule.updates_due(before, max(before, now))
+        self.scheduled_until = max(before, now)
+
+    def count_faults(self, numbers: Sequence[float]) -> None:
+        """Add numbers of faults, one for each of ``FAULT_KINDS``."""
+        for kind, number in zip(FAULT_KINDS, numbers, strict=True):
+            if number:
+                self.faults[kind] = self.faults.get(kind, 0) + int(number)
+
+    def window_means(self) -> dict[str, float]:
+        """Return means over the episodes of :attr:`window`; none if there were none."""
+        count = self.window.get("episodes", 0.0)
+        return {name: value / count for name, value in self.window.items() if name != "episodes"} if count else {}
+
+    def pop_window(self) -> dict[str, float]:
+        """Return means over the episodes of :attr:`window`, and empty it."""
+        means, self.window = self.window_means(), {}
+        return means
 
     def add_first_episodes(self, episodes: float, total_return: float, squared_returns: float) -> None:
         """Add to :attr:`first_episodes` what so many episodes returned together, and their squares."""

@@ -9,26 +9,27 @@ data is ahead of the optimiser.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 
+from qmix_lightning.agents.policy import Policy
+from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import CheckpointError, EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.on_policy import RoundStore
-from qmix_lightning.replay.prioritized import PrioritizedReplay
 from qmix_lightning.replay.sampler import ReplaySampler
 from qmix_lightning.rollout.background import BackgroundCollector
 from qmix_lightning.rollout.collector import Collected, Collector
+from qmix_lightning.rollout.collectors import go_on_from, make_collector
 from qmix_lightning.rollout.evaluation import Evaluator
-from qmix_lightning.rollout.process_collector import RemoteCollector, RemoteEnv
+from qmix_lightning.rollout.process_collector import CollectorProcess, RemoteCollector
 from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.signals import StopFlag
@@ -39,23 +40,11 @@ from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
 
-__all__ = ["ReplayDataModule", "ReplayStore", "data_of"]
+__all__ = ["ReplayDataModule", "data_of"]
 
 
 _MADE_UP = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What contents of a checkpoint raise that no run has written."""
-
-
-class ReplayStore(Protocol):
-    """Protocol of what saves a rank's replay to disk and loads it again in another process."""
-
-    def save(self, replay: EpisodeReplay) -> list[dict[str, Any]]:
-        """Save the episodes that are not saved yet; return the segments that together hold the replay."""
-        ...
-
-    def load(self, replay: EpisodeReplay, segments: list[dict[str, Any]]) -> None:
-        """Fill an empty replay from segments."""
-        ...
 
 
 class ReplayDataModule(LightningDataModule):
@@ -64,9 +53,9 @@ class ReplayDataModule(LightningDataModule):
     With a :class:`RoundStore` the data is on-policy: what is collected between updates is a round, dealt beforehand.
 
     Args:
-        env: the training environments of this rank; closed with this object.
+        env: the training environments of this rank, or the process that collects in them; closed with this object.
         make_eval_env: makes the evaluation environments; training never touches them.
-        policy_of: returns the network that acts, from which parameters are published.
+        policy: the network that acts, from which parameters are published.
         replay: this rank's shard; its capacity is the rank's share.
         batch_size: episodes in a batch, over all ranks.
         schedule: when updates are due.
@@ -78,7 +67,6 @@ class ReplayDataModule(LightningDataModule):
         stop: set by a signal.
         on_resume: ``replay`` plays episodes in flight again, ``restart`` begins new ones.
         policy_on_device: act on the trainer's device, not where the environments' tensors are.
-        cuda_graph: on a GPU, capture the acting step as a CUDA graph; see :mod:`qmix_lightning.rollout.cuda_graph`.
         asynchronous: collect the next round while an update runs; see :mod:`qmix_lightning.rollout.background`.
         prepare_round: computes what the updates of a round need of the networks from before it, see
             :meth:`qmix_lightning.algorithms.base.Learner.prepare_round`; ``None``: nothing.
@@ -88,9 +76,9 @@ class ReplayDataModule(LightningDataModule):
     def __init__(
         self,
         *,
-        env: VectorEnv,
+        env: VectorEnv | CollectorProcess,
         make_eval_env: Callable[[int], VectorEnv],
-        policy_of: Callable[[], Any],
+        policy: Policy,
         replay: EpisodeReplay,
         batch_size: int,
         schedule: UpdateSchedule,
@@ -103,17 +91,15 @@ class ReplayDataModule(LightningDataModule):
         on_resume: str,
         asynchronous: bool = False,
         policy_on_device: bool = False,
-        cuda_graph: bool = False,
         prepare_round: Callable[[TrajectoryBatch], dict[str, Tensor]] | None = None,
         round_extras: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self._env = env
         self.make_eval_env = make_eval_env
-        self._policy_of = policy_of
+        self._policy = policy
         self.replay = replay
         self.rounds = replay if isinstance(replay, RoundStore) else None
-        self.prioritized = replay if isinstance(replay, PrioritizedReplay) else None
         self.batch_size = batch_size
         self.batches = ReplaySampler(replay, batch_size, seed)
         self.schedule = schedule
@@ -126,16 +112,16 @@ class ReplayDataModule(LightningDataModule):
         self.on_resume = on_resume
         self.asynchronous = asynchronous
         self._policy_on_device = policy_on_device
-        self._cuda_graph = cuda_graph
         self._prepare_round = prepare_round
         self._round_extras = round_extras
         self._background = BackgroundCollector()
         self._fault: EnvironmentFault | None = None
         self._agreed_stop = 0
         self.counters = Counters()
-        self.store: ReplayStore | None = None
+        self.act_s, self.env_s = 0.0, 0.0
+        self.store: SegmentStore | None = None
         self.collector: Collector | RemoteCollector | None = None
-        self._evaluator = Evaluator(make_eval_env, seed=seed, cuda_graph=cuda_graph)
+        self._evaluator = Evaluator(make_eval_env, seed=seed)
         self._resume_from: dict[str, Any] | None = None
         self._resume_acting: dict[str, Tensor] | None = None
         self._faults_seen: dict[str, dict[str, int]] = {}
@@ -155,8 +141,12 @@ class ReplayDataModule(LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if not isinstance(batch, TrainBatch):
             return batch
-        dtype = next(self._policy_of().parameters()).dtype
+        dtype = next(self._policy.parameters()).dtype
         return batch.to(device, dtype)
+
+    def setup(self, stage: str) -> None:
+        # Ranks on different machines may have chosen differently, and would wait for each other for ever.
+        self.asynchronous = bool(least_number(float(self.asynchronous), self._device))
 
     def teardown(self, stage: str) -> None:
         self._background.close()
@@ -172,9 +162,7 @@ class ReplayDataModule(LightningDataModule):
             "replay": self.store.save(self.replay) if self.store else [],
             "next_id": self.replay.next_id,
             "acting": self._acting_weights(),
-            "priorities": None if self.prioritized is None else self.prioritized.state_dict(),
-            # Of a round that has been learned from to the end nothing is asked any more.
-            "round": {} if self.rounds is None or self.counters.updates_due == 0 else self.rounds.extras,
+            **self.replay.saved_beside(),
         }
         return {
             "counters": asdict(self.counters),
@@ -210,45 +198,29 @@ class ReplayDataModule(LightningDataModule):
             raise CheckpointError(
                 f"the checkpoint has {self.counters.updates_due} updates due after {self.counters.env_steps} steps"
             )
-        # As the run began, whatever this machine is.
-        self.asynchronous = state_dict.get("asynchronous", self.asynchronous)
         mine = state_dict["ranks"][rank()]
         if self.store is not None:
             self.store.load(self.replay, mine["replay"])
         if self.replay.next_id != mine["next_id"]:
             raise RunError(f"the replay came back with {self.replay.next_id} episodes, not {mine['next_id']}")
-        if self.prioritized is not None:
-            self.prioritized.load_state_dict(mine["priorities"])
-        if self.rounds is not None:
-            self.rounds.load_extras(mine.get("round", {}), self._round_extras)
+        self.replay.restore_beside(mine, self._round_extras)
         self._resume_from, self._resume_acting = mine["collector"], mine.get("acting")
 
     # -- training ------------------------------------------------------------------------------------------------
 
     def _collector(self) -> Collector | RemoteCollector:
         if self.collector is None:
-            # Ranks on different machines may have chosen differently, and would wait for each other for ever.
-            self.asynchronous = bool(least_number(float(self.asynchronous), self._device))
             dealt = None if self.rounds is None else self.rounds.capacity
-            given: dict[str, Any] = {"seed": self.seed, "rank": rank(), "round_episodes": dealt}
-            if isinstance(self._env, RemoteEnv):
-                self.collector = RemoteCollector(self._env, self._policy_of(), **given)
-            else:
-                given |= {
-                    "policy_device": self._device if self._policy_on_device else None,
-                    "cuda_graph": self._cuda_graph,
-                }
-                self.collector = Collector(self._env, self._policy_of(), **given)
+            self.collector = make_collector(
+                self._env,
+                self._policy,
+                seed=self.seed,
+                rank=rank(),
+                round_episodes=dealt,
+                policy_device=self._device if self._policy_on_device else None,
+            )
             if self._resume_from is not None:
-                if self.on_resume == "restart":
-                    dropped = int((~self._resume_from["ended"]).sum())
-                    if dropped:
-                        print(f"rollout.on_resume=restart: {dropped} episodes in flight were dropped", file=sys.stderr)
-                    self.collector.restart(self._resume_from)
-                else:
-                    self.collector.load_state_dict(self._resume_from)
-                if self._resume_acting is not None:
-                    self.collector.restore(self._resume_acting)
+                go_on_from(self._resume_from, self._resume_acting, self.collector, self.on_resume)
                 self._resume_from = self._resume_acting = None
         return self.collector
 
@@ -282,7 +254,7 @@ class ReplayDataModule(LightningDataModule):
             steps, _ = self._to_next_update() if self._ready(len(self.replay)) else (None, None)
             if unpublished:
                 reached("policy.publish")
-                collector.publish(self._policy_of())
+                collector.publish(self._policy)
                 reached("policy.published")
                 unpublished = False
             fault: EnvironmentFault | None = None
@@ -316,11 +288,12 @@ class ReplayDataModule(LightningDataModule):
         update = self.schedule.updates - counters.updates_due - 1
         epsilon = self.epsilon(counters.round_start)
         if update == 0 and self._prepare_round is not None:
-            whole = self.batches.whole_round(epsilon).to(self._device, next(self._policy_of().parameters()).dtype)
+            whole = self.batches.whole_round(epsilon).to(self._device, next(self._policy.parameters()).dtype)
             self.rounds.extras = {name: values.cpu() for name, values in self._prepare_round(whole).items()}
         batch = self.batches.of_round(update, epsilon, self._device)
-        if counters.updates_due == 0:
+        if counters.updates_due == 0:  # nothing more is asked of the round
             counters.round_start = counters.env_steps
+            self.rounds.extras = {}
         return batch, None
 
     def update_priorities(self, episode_ids: Tensor, errors: Tensor) -> None:
@@ -342,7 +315,7 @@ class ReplayDataModule(LightningDataModule):
     def _begin_background_round(self, collector: Collector | RemoteCollector) -> None:
         steps, episodes = self._to_next_update()
         epsilon = self.epsilon(self.counters.round_start)
-        collector.publish(self._policy_of())
+        collector.publish(self._policy)
         self._background.begin(collector, epsilon, steps=steps, episodes=episodes, interrupted=self._interrupted)
 
     def take_background_round(self) -> None:
@@ -361,6 +334,8 @@ class ReplayDataModule(LightningDataModule):
         """Add what every rank collected to the global counters, and count the updates it makes due."""
         self.batches.apply_priorities()  # a new episode has the largest priority so far
         counters = self.counters
+        self.act_s += collected.act_s
+        self.env_s += collected.env_s
         short = sum(not self._ready(held) for held in self.replay.extend(collected.episodes))
         stats = collected.stats
         names = sorted(self.replay.spec.episode_metrics)
@@ -378,7 +353,7 @@ class ReplayDataModule(LightningDataModule):
             *(sum(stats.metrics.get(name, [])) for name in names),
         ]
         steps, episodes, unready, short, stop, fatal, *sums = sum_numbers([float(x) for x in mine], self._device)
-        self._count_faults(sums[: len(FAULT_KINDS)])
+        self.counters.count_faults(sums[: len(FAULT_KINDS)])
         del sums[: len(FAULT_KINDS)]
         self._agreed_stop = int(stop)
         if fatal:
@@ -397,30 +372,15 @@ class ReplayDataModule(LightningDataModule):
             return
         if self.rounds is None:
             counters.round_start = counters.env_steps
-        by_episode = self.schedule.unit == "episodes"
-        now = counters.episodes if by_episode else counters.env_steps
-        if unready:
-            counters.scheduled_until = now
-        else:
-            # No update is due for the episodes that still filled the first batch, except for the one that completed it.
-            floor = episodes_before + int(short) if by_episode else counters.scheduled_until
-            before = max(counters.scheduled_until, floor)
-            # Steps of a dropped episode are taken back, so the counter may fall; no update is due twice.
-            counters.updates_due += self.schedule.updates_due(before, max(before, now))
-            counters.scheduled_until = max(before, now)
+        counters.count_due(self.schedule, ready=not unready, episodes_before=episodes_before, short=int(short))
         if self.rounds is not None and counters.updates_due and self.collector is not None:
             self.collector.begin_round()
 
-    def _new_faults(self, which: str, env: VectorEnv | None) -> list[int]:
+    def _new_faults(self, which: str, env: VectorEnv | CollectorProcess | None) -> list[int]:
         """Return faults of this rank's environments by kind, since the last call; the batched ones have none."""
         now = dict(getattr(env, "faults", {}))
         seen, self._faults_seen[which] = self._faults_seen.get(which, {}), now
         return [now.get(kind, 0) - seen.get(kind, 0) for kind in FAULT_KINDS]
-
-    def _count_faults(self, numbers: list[float]) -> None:
-        for kind, number in zip(FAULT_KINDS, numbers, strict=True):
-            if number:
-                self.counters.faults[kind] = self.counters.faults.get(kind, 0) + int(number)
 
     def _raise_if_over(self) -> None:
         """Raise if the environments failed for good, or if a signal came."""
@@ -454,7 +414,7 @@ class ReplayDataModule(LightningDataModule):
             return EpisodeStats()
         alone = world_size() == 1
         stats = self._evaluator.play(
-            self._policy_of(),
+            self._policy,
             mine,
             device=self._device if self._policy_on_device else None,
             interrupted=self.stop.is_set if alone else lambda: False,
@@ -466,15 +426,17 @@ class ReplayDataModule(LightningDataModule):
     def evaluated(self) -> None:
         """Mark the pending evaluation as done; every rank calls it."""
         mine = [float(n) for n in self._new_faults("evaluation", self._evaluator.env)]
-        self._count_faults(sum_numbers(mine, self._device))
+        self.counters.count_faults(sum_numbers(mine, self._device))
         self.counters.evaluation_pending = False
         self.counters.evaluated_at = self.counters.env_steps
 
+    def window_means(self) -> dict[str, float]:
+        """Return means over the training episodes since :meth:`pop_window`; none if there were none."""
+        return self.counters.window_means()
+
     def pop_window(self) -> dict[str, float]:
-        """Return means over the training episodes since the last call (``episodes`` of the window is their number)."""
-        window, self.counters.window = self.counters.window, {}
-        count = window.pop("episodes", 0.0)
-        return {name: value / count for name, value in window.items()} if count else {}
+        """Return means over the training episodes since the last call."""
+        return self.counters.pop_window()
 
 
 def data_of(trainer: Trainer) -> ReplayDataModule:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from qmix_lightning.algorithms.base import Learner, LossTerms
+from qmix_lightning.checkpoint.manifest import RunMetadata
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunDiverged
 from qmix_lightning.optimizers import clip_by_norm, set_learning_rates
 from qmix_lightning.runtime.distributed import all_reduce_sum
@@ -41,6 +43,7 @@ class TeamModule(LightningModule):
         optimizer: makes the optimiser from parameter groups. Those with the same ``max_grad_norm`` are clipped by the
             norm of all their gradients, but for groups that a ``clip_group`` of their own keeps apart.
         episode_metrics: names the environment reports at an episode's end; ``won`` becomes the win rate.
+        metadata: what checkpoints say about the run.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class TeamModule(LightningModule):
         learner: Learner,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         episode_metrics: tuple[str, ...] = (),
+        metadata: RunMetadata | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(learner, Learner):
@@ -58,7 +62,7 @@ class TeamModule(LightningModule):
         self._make_optimizer = optimizer
         self.episode_metrics = episode_metrics
         self.eval_metrics = nn.ModuleDict({n: MeanWithInterval() for n in ("return", "length", *episode_metrics)})
-        self.extra_checkpoint: dict[str, Any] = {}
+        self.metadata = metadata
         self.played: PlayedReturns | None = None
         self._played: Tensor | None = None
         self._last_terms: LossTerms | None = None
@@ -67,6 +71,7 @@ class TeamModule(LightningModule):
         self._td_errors: tuple[Tensor, Tensor] | None = None
         self._not_finite: Tensor | None = None
         self._settings: list[dict[str, Any]] = []
+        self.on_new_optimizer: Callable[[Optimizer], None] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes each hook's name here, forty times an update; a module looks at what else it could be.
@@ -83,11 +88,12 @@ class TeamModule(LightningModule):
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         set_learning_rates(self.trainer.optimizers[0], batch.env_steps)  # the step is taken after this returns
-        self.learner.observe(batch.trajectories)
-        terms = self.learner.loss(batch.trajectories)
+        trajectories = self.learner.with_state(batch.trajectories)
+        self.learner.observe(trajectories)
+        terms = self.learner.loss(trajectories)
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         logged = every and (self.trainer.global_step + 1) % every == 0
-        self._played = summarize_returns(self.learner, batch.trajectories) if logged else None
+        self._played = summarize_returns(self.learner, trajectories) if logged else None
         # Ranks hold different numbers of filled steps. DDP averages gradients over ranks, so dividing by the global
         # count and multiplying by the ranks makes the average the gradient of the joined batch.
         count = all_reduce_sum(terms.count.to(terms.total.dtype))
@@ -145,6 +151,8 @@ class TeamModule(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         optimizer = self._make_optimizer(self.learner.parameter_groups())
+        if self.on_new_optimizer is not None:
+            self.on_new_optimizer(optimizer)
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return optimizer
 
@@ -209,6 +217,12 @@ class TeamModule(LightningModule):
         for name, metric in self.eval_metrics.items():
             cast(Metric, metric).update(values.get(name, []))
 
+    @property
+    def eval_names(self) -> list[str]:
+        """Return the names of the metrics of an evaluation."""
+        others = ("eval/win_rate" if n == "won" else f"eval/{n}_mean" for n in self.eval_metrics if n != "return")
+        return ["eval/return_mean", "eval/return_ci95", "eval/episodes", *others]
+
     def on_validation_epoch_end(self) -> None:
         results: dict[str, float] = {}
         for name, metric in self.eval_metrics.items():
@@ -222,12 +236,60 @@ class TeamModule(LightningModule):
         self.log_dict(results, logger=False, sync_dist=self.trainer.world_size > 1)
         self.eval_results = results
 
+    # -- Lightning's own ways ------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring what stops at the budget and counts evaluations to a trainer that does not have it."""
+        from qmix_lightning.training.callbacks.run_control import RunControl
+        from qmix_lightning.training.datamodule import ReplayDataModule
+
+        data = getattr(self.trainer, "datamodule", None)
+        has_it = any(isinstance(callback, RunControl) for callback in self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        return [] if has_it or not isinstance(data, ReplayDataModule) else [RunControl()]
+
+    @classmethod
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        checkpoint_path: str | Path,
+        *,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+        map_location: Any = None,
+    ) -> TeamModule:
+        """Return the module of a checkpoint, with networks and settings of the learner; nothing in the file is run.
+
+        To go on with a run use ``qmix_lightning.train(resume=...)``, to act with its team ``qmix_lightning.load``.
+
+        Args:
+            checkpoint_path: a ``.ckpt`` of this package, or anything else that holds the learner's part.
+            optimizer: makes the optimiser, if it is to be trained on, e.g. ``qmix_lightning.optimizers.adam(...)``.
+            map_location: the device.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or holds the acting network only.
+        """
+        from qmix_lightning.policies import open_policy
+
+        stored = open_policy(checkpoint_path)
+        learner = stored.build_learner()
+        if learner is None:
+            raise CheckpointError(f"{stored.source} holds the acting network only: use qmix_lightning.load")
+        module = cls(learner=learner, optimizer=optimizer or _no_optimizer, episode_metrics=stored.spec.episode_metrics)
+        return module if map_location is None else module.to(map_location)
+
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
+    def recorded(self) -> dict[str, Any]:
+        """Return the entries of a checkpoint that say which run it is of."""
+        return {} if self.metadata is None else self.metadata.to_payload()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update(self.extra_checkpoint)
+        checkpoint.update(self.recorded())
         checkpoint["env_steps"] = self.trainer.datamodule.counters.env_steps  # pyright: ignore[reportAttributeAccessIssue]
         rewind_loops(checkpoint["loops"]["fit_loop"], updates=checkpoint["global_step"])
+
+
+def _no_optimizer(groups: list[dict[str, Any]]) -> Optimizer:
+    raise ConfigurationError("to train on: TeamModule.load_from_checkpoint(path, optimizer=...)")
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Write ``summary.json`` and print the table at the end of a run."""
+"""Write ``summary.json``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import json
 import math
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 
+from qmix_lightning.config.env_address import env_label
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.environment import ENVIRONMENTS
-from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
+    from qmix_lightning.training.ending import Ending
     from qmix_lightning.training.run import Run
 
-__all__ = ["eval_summary", "print_end", "print_table", "versions", "with_interval", "write_json", "write_summary"]
+__all__ = ["eval_summary", "print_table", "versions", "with_interval", "write_json", "write_summary"]
 
 
 def versions(env: str | None = None) -> dict[str, str]:
@@ -42,13 +43,11 @@ def versions(env: str | None = None) -> dict[str, str]:
 
 def _distributions_of(env: str | None) -> list[str]:
     """Return the distributions behind an environment's name: its plugin, or what this package's extra of it needs."""
-    found = []
-    for point in entry_points(group=ENVIRONMENTS.group, name=env) if env else ():
-        if point.dist is not None:
-            extra = f"extra == '{env}'"
-            needed = [Requirement(text) for text in point.dist.requires or () if extra in text.replace('"', "'")]
-            found += [point.dist.name, *(requirement.name for requirement in needed)]
-    return found
+    dist = ENVIRONMENTS.distribution_of(env) if env else None
+    if dist is None:
+        return []
+    needed = [Requirement(text) for text in dist.requires or () if f"extra == '{env}'" in text.replace('"', "'")]
+    return [dist.name, *(requirement.name for requirement in needed)]
 
 
 def _plain(value: Any) -> Any:
@@ -89,51 +88,34 @@ def with_interval(mean: float, half_width: float | None) -> str:
     return f"{mean:.4g} ± {half_width:.2g} (95 %)" if known else f"{mean:.4g}"
 
 
-def write_summary(run: Run, config: RunConfig, run_dir: Path, status: str) -> dict[str, Any]:
-    """Write ``summary.json`` with ``status``; return what it holds."""
+def write_summary(run: Run, config: RunConfig, run_dir: Path, ending: Ending) -> dict[str, Any]:
+    """Write ``summary.json`` for a run that has come to ``ending``; return what it holds."""
     counters, wall = run.data.counters, run.checkpoint.wall_s
     updates = run.trainer.global_step
     summary = {
-        "status": status,
-        "env": config.env["name"],
+        "status": ending.status,
+        "ended_by": ending.by,
+        "why": ending.why,
+        "env": env_label(config.env),
         "algorithm": config.algorithm["name"],
         "seed": config.seed,
         "env_steps": counters.env_steps,
         "episodes": counters.episodes,
         "updates": updates,
         "wall_s": round(wall, 3),
+        "seconds": {name: round(value, 3) for name, value in run.log.seconds.items()},
         "env_steps_per_s": round(counters.env_steps / wall, 3),
         "updates_per_s": round(updates / wall, 3),
         "peak_rss_mb": run.checkpoint.memory.peak_mb,
         "eval": eval_summary(run.log.last_eval),
+        "best": run.checkpoint.best_eval or None,
         "eval_wall_s": [list(pair) for pair in run.checkpoint.eval_wall_s.items()],
         "faults": counters.faults,
-        "num_threads": run.module.extra_checkpoint["num_threads"],
+        "num_threads": run.metadata.num_threads,
         "asynchronous": run.data.asynchronous,
-        "versions": run.module.extra_checkpoint["versions"],
+        "versions": run.metadata.versions,
     }
+    if config.objective is not None:
+        summary["objective"] = (summary["eval"] or {}).get(config.objective)
     write_json(summary, run_dir / "summary.json")
     return summary
-
-
-def print_end(summary: dict[str, Any], run_dir: Path) -> None:
-    """Print the table at the end of a run."""
-    rows = {
-        "algorithm": f"{summary['algorithm']} on {summary['env']}, seed {summary['seed']}",
-        "env steps": f"{summary['env_steps']:,} in {_seconds(summary['wall_s'])} ({summary['env_steps_per_s']:,.0f}/s)",
-        "updates": f"{summary['updates']:,} ({summary['updates_per_s']:,.0f}/s)",
-    }
-    if result := summary["eval"]:
-        rows["eval return"] = (
-            f"{with_interval(result['return_mean'], result['return_ci95'])}, {result['episodes']} episodes"
-        )
-        if "win_rate" in result:
-            rows["eval win rate"] = f"{result['win_rate']:.1%}"
-        if "sparse_return_mean" in result:
-            rows["eval sparse return"] = f"{result['sparse_return_mean']:.4g}, without shaping"
-    rows["written to"] = shown_path(run_dir.resolve())
-    print_table(rows)
-
-
-def _seconds(wall: float) -> str:
-    return f"{wall:.0f} s" if wall >= 10 else f"{wall:.1f} s"

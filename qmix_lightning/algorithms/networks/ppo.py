@@ -29,7 +29,13 @@ def critic_spec(spec: EnvSpec, *, obs: bool, state: bool) -> EnvSpec:
     size = obs * spec.obs_dim + state * spec.state_dim
     if size == 0:
         raise ValueError("the environment has no state, so the critic needs the observations: set critic_obs=true")
-    return replace(spec, obs_dim=size, obs_dims=(size,) * spec.n_agents, obs_entities=spec.obs_entities if obs else ())
+    return replace(
+        spec,
+        obs_dim=size,
+        obs_dims=(size,) * spec.n_agents,
+        obs_entities=spec.obs_entities if obs else (),
+        pictures=spec.pictures if obs else (),
+    )
 
 
 class HistoryCritic(nn.Module):
