@@ -20,11 +20,11 @@ LAYERS = [
     ("errors", "types", "runtime"),
     ("registry", "config", "nn", "action_selection", "worker"),
     ("environment", "agents", "mixers", "optimizers"),
-    ("algorithms", "vector", "replay"),
-    ("rollout", "checkpoint", "components", "env_checker"),
+    ("algorithms", "vector", "replay", "rendering"),
+    ("rollout", "checkpoint", "components", "env_checker", "policies"),
     ("training", "cli"),
     ("build", "study"),
-    ("commands",),
+    ("commands", "api"),
     ("__main__",),
 ]
 """From what knows nothing to what knows everything: each imports from its own line and from those above it."""
@@ -77,7 +77,12 @@ def test_every_module_has_its_layer():
 
 
 def test_the_top_of_the_package_can_be_taken_in_at_a_glance():
-    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 27
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 30
+
+
+def test_no_file_is_too_long_to_be_read_at_once():
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "envs").rglob("*.py")]
+    assert {str(path.relative_to(ROOT)): n for path in files if (n := len(path.read_text().splitlines())) > 450} == {}
 
 
 @pytest.mark.parametrize("module", LAYER)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmix_lightning.optimizers import OPTIMIZERS, LearningRate, _kernels, clip_by_norm, lr_factor, set_learning_rates
+from support.cases import every_value
 
 OWN = {"adam": {"beta1": 0.9, "beta2": 0.999}, "rmsprop": {"alpha": 0.99}}
 
@@ -128,8 +129,10 @@ def test_adams_one_kernel_equals_its_formula():
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("limit", [0.5, 1e3, None])
-@pytest.mark.parametrize("dtypes", [(torch.float32,) * 3, (torch.float32, torch.float64, torch.float32)])
+@pytest.mark.parametrize(
+    ("limit", "dtypes"),
+    every_value([0.5, 1e3, None], [(torch.float32,) * 3, (torch.float32, torch.float64, torch.float32)]),
+)
 def test_clipping_equals_torchs(limit, dtypes):
     def made():
         torch.manual_seed(0)

@@ -17,6 +17,12 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
+TOOLS = {
+    *("all", "test", "dev", "export", "hub", "video", "page", "report", "sweep", "ray"),
+    *("trackers", "mlflow", "trackio", "wandb"),
+}
+"""Extras that bring no environment."""
+
 MAPPED = {"qmix_lightning": "qmix_lightning", "qmix_lightning.conf": "conf", "qmix_lightning.envs": "envs"}
 
 
@@ -55,6 +61,8 @@ def test_the_wheel_has_every_module_and_every_yaml(wheel: set[str]):
     for name, folder in package_folders().items():
         files = [*folder.glob("*.py"), *folder.glob("*.yaml")]
         expected |= {f"{name.replace('.', '/')}/{file.name}" for file in files}
+    shipped = (ROOT / "qmix_lightning" / "policies" / "shipped").rglob("*.*")
+    expected |= {path.relative_to(ROOT).as_posix() for path in shipped}
     assert len(expected) > 60
     assert expected - wheel == set()
 
@@ -86,7 +94,7 @@ def test_the_core_installs_no_environment():
     """Only the interfaces, PettingZoo without its extras and Gymnasium; each family is an extra of its own."""
     core = requirements()
     assert not any(requirement.extras for requirement in core.values())
-    families = set(PROJECT["optional-dependencies"]) - {"all", "test", "dev"}
+    families = set(PROJECT["optional-dependencies"]) - TOOLS
     listed = [Requirement(line) for family in families for line in PROJECT["optional-dependencies"][family]]
     simulators = {canonicalize_name(requirement.name) for requirement in listed} - {"pettingzoo", "gymnasium"}
     assert {"mpe2"} <= simulators
@@ -94,8 +102,7 @@ def test_the_core_installs_no_environment():
 
 
 def test_every_family_is_an_extra_and_all_has_them():
-    tools = {"all", "test", "dev"}
-    families = set(PROJECT["optional-dependencies"]) - tools
+    families = set(PROJECT["optional-dependencies"]) - TOOLS
     assert "mpe" in families
     everything = requirements("all")
     for family in families:

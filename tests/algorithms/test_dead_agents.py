@@ -14,12 +14,14 @@ from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.types import HostMasks, TrajectoryBatch
 from support import joint_learners
-from support.batches import A, N, random_batch
+from support.batches import random_batch
+from support.cases import every_value
 from support.deaths import GAMMA, HIDDEN, SACRIFICE, episodes, fitted
 from support.deaths import make_learner as make_for_games
 from support.garbage import INF, NAN, assert_unchanged, dirty_dead, dirty_padding, outcome
 from support.learners import MIXERS, make_learner
 from support.plain_losses.q_learning import episode_values, plain_loss
+from support.small_policies import A, N
 
 LENGTHS = [9, 1, 4, 6, 3]
 LEARNERS: dict[str, Callable[..., Any]] = {
@@ -126,8 +128,7 @@ def values_since(first: int, last: int, policy: Policy, told: TrajectoryBatch, b
     return q[0]
 
 
-@pytest.mark.parametrize("garbage", [NAN, INF, "random"])
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(("garbage", "name"), every_value([NAN, INF, "random"], LEARNERS))
 def test_what_the_dead_see_may_be_anything(name: str, garbage: Any):
     clean = batch(revived=True)
     dirty = dirty_dead(dirty_padding(clean, garbage), garbage)

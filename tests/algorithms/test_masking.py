@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from qmix_lightning.types import TrajectoryBatch
-from support.batches import A, random_batch
+from support.batches import random_batch
+from support.cases import every_value, pairwise
 from support.garbage import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding, garbage_like, outcome
-from support.learners import AGENTS, MIXERS, make_learner
+from support.learners import MIXERS, make_learner
+from support.small_policies import AGENTS, A
+from support.updates import MADE, batch_for
 
 LENGTHS = [9, 1, 4, 6, 3]
 
@@ -17,30 +20,13 @@ def batch(seed=0):
     return random_batch(seed, LENGTHS).to(torch.device("cpu"), torch.float64)
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("mixer", MIXERS)
-def test_padding(mixer, agent, garbage):
-    clean = batch()
-    dirty = dirty_padding(clean, garbage)
-    assert not torch.equal(dirty.obs, clean.obs)
-    assert_unchanged(make_learner(mixer, agent), clean, dirty)
-
-
-@pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("mixer", MIXERS)
-def test_dead_agents(mixer, agent, garbage):
-    clean = batch()
-    dirty = dirty_dead(clean, garbage)
-    assert not torch.equal(dirty.obs, clean.obs)
-    assert_unchanged(make_learner(mixer, agent), clean, dirty)
-
-
-@pytest.mark.parametrize("share", [False, "group"])
-def test_padding_and_dead_agents_with_separate_parameters(share):
-    clean = batch()
-    assert_unchanged(make_learner("qmix", share=share), clean, dirty_dead(dirty_padding(clean, NAN), INF))
+@pytest.mark.parametrize("name", [name for name in MADE if name not in ("ippo", "mappo")])  # theirs is in test_ppo
+def test_padding_and_dead_agents(name):
+    learner, clean = MADE[name](), batch_for(name).to(torch.device("cpu"), torch.float64)
+    for garbage in GARBAGE:
+        dirty = dirty_dead(dirty_padding(clean, garbage), garbage)
+        assert not torch.equal(dirty.obs, clean.obs)
+        assert_unchanged(learner, clean, dirty)
 
 
 def test_what_has_meaning_has_influence():
@@ -62,8 +48,7 @@ def longer(data: TrajectoryBatch, steps: int) -> TrajectoryBatch:
     return replace(data, **{n: extend(getattr(data, n)) for n in names})
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize(("agent", "mixer"), every_value(AGENTS, MIXERS))
 def test_longer_padding(mixer, agent):
     """Other episodes in the batch decide how long the rows are."""
     clean, learner = batch(), make_learner(mixer, agent)
@@ -88,10 +73,7 @@ class Spoiled(torch.nn.Module):
         return torch.where(data.avail_actions, q, garbage_like(self.garbage, q))
 
 
-@pytest.mark.parametrize("double_q", [True, False])
-@pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize(("double_q", "garbage", "agent", "mixer"), pairwise([True, False], GARBAGE, AGENTS, MIXERS))
 def test_values_of_illegal_actions(mixer, agent, garbage, double_q):
     clean, learner = batch(), make_learner(mixer, agent, double_q=double_q)
     # No-ops that padding and the dead take are legal after the batch is cleaned; every other action taken was legal.
@@ -105,9 +87,7 @@ def test_values_of_illegal_actions(mixer, agent, garbage, double_q):
         assert torch.equal(other_gradients[name], gradient), name
 
 
-@pytest.mark.parametrize("garbage", [INF, -INF, NAN])
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize(("garbage", "agent", "mixer"), pairwise([INF, -INF, NAN], AGENTS, MIXERS))
 def test_an_action_that_is_never_legal(mixer, agent, garbage):
     """Padded actions of an agent with fewer have outputs too, of which nothing is ever learned."""
     clean, learner = batch(), make_learner(mixer, agent)

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.algorithms.value_learner import ValueLearner
@@ -20,8 +19,10 @@ from qmix_lightning.nn.layers import AgentLinear
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import Observation, TrajectoryBatch
 from support import inprocess
-from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S, random_batch, value_settings
-from support.learners import AGENTS, make_learner
+from support.batches import random_batch, value_settings
+from support.cases import every_value, pairwise
+from support.learners import make_learner
+from support.small_policies import AGENTS, OBS, PLAIN_AGENT, N, S, build_policy
 
 LENGTHS = [4, 9, 6]
 SHARING = [True, False, "group"]
@@ -30,9 +31,7 @@ EXTRAS = {"layer_norm": True, "dueling": True, "orthogonal_init": True}
 
 def policy(agent="recurrent", *, share=True, dtype=torch.float64, normalize=True, **extras) -> Policy:
     torch.manual_seed(0)
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **{**PLAIN_INPUTS, "normalize_obs": normalize})
-    settings = {"hidden_dim": 8, "share_parameters": share, "group_of_agent": [0, 1, 0], **PLAIN_AGENT, **extras}
-    return Policy(inputs=inputs, agent=AGENTS[agent](input_dim=inputs.output_dim, n_actions=A, **settings)).to(dtype)
+    return build_policy(agent, share=share, inputs={"normalize_obs": normalize}, **extras).to(dtype)
 
 
 def learner(mixer=None, *, agent="recurrent", share=True, normalize_obs=True, extras=None, **settings) -> QLearning:
@@ -80,9 +79,7 @@ def test_outliers_are_clipped():
     assert made.policy.inputs(obs, torch.full((1, N), -1))[..., :OBS].unique().tolist() == [10.0]
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("share", SHARING)
-@pytest.mark.parametrize("extras", [PLAIN_AGENT, EXTRAS])
+@pytest.mark.parametrize(("agent", "share", "extras"), pairwise(AGENTS, SHARING, [PLAIN_AGENT, EXTRAS]))
 def test_the_collector_computes_what_the_learner_computes(agent, share, extras):
     """A rollout policy made before anything was observed has the statistics as soon as the policy is published."""
     made = learner(agent=agent, share=share, extras=extras).float()
@@ -160,8 +157,9 @@ def discounted_returns(batches: list[TrajectoryBatch], gamma: float) -> torch.Te
     return torch.tensor(found, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kind", ["one_step", "n_step", "peng_lambda", "td_lambda"])
-@pytest.mark.parametrize("mixer", ["none", "vdn", "qmix"])
+@pytest.mark.parametrize(
+    ("kind", "mixer"), every_value(["one_step", "n_step", "peng_lambda", "td_lambda"], ["none", "vdn", "qmix"])
+)
 def test_targets_in_the_scale_of_what_was_played(kind, mixer):
     """Successors' values are restored before the return, and the return is normalised after it."""
     plain, normed = (make_learner(mixer, returns=kind, normalize_values=on) for on in (False, True))
@@ -242,8 +240,7 @@ def test_values_reach_their_true_scale():
 # Layers of the agents -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("share", SHARING)
+@pytest.mark.parametrize(("agent", "share"), every_value(AGENTS, SHARING))
 def test_everything_at_once_gets_gradients_and_goes_together(agent, share):
     made = learner(
         QMixer(
@@ -266,9 +263,7 @@ def test_everything_at_once_gets_gradients_and_goes_together(agent, share):
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("share", SHARING)
-@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize(("agent", "share", "dueling"), pairwise(AGENTS, SHARING, [False, True]))
 def test_orthogonal_layers(agent, share, dueling):
     """Singular values are 1 in gates and heads and sqrt(2) before a ReLU, for each set and each gate; biases are 0."""
     network = policy(agent, share=share, dueling=dueling, orthogonal_init=True).agent
@@ -300,7 +295,7 @@ SETTINGS = [
     "agent.share_parameters=group",
     "optimizer=adam",
     "optimizer.lr_schedule=cosine",
-    "optimizer.lr_anneal_steps=200",
+    "optimizer.lr_anneal_steps=100",
     "optimizer.lr_final=1e-4",
     *inprocess.TINY,
 ]
@@ -309,10 +304,10 @@ SETTINGS = [
 def test_a_resumed_run_has_the_same_statistics_and_learning_rates(tmp_path):
     """One run to the end, and one in two parts: weights, statistics, losses and learning rates agree bit for bit."""
     whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
-    inprocess.succeed([*SETTINGS, "total_env_steps=240", f"run_dir={whole}"])
-    inprocess.succeed([*SETTINGS, "total_env_steps=120", f"run_dir={first}"])
+    inprocess.succeed([*SETTINGS, "total_env_steps=120", f"run_dir={whole}"])
+    inprocess.succeed([*SETTINGS, "total_env_steps=60", f"run_dir={first}"])
     last = f"ckpt_path={first}/checkpoints/last.ckpt"
-    inprocess.succeed([last, f"run_dir={second}", "total_env_steps=240", "env.id=support.fakes:VaryingLength"])
+    inprocess.succeed([last, f"run_dir={second}", "total_env_steps=120", "env.id=support.fakes:VaryingLength"])
     a, b = (read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (whole, second))
     assert any("inputs.moments.mean" in name for name in a)
     assert any("value_moments.squares" in name for name in a)
@@ -339,7 +334,13 @@ def test_an_evaluation_of_the_checkpoint_plays_with_its_statistics(tmp_path):
     moments = {name: value for name, value in best["state_dict"].items() if "policy.inputs.moments" in name}
     assert moments["learner.policy.inputs.moments.count"] > 0
     played = inprocess.succeed(
-        [f"ckpt_path={folder}/checkpoints/best.ckpt", "episodes=4", "output=-", "env.id=support.fakes:VaryingLength"],
+        [
+            f"ckpt_path={folder}/checkpoints/best.ckpt",
+            "episodes=4",
+            "seed=1",
+            "output=-",
+            "env.id=support.fakes:VaryingLength",
+        ],
         "evaluate",
     )
     assert json.loads(played.out)["return_mean"] == pytest.approx(best["eval"]["eval/return_mean"])

@@ -17,11 +17,12 @@ from qmix_lightning.algorithms.returns import continuation_mask
 from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.types import TrajectoryBatch
 from support import inprocess
-from support.batches import N, random_batch
+from support.batches import random_batch
+from support.cases import every_value, pairwise
 from support.garbage import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
-from support.learners import AGENTS
-from support.on_policy_learners import SPEC, changed_since, make_ppo, with_round
+from support.on_policy_learners import changed_since, make_ppo, with_round
 from support.plain_losses import ppo as plain
+from support.small_policies import AGENTS, SPEC, N
 
 LENGTHS = [9, 1, 4, 6, 3]
 NAMES = ("ippo", "mappo")
@@ -165,9 +166,7 @@ def test_values_clipped_by_hand():
 VARIANTS = [{}, {"normalize_values": False, "value_clip": None}, {"normalize_advantages": False, "entropy_coef": 0.0}]
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("changed", VARIANTS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("agent", "changed", "name"), pairwise(AGENTS, VARIANTS, NAMES))
 def test_round_and_loss_equal_plain_loops(name: str, changed: dict, agent: str):
     learner = make_ppo(name, agent, **changed)
     data = batch(1, [9, 1, 5, 7], epsilon=0.0 if changed else 0.3)
@@ -212,8 +211,7 @@ def test_the_first_update_of_a_round_is_a_plain_policy_gradient(name: str):
         torch.testing.assert_close(left, right.grad)
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("garbage", "name"), every_value(GARBAGE, NAMES))
 def test_padding_and_dead_agents_change_nothing(name: str, garbage):
     learner = make_ppo(name)
     clean = batch()

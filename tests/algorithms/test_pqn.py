@@ -12,11 +12,11 @@ import torch
 from qmix_lightning.types import TrajectoryBatch
 from support import runs
 from support.batches import random_batch
+from support.cases import every_value
 from support.compositions import run_config
-from support.garbage import GARBAGE, assert_unchanged, dirty_dead, dirty_padding
-from support.learners import AGENTS
 from support.on_policy_learners import make_pqn
 from support.plain_losses.pqn import plain_loss
+from support.small_policies import AGENTS
 
 LENGTHS = [9, 1, 4, 6, 3]
 MIXERS = ("none", "vdn", "qmix")
@@ -48,8 +48,7 @@ def test_there_is_no_target_network():
     assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize(("agent", "mixer"), every_value(AGENTS, MIXERS))
 def test_every_parameter_learns_and_nothing_flows_through_the_return(mixer: str, agent: str):
     learner, data = make_pqn(mixer, agent), batch(7, [6, 9, 3])
     learner.loss(data).total.backward()
@@ -65,12 +64,6 @@ def test_every_parameter_learns_and_nothing_flows_through_the_return(mixer: str,
     for name, p in learner.named_parameters():
         assert p.grad is not None
         torch.testing.assert_close(p.grad, got[name])
-
-
-@pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("mixer", MIXERS)
-def test_padding_and_dead_agents_change_nothing(mixer: str, garbage):
-    assert_unchanged(make_pqn(mixer), batch(), dirty_dead(dirty_padding(batch(), garbage), garbage))
 
 
 def test_the_settings_that_take_the_place_of_replay_and_targets():

@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.policy import Policy
-from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.mixers.qmix import QMixer
 from qmix_lightning.optimizers import clip_by_norm
 from qmix_lightning.types import TrajectoryBatch
-from support.batches import PLAIN_AGENT, PLAIN_INPUTS, value_settings
+from support.batches import value_settings
+from support.small_policies import build_policy
 
 DATA = Path(__file__).parents[1] / "data" / "pymarl"
 NAMES = {
@@ -47,17 +45,9 @@ class Case:
         folder = DATA / name
         self.numbers = np.load(folder / "batches_and_expected.npz")
         config = json.loads((folder / "config.json").read_text())
-        n, actions, hidden = config["n_agents"], config["n_actions"], config["rnn_hidden_dim"]
-        obs = self.numbers["batch0/obs"].shape[-1]
-        inputs = InputBuilder(n_agents=n, n_actions=actions, obs_dim=obs, **PLAIN_INPUTS)
-        agent = RecurrentAgent(
-            input_dim=inputs.output_dim,
-            n_actions=actions,
-            group_of_agent=[0] * n,
-            hidden_dim=hidden,
-            share_parameters=True,
-            **PLAIN_AGENT,
-        )
+        n = config["n_agents"]
+        sizes = (n, config["n_actions"], self.numbers["batch0/obs"].shape[-1])
+        policy = build_policy(sizes=sizes, groups=[0] * n, hidden_dim=config["rnn_hidden_dim"])
         mixer = QMixer(
             n_agents=n,
             state_dim=config["state_shape"],
@@ -68,7 +58,7 @@ class Case:
             init_scale=1.0,
         )
         settings = value_settings(gamma=config["gamma"], double_q=config["double_q"], dead_agents=dead_agents)
-        self.learner = QLearning(policy=Policy(inputs=inputs, agent=agent), mixer=mixer, settings=settings)
+        self.learner = QLearning(policy=policy, mixer=mixer, settings=settings)
         self.clip = config["grad_norm_clip"]
         self._load(folder, config)
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from qmix_lightning.algorithms.qtran import counterfactual_sums, least_over_own_actions, summed_values
-from support.batches import A, N, S
-from support.garbage import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
+from support.cases import every_value
+from support.garbage import INF, NAN
 from support.joint_learners import LENGTHS, RETURNS, data, joint_actions, make
 from support.matrix_games import recipe_returns, train_on
 from support.plain_losses.qtran import plain_loss
+from support.small_policies import A, N, S
 
 NAMES = ("qtran_base", "qtran_alt")
 F64 = torch.float64
@@ -36,8 +37,7 @@ def check_loss(name, lengths=LENGTHS, agent="recurrent", **settings):
     assert terms.count.item() == sum(lengths)
 
 
-@pytest.mark.parametrize("returns", RETURNS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("returns", "name"), every_value(RETURNS, NAMES))
 def test_loss_equals_plain_loops(name, returns):
     check_loss(name, returns=returns)
 
@@ -71,27 +71,7 @@ def test_the_joint_value_learns_from_the_temporal_difference_alone(name):
     assert all(neither[n].abs().max() > 0 for n in both if n.startswith("policy.agent.encode"))
 
 
-@pytest.mark.parametrize("agent", ["recurrent", "feedforward"])
-@pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_gets_a_gradient_and_targets_none(name, agent):
-    learner = make(name, agent)
-    learner.loss(data()).total.backward()
-    for n, p in learner.named_parameters():
-        assert (p.grad is None) == n.startswith("target_"), n
-        assert p.grad is None or p.grad.abs().max() > 0, n
-    listed = [id(p) for group in learner.parameter_groups() for p in group["params"]]
-    assert sorted(listed) == sorted(id(p) for p in learner.parameters() if p.requires_grad)
-
-
-@pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("name", NAMES)
-def test_padding_and_dead_agents_may_hold_anything(name, garbage):
-    clean = data()
-    assert_unchanged(make(name), clean, dirty_dead(dirty_padding(clean, garbage), garbage))
-
-
-@pytest.mark.parametrize("garbage", [INF, -INF, NAN])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("garbage", "name"), every_value([INF, -INF, NAN], NAMES))
 def test_an_action_that_is_never_legal_has_no_influence(name, garbage):
     batch, learner = data(), make(name)
     batch.avail_actions[..., A - 1] = False

@@ -13,6 +13,7 @@ from qmix_lightning.action_selection import chosen_values
 from qmix_lightning.algorithms.returns import continuation_mask, lambda_returns, n_step_returns, one_step_targets
 from qmix_lightning.algorithms.value_learner import ValueLearner, td_errors
 from support.batches import random_batch, value_settings
+from support.cases import every_value
 from support.learners import make_learner
 
 GAMMA = 0.9
@@ -224,8 +225,7 @@ def double_batch(seed: int, *, segment: bool = False):
     return batch
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("agents", [None, 3])
+@pytest.mark.parametrize(("kind", "agents"), every_value(KINDS, [None, 3]))
 def test_every_kind_on_a_batch(kind, agents):
     values = value_settings(returns=kind, gamma=0.8, td_lambda=0.7)
     batch = double_batch(3, segment=True).mask_invalid()
@@ -242,8 +242,7 @@ def test_td_lambda_asks_for_what_was_taken():
         ValueLearner(value_settings(returns="td_lambda")).returns(batch, batch.reward)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mixer", ["none", "vdn", "qmix"])
+@pytest.mark.parametrize(("kind", "mixer"), every_value(KINDS, ["none", "vdn", "qmix"]))
 def test_a_learners_targets(kind, mixer):
     """From the networks' values, by the mixer, to the kind of return: recomputed by loops over agents and steps."""
     learner = make_learner(mixer, returns=kind, gamma=0.8)

@@ -15,6 +15,7 @@ from qmix_lightning.mixers.none import NoMixer
 from qmix_lightning.mixers.vdn import VDNMixer
 from qmix_lightning.types import TrajectoryBatch
 from support.batches import value_settings
+from support.cases import every_value
 
 INF, NAN = float("inf"), float("nan")
 
@@ -115,8 +116,7 @@ def test_discount(gamma, expected):
     assert targets(learner(ONLINE, TARGET, gamma=gamma), episode()).tolist() == [expected]
 
 
-@pytest.mark.parametrize("value", [1000.0, INF, NAN])
-@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize(("value", "double_q"), every_value([1000.0, INF, NAN], [True, False]))
 def test_an_illegal_best_action_is_passed_over(value, double_q):
     # At t = 2 agent 1 may take action 1 only, worth 60 to the target network; agent 2 stays at 80 (action 1).
     # y = 2 + 0.5 * 140 = 72, however good the illegal action looks to either network.

@@ -10,11 +10,11 @@ import torch
 
 from qmix_lightning.algorithms.networks.weighted_qmix import CentralMixer
 from qmix_lightning.algorithms.weighted_qmix import central_weights, optimistic_weights
-from support.batches import A, N, S
-from support.garbage import GARBAGE, assert_unchanged, dirty_dead, dirty_padding
+from support.cases import every_value
 from support.joint_learners import LENGTHS, RETURNS, data, make
 from support.matrix_games import recipe_returns, train_on
 from support.plain_losses.weighted_qmix import plain_loss
+from support.small_policies import A, N, S
 
 NAMES = ("cw_qmix", "ow_qmix")
 F64 = torch.float64
@@ -36,8 +36,7 @@ def check_loss(name, lengths=LENGTHS, agent="recurrent", **settings):
     assert terms.total.item() == pytest.approx(qmix_loss + central_loss, rel=1e-9)
 
 
-@pytest.mark.parametrize("returns", RETURNS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("returns", "name"), every_value(RETURNS, NAMES))
 def test_loss_equals_plain_loops(name, returns):
     check_loss(name, returns=returns)
 
@@ -98,27 +97,6 @@ def test_the_weights_scale_what_the_acting_network_learns_and_nothing_else(name)
             assert not torch.allclose(none[n], full[n])
 
 
-@pytest.mark.parametrize("agent", ["recurrent", "feedforward"])
-@pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_gets_a_gradient_and_targets_none(name, agent):
-    learner = make(name, agent, double_q=False)
-    learner.loss(data()).total.backward()
-    for n, p in learner.named_parameters():
-        assert (p.grad is None) == n.startswith("target_"), n
-        assert p.grad is None or p.grad.abs().max() > 0, n
-    groups = learner.parameter_groups()
-    assert [group["name"] for group in groups] == ["policy", "mixer", "central_policy", "central_mixer"]
-    listed = [id(p) for group in groups for p in group["params"]]
-    assert sorted(listed) == sorted(id(p) for p in learner.parameters() if p.requires_grad)
-
-
-@pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("name", NAMES)
-def test_padding_and_dead_agents_may_hold_anything(name, garbage):
-    clean = data()
-    assert_unchanged(make(name), clean, dirty_dead(dirty_padding(clean, garbage), garbage))
-
-
 # -- representation -----------------------------------------------------------------------------------------------
 
 
@@ -159,6 +137,8 @@ def test_the_central_value_holds_qtrans_game():
 
 def test_the_two_kinds_of_agents_have_weights_of_their_own():
     learner = make("ow_qmix")
+    groups = [group["name"] for group in learner.parameter_groups()]
+    assert groups == ["policy", "mixer", "central_policy", "central_mixer"]
     for a, b in zip(learner.policy.parameters(), learner.central_policy.parameters(), strict=True):
         assert a.shape == b.shape
         assert not torch.equal(a, b)
@@ -166,8 +146,7 @@ def test_the_two_kinds_of_agents_have_weights_of_their_own():
     assert make("ow_qmix", double_q=False).target_policy is not None
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize(("name", "double_q"), every_value(NAMES, [True, False]))
 def test_targets_follow(name, double_q):
     learner = make(name, double_q=double_q, target_update_every=3, target_update_unit="updates")
     pairs = [

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from qmix_lightning.checkpoint import files as checkpoint
-from qmix_lightning.checkpoint.files import FORMAT, RunCheckpointIO, read_checkpoint, remove_leftovers, write_checkpoint
+from qmix_lightning.checkpoint.files import FORMAT, read_checkpoint, remove_leftovers, write_checkpoint
+from qmix_lightning.checkpoint.lightning_io import RunCheckpointIO
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
 from support.checkpoints import Hostile, payload
 
@@ -89,7 +90,7 @@ def test_truncated_anywhere(tmp_path):
     path = tmp_path / "x.ckpt"
     write_checkpoint(payload(), path)
     whole = path.read_bytes()
-    for length in [*range(0, len(whole), 37), len(whole) - 1]:
+    for length in [*range(0, len(whole), 101), len(whole) - 1]:
         path.write_bytes(whole[:length])
         assert str(path) in refused(path)
 
@@ -101,14 +102,14 @@ def test_a_flipped_bit_is_noticed_wherever_it_matters(tmp_path):
     whole, good = path.read_bytes(), repr(read_checkpoint(path))
     rng = random.Random(3)
     directory = whole.index(b"PK\x01\x02")  # the archive's directory, which has no checksum of its own
-    bits = [(rng.randrange(directory), rng.randrange(8)) for _ in range(200)]
-    bits += [(rng.randrange(directory, len(whole)), rng.randrange(8)) for _ in range(600)]
+    bits = [(rng.randrange(directory), rng.randrange(8)) for _ in range(60)]
+    bits += [(rng.randrange(directory, len(whole)), rng.randrange(8)) for _ in range(160)]
     # The bit that marks an entry as a folder: torch then returns memory as it finds it.
     entry = directory
     while whole[entry : entry + 4] == b"PK\x01\x02":
         bits.append((entry + 38, 4))
         entry += 46 + sum(int.from_bytes(whole[entry + n : entry + n + 2], "little") for n in (28, 30, 32))
-    assert len(bits) > 800 + 4
+    assert len(bits) > 220 + 4
     bad = 0
     for i, bit in bits:
         changed = bytearray(whole)
@@ -118,7 +119,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_matters(tmp_path):
             assert repr(read_checkpoint(path)) == good, f"bit {bit} of byte {i}"
         except CheckpointError:
             bad += 1
-    assert bad > 300
+    assert bad > 80
 
 
 class Shell(Hostile):
@@ -149,7 +150,7 @@ def test_made_up_contents_are_refused_in_one_line(tmp_path):
     (name,) = (n for n in parts if n.endswith("data.pkl"))
     rng = random.Random(1)
     said: list[str] = []
-    for _ in range(400):
+    for _ in range(120):
         changed = bytearray(parts[name])
         for _ in range(rng.choice([1, 2, 5])):
             changed[rng.randrange(2, len(changed))] = rng.randrange(256)
@@ -160,7 +161,7 @@ def test_made_up_contents_are_refused_in_one_line(tmp_path):
             read_checkpoint(path)
         except CheckpointError as error:
             said.append(str(error))
-    assert len(said) > 200
+    assert len(said) > 60
     assert not any("\n" in message for message in said)
 
 

@@ -19,6 +19,9 @@ CONF = Path(__file__).parents[2] / "conf"
 MODULES = {
     "qmix-train": "qmix_lightning.commands.train",
     "qmix-eval": "qmix_lightning.commands.evaluate",
+    "qmix-watch": "qmix_lightning.commands.watch",
+    "qmix-export": "qmix_lightning.commands.export",
+    "qmix-import": "qmix_lightning.commands.import_policy",
     "qmix-bench": "qmix_lightning.commands.bench",
 }
 
@@ -122,19 +125,17 @@ def test_cfg_job_prints_the_composed_configuration():
 
 def test_a_sweep_makes_one_folder_a_run(tmp_path: Path):
     tiny = [argument for argument in inprocess.TINY if not argument.startswith("total_env_steps")]
-    sweep = ["algorithm=iql,vdn,qmix", "-m", "seed=1,2", "total_env_steps=40", f"run_dir={tmp_path}/sweep", *tiny]
+    sweep = ["algorithm=vdn,qmix", "-m", "seed=2", "total_env_steps=40", f"run_dir={tmp_path}/sweep", *tiny]
     output = runs.run(sweep)
-    folders = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
-    assert folders == {f"algorithm={a},seed={s}" for a in ("iql", "vdn", "qmix") for s in (1, 2)}
-    for algorithm in ("iql", "vdn", "qmix"):
-        for seed in (1, 2):
-            folder = tmp_path / "sweep" / f"algorithm={algorithm},seed={seed}"
-            summary = json.loads((folder / "summary.json").read_text())
-            assert (summary["status"], summary["algorithm"], summary["seed"]) == ("completed", algorithm, seed)
-            assert summary["env_steps"] == 40
-            config = yaml.safe_load((folder / "config.yaml").read_text())
-            assert config["run_dir"].endswith(folder.name)
-            assert f"{algorithm} on two_step, seed {seed}" in output
+    for algorithm in ("vdn", "qmix"):
+        folder = tmp_path / "sweep" / f"two_step_{algorithm}_seed2"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert (summary["status"], summary["algorithm"], summary["seed"]) == ("completed", algorithm, 2)
+        assert summary["env_steps"] == 40
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["run_dir"].endswith(folder.name)
+        assert f"{algorithm} on two_step, seed 2" in output
+    assert "2 of 2 runs are there" in output
 
 
 def test_the_commands_are_installed():

@@ -14,7 +14,8 @@ import torch
 
 from qmix_lightning import environment
 from qmix_lightning.config.resume import imported
-from support import inprocess, runs
+from support import commands, inprocess
+from support.cases import every_value
 
 
 def check_refused(outcome: inprocess.Outcome, status: int, *texts: str) -> str:
@@ -184,12 +185,22 @@ def test_a_mistake_on_the_command_line(work: Path, typed: str, message: str):
     assert (work / "mine.txt").read_text() == "mine"
 
 
-def test_a_sweep_that_fails_says_which_job_and_how_many_are_left(work: Path):
-    tiny = [a for a in inprocess.TINY if "batch_size" not in a]
-    outcome = inprocess.command(["-m", "replay.batch_size=4,60,4,4", *tiny, "run_dir=sweep"])
-    assert outcome.status == 1
-    assert len(outcome.err.splitlines()) == 1
-    assert outcome.err.endswith("(job #1 of the sweep; the 2 after it were not run)\n")
+SWEEPS = [
+    ("replay.batch_size=65,66", "is larger than replay.capacity"),
+    ("seed=1,2 run_dir=${env.name}", "run_dir of a sweep is one folder"),
+    ("seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir is set for a sweep"),
+    ("seed=1,2 ckpt_path=last", "repeat its command without ckpt_path"),
+    ("seed=1,2 hydra/launcher=joblibb", "Did you mean"),
+    ("seed=1,2 optimizer.lrr=1", "Did you mean 'optimizer.lr'?"),
+]
+
+
+@pytest.mark.parametrize(("typed", "message"), SWEEPS, ids=[typed for typed, _ in SWEEPS])
+def test_a_sweep_that_cannot_begin(work: Path, typed: str, message: str):
+    outcome = inprocess.command(["-m", *inprocess.TINY, *typed.split()])
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1), outcome
+    assert message in outcome.err
+    assert not list(work.rglob("config.yaml"))
 
 
 def test_a_file_of_the_working_folder_can_be_named(work: Path):
@@ -198,7 +209,7 @@ def test_a_file_of_the_working_folder_can_be_named(work: Path):
     script = "import sys; sys.path.pop(0); from qmix_lightning.commands.envs import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "check", "here:Echo", "--steps", "20"],
-        env={**os.environ, "PYTHONPATH": str(runs.TESTS)},
+        env={**os.environ, "PYTHONPATH": str(commands.TESTS)},
         capture_output=True,
         text=True,
     )
@@ -319,8 +330,7 @@ OF_ANOTHER = {
 }
 
 
-@pytest.mark.parametrize("what", OF_ANOTHER)
-@pytest.mark.parametrize("by_path", [False, True], ids=["last", "path"])
+@pytest.mark.parametrize(("what", "by_path"), every_value(OF_ANOTHER, [False, True]))
 def test_a_checkpoint_of_another(run: Path, work: Path, what: str, by_path: bool):
     before = inprocess.snapshot(work)
     typed, message = OF_ANOTHER[what]
@@ -405,8 +415,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE, ids=lambda function: function.__name__)
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize(("damage", "command"), every_value(DAMAGE, ["train", "evaluate"]))
 def test_a_bad_checkpoint(run: Path, work: Path, tmp_path: Path, damage: Any, command: str):
     path, marker = run / "checkpoints" / "last.ckpt", tmp_path / "it ran"
     damage(path, marker)
@@ -453,11 +462,14 @@ def test_what_a_checkpoint_decides_to_import():
 
 BEST = "ckpt_path=run/checkpoints/best.ckpt"
 EVAL = [
-    ("episodes=3", "ckpt_path needs a value"),
-    ("ckpt_path=null", "ckpt_path must be a text, not null"),
+    ("episodes=3", "policy needs a value"),
+    ("ckpt_path=null", "policy needs a value"),
+    (f"{BEST} policy=two_step", "are two: name one"),
+    ("policy=simple_sprad", "there is no policy 'simple_sprad'"),
+    ("policy=last", "'last' of which run? name its folder with run_dir="),
     ("ckpt_path=nowhere.ckpt", "there is no checkpoint at nowhere.ckpt"),
     (f"{BEST} episodes=0", "episodes must be at least 1, not 0"),
-    (f"{BEST} episodes=many", "episodes must be an integer, not 'many'"),
+    (f"{BEST} episodes=many", "episodes must be an integer or null, not 'many'"),
     (f"{BEST} num_envs=0", "num_envs must be at least 1, not 0"),
     (f"{BEST} seed=one", "seed must be an integer or null, not 'one'"),
     (f"{BEST} episode=3", "unknown key 'episode'. Did you mean 'episodes'?"),
@@ -469,7 +481,7 @@ EVAL = [
     (f"{BEST} --seed 3", "settings are typed without dashes: seed=3"),
     (f"{BEST} env.kwargs=3", "env.kwargs must be a mapping"),
     (f"{BEST} output=run", "output must be a file, and run is a folder"),
-    ("run/checkpoints/best.ckpt", "which should be key=value"),
+    ("run/checkpoints/nothing.ckpt", "there is no checkpoint at run/checkpoints/nothing.ckpt"),
 ]
 
 
@@ -502,7 +514,7 @@ def test_a_budget_too_small_for_one_batch_fails_and_says_so(work: Path):
 
 
 def _command(arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environ = {k: v for k, v in runs.environ().items() if k != "HYDRA_FULL_ERROR"} | variables
+    environ = {k: v for k, v in commands.environ().items() if k != "HYDRA_FULL_ERROR"} | variables
     script = Path(sys.executable).with_name("qmix-train")
     return subprocess.run([script, *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False)
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -81,10 +80,10 @@ def test_nothing_is_run_if_that_was_not_asked_for(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "study").exists()
 
 
-def wait_for(condition, process: subprocess.Popen[str]) -> None:
+def wait_for(condition, process: runs.Command) -> None:
     deadline = time.monotonic() + 300
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.printed()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -105,29 +104,28 @@ def at_work(folder: Path) -> list[int]:
 def test_a_suite_that_was_killed_goes_on_and_its_table_is_that_of_its_rows(tmp_path: Path):
     (tmp_path / "small.yaml").write_text(SUITE.replace("total_env_steps: 300", "total_env_steps: 600"))
     study, rows = tmp_path / "study", tmp_path / "rows"
-    command = [f"suite={tmp_path}/small.yaml", "tasks=two_step", "jobs=2", f"folder={study}", f"results={rows}"]
+    chosen = ["tasks=two_step", "algorithms=[vdn]", "jobs=1"]
+    command = [f"suite={tmp_path}/small.yaml", *chosen, f"folder={study}", f"results={rows}"]
 
     process = runs.start(command, "qmix_lightning.commands.bench")
-    begun = study / "two_step" / "vdn" / "seed2" / "checkpoints" / "last.ckpt"  # the third: two were finished
+    begun = study / "two_step" / "vdn" / "seed2" / "checkpoints" / "last.ckpt"  # the second: one was finished
     wait_for(begun.exists, process)
     process.kill()
-    process.communicate()
+    process.wait()
     deadline = time.monotonic() + 60
     while at_work(study):
         assert time.monotonic() < deadline, "a run outlived its suite"
         time.sleep(0.05)
     before = {path.name: path.stat().st_mtime_ns for path in rows.glob("*.json")}
-    assert 1 <= len(before) < 4
+    assert len(before) == 1
 
     printed = runs.run(command, "qmix_lightning.commands.bench")
-    assert printed.startswith(f"small: {len(before)} of 4 runs are done\n")
+    assert printed.startswith("small: 1 of 2 runs are done\n")
     after = {path.name: path.stat().st_mtime_ns for path in rows.glob("*.json")}
-    assert len(after) == 4
+    assert len(after) == 2
     assert all(after[name] == written for name, written in before.items()), "what was finished was run again"
-    for name in ("vdn", "qmix"):
-        for seed in (1, 2):
-            steps = [int(row["env_steps"]) for row in runs.rows(study / "two_step" / name / f"seed{seed}")]
-            assert steps[-1] >= 600
+    for seed in (1, 2):
+        assert int(runs.rows(study / "two_step" / "vdn" / f"seed{seed}")[-1]["env_steps"]) >= 600
 
     contents = [json.loads(path.read_text()) for path in sorted(rows.glob("*.json"))]
     assert all(path.stat().st_size < 10_000 for path in rows.glob("*.json"))
@@ -136,15 +134,14 @@ def test_a_suite_that_was_killed_goes_on_and_its_table_is_that_of_its_rows(tmp_p
     for content in contents:
         assert content["evaluations"]["wall_s"] == sorted(content["evaluations"]["wall_s"])
         assert content["evaluations"]["wall_s"][-1] <= content["wall_s"]
-    for name in ("vdn", "qmix"):
-        values = [content["final"]["return_mean"] for content in contents if content["algorithm"] == name]
-        line = next(line for line in printed.splitlines() if line.startswith(f"| {name} "))
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        iqm = f"{mean(values):.3g}"  # of two runs neither is cut
-        interval = f"{min(values):.3g} to {max(values):.3g}"  # a quarter of the samples is either run twice
-        assert cells[1:5] == ["2", iqm, interval, f"{mean(values):.3g}"]
+    values = [content["final"]["return_mean"] for content in contents]
+    line = next(line for line in printed.splitlines() if line.startswith("| vdn "))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    iqm = f"{mean(values):.3g}"  # of two runs neither is cut
+    interval = f"{min(values):.3g} to {max(values):.3g}"  # a quarter of the samples is either run twice
+    assert cells[1:5] == ["2", iqm, interval, f"{mean(values):.3g}"]
 
-    assert runs.run(command, "qmix_lightning.commands.bench").startswith("small: 4 of 4 runs are done\n")
+    assert runs.run(command, "qmix_lightning.commands.bench").startswith("small: 2 of 2 runs are done\n")
 
 
 @pytest.mark.slow

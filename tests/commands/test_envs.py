@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from qmix_lightning.cli import env_catalogue
 from qmix_lightning.cli.env_catalogue import SIZES, catalogue
 from qmix_lightning.commands.envs import _created, compose_env, main
 from qmix_lightning.env_checker.report import CHECKS
+from support import runs
 from support.inprocess import own_globals
 
 ROOT = Path(__file__).parents[2]
@@ -35,16 +35,6 @@ def envs(capsys):
         return stop.value.code, said.out, said.err
 
     return run
-
-
-def command(*arguments: str, path: Path | None = None, module: str = "qmix_lightning.commands.envs") -> str:
-    """Run a command in a process of its own; it must end well."""
-    search = os.pathsep.join(filter(None, [str(path) if path else None, os.environ.get("PYTHONPATH")]))
-    environ = {**os.environ, "PYTHONPATH": search, "PYTHONWARNINGS": "default"}
-    typed = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(typed, env=environ, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 # list ------------------------------------------------------------------------------------------------------------
@@ -255,7 +245,7 @@ def test_a_new_plugin_is_refused_where_something_is(envs, tmp_path):
     assert not list((tmp_path / "my_team").iterdir())
 
 
-def test_a_new_plugin_installs_passes_and_trains(envs, tmp_path):
+def test_a_new_plugin_installs_passes_and_trains(envs, tmp_path, monkeypatch):
     status, out, _ = envs("new", "my_team", "--path", str(tmp_path))
     assert status == 0
     assert f"pip install -e {tmp_path / 'my_team'}" in out
@@ -275,16 +265,18 @@ def test_a_new_plugin_installs_passes_and_trains(envs, tmp_path):
 
     site = tmp_path / "site"
     install = ["install", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target"]
-    command(*install, str(site), str(project), module="pip")
-    assert re.search(r"^my_team +my_team +my-team 0\.1\.0 .*yes$", command(path=site), re.MULTILINE)
-    assert "0 failed" in command("check", "my_team", "size=5", path=site)
-    command("-q", "-p", "no:cacheprovider", str(project / "tests"), path=site, module="pytest")
+    runs.run([*install, str(site), str(project)], "pip")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    listed = runs.run([], "qmix_lightning.commands.envs")
+    assert re.search(r"^my_team +my_team +my-team 0\.1\.0 .*yes$", listed, re.MULTILINE)
+    assert "0 failed" in runs.run(["check", "my_team", "size=5"], "qmix_lightning.commands.envs")
+    runs.run(["-q", "-p", "no:cacheprovider", str(project / "tests")], "pytest")
 
     run_dir = tmp_path / "run"
     small = ["total_env_steps=600", "eval_interval=300", "eval_episodes=4", "checkpoint_interval=300"]
     small += ["replay.batch_size=8", "trainer.accelerator=cpu", "logger=none", f"run_dir={run_dir}"]
     recipe = ["--config-dir", str(project / "conf"), "experiment=my_team_qmix"]
-    command(*recipe, *small, path=site, module="qmix_lightning.commands.train")
+    runs.run([*recipe, *small])
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["status"], summary["env"]) == ("completed", "my_team")
     assert summary["env_steps"] >= 600
@@ -292,11 +284,12 @@ def test_a_new_plugin_installs_passes_and_trains(envs, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_new_environment_can_be_learned(tmp_path, envs):
+def test_the_new_environment_can_be_learned(tmp_path, envs, monkeypatch):
     envs("new", "my_team", "--path", str(tmp_path))
     project = tmp_path / "my_team"
     run_dir = tmp_path / "run"
     arguments = ["--config-dir", str(project / "conf"), "experiment=my_team_qmix", "env=pettingzoo"]
     arguments += ["env.id=my_team.environment:MyTeam", "logger=none", "trainer.accelerator=cpu", f"run_dir={run_dir}"]
-    command(*arguments, path=project, module="qmix_lightning.commands.train")
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    runs.run(arguments)
     assert json.loads((run_dir / "summary.json").read_text())["eval"]["win_rate"] >= 0.95

@@ -1,4 +1,7 @@
-"""``python -m qmix_lightning COMMAND`` is the console script; the modules of 0.1.0 are imported and run as before."""
+"""``python -m qmix_lightning COMMAND`` is the console script; the modules of 0.1.0 are imported and run as before.
+
+That it starts the other ranks as it was started is in test_ranks.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from qmix_lightning.commands import COMMANDS
-from support import runs
+from support import commands
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=runs.environ())
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=commands.environ())
 
 
 def test_every_command_is_a_console_script_and_has_its_file():
@@ -32,7 +35,7 @@ def test_without_a_command_they_are_listed():
     assert all(name in ended.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "evaluate", "envs", "bench"])
+@pytest.mark.parametrize("name", ["train", "eval", "evaluate", "export", "import", "envs", "bench"])
 def test_a_command_answers(name: str):
     ended = python("-m", "qmix_lightning", name, "--help")
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -43,15 +46,6 @@ def test_an_unknown_command_gets_the_nearest():
     ended = python("-m", "qmix_lightning", "trian")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "error: there is no command 'trian'. Did you mean 'train'?\n"
-
-
-def test_other_ranks_are_started_as_the_first_one_was(tmp_path: Path):
-    tiny = ["env=two_step", "total_env_steps=40", "replay.batch_size=4", "eval_episodes=4", "agent.hidden_dim=8"]
-    ended = python(
-        "-m", "qmix_lightning", "train", *tiny, *runs.TWO_RANKS, "logger=none", f"run_dir={tmp_path / 'run'}"
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])

@@ -87,6 +87,24 @@ def test_a_setting_of_a_logger_that_was_typed_is_said_to_be_left_out():
     assert "the run goes on without its logger.tensorboard.name; type them again" in outcome.err
 
 
+def test_of_a_callback_a_file_decides_numbers_and_metrics(work: Path):
+    shutil.rmtree("run")
+    typed = ["callbacks=[early_stopping,q_table]", "callbacks.early_stopping.monitor=train/loss"]
+    typed += ["callbacks.early_stopping.patience=70", "callbacks.early_stopping.mode=min"]
+    tiny = [a for a in inprocess.TINY if not a.startswith("logger")]
+    inprocess.succeed(["run_dir=run", *typed, *tiny])
+    recorded = {"monitor": "train/loss", "patience": 70, "mode": "min"}
+    assert read_checkpoint(LAST)["config"]["callbacks"] == {"early_stopping": recorded, "q_table": {}}
+    assert "left" not in inprocess.succeed(RESUME).err
+    assert read_checkpoint(LAST)["config"]["callbacks"]["early_stopping"] == recorded
+    evil = {"q_table": {"run_dir": f"{work}/outside", "gamma": "x"}, "early_stopping": recorded | {"patience": "../x"}}
+    rewrite(lambda p: p["config"].update(callbacks=evil))
+    outcome = inprocess.succeed([*RESUME[:2], "total_env_steps=80"])
+    for left_out in ("q_table.run_dir", "q_table.gamma", "early_stopping.patience"):
+        assert f"callbacks.{left_out}" in outcome.err
+    assert not Path("outside").exists()
+
+
 def test_paths_of_a_file_have_no_effect(work: Path):
     outside = str(work / "outside")
     rewrite(lambda p: p["config"].update(run_dir=outside))

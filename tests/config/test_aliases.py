@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from qmix_lightning.config.aliases import KEYS, TARGETS, VALUES, rename_override, rename_settings
+from qmix_lightning.config.aliases import GONE, KEYS, TARGETS, VALUES, rename_override, rename_settings
 from support import inprocess, runs
 from support.inprocess import TINY
 
 TYPED: dict[str, tuple[str, str, Any]] = {
     "rollout.pipelined": ("rollout.pipelined=false", "rollout.asynchronous", False),
-    "rollout.capture": ("rollout.capture=off", "rollout.cuda_graph", "off"),
     "rollout.collector=here": ("rollout.collector=here", "rollout.collector", "inline"),
     "qmix_lightning.q_table.QTableReport": (
         "callbacks.table={_target_:qmix_lightning.q_table.QTableReport,run_dir:'${run_dir}',gamma:0.99}",
@@ -35,25 +34,27 @@ def test_every_alias_is_typed_below():
     assert set(TYPED) == {*KEYS, *values, *TARGETS}
 
 
-@pytest.mark.parametrize("old", TYPED)
-def test_an_old_name_sets_what_it_is_called_now(tmp_path: Path, old: str):
-    typed, key, value = TYPED[old]
-    inprocess.succeed(["env=two_step", *TINY, typed, f"run_dir={tmp_path / 'run'}"])
-    assert OmegaConf.select(config_of(tmp_path / "run"), key) == value
+def test_old_names_set_what_they_are_called_now_and_each_is_told_about_once(tmp_path: Path):
+    output = runs.run(
+        ["env=two_step", *TINY, *(typed for typed, _, _ in TYPED.values()), f"run_dir={tmp_path / 'run'}"]
+    )
+    config = config_of(tmp_path / "run")
+    assert [OmegaConf.select(config, key) for _, key, _ in TYPED.values()] == [value for _, _, value in TYPED.values()]
+    told = [line.partition(" is called ")[0] for line in output.splitlines() if " is called " in line]
+    assert sorted(told) == sorted(TYPED)
 
 
-@pytest.mark.parametrize("old", [*KEYS, *(f"{key}={value}" for key, values in VALUES.items() for value in values)])
-def test_an_old_name_in_a_file_of_the_users_own(tmp_path: Path, old: str):
-    typed, key, value = TYPED[old]
-    section, _, setting = typed.partition(".")
-    name, _, written = setting.partition("=")
-    quoted = f"'{written}'" if written == "off" else written  # which is false in YAML
+def test_old_names_in_a_file_of_the_users_own(tmp_path: Path):
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text(f"# @package _global_\n{section}:\n  {name}: {quoted}\n")
+    # Unquoted, off is false in YAML.
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\nrollout:\n  pipelined: false\n  capture: 'off'\n  collector: here\n"
+    )
     arguments = ["--config-dir", str(tmp_path / "conf"), "experiment=mine", "env=two_step", *TINY]
     inprocess.succeed([*arguments, f"run_dir={tmp_path / 'run'}"])
-    assert OmegaConf.select(config_of(tmp_path / "run"), key) == value
+    rollout = config_of(tmp_path / "run").rollout
+    assert (rollout.asynchronous, rollout.cuda_graph, rollout.collector) == (False, "off", "inline")
 
 
 def test_what_is_typed_wins_over_an_old_name_in_a_file():
@@ -66,9 +67,19 @@ def test_what_is_typed_wins_over_an_old_name_in_a_file():
 @pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
 def test_with_hydras_prefixes(prefix: str):
     now = "~" if prefix == "~" else "++"  # added if need be
-    assert rename_override(f"{prefix}rollout.capture=off") == f"{now}rollout.cuda_graph=off"
-    assert rename_override(f"{prefix}rollout.cuda_graph=off") == f"{now}rollout.cuda_graph=off"
-    assert rename_override(f"{prefix}rollout.captured=off") == f"{prefix}rollout.captured=off"
+    assert rename_override(f"{prefix}rollout.pipelined=true") == f"{now}rollout.asynchronous=true"
+    assert rename_override(f"{prefix}rollout.asynchronous=true") == f"{now}rollout.asynchronous=true"
+    assert rename_override(f"{prefix}rollout.pipelines=true") == f"{prefix}rollout.pipelines=true"
+
+
+def test_a_setting_that_has_no_effect_any_more_is_dropped(capsys: pytest.CaptureFixture[str]):
+    """Typed, in a file of the user's own, and in a checkpoint."""
+    assert [rename_override(f"{key}=off") for key in GONE] == [f"++{key}=off" for key in GONE]
+    sections = {"rollout": {key.partition(".")[2]: "off" for key in GONE} | {"backend": "sync"}}
+    assert rename_settings(sections) == {"rollout": {"backend": "sync"}}
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(" ")[0] for line in told] == list(GONE)
+    assert all("has no effect any more" in line for line in told)
 
 
 def test_a_whole_group_of_the_users_own_with_old_keys(tmp_path: Path):
@@ -76,7 +87,7 @@ def test_a_whole_group_of_the_users_own_with_old_keys(tmp_path: Path):
     folder = tmp_path / "conf" / "rollout"
     folder.mkdir(parents=True)
     shipped = Path(str(resources.files("qmix_lightning.conf").joinpath("rollout/sync.yaml"))).read_text()
-    old = shipped.replace("asynchronous:", "pipelined:").replace("cuda_graph:", "capture:").replace("inline", "here")
+    old = shipped.replace("asynchronous:", "pipelined:").replace("inline", "here")
     (folder / "mine.yaml").write_text(old)
     arguments = ["--config-dir", str(tmp_path / "conf"), "rollout=mine", "env=two_step", *TINY]
     for number, typed in enumerate([[], ["rollout.pipelined=false"], ["rollout.asynchronous=false"]]):
@@ -95,27 +106,16 @@ def test_a_new_name_in_one_file_wins_over_an_old_one_in_another():
 
 
 def test_a_sweep_over_an_old_name(tmp_path: Path):
-    arguments = ["-m", "env=two_step", *TINY, "rollout.pipelined=false,auto", f"run_dir={tmp_path / 'sweep'}"]
+    arguments = ["-m", "env=two_step", *TINY, "rollout.pipelined=false", f"run_dir={tmp_path / 'sweep'}"]
     inprocess.succeed(arguments)
-    found = sorted(
-        str(config_of(path).rollout.asynchronous) for path in (tmp_path / "sweep").iterdir() if path.is_dir()
-    )
-    assert found == ["False", "auto"]
+    (path,) = (tmp_path / "sweep").glob("*/config.yaml")
+    assert config_of(path.parent).rollout.asynchronous is False
 
 
 def test_an_old_name_that_cannot_be_renamed_is_named():
     refused = inprocess.command(["env=two_step", "checkpoint_interval=${rollout.pipelined}"])
     assert refused.status == 2
     assert refused.err == "error: unknown key 'rollout.pipelined': it is called 'rollout.asynchronous' now\n"
-
-
-def test_each_old_name_is_told_about_once(tmp_path: Path):
-    everything = [typed for typed, _, _ in TYPED.values()]
-    output = runs.run(["env=two_step", *TINY, *everything, f"run_dir={tmp_path / 'run'}"])
-    told = [line for line in output.splitlines() if " is called " in line]
-    assert len(told) == len(TYPED)
-    for old in TYPED:
-        assert sum(line.startswith(f"{old} is called ") for line in told) == 1
 
 
 def test_an_old_name_goes_on_with_a_run(tmp_path: Path):

@@ -48,6 +48,7 @@ ALLOWED = {
     "replay.storage": "memmap",
     "replay.memmap_dir": "/elsewhere",
     "replay.device": "device",
+    "objective": "win_rate",
 }
 
 
@@ -65,6 +66,7 @@ def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
         "total_env_steps",
         "eval_",
         "checkpoint_interval",
+        "objective",
         "run_dir",
         "ckpt_path",
         "logger",
@@ -78,7 +80,7 @@ def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
         "rollout.num_workers",
         "rollout.collector",
     )
-    free += ("rollout.step_timeout_s", "rollout.max_faults", "rollout.fault_window_s")
+    free += ("rollout.step_timeout_s", "rollout.max_faults", "rollout.fault_window_s", "rollout.python")
     free += ("replay.storage", "replay.memmap_dir", "replay.device")
     keys = [key for key in flatten(saved) if not key.startswith(free)]
     assert len(keys) > 30

@@ -32,6 +32,7 @@ from qmix_lightning.config.schema import check_settings, settings_of
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.mixers import MIXERS
 from qmix_lightning.optimizers import OPTIMIZERS
+from qmix_lightning.registry import Registry
 from qmix_lightning.vector.env_section import adapter_settings
 from support.compositions import composed, run_config
 
@@ -54,8 +55,8 @@ def every(*groups: str) -> list[Any]:
 @pytest.mark.parametrize(("group", "choice"), every("replay", "rollout", "exploration"))
 def test_a_group_with_a_dataclass(group: str, choice: str):
     schema = {"replay": ReplayConfig, "rollout": RolloutConfig, "exploration": ExplorationConfig}[group]
-    section = OmegaConf.load(CONF / group / f"{choice}.yaml")
-    assert sorted(map(str, section)) == sorted(field.name for field in fields(schema))
+    section = composed(f"{group}={choice}")[group]
+    assert sorted(section) == sorted(field.name for field in fields(schema))
 
 
 def settings(factory: Callable[..., Any], provided: tuple[str, ...]) -> set[str]:
@@ -113,13 +114,17 @@ def test_no_schema_has_a_default():
         assert [p.name for p in parameters if p.default is not p.empty] == [], schema
 
 
-@pytest.mark.parametrize("group", ["agents", "mixers", "algorithms", "optimizers", "envs"])
-def test_names_and_files_belong_together(group: str):
+@pytest.mark.parametrize("registry", [AGENTS, MIXERS, ALGORITHMS, OPTIMIZERS, environment.ENVIRONMENTS])
+def test_names_and_files_belong_together(registry: Registry):
     """Each name of the registry is a choice, and each choice leads to a name of the registry."""
-    registered = set(PROJECT["entry-points"][f"qmix_lightning.{group}"])
-    folder = group.removesuffix("s")
-    assert registered <= set(choices(folder))
-    assert {composed(f"{folder}={choice}")[folder]["name"] for choice in choices(folder)} == registered
+    folder = registry.group.removeprefix("qmix_lightning.").removesuffix("s")
+    assert set(registry.names()) <= set(choices(folder))
+    assert {composed(f"{folder}={choice}")[folder]["name"] for choice in choices(folder)} == set(registry.names())
+
+
+def test_names_of_this_package_need_no_installation():
+    """A new component is its file, its YAML and its line in a table; entry points are for other distributions."""
+    assert "entry-points" not in PROJECT
 
 
 # -- what composes ------------------------------------------------------------------------------------------------
@@ -206,11 +211,15 @@ def test_families_that_need_more_than_their_budget_say_so_and_no_other():
 
 @pytest.mark.parametrize("choice", choices("experiment"))
 def test_every_recipe_names_its_preset(choice: str):
-    assert run_config(f"experiment={choice}", "preset=paper") != run_config(f"experiment={choice}")
     own = (CONF / "experiment" / f"{choice}.yaml").read_text()
     base = re.search(r"^  - (\w+)$", own, re.M)
     named = own if base is None or base[1] == "_self_" else (CONF / "experiment" / f"{base[1]}.yaml").read_text()
     assert "override /preset: " in named or "  - smac_3m\n" in named
+
+
+@pytest.mark.parametrize("choice", ["two_step_qmix", "lbf_8x8_2p_3f", "smax_3m", "smac_3m"])
+def test_a_preset_that_is_typed_wins_over_a_recipes(choice: str):
+    assert run_config(f"experiment={choice}", "preset=paper") != run_config(f"experiment={choice}")
 
 
 def test_shares_of_the_budget_become_environment_steps():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from qmix_lightning.types import TrajectoryBatch
 from support import inprocess, runs
+from support.cases import mostly_slow
 from support.on_policy_learners import COMA_SETTINGS, PQN_SETTINGS
 from support.plain_losses import coma, ppo, pqn, q_learning, qtran, weighted_qmix
 from support.witness import Story, told
@@ -72,11 +73,6 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 ON_POLICY = ("coma", "ippo", "mappo", "pqn_vdn", "pqn_qmix")
 IN_CI = ("qmix", "qplex", "qtran_alt", "cw_qmix", "coma", "mappo", "pqn_qmix")
 WITHOUT_TARGETS = ("ippo", "mappo", "pqn_vdn", "pqn_qmix")
-
-
-def every(names: Iterable[str] = LOSSES) -> list[Any]:
-    """The algorithms as parameters of a test; one of each family is not slow."""
-    return [pytest.param(name, marks=[] if name in IN_CI else pytest.mark.slow) for name in names]
 
 
 def test_none_is_left_out():
@@ -168,7 +164,7 @@ def check_gradients(story: Story) -> None:
     assert not stayed
 
 
-@pytest.mark.parametrize("algorithm", every())
+@pytest.mark.parametrize("algorithm", mostly_slow(LOSSES, IN_CI))
 def test_a_run_counts_computes_and_goes_on_exactly(algorithm: str, tmp_path: Path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     inprocess.succeed(arguments(algorithm, whole))
@@ -229,18 +225,19 @@ def echo_return(algorithm: str, folder: Path, seed: int, steps: int, *extra: str
 
 
 STEPS = dict.fromkeys(LOSSES, 1500) | dict.fromkeys(ON_POLICY, 2400) | {"qtran_base": 2400}
+QUICK_STEPS = dict.fromkeys(IN_CI, 900) | dict.fromkeys(ON_POLICY, 1600)
 SEEDS = (1, 2, 3)
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "seed"),
-    [
-        pytest.param(name, seed, marks=[] if name in IN_CI and seed == 1 else pytest.mark.slow)
-        for name in LOSSES
-        for seed in SEEDS
-    ],
-)
-def test_it_learns_to_do_what_it_is_shown(algorithm: str, seed: int, tmp_path: Path):
+@pytest.mark.parametrize("algorithm", IN_CI)
+def test_it_learns_to_do_what_it_is_shown(algorithm: str, tmp_path: Path):
+    assert echo_return(algorithm, tmp_path, seed=1, steps=QUICK_STEPS[algorithm]) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("algorithm", LOSSES)
+def test_it_learns_on_every_seed(algorithm: str, seed: int, tmp_path: Path):
     assert echo_return(algorithm, tmp_path, seed, STEPS[algorithm]) > 0.9
 
 

@@ -14,6 +14,7 @@ from qmix_lightning.config.run_config import validate
 from qmix_lightning.envs import starcraft
 from qmix_lightning.types import Episode
 from support import fake_smac
+from support.cases import mostly_slow
 from support.fake_smac import SERVER
 
 SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "mixer.embed_dim=4", "eval_episodes=2"]
@@ -107,9 +108,7 @@ def test_the_tuned_recipes_are_those_of_the_published_table():
     assert {*table.split(), "3m", "MMM"} == TUNED
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in IN_CI else pytest.mark.slow) for name in sorted(TUNED)]
-)
+@pytest.mark.parametrize("name", mostly_slow(sorted(TUNED), IN_CI))
 def test_the_tuned_recipe_of_a_map_trains(name, tmp_path, monkeypatch):
     fake_smac.install(monkeypatch, "smac")
     small = ["total_env_steps=600", "rollout.num_envs=2", "rollout.backend=sync", "rollout.update_every=2"]
@@ -127,12 +126,15 @@ def test_the_tuned_recipe_of_a_map_trains(name, tmp_path, monkeypatch):
     assert published["agent"]["hidden_dim"] == (256 if name == "3s5z_vs_3s6z" else 64)
 
 
-@pytest.mark.parametrize("name", ["MMM", "3s5z", "MMM2", "5m_vs_6m", "2c_vs_64zg", "3s5z_vs_3s6z"])
+PUBLISHED = ("MMM", "3s5z", "MMM2", "5m_vs_6m", "2c_vs_64zg", "3s5z_vs_3s6z")
+
+
+@pytest.mark.parametrize("name", mostly_slow(PUBLISHED, ("MMM", "2c_vs_64zg", "3s5z_vs_3s6z")))
 def test_the_recipe_of_a_published_map_trains(name, tmp_path, monkeypatch):
     fake_smac.install(monkeypatch, "smac")
     run = train(tmp_path, f"smac_{name}", ["total_env_steps=400", "rollout.num_envs=2"])
     assert run.data.counters.updates > 2
-    config = run.module.extra_checkpoint["config"]
+    config = run.metadata.config
     assert config["env"]["map_name"] == name
     assert config["mixer"]["hypernet_layers"] == 2
     assert config["env"]["timeout_is_terminal"] is True

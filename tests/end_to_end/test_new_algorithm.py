@@ -72,7 +72,7 @@ def test_the_mixer_goes_with_other_algorithms(installed: Path, tmp_path: Path):
     assert (saved["config"]["algorithm"]["name"], saved["config"]["mixer"]["name"]) == ("vdn", "mean")
 
 
-@pytest.mark.parametrize("algorithm", ["qmix", "qtran_alt", "coma"])
+@pytest.mark.parametrize("algorithm", ["qtran_alt", "coma"])
 def test_the_agent_trains_and_resumes(installed: Path, tmp_path: Path, algorithm: str):
     own = ["replay.capacity=8"] if algorithm == "coma" else []
     arguments = [f"algorithm={algorithm}", "agent=small", "agent.width=8", *TINY, *own]

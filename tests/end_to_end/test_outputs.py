@@ -10,8 +10,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 from pathlib import Path
 
@@ -22,7 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from qmix_lightning.config.trust import recorded_config
 from qmix_lightning.training.callbacks.progress_bar import EnvStepsBar
-from support import inprocess, runs
+from support import inprocess
+from support.commands import Command
 
 TINY = [argument for argument in inprocess.TINY if argument != "logger=none"]
 
@@ -56,7 +55,7 @@ def test_config_yaml_is_the_resolved_configuration(run: Path):
     assert "${" not in (run / "config.yaml").read_text()
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["config"]
     assert recorded_config(config) == saved
-    assert (saved["logger"], saved["callbacks"]) == ({"tensorboard": []}, {"q_table": []})
+    assert (saved["logger"], saved["callbacks"]) == ({"tensorboard": []}, {"q_table": {}})
     assert (config["seed"], config["agent"]["hidden_dim"], config["run_dir"]) == (5, 8, str(run))
     assert config["logger"]["tensorboard"]["save_dir"] == str(run)
 
@@ -101,11 +100,24 @@ def test_best_holds_the_networks_and_no_replay(run: Path):
 
 def test_summary_json(run: Path):
     summary = json.loads((run / "summary.json").read_text())
-    fields = ["status", "env", "algorithm", "seed", "env_steps", "updates", "wall_s", "env_steps_per_s"]
+    fields = [
+        "status",
+        "ended_by",
+        "why",
+        "env",
+        "algorithm",
+        "seed",
+        "env_steps",
+        "updates",
+        "wall_s",
+        "env_steps_per_s",
+    ]
     fields += [
         "updates_per_s",
+        "seconds",
         "peak_rss_mb",
         "eval",
+        "best",
         "eval_wall_s",
         "faults",
         "num_threads",
@@ -113,7 +125,15 @@ def test_summary_json(run: Path):
         "versions",
     ]
     assert set(summary) == {*fields, "episodes"}
-    assert [summary[key] for key in fields[:4]] == ["completed", "two_step", "qmix", 5]
+    assert [summary[key] for key in fields[:2]] == ["completed", "budget"]
+    assert [summary[key] for key in fields[3:6]] == ["two_step", "qmix", 5]
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert (summary["best"]["env_steps"], summary["best"]["return_mean"]) == (
+        best["env_steps"],
+        best["eval"]["eval/return_mean"],
+    )
+    assert set(summary["seconds"]) == {"act", "env", "update", "evaluate"}
+    assert 0 < sum(summary["seconds"].values()) < summary["wall_s"]
     last, row = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True), rows(run)[-1]
     assert summary["env_steps"] == last["env_steps"] == int(row["env_steps"]) == 60
     assert summary["updates"] == last["global_step"] == int(row["updates"])
@@ -159,17 +179,26 @@ def test_the_end_says_what_was_reached_and_where(finished: tuple[Path, inprocess
     assert shown["eval return"].startswith(f"{summary['eval']['return_mean']:.4g}")
     assert shown["eval return"].endswith("4 episodes")
     assert shown["written to"].endswith("run")
+    assert shown["ended by"] == "the budget of 60 environment steps"
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert shown["best return"] == f"{best['eval']['eval/return_mean']:.4g}, after {best['env_steps']} env steps"
+    assert shown["next"] == f"qmix-eval ckpt_path={run}/checkpoints/best.ckpt"
+    assert (
+        outcome.out.splitlines()[-1].split() == f"qmix-train run_dir={run} ckpt_path=last total_env_steps=120".split()
+    )
+    start = outcome.out.split("  algorithm ")[0]
+    assert f"run: {run}\nwatch: tensorboard --logdir {run}/tensorboard\n" in start
     assert "state 2B" in outcome.out
     assert outcome.err == "", "no progress bar and no advice where there is no terminal"
 
 
-def test_a_log_file_gets_a_line_after_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(EnvStepsBar.__init__, "__defaults__", (0.0,))
+def test_a_log_file_gets_a_line_now_and_then_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(EnvStepsBar.__init__, "__defaults__", (0.05,))
     outcome = inprocess.succeed([f"run_dir={tmp_path}/run", *inprocess.TINY])
-    first, last = outcome.err.splitlines()  # evaluations at the first updates after 30 and 60 steps
-    line = r"env steps, [\d,]+/s, eps [\d.]+, loss [\d.e+-]+, eval return [\d.]+$"
-    assert re.match(r"32/60 " + line, first), first
-    assert re.match(r"60/60 " + line, last), last
+    first, *_, last = outcome.err.splitlines()
+    line = r"\d+/60 env steps, [\d,]+/s, (\d\d:\d\d|\?) left, eps [\d.]+"
+    assert re.match(r"(no return yet|(train )?return [\d.]+), " + line, first), first
+    assert re.match(r"return [\d.]+, " + line + r", loss [\d.e+-]+$", last), last
     off = inprocess.succeed([f"run_dir={tmp_path}/off", "trainer.enable_progress_bar=false", *inprocess.TINY])
     assert off.err == ""
 
@@ -194,14 +223,13 @@ def test_a_run_that_goes_on_elsewhere_writes_only_there(run: Path, tmp_path: Pat
     assert {path.name for path in (tmp_path / "new").iterdir()} == {path.name for path in run.iterdir()}
 
 
-def under_a_terminal(arguments: list[str]) -> str:
-    """What a command writes to a terminal 160 columns wide."""
+def under_a_terminal(arguments: list[str], columns: int) -> str:
+    """What a command writes to a terminal so many columns wide."""
     leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-    command = [sys.executable, "-m", "qmix_lightning.commands.train", *arguments]
-    process = subprocess.Popen(command, env=runs.environ(), stdin=follower, stdout=follower, stderr=follower)
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = Command("qmix_lightning.commands.train", arguments, output=os.ttyname(follower))
+    shown = os.read(leader, 4096)  # so the command has opened its end
     os.close(follower)
-    shown = b""
     try:
         while chunk := os.read(leader, 4096):
             shown += chunk
@@ -209,24 +237,26 @@ def under_a_terminal(arguments: list[str]) -> str:
         pass  # Linux: the other end was closed
     finally:
         os.close(leader)
-    assert process.wait(60) == 0, shown.decode()
+    assert process.wait() == 0, shown.decode()
     return shown.decode()
 
 
-def test_a_terminal_shows_a_bar_in_environment_steps(tmp_path: Path):
+@pytest.mark.parametrize("columns", [80, 160])
+def test_a_terminal_shows_a_bar_with_the_return_first(columns: int, tmp_path: Path):
     tiny = [a for a in inprocess.TINY if not a.startswith(("total_env_steps", "eval_interval"))]
-    arguments = ["total_env_steps=200", "eval_interval=50", f"run_dir={tmp_path}/run", *tiny]
-    shown = under_a_terminal(arguments)
-    bars = [part for part in re.split(r"[\r\n]+", shown) if "env steps, " in part]
-    assert bars
-    last = bars[-1]
-    assert re.search(r"100% \|.*\| 200/200 env steps, .*step/s, 00:00 left", last), last
-    assert re.search(r"eps 1\.00, loss [\d.e+-]+, eval return \d", last), last
+    shown = under_a_terminal(["total_env_steps=200", "eval_interval=50", f"run_dir={tmp_path}/run", *tiny], columns)
+    bars = [part for part in re.split(r"[\r\n]+", shown) if "%|" in part]
+    details = r", eps 1\.00, loss [\d.e+-]+" if columns == 160 else ""
+    assert re.fullmatch(r"return \d\S* 100%\|█+\| 200/200 steps, \S+/s, 00:00 left" + details, bars[-1]), bars[-1]
+    assert max(map(len, bars)) < columns
     assert "written to" in shown
-    silent = under_a_terminal(
-        [*arguments[:2], f"run_dir={tmp_path}/silent", "trainer.enable_progress_bar=false", *tiny]
-    )
-    assert "env steps, " not in silent
+
+
+def test_the_help_fits_a_terminal(tmp_path: Path):
+    shown = under_a_terminal(["--help"], 80).splitlines()
+    begin, end = (next(i for i, line in enumerate(shown) if line.startswith(name)) for name in ("agent: ", "trainer: "))
+    assert max(map(len, shown[begin:end])) < 80
+    assert any(line.startswith("logger: csv, mlflow, none, tensorboard") for line in shown)
 
 
 def test_what_a_preset_says_of_a_family_is_said_first(tmp_path: Path):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from support.batches import OBS, A, N, S
+from support.cases import every_value
 from support.small_mixers import qatten, seen_at, small_mixer
+from support.small_policies import OBS, A, N, S
 
 F64 = torch.float64
 
@@ -38,8 +39,7 @@ def test_equals_the_published_formula(weighted):
         assert float(got[b, 0]) == pytest.approx(qatten(mixer, seen), rel=1e-9)
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("weighted", "seed"), every_value([True, False], range(3)))
 def test_monotonic_and_linear_in_the_agents_values(seed, weighted):
     mixer = make(seed=seed, weighted_heads=weighted)
     q, state, obs = random_inputs(200)

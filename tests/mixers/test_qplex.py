@@ -9,8 +9,10 @@ import torch
 from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.envs.matrix import Matrix
 from qmix_lightning.mixers.base import MixerCall
-from support.batches import OBS, A, N, S, random_batch
+from support.batches import random_batch
+from support.cases import every_value
 from support.small_mixers import qplex, seen_at, small_mixer
+from support.small_policies import OBS, A, N, S
 
 F64 = torch.float64
 
@@ -34,8 +36,7 @@ def random_inputs(count, seed=1):
     return q, state, greedy, torch.randint(A, (count, 1, N), generator=g)
 
 
-@pytest.mark.parametrize("stop", [True, False])
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(("stop", "layers"), every_value([True, False], [1, 2, 3]))
 def test_equals_the_published_formula(layers, stop):
     """V_tot + sum_i lambda_i A_i by loops: what is stopped is the gradient, not the value."""
     mixer = make(attention_layers=layers, stop_advantage_gradient=stop)
@@ -47,8 +48,7 @@ def test_equals_the_published_formula(layers, stop):
         assert float(got[b, 0]) == pytest.approx(qplex(mixer, seen), rel=1e-8)
 
 
-@pytest.mark.parametrize("spread", [1.0, 4.0])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("spread", "seed"), every_value([1.0, 4.0], range(5)))
 def test_the_greedy_joint_action_is_the_agents_own(seed, spread):
     """Individual-global-max by enumeration: with illegal actions and dead agents."""
     mixer = make(seed=seed, spread=spread)

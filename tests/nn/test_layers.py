@@ -5,8 +5,8 @@ import torch
 
 from qmix_lightning.nn.heads import DuelingHead
 from qmix_lightning.nn.layers import AgentLayerNorm, parameter_sets
-from support.batches import A, N
 from support.small_agents import SHARING
+from support.small_policies import A, N
 
 
 @pytest.mark.parametrize("share", SHARING)

@@ -7,6 +7,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from qmix_lightning.nn import packed_gru as gru
 from qmix_lightning.nn.packed_gru import packed_gru
+from support.cases import every_value
 
 H, I = 4, 6  # noqa: E741
 RAGGED, EVEN = [5, 5, 3, 3, 1], [4, 4, 4]
@@ -33,8 +34,7 @@ def gradients(function, given, counts):
     return out, torch.autograd.grad((out * weights).sum(), given)
 
 
-@pytest.mark.parametrize("block_rows", [1, 8, 1024])
-@pytest.mark.parametrize("counts", COUNTS)
+@pytest.mark.parametrize(("block_rows", "counts"), every_value([1, 8, 1024], COUNTS))
 def test_equals_torchs(counts, block_rows, monkeypatch):
     monkeypatch.setattr(gru, "_BLOCK_ROWS", block_rows)
     given = arguments(counts)

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from qmix_lightning.agents.base import Agent
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.policy import Policy
 from qmix_lightning.nn import buffer_pool as pool
 from qmix_lightning.nn.buffer_pool import held_bytes, pooled_empty
 from qmix_lightning.nn.mlp import hypernetwork, side_by_side
 from qmix_lightning.nn.packed_input_layer import first_layer, first_layer_pair
 from qmix_lightning.nn.packing import Packing
-from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, random_batch
-from support.learners import AGENTS, make_learner
+from support.batches import random_batch
+from support.cases import every_value, pairwise
+from support.learners import make_learner
+from support.small_policies import AGENTS, A, N, build_policy
 
 SHARING = [True, False, "group"]
 LENGTHS = [9, 1, 4, 6, 3]
@@ -76,18 +76,9 @@ def test_columns_are_one_or_as_many_as_agents():
 # Policies -------------------------------------------------------------------------------------------------------------
 
 
-def policy(agent, share, dtype=torch.float64, inputs=PLAIN_INPUTS, **settings):
+def policy(agent, share, dtype=torch.float64, inputs=None, **settings):
     torch.manual_seed(0)
-    builder = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **inputs)
-    network = AGENTS[agent](
-        input_dim=builder.output_dim,
-        n_actions=A,
-        group_of_agent=[0, 1, 0],
-        hidden_dim=8,
-        share_parameters=share,
-        **{**PLAIN_AGENT, **settings},
-    )
-    return Policy(inputs=builder, agent=network).to(dtype)
+    return build_policy(agent, share=share, inputs=inputs, **settings).to(dtype)
 
 
 def plainly(net, batch):
@@ -109,10 +100,10 @@ def spoiled(batch):
     return replace(batch, obs=batch.obs.where(alive[..., None], torch.full((), float("nan"), dtype=batch.obs.dtype)))
 
 
-@pytest.mark.parametrize("segment", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"layer_norm": True, "dueling": True}])
-@pytest.mark.parametrize("share", SHARING)
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(
+    ("segment", "settings", "share", "agent"),
+    pairwise([False, True], [{}, {"layer_norm": True, "dueling": True}], SHARING, AGENTS),
+)
 def test_packed_values_and_gradients_are_the_plain_ones(agent, share, settings, segment):
     net = policy(agent, share, **settings)
     batch = random_batch(1, LENGTHS).to(torch.device("cpu"), torch.float64)
@@ -145,7 +136,7 @@ def test_packed_values_and_gradients_are_the_plain_ones(agent, share, settings, 
     ],
 )
 def test_first_layer_is_the_layer_of_the_joined_input(inputs, share):
-    net = policy("recurrent", share, inputs={**PLAIN_INPUTS, **inputs})
+    net = policy("recurrent", share, inputs=inputs)
     batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).mask_invalid()
     net.inputs.observe(batch, lambda tensor: tensor)
     packing = Packing.of(batch.agent_mask, net.agent.columns)
@@ -202,8 +193,7 @@ def outcome(learner, batch):
     return terms.total.detach().double() / terms.count, joined
 
 
-@pytest.mark.parametrize("share", SHARING)
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(("share", "agent"), every_value(SHARING, AGENTS))
 def test_precision_of_loss_and_gradient(agent, share):
     """The loss in single precision within 1e-5 of float64, and its gradient; under autocast both within 1e-2 of the
     plain way under the same autocast (which is further than that from float64, where ReLUs and signs flip)."""

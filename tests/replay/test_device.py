@@ -19,6 +19,7 @@ from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.prioritized import PrioritizedReplay
 from qmix_lightning.types import TrajectoryBatch
 from support import inprocess
+from support.cases import every_value
 from support.episodes import battle, episode, spec, whole
 
 CPU, META, GPU = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
@@ -46,8 +47,9 @@ def joined(i: int, length: int):
     return one
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("kind", [EpisodeReplay, PrioritizedReplay, RoundStore])
+@pytest.mark.parametrize(
+    ("dtype", "kind"), every_value(["float32", "float16", "bfloat16"], [EpisodeReplay, PrioritizedReplay, RoundStore])
+)
 def test_equals_the_hosts_after_many_wraps(kind, dtype: str):
     host, device = pair(kind, dtype=dtype)
     g = torch.Generator().manual_seed(0)
@@ -66,8 +68,9 @@ def test_equals_the_hosts_after_many_wraps(kind, dtype: str):
     assert host.nbytes() == device.nbytes()
 
 
-@pytest.mark.parametrize("lengths", [[3, 5, 2], [1], [40, 1, 1, 7]])
-@pytest.mark.parametrize("from_obs", [[True], [False], [True, False]])
+@pytest.mark.parametrize(
+    ("lengths", "from_obs"), every_value([[3, 5, 2], [1], [40, 1, 1, 7]], [[True], [False], [True, False]])
+)
 def test_states_from_observations_and_segments_are_the_same(lengths: list[int], from_obs: list[bool]):
     s = spec()
     s = replace(s, state_dim=sum(s.obs_dims))
@@ -133,13 +136,13 @@ def place(setting="auto", **changed):
 def test_auto_takes_half_of_what_is_free():
     chosen = place()
     assert chosen.device == GPU
-    assert chosen.line == "replay on cuda:0: at most 10 GB of observations and states, 40 GB free there"
+    assert chosen.line == "replay on cuda:0: at most 10.0 GB of observations and states, 40.0 GB free there"
     assert place(need=20 * 10**9).device == GPU
     small = place(need=20 * 10**9 + 1)
     assert small.device is None
     assert small.line == (
-        "replay in host memory, copied to cuda:0 from page-locked memory meanwhile (20 GB of observations and states, "
-        "40 GB free on cuda:0, of which auto takes half at most)"
+        "replay in host memory, copied to cuda:0 from page-locked memory meanwhile (20.0 GB of observations and "
+        "states, 40.0 GB free on cuda:0, of which auto takes half at most)"
     )
     assert place(need=11 * 10**9, growing=True).device is None
 
@@ -154,7 +157,9 @@ def test_it_stays_with_the_host_where_it_must():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigurationError, match="exclude each other: choose one"):
         place("device", in_file=True)
-    with pytest.raises(ConfigurationError, match=r"does not fit: 50 GB of observations and states, 40 GB free on cuda"):
+    with pytest.raises(
+        ConfigurationError, match=r"does not fit: 50.0 GB of observations and states, 40.0 GB free on cuda"
+    ):
         place("device", need=50 * 10**9)
     assert place("device", need=39 * 10**9).device == GPU
 

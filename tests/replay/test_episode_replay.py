@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from qmix_lightning.errors import CheckpointError, RunError
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.types import Episode
+from support.cases import every_value
 from support.episodes import OBS, TENSORS, A, N, battle, episode, spec
 
 
@@ -398,8 +399,7 @@ def test_a_store_in_a_file_is_the_same_store(tmp_path):
 # Between processes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("capacity", [3, 7, 100])
-@pytest.mark.parametrize("cuts", [[10], [2, 5, 10], list(range(1, 11))])
+@pytest.mark.parametrize(("capacity", "cuts"), every_value([3, 7, 100], [[10], [2, 5, 10], list(range(1, 11))]))
 def test_export_and_restore_in_segments(capacity, cuts):
     """Segments were written while the replay filled; some of their episodes have left since."""
     lengths = [4, 1, 9, 300, 2, 700, 3, 3, 1, 8]

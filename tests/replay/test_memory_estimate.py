@@ -13,6 +13,7 @@ from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.memory_estimate import available_memory, predict_size
 from qmix_lightning.replay.prioritized import PrioritizedReplay
 from support import inprocess
+from support.cases import every_value
 from support.episodes import battle, spec, whole
 
 
@@ -21,8 +22,7 @@ def size_of(s, **changed):
     return predict_size(s, **{**given, "room": 10**12, **changed})
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize(("dtype", "prioritized"), every_value(["float32", "float16", "bfloat16"], [False, True]))
 def test_the_prediction_is_what_a_full_store_takes(dtype, prioritized):
     s, capacity = battle(4, 30, 50, 9, 40), 64
     kind = {"alpha": 1.0, "beta": 1.0, "beta_anneal_steps": None} if prioritized else {}

@@ -19,6 +19,7 @@ from qmix_lightning.replay.prioritized import PrioritizedReplay, SumTree, import
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from support import inprocess, runs
+from support.cases import every_value
 from support.collecting import varying
 from support.data_modules import make, next_batch, resumed
 from support.episodes import TENSORS, episode, spec
@@ -68,8 +69,7 @@ def test_the_tree_finds_what_cumulative_sums_find(size, changes):
 # Drawing --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize("count", [5, 8, 21])  # not full, full, gone around
+@pytest.mark.parametrize(("alpha", "count"), every_value([0.0, 0.6, 1.0], [5, 8, 21]))
 def test_probabilities_are_those_of_the_definition(alpha, count):
     replay = filled(count, alpha=alpha)
     errors = np.linspace(0.1, 4.0, len(replay)) ** 2

@@ -3,6 +3,7 @@ import pytest
 
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
+from support.cases import every_value
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -165,8 +166,7 @@ def test_keys_mixed_ahead_are_those_of_each_episode(block):
         np.testing.assert_array_equal(keys_of(both), prng.fold(slots[:, None], both.astype(np.uint64)))
 
 
-@pytest.mark.parametrize("hint", ["none", "right", "wrong"])
-@pytest.mark.parametrize("block", [1, 4, 16])
+@pytest.mark.parametrize(("hint", "block"), every_value(["none", "right", "wrong"], [1, 4, 16]))
 def test_draws_made_ahead_are_those_of_each_step(block, hint):
     """Episodes begin, wait, jump back and go on from anywhere: what was computed ahead never shows."""
     rng = np.random.default_rng(block)

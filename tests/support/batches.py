@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
-from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.algorithms.value_learner import ValueSettings
 from qmix_lightning.types import TrajectoryBatch
 from support.small_mixers import small_mixer
+from support.small_policies import OBS, A, N, S, build_policy
 
-N, A, OBS, S = 3, 4, 5, 6
-PLAIN_INPUTS = {"use_obs": True, "use_last_action": True, "use_agent_id": True, "normalize_obs": False}
-PLAIN_AGENT = {"layer_norm": False, "dueling": False, "orthogonal_init": False}
 VALUES = {
     "gamma": 0.9,
     "double_q": True,
@@ -61,16 +57,7 @@ def random_batch(seed: int, lengths: list[int]) -> TrajectoryBatch:
 
 def small_policy(seed: int = 0, hidden: int = 8) -> Policy:
     torch.manual_seed(seed)
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
-    agent = RecurrentAgent(
-        input_dim=inputs.output_dim,
-        n_actions=A,
-        group_of_agent=[0] * N,
-        hidden_dim=hidden,
-        share_parameters=True,
-        **PLAIN_AGENT,
-    )
-    return Policy(inputs=inputs, agent=agent)
+    return build_policy(groups=[0] * N, hidden_dim=hidden)
 
 
 def small_learner(mixer: str, seed: int = 0) -> QLearning:

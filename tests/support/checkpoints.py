@@ -36,7 +36,7 @@ def manifest(segments, step=0, **more):
     """A manifest of one rank with these segments and no episode in flight."""
     rank = {"replay": segments, "next_id": segments[-1]["last_id"] if segments else 0, "collector": None}
     counters = {"updates": step, "env_steps": 10 * step}
-    found = payload(step, ReplayDataModule={"counters": counters, "ranks": [rank]}, world_size=1, **more)
+    found = payload(step, ReplayDataModule={"counters": counters, "ranks": [rank]}, world_size=1, device="cpu", **more)
     found["config"]["rollout"] = {"num_envs": 1}
     return found
 

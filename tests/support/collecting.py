@@ -2,16 +2,13 @@
 
 import torch
 
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.policy import Policy
-from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.rollout.collector import Collector
 from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import make_vector_env
-from support.batches import PLAIN_AGENT, PLAIN_INPUTS
 from support.fakes import VaryingLength
+from support.small_policies import build_policy
 
 TENSORS = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward")
 
@@ -26,19 +23,10 @@ def two_step(num_envs) -> VectorEnv:
 
 def make_policy(spec, seed=0):
     torch.manual_seed(seed)
-    sizes = {"n_agents": spec.n_agents, "n_actions": spec.n_actions, "obs_dim": spec.obs_dim}
-    inputs = InputBuilder(**sizes, **PLAIN_INPUTS)
-    agent = RecurrentAgent(
-        input_dim=inputs.output_dim,
-        n_actions=spec.n_actions,
-        group_of_agent=spec.group_of_agent,
-        hidden_dim=8,
-        share_parameters=True,
-        **PLAIN_AGENT,
-    )
+    policy = build_policy(sizes=(spec.n_agents, spec.n_actions, spec.obs_dim), groups=spec.group_of_agent)
     with torch.no_grad():
-        agent.head.weight *= 10  # values that differ enough for the order of sums not to matter
-    return Policy(inputs=inputs, agent=agent)
+        policy.agent.head.weight *= 10  # values that differ enough for the order of sums not to matter
+    return policy
 
 
 def copied(episode: Episode) -> Episode:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -14,6 +16,11 @@ from qmix_lightning.config.run_config import RunConfig, validate
 
 def composed(*overrides: str, resolve: bool = False) -> dict[str, Any]:
     """The configuration of a command line, as plain containers."""
+    return copy.deepcopy(_composed(overrides, resolve))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...], resolve: bool) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     cli.register_plugin_names()
     with initialize_config_module("qmix_lightning.conf", version_base="1.3"):

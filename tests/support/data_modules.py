@@ -1,8 +1,11 @@
 """The data module without a Trainer: made, asked for batches, saved and restored."""
 
+import itertools
+
 import torch
 
 from qmix_lightning.checkpoint.segments import SegmentStore
+from qmix_lightning.errors import RunInterrupted
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.runtime.signals import StopFlag
 from qmix_lightning.training.datamodule import ReplayDataModule
@@ -19,7 +22,7 @@ def make(env=two_step, num_envs=1, *, every=1, unit="episodes", updates=1, batch
         **{
             "env": made,
             "make_eval_env": lambda episodes: env(min(3, episodes)),
-            "policy_of": lambda: policy,
+            "policy": policy,
             "replay": EpisodeReplay(made.spec, capacity),
             "batch_size": batch_size,
             "schedule": UpdateSchedule(every=every, unit=unit, updates=updates),
@@ -57,3 +60,25 @@ def resumed(data, tmp_path, settings):
     other.store = SegmentStore(tmp_path, 0)
     other.load_state_dict(torch.load(tmp_path / "data.pt", weights_only=True))
     return other
+
+
+def stopped_in_step(data, at, count, seen, resume):
+    """``seen`` of each of ``count`` batches if a signal comes in joint step ``at``, and the data module after it.
+
+    ``resume`` makes another one of what the signal has ended.
+    """
+    step, taken, found = data._env.step, itertools.count(1), []
+
+    def stepping(actions, active):
+        if next(taken) == at:
+            data.stop.signal_number = 15
+        return step(actions, active)
+
+    data._env.step, first = stepping, data
+    while len(found) < count:
+        try:
+            found.append(seen(next_batch(data)))
+        except RunInterrupted:
+            assert data is first
+            data = resume(data)
+    return found, data

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.policy import Policy
-from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.types import TrajectoryBatch
-from support.batches import PLAIN_AGENT, PLAIN_INPUTS, value_settings
+from support.batches import value_settings
 from support.small_mixers import small_mixer
+from support.small_policies import build_policy
 
 GAMMA = 0.96875
 N, A, OBS, S = 2, 3, 3, 2
@@ -58,17 +56,8 @@ def episodes(game: dict[int, tuple[bool, float]], copies: int = 4) -> Trajectory
 
 def make_learner(mixer: str, seed: int = 0, **settings) -> QLearning:
     torch.manual_seed(seed)
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
-    agent = RecurrentAgent(
-        input_dim=inputs.output_dim,
-        n_actions=A,
-        group_of_agent=[0] * N,
-        hidden_dim=16,
-        share_parameters=True,
-        **PLAIN_AGENT,
-    )
     return QLearning(
-        policy=Policy(inputs=inputs, agent=agent),
+        policy=build_policy(sizes=(N, A, OBS), groups=[0] * N, hidden_dim=16),
         mixer=small_mixer(mixer, n=N, a=A, obs=OBS, state=S),
         settings=value_settings(gamma=GAMMA, target_update_every=5, target_update_unit="updates", **settings),
     )

@@ -99,6 +99,7 @@ class _StarCraft2:
         self.settings = SimpleNamespace(**settings)
         self.n_agents, self.n_enemies = n_agents or allies, n_enemies or enemies
         self.episode_limit = limit
+        self.map_x, self.map_y = 32, 32
         self.map_type = kind
         self._shields = (int(race == "P"), int(enemy_race == "P"))
         self._types = types
@@ -210,6 +211,7 @@ class _StarCraft2:
             unit = self.agents[i]
             if action in (4, 5):
                 unit.x += self.settings.move_amount * (1 if action == 4 else -1)
+                unit.pos.x = unit.x
             elif action >= 6 and self._heals(unit):
                 self.agents[action - 6].health = 45.0
             elif action >= 6:
@@ -322,7 +324,10 @@ class _StarCraft2:
 def _unit(env: _StarCraft2, number: int, x: float, enemy: bool = False) -> Any:
     assert env._game is not None
     jitter = random.Random(f"{env._game.seed} {env._episode_count} {number} {enemy}").random()
-    return SimpleNamespace(number=number, x=x + jitter, health=45.0, health_max=45.0, shield_max=0.0)
+    place = SimpleNamespace(x=x + jitter, y=2.0 + 12.0 * (number + 1) / 12)
+    return SimpleNamespace(
+        number=number, x=x + jitter, pos=place, health=45.0, health_max=45.0, shield=0.0, shield_max=0.0
+    )
 
 
 class StarCraft2Env(_StarCraft2):

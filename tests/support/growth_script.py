@@ -22,7 +22,7 @@ parameters = [p for p in learner.parameters() if p.requires_grad]
 optimizer = torch.optim.Adam(parameters, fused=True)
 # The longest comes first: whatever comes later fits into the memory of it.
 batches = [random_batch(i, [60 - i, *[20 + (7 * k + i) % 40 for k in range(31)]]) for i in range(8)]
-for update in range(240):
+for update in range(160):
     batch = batches[update % len(batches)].map(torch.clone)
     learner.observe(batch)
     terms = learner.loss(batch)
@@ -31,5 +31,5 @@ for update in range(240):
     clip_by_norm(parameters, 10.0)
     optimizer.step()
     learner.after_update(episodes=update, updates=update)
-    if update % 60 == 59:
+    if update % 40 == 39:
         print(resident())

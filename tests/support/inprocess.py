@@ -16,9 +16,14 @@ from pathlib import Path
 from hydra.core.global_hydra import GlobalHydra
 
 from qmix_lightning.cli import hydra_app as cli
-from qmix_lightning.commands import evaluate, train
+from qmix_lightning.commands import evaluate, export, train, watch
 
-TASKS = {"train": train._task, "evaluate": evaluate._task}
+TASKS = {
+    "train": (train._task, train.begin_sweep),
+    "evaluate": (evaluate._task,),
+    "export": (export._task,),
+    "watch": (watch._task,),
+}
 TINY = [
     "preset=pymarl",
     "total_env_steps=60",
@@ -65,7 +70,7 @@ def command(arguments: list[str], name: str = "train") -> Outcome:
     """``qmix-train`` or, with ``name="evaluate"``, ``qmix-eval``."""
     out, err = io.StringIO(), io.StringIO()
     with own_globals([f"qmix-{name}", *arguments]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.status_of(lambda: cli.run_under_hydra(name, TASKS[name]), name)
+        status = cli.status_of(lambda: cli.run_under_hydra(name, *TASKS[name]), name)
     return Outcome(status, out.getvalue(), err.getvalue())
 
 

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import torch
 
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms.qtran import QTranAlt, QTranBase
 from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings
 from qmix_lightning.algorithms.weighted_qmix import CWQMIX, OWQMIX
-from qmix_lightning.types import EnvSpec, TrajectoryBatch
-from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, VALUES, A, N, S, random_batch, value_settings
-from support.learners import AGENTS
+from qmix_lightning.types import TrajectoryBatch
+from support.batches import VALUES, random_batch, value_settings
 from support.small_mixers import small_mixer
+from support.small_policies import OBS, SPEC, A, N, S, build_policy
 
-SPEC = EnvSpec(
-    n_agents=N,
-    n_actions=A,
-    obs_dim=OBS,
-    state_dim=S,
-    obs_dims=(OBS,) * N,
-    action_counts=(A,) * N,
-    agent_names=tuple("abc"),
-    group_of_agent=(0, 1, 0),
-)
 QTRAN = {"lambda_opt": 0.7, "lambda_nopt": 1.3, "joint_hidden_dim": 6, "joint_state": True}
 WEIGHTED = {"alpha": 0.3, "central_hidden_dim": 6, "central_hidden_layers": 2}
 LEARNERS = {
@@ -37,19 +26,6 @@ LEARNERS = {
 }
 RETURNS = ("one_step", "n_step", "peng_lambda", "td_lambda")
 LENGTHS = [9, 1, 4, 6, 3]
-
-
-def make_policy(agent: str = "recurrent") -> Policy:
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=OBS, **PLAIN_INPUTS)
-    network = AGENTS[agent](
-        input_dim=inputs.output_dim,
-        n_actions=A,
-        group_of_agent=SPEC.group_of_agent,
-        hidden_dim=8,
-        share_parameters="group",
-        **PLAIN_AGENT,
-    )
-    return Policy(inputs=inputs, agent=network)
 
 
 def make(
@@ -65,9 +41,10 @@ def make(
     torch.manual_seed(seed)
     kind, own_mixer, settings = LEARNERS[name]
     values = {key: changed.pop(key) for key in list(changed) if key in VALUES}
-    given: dict[str, Any] = {"policy": make_policy(agent), "spec": SPEC, "settings": value_settings(**values)}
+    make_policy = partial(build_policy, agent, share="group")
+    given: dict[str, Any] = {"policy": make_policy(), "spec": SPEC, "settings": value_settings(**values)}
     if name.endswith("qmix"):
-        given["make_policy"] = lambda: make_policy(agent)
+        given["make_policy"] = make_policy
     given["mixer"] = small_mixer(mixer or own_mixer, n=N, a=A, obs=OBS, state=S)
     learner: ValueLearner = kind(**given, **(settings | changed)).to(dtype)
     with torch.no_grad():

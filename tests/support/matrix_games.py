@@ -18,9 +18,10 @@ from qmix_lightning.agents.policy import Policy
 from qmix_lightning.envs.matrix import Matrix
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 from support import inprocess
-from support.batches import PLAIN_AGENT, PLAIN_INPUTS, value_settings
+from support.batches import value_settings
 from support.joint_learners import LEARNERS
 from support.small_mixers import small_mixer
+from support.small_policies import PLAIN_AGENT, PLAIN_INPUTS
 
 CELLS = torch.tensor(list(product(range(3), repeat=2)))  # [9, 2]
 

@@ -7,27 +7,15 @@ from typing import Any
 
 import torch
 
-from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy
 from qmix_lightning.algorithms.coma import COMA
 from qmix_lightning.algorithms.ppo import IPPO, MAPPO, PPO, PPOSettings
 from qmix_lightning.algorithms.pqn import PQN
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
-from support.batches import OBS, PLAIN_AGENT, PLAIN_INPUTS, A, N, S
-from support.learners import AGENTS
 from support.small_mixers import small_mixer
+from support.small_policies import OBS, SPEC, A, N, S, build_policy
 
-SPEC = EnvSpec(
-    n_agents=N,
-    n_actions=A,
-    obs_dim=OBS,
-    state_dim=S,
-    obs_dims=(OBS,) * N,
-    action_counts=(A,) * N,
-    agent_names=tuple("abc"),
-    group_of_agent=(0, 1, 0),
-)
 COMA_SETTINGS = {
     "gamma": 0.9,
     "td_lambda": 0.7,
@@ -62,16 +50,7 @@ PPO_SETTINGS = {
 
 def _policy(kind: type[Policy], agent: str, spec: EnvSpec = SPEC, seed: int = 0, **settings) -> Policy:
     torch.manual_seed(seed)
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=spec.obs_dim, **PLAIN_INPUTS)
-    network = AGENTS[agent](
-        input_dim=inputs.output_dim,
-        n_actions=A,
-        group_of_agent=SPEC.group_of_agent,
-        hidden_dim=8,
-        share_parameters="group",
-        **{**PLAIN_AGENT, **settings},
-    )
-    return kind(inputs=inputs, agent=network)
+    return build_policy(agent, kind=kind, sizes=(N, A, spec.obs_dim), share="group", **settings)
 
 
 def make_coma(agent: str = "recurrent", dtype: torch.dtype = torch.float64, **changed) -> COMA:

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from qmix_lightning.worker.buffers import Buffers
 from qmix_lightning.worker.parallel_adapter import Outcome, ParallelAdapter
 
 CONF = Path(__file__).parents[2] / "conf" / "env"
-ADAPTER = ("reward_aggregation", "timeout_is_terminal", "episode_limit")
 
 
 class Player:
@@ -70,11 +68,3 @@ def same(one: list[list[np.ndarray]], other: list[list[np.ndarray]]) -> bool:
     return len(one) == len(other) and all(
         np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)
     )
-
-
-def from_yaml(name: str, **changed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of ``conf/env/<name>.yaml``: the factory's and the adapter's."""
-    settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert settings.pop("name") == name
-    adapter = {key: settings.pop(key) for key in ADAPTER if key in settings}
-    return settings | changed, adapter

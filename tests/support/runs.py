@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.config.run_config import ReplayConfig
 from qmix_lightning.replay.factory import make_store
 from qmix_lightning.types import EnvSpec
+from support.commands import Command
 
-TESTS = Path(__file__).parent.parent
 BASE = [
     "preset=pymarl",
     "env=pettingzoo",
@@ -57,42 +56,23 @@ class CountUpdates(Callback):
             os.close(descriptor)
 
 
-def environ() -> dict[str, str]:
-    """The environment of a run that can import the fakes."""
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "default"}
-
-
 def counting(file: Path) -> list[str]:
     """Overrides that count updates into ``file``."""
     return [f"callbacks.count={{_target_:support.runs.CountUpdates,path:{file}}}"]
 
 
-def start(arguments: list[str], command: str = "qmix_lightning.commands.train") -> subprocess.Popen[str]:
+def start(arguments: list[str], command: str = "qmix_lightning.commands.train") -> Command:
     """Start a command in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", command, *arguments],
-        env=environ(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return Command(command, arguments)
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 240) -> str:
+def finish(process: Command, timeout: float = 240) -> str:
     """Wait for the end; returns what was printed."""
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        raise AssertionError(f"still running after {timeout} s:\n{output}") from None
-    return output
+    return process.communicate(timeout)[0]
 
 
 def run(arguments: list[str], command: str = "qmix_lightning.commands.train", status: int = 0) -> str:
-    """A whole command; fails with its output if it ends with another status."""
+    """A whole command; returns what it printed, with which it fails if it ends with another status."""
     process = start(arguments, command)
     output = finish(process)
     assert process.returncode == status, f"status {process.returncode}:\n{output}"
@@ -117,7 +97,7 @@ def lines(file: Path) -> int:
     return len(file.read_bytes().splitlines()) if file.exists() else 0
 
 
-def kill_once(process: subprocess.Popen[str], run_dir: Path, count: Path, rng: random.Random, in_write: bool) -> bool:
+def kill_once(process: Command, run_dir: Path, count: Path, rng: random.Random, in_write: bool) -> bool:
     """SIGKILL one of the run's processes after some progress; true if it was killed before it ended."""
     begun = lines(count)
     target = begun + rng.randint(1, 40)
@@ -135,7 +115,8 @@ def kill_once(process: subprocess.Popen[str], run_dir: Path, count: Path, rng: r
     victim = rng.choice(members) if members else process.pid
     if process.poll() is not None:
         return False
-    os.kill(victim, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it may just have ended
+        os.kill(victim, signal.SIGKILL)
     process.wait(timeout=60)
     deadline = time.monotonic() + 30
     while group_members(process.pid):
@@ -232,10 +213,8 @@ def kill_and_resume(
             # Nothing to go on from yet: begin again in an empty folder, as a user would.
             for path in sorted(folder.rglob("*"), reverse=True):
                 path.unlink() if path.is_file() else path.rmdir()
-        assert killed or process.returncode == 0, process.stdout.read() if process.stdout else ""
+        assert killed or process.returncode == 0, process.printed()
         assert lines(count) >= before
-        if process.stdout:
-            process.stdout.close()
         if not killed:
             return folder, hit, lines(count)
     raise AssertionError("the run never ended")

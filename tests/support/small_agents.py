@@ -4,7 +4,7 @@ import torch
 
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.recurrent import RecurrentAgent
-from support.batches import PLAIN_AGENT
+from support.small_policies import PLAIN_AGENT
 
 N, A, I, H = 3, 4, 6, 8  # noqa: E741
 GROUPS = (4, 9, 4)

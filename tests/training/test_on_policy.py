@@ -14,7 +14,7 @@ from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.training import datamodule
 from support import data_modules
 from support.collecting import two_step, varying
-from support.data_modules import fingerprint, next_batch
+from support.data_modules import fingerprint, next_batch, stopped_in_step
 
 
 def make(env=varying, num_envs=2, *, capacity=6, batch_size=3, updates=4, ranks=1, **settings):
@@ -138,24 +138,9 @@ def test_a_signal_at_any_step_of_a_round_changes_nothing(tmp_path: Path, setting
     reference = make(**settings)
     expected = [seen(next_batch(reference)) for _ in range(5)]
     for at in range(1, 25, 4):
+        (folder := tmp_path / str(at)).mkdir()
         data = make(**settings)
-        step, taken = data._env.step, [0]
-
-        def stepping(actions, active, data=data, step=step, taken=taken, at=at):
-            taken[0] += 1
-            if taken[0] == at:
-                data.stop.signal_number = 15
-            return step(actions, active)
-
-        data._env.step = stepping
-        found = []
-        while len(found) < 5:
-            try:
-                found.append(seen(next_batch(data)))
-            except RunInterrupted:
-                folder = tmp_path / str(at)
-                folder.mkdir()
-                data = resumed(data, folder, settings)
+        found, data = stopped_in_step(data, at, 5, seen, lambda data, to=folder: resumed(data, to, settings))
         assert found == expected, f"signal in step {at}"
         assert data.counters == reference.counters
         assert data.replay.content_hash() == reference.replay.content_hash()

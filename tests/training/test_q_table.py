@@ -10,8 +10,8 @@ from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.training.callbacks.q_table import learned_tables
-from support.batches import PLAIN_AGENT, PLAIN_INPUTS
 from support.small_mixers import FORMULAS, Seen, small_mixer
+from support.small_policies import PLAIN_AGENT, PLAIN_INPUTS
 
 SIZES = {"n": 2, "a": 2, "obs": 3, "state": 3}
 

@@ -8,9 +8,9 @@ import torch
 
 from qmix_lightning.algorithms.coma import COMA
 from qmix_lightning.types import TrajectoryBatch
-from support.batches import A, N
 from support.on_policy_learners import COMA_SETTINGS as SETTINGS
 from support.plain_losses.q_learning import episode_values
+from support.small_policies import A, N
 
 
 def critic_inputs(data: TrajectoryBatch, b: int, t: int, agent: int, actions: list[int]) -> torch.Tensor:

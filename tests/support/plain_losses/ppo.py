@@ -10,8 +10,8 @@ import torch
 from qmix_lightning.algorithms.networks.ppo import HistoryCritic
 from qmix_lightning.algorithms.ppo import PPO
 from qmix_lightning.types import TrajectoryBatch
-from support.batches import A, N
 from support.plain_losses.q_learning import episode_values
+from support.small_policies import A, N
 
 Numbers = list[list[list[float]]]
 """``[b][t][i]``, of filled steps."""

@@ -6,9 +6,9 @@ import torch
 
 from qmix_lightning.algorithms.pqn import PQN
 from qmix_lightning.types import TrajectoryBatch
-from support.batches import A, N
 from support.on_policy_learners import PQN_SETTINGS
 from support.plain_losses.q_learning import episode_values
+from support.small_policies import A, N
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 import torch
 
-from support.batches import OBS, A, N
 from support.small_mixers import FORMULAS, Seen
+from support.small_policies import OBS, A, N
 
 
 def episode_values(policy, batch, b, length, dead_agents="zero"):

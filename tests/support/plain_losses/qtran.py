@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from support.batches import A, N
 from support.joint_learners import greedy_of, plain_targets
 from support.small_mixers import network
+from support.small_policies import A, N
 
 
 def episode(policy, batch, b, length):

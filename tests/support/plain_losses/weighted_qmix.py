@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from support.batches import N
 from support.joint_learners import greedy_of, plain_targets
 from support.plain_losses.q_learning import episode_values
 from support.small_mixers import Seen, network, qmix
+from support.small_policies import N
 
 
 def central_value(mixer, q, state):

@@ -1,0 +1,49 @@
+"""A run that goes on reads its checkpoint once, and hashes and loads each replay segment once."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import inprocess
+from support.inprocess import TINY
+
+OPENED: list[str] = []
+WATCHED: list[Path] = []
+
+
+def on_open(event: str, arguments: tuple[Any, ...]) -> None:
+    """Note what is opened below a watched folder; an audit hook stays for as long as the process."""
+    if event == "open" and WATCHED and isinstance(arguments[0], str):
+        path = Path(arguments[0]).absolute()
+        if path.is_relative_to(WATCHED[-1]):
+            OPENED.append(path.name)
+
+
+sys.addaudithook(on_open)
+
+
+@pytest.mark.parametrize("named", ["last", "path"])
+def test_resuming_reads_everything_once(tmp_path: Path, named: str):
+    run_dir = tmp_path / "run"
+    inprocess.succeed([*TINY, f"run_dir={run_dir}"])
+    segments = [path.name for path in (run_dir / "checkpoints" / "replay").glob("*.pt")]
+    WATCHED.append(run_dir / "checkpoints")
+    try:
+        what = ["ckpt_path=last", f"run_dir={run_dir}"]
+        if named == "path":
+            what = [f"ckpt_path={run_dir / 'checkpoints' / 'last.ckpt'}"]
+        inprocess.succeed([*what, "total_env_steps=120"])
+    finally:
+        WATCHED.clear()
+    writes = next(i for i, name in enumerate(OPENED) if name.endswith(".writing"))
+    counts = Counter(OPENED[:writes])
+    OPENED.clear()
+    assert segments
+    # A file that is loaded is opened twice, for its checksums and by torch.
+    assert counts["last.ckpt"] == 2
+    assert {name: counts[name] for name in segments} == dict.fromkeys(segments, 3), "hashed once, loaded once"

@@ -1,0 +1,61 @@
+"""Environments under another Python: a run of theirs is a run like any other."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qmix_lightning.checkpoint.files import read_checkpoint
+from support import inprocess, runs
+
+ID = "env.id=support.plain_envs:make_walk"
+BASE = [*(a for a in runs.BASE if not a.startswith("env.id")), ID, "rollout.asynchronous=false", "num_threads=1"]
+PYTHON = f"rollout.python={sys.executable}"
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs.TESTS)  # where the environment's module is found by both Pythons
+
+
+def in_session(leader: int) -> list[str]:
+    """Command lines of the processes of a session that still run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == leader and fields[0] != "Z":
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+    return found
+
+
+def test_a_killed_run_ends_as_one_that_steps_in_its_own_process(tmp_path: Path):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    inprocess.succeed([*BASE, "total_env_steps=500", f"run_dir={whole}"])
+    process = runs.start([*BASE, PYTHON, "total_env_steps=500", f"run_dir={folder}", *runs.counting(tmp_path / "n")])
+    while runs.lines(tmp_path / "n") < 25 and process.poll() is None:
+        time.sleep(0.01)
+    assert any("boot.py" in line for line in in_session(process.pid))
+    process.kill()
+    runs.finish(process)
+    deadline = time.monotonic() + 30
+    while left := in_session(process.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    inprocess.succeed([f"run_dir={folder}", "ckpt_path=last", ID, PYTHON])
+    runs.assert_same_run(whole, folder)
+    recorded = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+    assert recorded["config"]["rollout"]["python"] is None
+    assert recorded["versions"]["environments' python"]
+    typed = [f"ckpt_path={folder}/checkpoints/last.ckpt", "episodes=5", ID]
+    inprocess.succeed([*typed, f"output={tmp_path}/a.json"], "evaluate")
+    inprocess.succeed([*typed, PYTHON, f"output={tmp_path}/b.json"], "evaluate")
+    here, there = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert here == there

@@ -1,0 +1,45 @@
+"""Runs of one side of a game, from the command line."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from support import runs
+
+SIDES = ["env=support.sides:Sides", "env.team=[red_*]"]
+BASE = [a for a in runs.BASE if not a.startswith("env")]
+SELF = "env.opponents={policy:self,versions:3,interval:100}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("collector", [[], ["rollout.collector=process", "rollout.asynchronous=true"]])
+def test_a_team_against_itself_goes_on_as_if_it_had_not_stopped(tmp_path: Path, collector: list[str]):
+    """The versions, who plays against which, and what opponents remember are those of the run that never stopped."""
+    whole, resumed, count = tmp_path / "whole", tmp_path / "resumed", tmp_path / "updates"
+    settings = [*BASE, *SIDES, SELF, *collector, *runs.counting(count), "total_env_steps=500"]
+    process = runs.start([*settings, f"run_dir={resumed}"])
+    while runs.lines(count) < 15 and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    runs.finish(process)
+    assert process.returncode == 143
+    # A checkpoint does not decide what is imported: it is said again.
+    runs.run([f"run_dir={resumed}", "ckpt_path=last", "env.id=support.sides:Sides", *runs.counting(count)])
+    runs.run([*settings, f"run_dir={whole}"])
+    runs.assert_same_run(whole, resumed)
+
+
+def test_a_run_of_one_side(tmp_path: Path):
+    """It is called by its own name, evaluated against other opponents, and its checkpoint names no function."""
+    folder = tmp_path / "run"
+    opponents = "env.opponents=support.sides:first_or_second"
+    runs.run([*BASE, *SIDES, opponents, "total_env_steps=150", f"run_dir={folder}"])
+    checkpoint = f"ckpt_path={folder}/checkpoints/last.ckpt"
+    evaluate = "qmix_lightning.commands.evaluate"
+    refused = runs.run([checkpoint, "episodes=2", "env.id=support.sides:Sides"], evaluate, status=2)
+    assert "say env.opponents=support.sides:first_or_second" in refused
+    told = runs.run([checkpoint, "episodes=2", "env=support.sides:Sides", "env.opponents=random"], evaluate)
+    assert "on Sides" in told
