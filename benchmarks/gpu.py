@@ -7,7 +7,7 @@
   often the host waits for the device in it, and where the time goes (torch's profiler).
 * ``replay``: a batch of the same shapes from a replay in the host's memory and from one on the device, on the device.
 * ``runs``: whole SMAX runs with the trainer on the device, the policy beside the environments or on the device too,
-  as a CUDA graph or not, and how busy the GPU was meanwhile (``nvidia-smi``, every half second; ``null`` without one).
+  and how busy the GPU was meanwhile (``nvidia-smi``, every half second; ``null`` without one).
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ RUNS = {
     "policy_with_env": [],
     "policy_with_env_asynchronous": ["rollout.asynchronous=true"],
     "policy_on_device": [ON_DEVICE],
-    "policy_on_device_without_cuda_graph": [ON_DEVICE, "rollout.cuda_graph=off"],
     "bf16-mixed": ["trainer.precision=bf16-mixed"],
 }
 QUICK_RUN = ["env=two_step", "rollout.num_envs=2", "replay.batch_size=8", "replay.capacity=32", "agent.hidden_dim=8"]
