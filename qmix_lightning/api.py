@@ -109,6 +109,7 @@ def build_lightning(
         >>> import pytorch_lightning as pl
         >>> import qmix_lightning as ql
         >>> module, data = ql.build_lightning("two_step", total_env_steps=200, eval_interval=100)
+        collecting: ...
         >>> trainer = pl.Trainer(accelerator="cpu", max_epochs=-1, logger=False, enable_checkpointing=False,
         ...                      enable_progress_bar=False, enable_model_summary=False)
         >>> trainer.fit(module, datamodule=data)

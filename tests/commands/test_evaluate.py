@@ -61,7 +61,7 @@ def test_the_json_has_these_fields(run: Path, tmp_path: Path):
         "win_rate",
         "versions",
     ]
-    assert (result["env"], result["algorithm"]) == ("pettingzoo", "qmix")
+    assert (result["env"], result["algorithm"]) == ("VaryingLength", "qmix")
     assert 0 <= result["win_rate"] <= 1
     assert 3 <= result["length_mean"] <= 12
     rows = dict(line.split(maxsplit=1) for line in shown.out.splitlines())

@@ -67,6 +67,8 @@ def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
         "eval_",
         "checkpoint_interval",
         "objective",
+        "init_from",
+        "init_parts",
         "run_dir",
         "ckpt_path",
         "logger",

@@ -67,7 +67,7 @@ def settings(factory: Callable[..., Any], provided: tuple[str, ...]) -> set[str]
 def test_a_group_with_a_component(group: str, choice: str):
     """The section's keys are the component's own keyword arguments, every one of them."""
     registry, provided = {
-        "agent": (AGENTS, ("input_dim", "n_actions", "group_of_agent", "obs_entities", "inputs")),
+        "agent": (AGENTS, ("input_dim", "n_actions", "group_of_agent", "obs_entities", "inputs", "pictures")),
         "mixer": (MIXERS, ("n_agents", "state_dim", "obs_dim", "n_actions")),
         "algorithm": (ALGORITHMS, ("policy", "make_policy", "mixer", "spec")),
         "optimizer": (OPTIMIZERS, ()),
@@ -85,7 +85,7 @@ def test_an_environment(group: str, choice: str):
     section = composed(f"env={choice}")["env"]
     factory = environment.load(section["name"])
     own = settings(factory, ("num_envs", "evaluation"))  # which are given by the caller
-    adapter = set(adapter_settings(factory))
+    adapter = set(adapter_settings(factory)) - {"team"}  # which is typed, and in no YAML
     given = set(section) - {"name"}
     assert given <= own | adapter
     if choice == section["name"]:

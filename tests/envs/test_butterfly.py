@@ -54,10 +54,10 @@ def test_max_cycles_is_a_truncation():
     assert (steps, outcome.terminated, outcome.truncated) == (12, False, True)
 
 
-def test_pixels_are_flattened():
+def test_pixels_are_no_state():
     env = pettingzoo.make("pettingzoo.butterfly.cooperative_pong_v6")
     spec, pixels = Player(env).spec, 280 * 480 * 3
-    assert (spec.n_agents, spec.obs_dim, spec.state_dim, spec.n_actions) == (2, pixels, pixels, 3)
+    assert (spec.n_agents, spec.obs_dim, spec.state_dim, spec.n_actions) == (2, pixels, 0, 3)
     env.close()
 
 

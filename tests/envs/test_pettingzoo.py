@@ -98,15 +98,21 @@ def test_address_refusals(id, kwargs, error, message):
 
 
 def test_a_factory_that_refuses_for_itself_ends_in_one_line():
-    settings = {"id": "mpe2.simple_spread_v3", "kwargs": {"agents": 3}}
-    with pytest.raises(ConfigurationError, match=r"'pettingzoo' could not be made: TypeError: .*'agents'"):
+    settings = {"id": "mpe2.simple_spread_v3", "kwargs": {"N": "three"}}
+    with pytest.raises(ConfigurationError, match=r"'pettingzoo' could not be made: TypeError: 'str'"):
         make_vector_env(pettingzoo.make, settings, num_envs=1, name="pettingzoo")
 
 
-def test_aec_environment_is_told_apart():
-    settings = {"id": "mpe2.simple_spread_v3:env"}
+def test_turns_are_refused_where_they_cannot_be_taken_at_once():
+    settings = {"id": "pettingzoo.classic.tictactoe_v3:env"}
     with pytest.raises(EnvironmentContractError, match="is an AEC environment, a ParallelEnv is needed"):
         make_vector_env(pettingzoo.make, settings, num_envs=1, name="pettingzoo")
+
+
+def test_turns_are_taken_at_once_where_pettingzoo_says_that_it_is_sound():
+    env = make_vector_env(pettingzoo.make, {"id": "mpe2.simple_spread_v3:env"}, num_envs=1, name="pettingzoo")
+    assert (env.spec.n_agents, env.spec.n_actions) == (3, 5)
+    env.close()
 
 
 def test_check_arguments_lets_kwargs_through_but_asks_for_what_is_required():

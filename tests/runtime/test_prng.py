@@ -50,7 +50,7 @@ def test_golden_values():
 def test_purposes_keep_their_numbers():
     named = {k: v for k, v in vars(Purpose).items() if not k.startswith("_")}
     first = {"TRAIN_RESET": 1, "EVAL_RESET": 2, "EXPLORE": 3, "SAMPLE": 4, "INIT": 5}
-    assert named == first | {"ROUND": 6, "LAST_ACTION": 7}
+    assert named == first | {"ROUND": 6, "LAST_ACTION": 7, "OPPONENTS": 8}
 
 
 @pytest.mark.parametrize("parts", [(0,), (0, 0), (5, 1, 3), (2**63, 2**64 - 1), (-1, -2), (123456789, 0, 4, 17)])

@@ -66,7 +66,8 @@ def test_the_best_checkpoints_are_kept_as_whole_runs(stopped: tuple[Path, inproc
     kept = {path.name for path in (run / "checkpoints").glob("update*.ckpt")}
     assert kept == {f"update{number}.ckpt" for number in evaluated}
     first = run / "checkpoints" / f"update{evaluated[0]}.ckpt"
-    inprocess.succeed([f"ckpt_path={first}", f"run_dir={tmp_path}/again", "total_env_steps=200"])
+    patient = "callbacks.early_stopping.patience=50"
+    inprocess.succeed([f"ckpt_path={first}", f"run_dir={tmp_path}/again", "total_env_steps=200", patient])
     assert summary(tmp_path / "again")["status"] == "completed"
 
 
