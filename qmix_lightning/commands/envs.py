@@ -114,7 +114,7 @@ def _list(arguments: list[str]) -> None:
 
 def _sizes_of(name: str) -> tuple[tuple[int | None, ...], str | None] | None:
     try:
-        spec, missing = _created(compose_env(name, []), InterpreterConfig())
+        spec, missing = _created(compose_env(name, []))
     except QMixLightningError:
         return None
     except Exception as error:
@@ -186,6 +186,10 @@ def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> di
     return {str(key): value for key, value in section.items()}
 
 
+_THIS_ONE = InterpreterConfig()
+"""No other Python than this one."""
+
+
 def _split_interpreter(overrides: list[str]) -> tuple[InterpreterConfig, list[str]]:
     """Return the other Python that is asked for, and the settings of the environment.
 
@@ -202,7 +206,7 @@ def _split_interpreter(overrides: list[str]) -> tuple[InterpreterConfig, list[st
     return config, [override for override in overrides if override not in given]
 
 
-def _created(section: dict[str, Any], other: InterpreterConfig) -> tuple[Any, str | None]:
+def _created(section: dict[str, Any], other: InterpreterConfig = _THIS_ONE) -> tuple[Any, str | None]:
     """Create one environment; return its specification and what it says is missing to play, such as a game."""
     import torch
 

@@ -48,7 +48,7 @@ def find_policy(reference: str | Path, run_dir: str | Path | None = None) -> Pat
     if text in zoo_names():
         return zoo_folder(text)
     if path.is_dir():
-        raise CheckpointError(f"{path} holds neither a {POLICY_FILE} nor a checkpoint")
+        raise CheckpointError(f"{path} is a folder with neither a {POLICY_FILE} nor a checkpoint")
     if path.suffix or len(path.parts) > 1:
         raise CheckpointError(f"there is no checkpoint at {path}")
     raise CheckpointError(f"there is no policy '{printable(text)}'{did_you_mean(text, zoo_names())}")

@@ -18,13 +18,17 @@ from support import commands, inprocess
 from support.cases import every_value
 
 
+_BEGINNING = ("collecting: ", "threads: ", "replay: ", "run: ", "watch: ")
+"""How the lines begin that say how a run begins."""
+
+
 def check_refused(outcome: inprocess.Outcome, status: int, *texts: str) -> str:
     assert outcome.status == status, outcome
     lines = outcome.err.splitlines()
     assert len(lines) == 1, outcome.err
     assert lines[0].startswith("error: ")
     assert "Traceback" not in outcome.err + outcome.out
-    said = [line for line in outcome.out.splitlines() if not line.startswith(("collecting: ", "threads: ", "replay: "))]
+    said = [line for line in outcome.out.splitlines() if not line.startswith(_BEGINNING)]
     assert said == []
     assert status == 1 or outcome.out == ""  # only a run that begins says how
     for text in texts:
@@ -118,7 +122,6 @@ TYPED = [
     ("seed=1.5", "seed must be an integer, not 1.5"),
     ("seed=null", "seed must be an integer, not null"),
     ("seed=-1", "seed must be at least 0, not -1"),
-    ("-m seed=1,b total_env_steps=none", "total_env_steps must be an integer, not 'none'"),
     ("total_env_steps=0", "total_env_steps must be at least 1, not 0"),
     ("total_env_steps=inf", "total_env_steps must be an integer, not inf"),
     ("rollout.num_envs=0", "rollout.num_envs must be at least 1, not 0"),
@@ -191,6 +194,7 @@ SWEEPS = [
     ("seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir is set for a sweep"),
     ("seed=1,2 ckpt_path=last", "repeat its command without ckpt_path"),
     ("seed=1,2 hydra/launcher=joblibb", "Did you mean"),
+    ("seed=1,b total_env_steps=none", "total_env_steps must be an integer, not 'none'"),
     ("seed=1,2 optimizer.lrr=1", "Did you mean 'optimizer.lr'?"),
 ]
 
@@ -406,7 +410,7 @@ DAMAGE = {
     _truncated: "is not a whole checkpoint",
     _flipped: "is damaged",
     _empty: "is not a whole checkpoint",
-    _folder: "is a folder; name a .ckpt file in it",
+    _folder: "is a folder",
     _missing: "there is no checkpoint at",
     _bomb: "was refused: it holds more than tensors and plain values",
     _hidden_bomb: "was refused: it holds more than tensors and plain values",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qmix_lightning.checkpoint.files import read_checkpoint
-from support import inprocess, runs
+from support import commands, inprocess, runs
 
 ID = "env.id=support.plain_envs:make_walk"
 BASE = [*(a for a in runs.BASE if not a.startswith("env.id")), ID, "rollout.asynchronous=false", "num_threads=1"]
@@ -19,7 +19,7 @@ PYTHON = f"rollout.python={sys.executable}"
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(runs.TESTS)  # where the environment's module is found by both Pythons
+    monkeypatch.chdir(commands.TESTS)  # where the environment's module is found by both Pythons
 
 
 def in_session(leader: int) -> list[str]:
