@@ -6,7 +6,6 @@ Imports torch only to create an environment.
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qmix_lightning.cli.env_catalogue import SIZES, Entry, catalogue
+from qmix_lightning.cli.env_settings import print_table, show_settings
 from qmix_lightning.cli.hydra_app import import_from_here, status_of
 from qmix_lightning.cli.known_tasks import typed_as
 from qmix_lightning.cli.overrides import register_plugin_names
@@ -108,7 +108,7 @@ def _list(arguments: list[str]) -> None:
             sizes, missing = _sizes_of(entry.name) or (sizes, None)
         shown = ["-" if n is None else str(n) for n in sizes or (None,) * len(SIZES)]
         rows.append([entry.name, entry.family, entry.origin, *shown, missing or "yes"])
-    _print_table(["env", "family", "origin", *SIZES, "can run here"], rows, right=range(3, 3 + len(SIZES)))
+    print_table(["env", "family", "origin", *SIZES, "can run here"], rows, right=range(3, 3 + len(SIZES)))
     print("\nSizes are those of the default settings; qmix-envs show NAME tells more.")
 
 
@@ -124,13 +124,6 @@ def _sizes_of(name: str) -> tuple[tuple[int | None, ...], str | None] | None:
             return None  # it needs a setting
         raise
     return (spec.n_agents, spec.n_actions, spec.obs_dim, spec.state_dim, spec.episode_limit), missing
-
-
-def _print_table(head: list[str], rows: list[list[str]], right: Sequence[int] = ()) -> None:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        print("  ".join(cells).rstrip())
 
 
 # One environment ---------------------------------------------------------------------------------------------------
@@ -264,7 +257,7 @@ def _show(arguments: list[str]) -> None:
     width = max(len(name) for name, _ in rows)
     print(f"{options.name}: {entry.summary}\n" if entry and entry.summary else f"{options.name}\n")
     print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
-    _show_settings(section)
+    show_settings(section)
 
 
 def _describe(spec: EnvSpec) -> list[tuple[str, str]]:
@@ -287,100 +280,6 @@ def _describe(spec: EnvSpec) -> list[tuple[str, str]]:
         ("episode metrics", ", ".join(spec.episode_metrics) or "none"),
         ("stepped", "all in one call, batched by nature" if spec.natively_batched else "one by one, or in workers"),
     ]
-
-
-_ADAPTER = {
-    "reward_aggregation": ("sum", "str", "the team reward: sum or mean of the agents' rewards"),
-    "timeout_is_terminal": (False, "bool", "count a time limit as a true end"),
-    "episode_limit": (None, "int | None", "truncate episodes after so many joint steps"),
-    "team": (None, "list | None", "names or patterns of the agents that learn, where there are sides"),
-    "opponents": (None, "str | dict", "how the others act: random, no_op, self, package.module:function, a policy"),
-}
-
-
-def _show_settings(section: dict[str, Any]) -> None:
-    """Print the factory's docstring, and its settings with their values here."""
-    from qmix_lightning import environment
-    from qmix_lightning.registry import load_target
-    from qmix_lightning.vector.env_section import adapter_settings
-
-    try:
-        factory = environment.load(section["name"])
-        adapter = adapter_settings(factory)
-        if section["name"] == "pettingzoo" and section["id"] != "???":
-            address = section["id"] if ":" in section["id"] else f"{section['id']}:parallel_env"
-            factory = load_target(address, "env.id")
-    except ConfigurationError:
-        return
-    text = inspect.getdoc(factory) or ""
-    if summary := text.split("\n\n")[0].split("\nArgs:")[0]:
-        print("\n" + "\n".join(f"  {line}" for line in _plain(summary).splitlines()))
-    provided = "num_envs" if environment.is_natively_batched(factory) else ""
-    rows = _setting_rows(section, factory, adapter, provided, _described_arguments(text))
-    if rows:
-        print()
-        _print_table(["  setting", "value", "type", "meaning"], rows)
-
-
-def _setting_rows(
-    section: dict[str, Any],
-    factory: Callable[..., Any],
-    adapter: list[str],
-    provided: str,
-    described: dict[str, str],
-) -> list[list[str]]:
-    """Return name, value, type and meaning of each setting: the factory's own, then the adapter's."""
-    own = {
-        name: parameter
-        for name, parameter in inspect.signature(factory).parameters.items()
-        if name != provided and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    }
-    rows = []
-    for name, parameter in own.items():
-        # Where there is no YAML file that names the settings, they are under env.kwargs.
-        inside = name not in section and "kwargs" in section and "kwargs" not in own
-        value = (section["kwargs"] if inside else section).get(name, parameter.default)
-        shown = "(needed)" if value is parameter.empty or value == "???" else _yaml(value)
-        kind = parameter.annotation
-        kind = "" if kind is parameter.empty else kind if isinstance(kind, str) else inspect.formatannotation(kind)
-        meaning = described.get(name) or _ADAPTER.get(name, ("", "", ""))[2]
-        rows.append([f"  env.{'kwargs.' if inside else ''}{name}", shown, kind, meaning])
-    for name in [*adapter, *(["opponents"] if adapter else [])]:
-        if name not in own:
-            default, kind, meaning = _ADAPTER[name]
-            rows.append([f"  env.{name}", _yaml(section.get(name, default)), kind, meaning])
-    return rows
-
-
-def _yaml(value: object) -> str:
-    """Return a value as it is written on the command line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {_yaml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_yaml, value)) + "]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _plain(text: str) -> str:
-    """Return ``text`` without documentation markup."""
-    return re.sub(r":\w+:`([^`]*)`", r"\1", text).replace("``", "")
-
-
-def _described_arguments(text: str) -> dict[str, str]:
-    """Return what ``Args:`` of a docstring says about each name, in one line; several names may share a line."""
-    _, _, block = text.partition("Args:\n")
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in block.splitlines():
-        if not line.startswith("    "):
-            break
-        if match := re.match(r"    (\w[\w, ]*):\s*(.*)", line):
-            names = [name.strip() for name in match[1].split(",")]
-            found |= dict.fromkeys(names, match[2])
-        else:
-            for name in names:
-                found[name] += " " + line.strip()
-    return {name: _plain(meaning) for name, meaning in found.items()}
 
 
 # check and new -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from qmix_lightning.env_checker.random_player import random_actions
 from qmix_lightning.env_checker.report import CheckReport
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.text import one_line, shortened
-from qmix_lightning.worker.parallel_adapter import MASK_KEY
+from qmix_lightning.worker.agent_spaces import MASK_KEY
 
 __all__ = ["check_parallel_env"]
 

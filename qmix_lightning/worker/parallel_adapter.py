@@ -15,6 +15,14 @@ import numpy as np
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, InvalidEpisodeError
 from qmix_lightning.runtime.text import shortened
 from qmix_lightning.types import NO_OP, EnvSpec, Picture
+from qmix_lightning.worker.agent_spaces import (
+    MASK_KEY,
+    action_range,
+    agent_reader,
+    observed_space,
+    state_reader,
+    unit_groups,
+)
 from qmix_lightning.worker.buffers import Row
 from qmix_lightning.worker.declared import (
     find_pictures,
@@ -26,21 +34,11 @@ from qmix_lightning.worker.declared import (
     vector_shape,
 )
 from qmix_lightning.worker.returned import BOOL, LARGEST, missing_outcome, read_flag, read_mask, read_number
-from qmix_lightning.worker.spaces import (
-    MOST_COMBINATIONS,
-    Dict,
-    combinations,
-    is_space,
-    observation_reader,
-    to_vector,
-)
-from qmix_lightning.worker.teams import side_of, team_slots
+from qmix_lightning.worker.teams import team_slots
 
-__all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter", "unit_groups"]
+__all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter"]
 
 REWARD_AGGREGATIONS = ("sum", "mean")
-
-MASK_KEY = "action_mask"
 
 LARGEST_STATE = 10_000
 """Numbers of a state that a mixer's layers can read; one of its own that is larger is a picture of the whole."""
@@ -117,19 +115,23 @@ class ParallelAdapter:
         self._divisor = len(self._team) if reward_aggregation == "mean" else 1
         metadata = getattr(env, "metadata", None) or {}
         self._shared_reward = bool(metadata.get("shared_reward", False))
-        self._starts, counts, self._parts = zip(*(self._action_range(agent) for agent in self._agents))
+        named = [(agent, f"of agent '{agent}'") for agent in self._agents]
+        self._starts, counts, self._parts = zip(
+            *(action_range(env.action_space(a), f"{self._what}: the action space {whose}") for a, whose in named)
+        )
         self._in_parts = any(parts is not None for parts in self._parts)
         sizes, self._readers, self._mask_in_observation = zip(
-            *(self._read_observation_space(agent) for agent in self._agents)
+            *(agent_reader(env.observation_space(a), f"{self._what}: the observation {whose}") for a, whose in named)
         )
         self._acting: list[int] = []  # slots of the agents that take part in the next step
         self._steps = 0
         self.reading = False  # whether an error is about what was returned, not from inside the simulator
         self._state_reader: Callable[[Any], np.ndarray] | None = None
+        observed = [observed_space(env.observation_space(agent)) for agent in self._agents]
         if "obs_pictures" in metadata:
             pictures = {read_pictures(metadata["obs_pictures"], self._what)}
         else:
-            pictures = {find_pictures(self._observed_space(self._agents[i])) for i in self._team}
+            pictures = {find_pictures(observed[i]) for i in self._team}
         self._stateless = False  # set where no state is worth its size
         state_dim = self._find_state(sum(sizes), [picture for found in pictures for picture in found])
         ends = np.cumsum(sizes).tolist()
@@ -155,7 +157,7 @@ class ParallelAdapter:
             obs_entities=read_entities(metadata.get("obs_entities", ()), self._what),
             team=team_of_spec,
             pictures=pictures.pop() if len(pictures) == 1 else (),
-            obs_dtype="uint8" if all(is_bytes(self._observed_space(a)) for a in self._agents) else "float32",
+            obs_dtype="uint8" if all(map(is_bytes, observed)) else "float32",
             state_is_features=self._stateless,
         )
         self._legal = np.arange(max(counts)) < np.array(counts)[:, None]  # [N, A]
@@ -434,86 +436,15 @@ class ParallelAdapter:
 
     def _in_its_space(self, i: int, action: int) -> Any:
         """Return the action of a slot as its own space has it: with parts, an array of a part each."""
-        parts = self._parts[i]
-        return action + self._starts[i] if parts is None else parts[action].copy()
-
-    def _action_range(self, agent: Any) -> tuple[int, int, np.ndarray | None]:
-        """Return the first action, the number of actions, and what each is in a space that has several parts."""
-        space = self.env.action_space(agent)
-        if is_space(space, "MultiDiscrete"):
-            parts = combinations(space)
-            if parts is None:
-                raise EnvironmentContractError(
-                    f"{self._what}: the action space of agent '{agent}' is {shortened(space)}, of more than "
-                    f"{MOST_COMBINATIONS} combinations; every combination is one action here, so that is too many"
-                )
-            return 0, len(parts), parts
-        if not is_space(space, "Discrete"):
-            way_out = (
-                "pass continuous_actions=False if the environment has it, or discretise the actions"
-                if is_space(space, "Box")
-                else "number the combinations in one Discrete space, or use MultiDiscrete"
-            )
-            raise EnvironmentContractError(
-                f"{self._what}: the action space of agent '{agent}' is {shortened(space)}, "
-                f"but Discrete is needed; {way_out}"
-            )
-        return int(getattr(space, "start", 0)), int(space.n), None
-
-    def _observed_space(self, agent: Any) -> Any:
-        """Return the space of what an agent observes, without an action mask in it."""
-        space = self.env.observation_space(agent)
-        if not is_space(space, "Dict") or MASK_KEY not in space.spaces:
-            return space
-        rest = {key: part for key, part in space.spaces.items() if key != MASK_KEY}
-        return rest["observation"] if set(rest) == {"observation"} else Dict(rest)
-
-    def _read_observation_space(self, agent: Any) -> tuple[int, Callable[[Any], np.ndarray], bool]:
-        """Return the flat size, the function that flattens, and whether the observation brings an action mask."""
-        space = self.env.observation_space(agent)
-        what = f"{self._what}: the observation of agent '{agent}'"
-        if not is_space(space, "Dict") or MASK_KEY not in space.spaces:
-            return *observation_reader(space, what), False
-        if len(space.spaces) == 1:
-            raise EnvironmentContractError(f"{what} holds an action_mask and nothing else")
-        size, read = observation_reader(self._observed_space(agent), what)
-        if set(space.spaces) == {MASK_KEY, "observation"}:
-            return size, lambda value: read(value["observation"]), True
-        return size, read, True
+        return action + self._starts[i] if (parts := self._parts[i]) is None else parts[action].copy()
 
     def _find_state(self, joined: int, pictures: Sequence[Picture]) -> int:
         """Return the size of the global state; decide whether it is ``state()``, the joined observations, or none."""
-        size = self._own_state_size()
-        if size is None or size > LARGEST_STATE or is_bytes(getattr(self.env, "state_space", None)):
+        size, self._state_reader = state_reader(self.env, f"{self._what}: state()") or (joined, None)
+        if size > LARGEST_STATE or is_bytes(getattr(self.env, "state_space", None)):
             size, self._state_reader = joined, None
         # Layers over all of the agents' pictures would be larger than all networks together, and a mixer that reads
         # bytes, which nobody has scaled, begins with values in the hundreds.
         of_bytes = self._state_reader is None and any(picture.scale < 1.0 for picture in pictures)
         self._stateless = bool(pictures) and (size > LARGEST_STATE or of_bytes)
         return 0 if self._stateless else size
-
-    def _own_state_size(self) -> int | None:
-        """Return the size of ``state()``, and make what reads it; ``None``: there is none."""
-        space = getattr(self.env, "state_space", None)
-        if is_space(space):
-            size, self._state_reader = observation_reader(space, f"{self._what}: state()")
-            return size
-        if not callable(getattr(self.env, "state", None)):
-            return None
-        self.env.reset(seed=0)
-        try:
-            state = self.env.state()
-        except (AttributeError, NotImplementedError):
-            return None
-        what = f"{self._what}: state()"
-        self._state_reader = lambda value: to_vector(value, what)
-        return self._state_reader(state).size
-
-
-def unit_groups(agents: Sequence[Any], sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
-    """Return each agent's group; agents of one kind share it: same name but for the number at its end, same sizes."""
-    ids: dict[tuple[str, int, int], int] = {}
-    return tuple(
-        ids.setdefault((side_of(str(agent)), size, count), len(ids))
-        for agent, size, count in zip(agents, sizes, counts)
-    )

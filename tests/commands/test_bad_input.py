@@ -17,7 +17,6 @@ from qmix_lightning.config.resume import imported
 from support import commands, inprocess
 from support.cases import every_value
 
-
 _BEGINNING = ("collecting: ", "threads: ", "replay: ", "run: ", "watch: ")
 """How the lines begin that say how a run begins."""
 

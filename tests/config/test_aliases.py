@@ -47,9 +47,7 @@ def test_old_names_set_what_they_are_called_now_and_each_is_told_about_once(tmp_
 def test_old_names_in_a_file_of_the_users_own(tmp_path: Path):
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text(
-        "# @package _global_\nrollout:\n  pipelined: false\n  collector: here\n"
-    )
+    (folder / "mine.yaml").write_text("# @package _global_\nrollout:\n  pipelined: false\n  collector: here\n")
     arguments = ["--config-dir", str(tmp_path / "conf"), "experiment=mine", "env=two_step", *TINY]
     inprocess.succeed([*arguments, f"run_dir={tmp_path / 'run'}"])
     rollout = config_of(tmp_path / "run").rollout

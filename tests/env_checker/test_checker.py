@@ -137,7 +137,7 @@ def passes_every_check(name: str, overrides: list[str]) -> set[str]:
 def test_every_environment_here_passes_every_check(name: str):
     if catalogue()[name].install is not None:
         # Nothing is passed over in silence: who lacks it is told what to install.
-        with pytest.raises(MissingDependencyError, match="pip install|rollout.python=PATH"):
+        with pytest.raises(MissingDependencyError, match=r"pip install|rollout\.python=PATH"):
             passes_every_check(name, SHORT.get(name, []))
         return
     tested = passes_every_check(name, SHORT.get(name, []))

@@ -19,7 +19,17 @@ ENVS = (
     "starcraft", "starcraft_setup",
 )  # fmt: skip
 """Shipped environments that may be wanted from an older simulator's Python."""
-BELOW = ["__init__", "errors", "registry", "types", "runtime/__init__", "runtime/moved", "runtime/near_modules", "runtime/text"]
+BELOW = [
+    "__init__",
+    "env_spec",
+    "errors",
+    "registry",
+    "types",
+    "runtime/__init__",
+    "runtime/moved",
+    "runtime/near_modules",
+    "runtime/text",
+]
 """What they import of the package besides each other."""
 
 
