@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,10 @@ class VideoWriter:
         picture = with_caption(frame, moment)
         self._size = self._size or picture.shape
         picture = _fitted(picture, self._size)
-        for _ in range(1 + (round(_HOLD_S * self._fps) if moment.over else 0)):
-            self._writer.append_data(picture)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called")  # JAX's, of starting ffmpeg, which execs
+            for _ in range(1 + (round(_HOLD_S * self._fps) if moment.over else 0)):
+                self._writer.append_data(picture)
 
     def __enter__(self) -> VideoWriter:
         return self
