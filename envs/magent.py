@@ -57,7 +57,7 @@ def make(game: str = "battle", kwargs: Mapping[str, Any] | None = None) -> Grid:
     return Grid(factory(**arguments))
 
 
-class Grid(ParallelEnv):
+class Grid(ParallelEnv[str, Any, Any]):
     """A game of the package that knows its state when an army is gone, and says who won.
 
     Every agent's info has ``won`` where there are two armies: more of its own are alive than of the other's. Whoever

@@ -59,6 +59,12 @@ class Picture:
     channels_first: bool = False
     scale: float = 1.0
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Picture:
+        """Create a picture from plain containers, its shape a list."""
+        given: dict[str, Any] = {**values, "shape": tuple(values["shape"])}
+        return cls(**given)
+
     @property
     def end(self) -> int:
         """Return the index of the first number behind it."""
@@ -146,7 +152,5 @@ class EnvSpec:
         """Create a specification from what :meth:`to_dict` returned."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         plain["obs_entities"] = tuple(EntityBlock(**block) for block in plain.get("obs_entities", ()))
-        plain["pictures"] = tuple(
-            Picture(**{**picture, "shape": tuple(picture["shape"])}) for picture in plain.get("pictures", ())
-        )
+        plain["pictures"] = tuple(Picture.from_dict(picture) for picture in plain.get("pictures", ()))
         return cls(**plain)

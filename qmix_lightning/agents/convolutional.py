@@ -53,7 +53,7 @@ class ConvolutionalAgent(Agent):
         group_of_agent: Sequence[int],
         pictures: Sequence[Picture],
         inputs: InputBuilder,
-        channels: list,
+        channels: list[int],
         kernel: int,
         hidden_dim: int,
         memory: bool,

@@ -42,7 +42,7 @@ class Options:
     output: str | None = None
     metric: Literal["return_mean", "win_rate"] | None = None
     figures: bool = True
-    formats: list = field(default_factory=lambda: ["png", "svg", "pdf"])
+    formats: list[str] = field(default_factory=lambda: ["png", "svg", "pdf"])
     page: bool = True
 
 

@@ -138,7 +138,7 @@ class InterpreterConfig:
     """The part of the ``rollout`` section that commands share which only play episodes: another Python for them."""
 
     python: str | None = None
-    python_env: list = field(default_factory=list)
+    python_env: list[Any] = field(default_factory=list[Any])
 
 
 @dataclass(frozen=True)

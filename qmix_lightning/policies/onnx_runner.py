@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
 
+# pyright: basic
+
 
 class OnnxTeam:
     """A team that acts from dictionaries by agent, as PettingZoo gives them; ``folder`` holds ``programs.json``."""

@@ -8,6 +8,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,9 +115,8 @@ def _description(stored: StoredPolicy, program: AgentProgram, sets: list[int]) -
 
 def _write_onnx(program: AgentProgram, path: Path) -> None:
     try:
-        import onnx  # noqa: F401 # pyright: ignore[reportMissingImports]
-        import onnxruntime  # noqa: F401 # pyright: ignore[reportMissingImports]
-        import onnxscript  # noqa: F401 # pyright: ignore[reportMissingImports]
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            import_module(package)
     except ImportError as error:
         raise MissingDependencyError(
             f"programs=onnx needs the package '{error.name}': pip install 'qmix-lightning[export]'"

@@ -250,7 +250,7 @@ def _square_avg(path: Path, run: PymarlRun) -> dict[str, Tensor] | None:
     names = [f"policy.agent.{_AGENT[name]}" for name in run.agent]
     names += [f"mixer.{_mixer_name(name)}" for name in run.mixer]
     values = [*(value[None] for value in run.agent.values()), *run.mixer.values()]
-    if not isinstance(state, Mapping) or state.keys() != set(range(len(names))):
+    if not isinstance(state, Mapping) or set(state) != set(range(len(names))):
         return None
     averages: dict[str, Tensor] = {}
     for number, (name, value) in enumerate(zip(names, values, strict=True)):

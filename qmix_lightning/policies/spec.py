@@ -21,7 +21,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_limit(value: object) -> bool:
-    return value is None or (_is_count(value) and value > 0)
+    return value is None or (_is_count(value) and value != 0)
 
 
 def _is_flag(value: object) -> bool:

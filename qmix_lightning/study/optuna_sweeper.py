@@ -67,7 +67,8 @@ class TrialSweeper(OptunaSweeperImpl):
             )
         study = self._open(space, fixed)
         done = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        begun = [Trial(study, t._trial_id) for t in study.trials if t.state == TrialState.RUNNING]
+        running = [t for t in study.trials if t.state == TrialState.RUNNING]
+        begun = [Trial(study, t._trial_id) for t in running]  # pyright: ignore[reportPrivateUsage] # no public way
         self._try_again(study)
         if study.trials:
             study.sampler.reseed_rng()  # a seeded one would begin with the same trials again
@@ -89,7 +90,7 @@ class TrialSweeper(OptunaSweeperImpl):
         folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
         self.storage = self.storage or f"sqlite:///{folder / 'optuna.db'}"
-        if self.study_name is None:
+        if not self.study_name:
             apart = {name: value for name, value in fixed.items() if name != "run_dir"}
             searched = repr((sorted(space.items(), key=lambda item: item[0]), sorted(apart.items())))
             names = "_".join(sorted(space))[:80]
@@ -120,7 +121,8 @@ class TrialSweeper(OptunaSweeperImpl):
     ) -> None:
         overrides = []
         for trial, typed in zip(trials, self._configure_trials(list(trials), dict(space), dict(fixed)), strict=True):
-            told = {"storage": self.storage, "study": study.study_name, "trial": trial._trial_id, "pruner": self.pruner}
+            number = trial._trial_id  # pyright: ignore[reportPrivateUsage] # no public way
+            told = {"storage": self.storage, "study": study.study_name, "trial": number, "pruner": self.pruner}
             text = json.dumps(told).replace("\\", "\\\\").replace("'", "\\'")
             overrides.append((*typed, f"+hydra.job.env_set.{TRIAL}='{text}'"))
         assert self.launcher is not None

@@ -223,8 +223,7 @@ def _check_label(label: str, path: str) -> None:
 
 
 def _check_overrides(overrides: object, path: str) -> None:
-    wrong = [o for o in overrides if not isinstance(o, str) or "=" not in o] if isinstance(overrides, list) else [path]
-    if wrong:
+    if not isinstance(overrides, list) or any(not isinstance(o, str) or "=" not in o for o in overrides):
         raise ConfigurationError(f"{path} must be a list of overrides like optimizer.lr=1e-3")
     if named := [o for o in overrides if o.lstrip("+").startswith("rollout.python")]:
         raise ConfigurationError(

@@ -92,7 +92,7 @@ def write_summary(run: Run, config: RunConfig, run_dir: Path, ending: Ending) ->
     """Write ``summary.json`` for a run that has come to ``ending``; return what it holds."""
     counters, wall = run.data.counters, run.checkpoint.wall_s
     updates = run.trainer.global_step
-    summary = {
+    summary: dict[str, Any] = {
         "status": ending.status,
         "ended_by": ending.by,
         "why": ending.why,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Introduction:
     numpy: str
 
 
-def read_introduction(answer: object) -> Introduction:
+def read_introduction(answer: Any) -> Introduction:
     """Return a worker's first answer.
 
     Raises:
@@ -81,7 +82,7 @@ def _check_plain(value: object, depth: int = 0) -> None:
             _check_plain(inner, depth + 1)
 
 
-def read_fault(message: object) -> tuple[dict[str, int], str]:
+def read_fault(message: Any) -> tuple[dict[str, int], str]:
     """Return the counts by kind and the last cause of faults that a worker tolerated.
 
     Raises:
@@ -94,7 +95,7 @@ def read_fault(message: object) -> tuple[dict[str, int], str]:
         raise ConnectionError("it sent what is no message") from error
 
 
-def read_fatal(message: object) -> tuple[str, bool, str]:
+def read_fatal(message: Any) -> tuple[str, bool, str]:
     """Return what ended a worker's environments, whether a setting is to blame, and the traceback from there.
 
     Raises:

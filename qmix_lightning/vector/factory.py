@@ -58,7 +58,7 @@ def make_vector_env(
     reward_aggregation: str = "sum",
     timeout_is_terminal: bool = False,
     episode_limit: int | None = None,
-    team: list | None = None,
+    team: list[str] | None = None,
     backend: Backend = SYNC,
 ) -> VectorEnv:
     """Create a vector environment of ``num_envs`` environments of ``factory``.

@@ -5,6 +5,9 @@ are not put on the path, since the trainer's other packages lie beside them. Old
 told that they are too old.
 """
 
+# pyright: basic, reportOptionalMemberAccess=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# No annotations: the oldest Pythons read it.
+
 import importlib.util
 import os
 import socket

@@ -34,7 +34,7 @@ class AdapterMaker:
     reward_aggregation: str
     timeout_is_terminal: bool
     episode_limit: int | None
-    team: list | None = None
+    team: list[str] | None = None
 
     def __call__(self) -> ParallelAdapter:
         what = f"environment '{self.name}'"

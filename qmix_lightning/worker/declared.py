@@ -41,7 +41,7 @@ def read_entities(declared: Sequence[Any], what: str) -> tuple[EntityBlock, ...]
 def read_pictures(declared: Sequence[Any], what: str) -> tuple[Picture, ...]:
     """Return the pictures of ``metadata["obs_pictures"]``, of observations that are flat already."""
     try:
-        return tuple(Picture(**{**block, "shape": tuple(block["shape"])}) for block in declared)
+        return tuple(Picture.from_dict(block) for block in declared)
     except (KeyError, TypeError, ValueError) as error:
         raise EnvironmentContractError(f"{what}: metadata['obs_pictures']: {error}") from error
 

@@ -95,7 +95,7 @@ class ParallelAdapter:
         reward_aggregation: str = "sum",
         timeout_is_terminal: bool = False,
         episode_limit: int | None = None,
-        team: list | None = None,
+        team: list[str] | None = None,
     ) -> None:
         if reward_aggregation not in REWARD_AGGREGATIONS:
             raise ConfigurationError(f"reward_aggregation must be sum or mean, not '{reward_aggregation}'")

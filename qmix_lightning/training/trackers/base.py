@@ -106,7 +106,7 @@ class Tracker(Logger):
         self.run_name = name or run.folder.resolve().name
         self.group = group or study_of(run.folder)
         self.tags = list(dict.fromkeys([run.env, run.algorithm, *map(str, tags or ())]))
-        self.tracker_id = run.tracker_id
+        self.tracker_id: str | None = run.tracker_id
         self.lost_rows = 0
         self._last_steps: dict[str, int] = {}
         """Metric -> step of its last value in the tracker."""

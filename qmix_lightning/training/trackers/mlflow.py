@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from qmix_lightning.training.trackers.base import TrackedRun, Tracker
@@ -55,7 +56,7 @@ class MLflowTracker(Tracker):
         return f"mlflow ui --backend-store-uri {self.tracking_uri}"
 
     def open(self, params: Mapping[str, Any]) -> dict[str, int]:
-        import mlflow  # pyright: ignore[reportMissingImports]
+        mlflow: Any = import_module("mlflow")
 
         for noisy in ("alembic", "mlflow"):  # only now: it sets up its logging when it is imported
             logging.getLogger(noisy).setLevel(logging.WARNING)

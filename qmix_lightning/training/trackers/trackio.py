@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from qmix_lightning.training.trackers.base import TrackedRun, Tracker, new_id
@@ -49,8 +50,8 @@ class TrackioTracker(Tracker):
         return f"trackio show --project {self.project}"
 
     def open(self, params: Mapping[str, Any]) -> dict[str, int]:
-        import trackio  # pyright: ignore[reportMissingImports]
-        from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
+        trackio: Any = import_module("trackio")
+        store: Any = import_module("trackio.sqlite_storage").SQLiteStorage
 
         # A run that was killed in its first second is not in the store yet.
         resume = "never" if self.tracker_id is None else "allow"
@@ -67,7 +68,7 @@ class TrackioTracker(Tracker):
                 embed=False,
             )
         last: dict[str, int] = {}
-        for row in SQLiteStorage.get_logs(self.project, self.tracker_id):
+        for row in store.get_logs(self.project, self.tracker_id):
             last |= {key: max(last.get(key, -1), row["step"]) for key in row}
         return last
 
@@ -77,7 +78,6 @@ class TrackioTracker(Tracker):
     def close(self, summary: Mapping[str, Any], step: int) -> None:
         new = {f"summary/{key}": value for key, value in summary.items()}
         self.experiment.log(new, step=step)
-        import trackio  # pyright: ignore[reportMissingImports]
-
+        trackio: Any = import_module("trackio")
         with contextlib.redirect_stdout(io.StringIO()):
             trackio.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ class WandbTracker(Tracker):
         return f"wandb sync {run.dir.removesuffix('/files')}" if run.offline else str(run.url)
 
     def open(self, params: Mapping[str, Any]) -> dict[str, int]:
-        import wandb  # pyright: ignore[reportMissingImports]
+        wandb: Any = import_module("wandb")
 
         mode: Any = self.mode  # the literals of W&B are its own
         offline = (mode or os.environ.get("WANDB_MODE")) == "offline"
