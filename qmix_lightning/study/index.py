@@ -29,6 +29,9 @@ DECIDE_THE_RESULT = (
 )
 """Settings that a resumed run may change, and that two runs with the same result may not differ in."""
 
+_BEGUN_FROM = ("init_from", "init_parts")
+"""Where a run's networks come from: decides its result where it is set."""
+
 _FOLDER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.,=+-]*(/[A-Za-z0-9][\w.,=+-]*)*")
 """Folder of a run below its study's."""
 
@@ -37,12 +40,13 @@ def identity(config: Mapping[str, Any]) -> str:
     """Return the hash of a run's configuration, seed included, without what its result does not depend on.
 
     Left out is what a resumed run may change (paths, loggers, how environments are hosted), but for the budget, the
-    evaluations and the devices.
+    evaluations, the devices, and the networks that it begins with.
 
     Args:
         config: nested containers, interpolations resolved.
     """
-    ignored = tuple(key for key in MAY_CHANGE if key not in DECIDE_THE_RESULT)
+    begun_from = _BEGUN_FROM if config.get("init_from") else ()
+    ignored = tuple(key for key in MAY_CHANGE if key not in (*DECIDE_THE_RESULT, *begun_from))
     below = tuple(f"{key}." for key in ignored)
     kept = {k: v for k, v in flatten(config).items() if k not in ignored and not k.startswith(below)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

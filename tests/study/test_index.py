@@ -23,6 +23,7 @@ def trees() -> dict[str, dict[str, Any]]:
         "eval_interval=10",
         "trainer.devices=2",
         "checkpoint_interval=1",
+        "init_from=two_step",
     ]
     with composer() as compose:
         return {text: compose([text] if text else [], [4])[0].to_dict() for text in typed}
@@ -37,7 +38,10 @@ def test_what_cannot_change_the_result_leaves_the_identity(trees: dict[str, dict
     assert identity(trees[typed]) == identity(trees[""])
 
 
-@pytest.mark.parametrize("typed", ["optimizer.lr=0.1", "total_env_steps=7", "eval_interval=10", "trainer.devices=2"])
+@pytest.mark.parametrize(
+    "typed",
+    ["optimizer.lr=0.1", "total_env_steps=7", "eval_interval=10", "trainer.devices=2", "init_from=two_step"],
+)
 def test_what_decides_the_result_changes_the_identity(trees: dict[str, dict[str, Any]], typed: str):
     assert identity(trees[typed]) != identity(trees[""])
 
