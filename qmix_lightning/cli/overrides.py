@@ -223,10 +223,15 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
+_TEXTS = ("task", "command", "commit")
+"""Settings that are read by people: what is in them is nobody's grammar."""
+
+
 def _quoted(argument: str) -> str:
-    """Quote a path with "=" in it, as Lightning's own checkpoints have, as Hydra's grammar wants it."""
+    """Quote texts, and a path with "=" in it, as Lightning's own checkpoints have, as Hydra's grammar wants them."""
     key, _, value = argument.partition("=")
-    if key in ("ckpt_path", "run_dir", "output", "policy") and re.search("[=@]", value) and value[:1] not in "'\"":
+    special = key in ("ckpt_path", "run_dir", "output", "policy") and re.search("[=@]", value)
+    if (special or (key in _TEXTS and value)) and value[:1] not in "'\"":
         return f"{key}='" + value.replace("'", "\\'") + "'"
     return argument
 

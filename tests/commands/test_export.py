@@ -28,11 +28,12 @@ def test_the_learners_part_is_there_on_demand(run: Path, tmp_path: Path):
 
 def test_it_plays_as_the_checkpoint_does_and_as_its_card_says(run: Path, tmp_path: Path):
     team = tmp_path / "team"
-    typed = [f"output={team}", "card=true", "episodes=5", "task=agree", "command='qmix-train env=two_step'"]
+    typed = [f"output={team}", "card=true", "episodes=5", "task=Agree, in (two) steps: [1, 2]."]
+    typed.append("command=qmix-train env=two_step")
     inprocess.succeed([str(run), *typed], "export")
     card = open_policy(team).card
     assert card is not None
-    assert (card["task"], card["command"]) == ("agree", "qmix-train env=two_step")
+    assert (card["task"], card["command"]) == ("Agree, in (two) steps: [1, 2].", "qmix-train env=two_step")
     of_team = json.loads(inprocess.succeed([str(team), "output=-"], "evaluate").out)
     of_run = json.loads(inprocess.succeed([str(run), "episodes=5", "output=-"], "evaluate").out)
     assert of_team.pop("card")["holds"]
