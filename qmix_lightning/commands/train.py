@@ -23,7 +23,7 @@ from qmix_lightning.errors import ConfigurationError, RunDiverged, RunInterrupte
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.resources import available_cores, choose_threads
 from qmix_lightning.runtime.run_lock import LOCK_FILE, RunLock
-from qmix_lightning.runtime.text import one_line, shortened, shown_path
+from qmix_lightning.runtime.text import one_line, printable, shortened, shown_path
 
 if TYPE_CHECKING:
     from qmix_lightning.checkpoint.resume import Resumed
@@ -170,7 +170,13 @@ def _begin_anew(tree: dict[str, Any], run_dir: Path, overrides: list[str]) -> Ru
         raise ConfigurationError(
             f"{path} cannot be read ({type(error).__name__}): repeat the command without ckpt_path=last"
         ) from error
+    began_from = saved.get("init_from") if isinstance(saved, dict) else None
     saved = fill_missing_defaults(trusted_config(saved, path), path)
+    if began_from is not None and not any(o.lstrip("+").startswith("init_from=") for o in overrides):
+        raise ConfigurationError(
+            f"the run in {shown_path(run_dir)} was killed before its first checkpoint and had begun from networks, "
+            f"which a file does not decide: type init_from={printable(began_from, 300)} too"
+        )
     config = merge_saved(tree, saved, overrides, run_dir, path)
     print(
         f"{shown_path(run_dir)} holds no last.ckpt: the run ended before its first, and begins anew",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,18 @@ def test_by_the_command(tmp_path: Path):
     refused = inprocess.command([*typed[:-2], f"run_dir={tmp_path / 'other'}", "init_from=nothing.ckpt"])
     assert (refused.status, refused.err) == (2, "error: there is no checkpoint at nothing.ckpt\n")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_does_not_forget_where_it_began(tmp_path: Path):
+    write_policy_folder(of("agent.hidden_dim=8"), tmp_path / "team")
+    run = tmp_path / "run"
+    inprocess.succeed([*GAME, *inprocess.TINY, f"run_dir={run}", f"init_from={tmp_path / 'team'}"])
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        path.unlink()
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"status": "running"}))
+    again = [f"run_dir={run}", "ckpt_path=last", GAME[1]]
+    refused = inprocess.command(again)
+    assert refused.status == 2
+    assert f"type init_from={tmp_path / 'team'} too" in refused.err
+    assert "tensors of the agents" in inprocess.succeed([*again, f"init_from={tmp_path / 'team'}"]).out
