@@ -17,7 +17,7 @@ import numpy as np
 
 from qmix_lightning.envs.jax_flat_state import FlatState
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
-from qmix_lightning.runtime.text import one_line, shortened
+from qmix_lightning.runtime.text import error_line, shortened
 from qmix_lightning.types import NO_OP, EntityBlock, EnvSpec
 from qmix_lightning.worker.parallel_adapter import unit_groups
 
@@ -373,7 +373,7 @@ def _layout(
         shown, sim = jax.eval_shape(simulator.reset, jax.random.PRNGKey(0))
     except Exception as error:
         raise EnvironmentContractError(
-            f"{name} does not fit: its reset fails: {shortened(one_line(error), 200)}"
+            f"{name} does not fit: its reset fails: {shortened(error_line(error), 200)}"
         ) from error
     if not isinstance(shown, dict) or not all(isinstance(agent, str) and agent in shown for agent in agents):
         raise EnvironmentContractError(f"{name} does not fit: its observations are not given by agent name")
@@ -390,7 +390,7 @@ def _layout(
         stepped = jax.eval_shape(simulator.step_env, jax.random.PRNGKey(0), sim, zeros)
     except Exception as error:
         raise EnvironmentContractError(
-            f"{name} does not fit: its step fails: {shortened(one_line(error), 200)}"
+            f"{name} does not fit: its step fails: {shortened(error_line(error), 200)}"
         ) from error
     if not isinstance(stepped[2], dict) or not all(agent in stepped[2] for agent in agents):
         raise EnvironmentContractError(f"{name} does not fit: its rewards are not given by agent name")

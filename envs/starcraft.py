@@ -17,7 +17,7 @@ from gymnasium import spaces
 from qmix_lightning.envs.starcraft_setup import explain, parse_flags, set_timeout
 from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, RunError, StartupError
 from qmix_lightning.rendering.battle import Unit, draw_battle
-from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.text import error_line
 from qmix_lightning.types import NO_OP
 from qmix_lightning.worker.last_words import LastWords
 
@@ -183,7 +183,7 @@ class StarCraft:
             raise  # an illegal action
         except Exception as error:
             self._broken, self.agents = True, []
-            raise self._failure(f"the game failed in a step: {one_line(error)}", begun) from error
+            raise self._failure(f"the game failed in a step: {error_line(error)}", begun) from error
         if over and not info:
             self._broken, self.agents = True, []
             raise self._failure("the game had to be relaunched in the middle of an episode", begun)
@@ -228,7 +228,7 @@ class StarCraft:
             try:
                 game.close()
             except Exception as error:  # a game that is broken may fail here too, and is to be replaced all the same
-                _log.warning("%s: closing the game failed: %s", self._name, one_line(error))
+                _log.warning("%s: closing the game failed: %s", self._name, error_line(error))
 
     def close(self) -> None:
         """End the game for good; may be called twice."""
@@ -255,7 +255,7 @@ class StarCraft:
             found["StarCraft II"] = f"{named}(build {game.build_version})".strip()
         except Exception as error:  # not installed, perhaps: reported when it is launched
             self._missing = explain(error, self._name, self._package)
-            _log.debug("%s: the game's build is unknown: %s", self._name, one_line(error))
+            _log.debug("%s: the game's build is unknown: %s", self._name, error_line(error))
         return found
 
     def _entities(self) -> list[dict[str, Any]]:
@@ -318,14 +318,14 @@ class StarCraft:
                     raise ConfigurationError(reason) from error
                 if not first:
                     raise InvalidEpisodeError(
-                        f"{self._name}: the game failed to start an episode: {one_line(error)}"
+                        f"{self._name}: the game failed to start an episode: {error_line(error)}"
                     ) from error
                 if attempt == self._launch_attempts:
                     raise StartupError(
-                        f"{self._name}: the game could not be launched in {attempt} attempts: {one_line(error)}"
+                        f"{self._name}: the game could not be launched in {attempt} attempts: {error_line(error)}"
                         f"{words.shown() if words else ''}"
                     ) from error
-                _log.warning("%s: launch %d failed: %s", self._name, attempt, one_line(error))
+                _log.warning("%s: launch %d failed: %s", self._name, attempt, error_line(error))
                 time.sleep(_BACK_OFF_S * attempt)
                 attempt += 1
                 continue
@@ -343,7 +343,7 @@ class StarCraft:
         try:
             self._game.save_replay()
         except Exception as error:
-            _log.warning("%s: the replay was not saved: %s", self._name, one_line(error))
+            _log.warning("%s: the replay was not saved: %s", self._name, error_line(error))
 
     def _avail(self) -> list[np.ndarray]:
         # One by one: the wrapper of SMACv2 breaks on the call that asks for all.

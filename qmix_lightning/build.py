@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ProgressBar
 
@@ -21,10 +18,9 @@ from qmix_lightning.checkpoint.manifest import RunMetadata
 from qmix_lightning.checkpoint.resume import Resumed, check_same_shape
 from qmix_lightning.components import build_learner, check_sizes, env_maker, make_component
 from qmix_lightning.config.run_config import RunConfig, evaluation_plan
-from qmix_lightning.config.schema import check_settings
-from qmix_lightning.config.trust import recorded_config, texts
+from qmix_lightning.config.trust import recorded_config
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import ConfigurationError, QMixLightningError
+from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.optimizers import OPTIMIZERS
 from qmix_lightning.policies import open_network, open_policy
 from qmix_lightning.policies.initialize import initialize_learner, set_square_averages
@@ -33,7 +29,6 @@ from qmix_lightning.rollout.process_collector import CollectorProcess
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.resources import available_cores, choose_asynchronous
 from qmix_lightning.runtime.signals import StopFlag
-from qmix_lightning.runtime.text import did_you_mean, on_one_line
 from qmix_lightning.runtime.trial import TRIAL, load_trial
 from qmix_lightning.training.callbacks.health import HealthCheck
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
@@ -43,96 +38,16 @@ from qmix_lightning.training.callbacks.run_checkpoint import RunCheckpoint
 from qmix_lightning.training.callbacks.run_control import RunControl
 from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import ReplayDataModule
+from qmix_lightning.training.lightning_parts import make_instances, make_loggers, make_trainer
 from qmix_lightning.training.module import TeamModule
-from qmix_lightning.training.profiler import NoProfiler
 from qmix_lightning.training.run import Run
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.training.summary import versions
-from qmix_lightning.training.trackers.base import TrackedRun, Tracker, tracker_ids
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 from qmix_lightning.vector.factory import Backend, interpreter_of
 from qmix_lightning.worker.fault_tolerance import FaultLimit
 
 __all__ = ["build_run"]
-
-
-def _trainer(section: Mapping[str, Any], **provided: Any) -> Trainer:
-    """Make Lightning's Trainer; ``trainer.*`` is passed straight through, what it refuses is the user's to correct."""
-    settings = check_settings("trainer", section, Trainer, provided)
-    if settings.get("profiler") is None and not settings.get("barebones"):
-        provided["profiler"] = NoProfiler()
-    try:
-        return Trainer(**(settings | provided))
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        hint = ": use trainer.accelerator=auto or cpu" if "backend found" in str(error) else ""
-        raise ConfigurationError(f"trainer: {on_one_line(error).rstrip('!')}{hint}") from error
-
-
-def _instances(section: Mapping[str, Any], group: str, tracked: Callable[[str], TrackedRun] | None = None) -> list[Any]:
-    """Make loggers or callbacks by their ``_target_``, as Hydra's users know it; ``null`` switches one off.
-
-    Args:
-        section: name of an entry -> its settings.
-        group: of the configuration, for messages.
-        tracked: returns what the tracker of an entry is told of the run.
-    """
-    made = []
-    for name, settings in section.items():
-        if settings is None:
-            continue
-        if not isinstance(settings, Mapping) or "_target_" not in settings:
-            raise ConfigurationError(f"{group}.{name} needs a _target_, the class to make")
-        if any(
-            "${" in text for text in texts(settings)
-        ):  # Hydra has resolved what was typed; this would be resolved now
-            raise ConfigurationError(f"{group}.{name} holds an interpolation that was not resolved")
-        try:
-            made.append(_instance(dict(settings), f"{group}.{name}", tracked and tracked(name)))
-        except QMixLightningError:
-            raise
-        except Exception as error:
-            cause = error.__cause__ or error
-            hint = _closest_name(str(settings["_target_"]))
-            raise ConfigurationError(f"{group}.{name}: {hint or on_one_line(cause)}") from error
-    return made
-
-
-def _instance(settings: dict[str, Any], entry: str, run: TrackedRun | None) -> Any:
-    """Make a logger or a callback; trackers, and what comes with this package, are checked as components are."""
-    made_of = get_object(str(settings["_target_"]))
-    is_tracker = isinstance(made_of, type) and issubclass(made_of, Tracker)
-    if not is_tracker and not made_of.__module__.startswith("qmix_lightning."):
-        return instantiate(settings)
-    provided = {"run": run} if is_tracker else {}
-    given = {key: value for key, value in settings.items() if key != "_target_"}
-    return made_of(**provided, **check_settings(entry, given, made_of, provided))
-
-
-def _closest_name(target: str) -> str:
-    """Return what is wrong with an address whose module is there and has no such name; empty otherwise."""
-    module, _, name = target.rpartition(".")
-    found = sys.modules.get(module)
-    if found is None or hasattr(found, name):
-        return ""
-    public = [n for n in vars(found) if not n.startswith("_")]
-    return f"'{module}' has no '{name}'{did_you_mean(name, public).split(';')[0]}"
-
-
-def _loggers(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> list[Any]:
-    """Make the run's loggers; those of TensorBoard drop what a resumed run is going to write again."""
-    saved = resumed.manifest.payload if resumed else None
-    made = dict(config.logger)
-    for name, settings in config.logger.items():
-        is_board = isinstance(settings, Mapping) and str(settings.get("_target_")).endswith("BoardLogger")
-        if is_board and saved is not None:
-            made[name] = {**settings, "purge_step": saved["env_steps"] + 1}
-    goes_on_here = resumed is not None and resumed.source.parent.resolve() == run_dir.resolve()
-    ids = tracker_ids(saved) if goes_on_here else {}  # elsewhere it is another run
-
-    def tracked(entry: str) -> TrackedRun:
-        return TrackedRun(run_dir, entry, config.env["name"], config.algorithm["name"], ids.get(entry))
-
-    return _instances(made, "logger", tracked)
 
 
 def _environments(config: RunConfig, run_dir: Path) -> tuple[VectorEnv | CollectorProcess, Callable[[int], VectorEnv]]:
@@ -223,13 +138,13 @@ def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None, 
     log = MetricsLog()
     health = HealthCheck(log, on_policy=config.replay.kind == "on_policy")
     checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, source, log)
-    callbacks = _instances(config.callbacks, "callbacks")
+    callbacks = make_instances(config.callbacks, "callbacks")
     own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     bar = [] if own_bar or config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
     pruning = [Pruning(load_trial(os.environ[TRIAL]), log, config.objective or "")] if os.environ.get(TRIAL) else []
-    trainer = _trainer(
+    trainer = make_trainer(
         config.trainer,
-        logger=[RunCSVLogger(run_dir / "metrics.csv"), *_loggers(config, run_dir, resumed)],
+        logger=[RunCSVLogger(run_dir / "metrics.csv"), *make_loggers(config, run_dir, resumed)],
         callbacks=[RunControl(), log, health, *bar, *pruning, *callbacks, checkpoint],
         plugins=[RunCheckpointIO(resumed)],
         default_root_dir=str(run_dir),

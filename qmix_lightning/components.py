@@ -24,7 +24,7 @@ from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.mixers import MIXERS
 from qmix_lightning.registry import Registry
 from qmix_lightning.rollout.opponents import OpponentMaker, opponent_maker
-from qmix_lightning.runtime.text import one_line, printable
+from qmix_lightning.runtime.text import error_line, printable
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector.env_section import parse_env_section
 from qmix_lightning.vector.factory import Backend, make_vector_env
@@ -152,7 +152,7 @@ def check_sizes(build: Callable[[], nn.Module], tensors: Mapping[str, Any], pref
     except (RuntimeError, NotImplementedError) as error:
         if "meta" in str(error):
             return  # it looks at numbers while it is made, which are none there
-        raise CheckpointError(f"{path} asks for networks that cannot be made: {one_line(error)}") from error
+        raise CheckpointError(f"{path} asks for networks that cannot be made: {error_line(error)}") from error
     found = _shapes({name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)})
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):

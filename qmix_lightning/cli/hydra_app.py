@@ -30,7 +30,7 @@ from qmix_lightning.cli.overrides import (
 from qmix_lightning.config.aliases import rename_settings
 from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError, RunInterrupted
 from qmix_lightning.runtime.signals import end_with_parent
-from qmix_lightning.runtime.text import on_one_line, one_line, shortened, shown_path
+from qmix_lightning.runtime.text import error_line, on_one_line, shortened, shown_path
 
 __all__ = ["RANK_CONFIG", "import_from_here", "run_command", "run_under_hydra", "status_of"]
 
@@ -249,12 +249,12 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
         if isinstance(error, OSError) and error.filename and error.strerror:  # it says all that there is to know
             _fail(f"{error.filename2 or error.filename}: {error.strerror}")
             return 1
-        _fail(f"{shortened(one_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
+        _fail(f"{shortened(error_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
         return 1
     except BaseException as error:  # an environment may raise what is no Exception
         if full_error:
             traceback.print_exc()
-        _fail(f"{shortened(one_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
+        _fail(f"{shortened(error_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
         return 1
     finally:
         _flush_output()

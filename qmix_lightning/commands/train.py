@@ -23,7 +23,7 @@ from qmix_lightning.errors import ConfigurationError, RunDiverged, RunInterrupte
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.resources import available_cores, choose_threads
 from qmix_lightning.runtime.run_lock import LOCK_FILE, RunLock
-from qmix_lightning.runtime.text import one_line, printable, shortened, shown_path
+from qmix_lightning.runtime.text import error_line, printable, shortened, shown_path
 
 if TYPE_CHECKING:
     from qmix_lightning.checkpoint.resume import Resumed
@@ -299,7 +299,7 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
             first = False
         raise
     except Exception as error:
-        ending = Ending("failed", "error", shortened(one_line(error), 300))
+        ending = Ending("failed", "error", shortened(error_line(error), 300))
         raise
     finally:
         summary = write_summary(run, config, run_dir, ending) if first else {}

@@ -16,7 +16,7 @@ from qmix_lightning.env_checker.report import CheckReport
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.runtime import prng
-from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.text import error_line
 from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
 
 __all__ = ["InstrumentedEnv", "Unusable", "random_episodes"]
@@ -132,7 +132,7 @@ class InstrumentedEnv:
         except Exception as error:
             if isinstance(error, EnvironmentContractError) and self.check_report.failed():
                 raise Unusable from error  # the bare environment did it too, which is reported in detail
-            message = one_line(error)
+            message = error_line(error)
             self._fail(self.blame, f"raised {type(error).__name__}", f"{self.where}: {message}")
             raise Unusable from error
 

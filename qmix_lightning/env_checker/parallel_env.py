@@ -11,7 +11,7 @@ from gymnasium import spaces
 from qmix_lightning.env_checker.random_player import random_actions
 from qmix_lightning.env_checker.report import CheckReport
 from qmix_lightning.runtime import prng
-from qmix_lightning.runtime.text import one_line, shortened
+from qmix_lightning.runtime.text import error_line, shortened
 from qmix_lightning.worker.agent_spaces import MASK_KEY
 
 __all__ = ["check_parallel_env"]
@@ -104,7 +104,7 @@ class _BareEpisodes:
         try:
             return method(*args, **kwargs)
         except Exception as error:
-            self._stop("runs", "raised", one_line(error))
+            self._stop("runs", "raised", error_line(error))
 
     def _stop(self, check: str, kind: str, message: str) -> None:
         self._fail(check, kind, message)

@@ -16,7 +16,7 @@ from typing import Any
 
 from qmix_lightning.errors import CheckpointError, MissingDependencyError
 from qmix_lightning.policies.reference import POLICY_FILE
-from qmix_lightning.runtime.text import one_line, printable
+from qmix_lightning.runtime.text import error_line, printable
 
 __all__ = ["MOST_BYTES", "cache_folder", "fetch_policy"]
 
@@ -71,7 +71,7 @@ def fetch_policy(reference: str) -> Path:
     except CheckpointError:
         raise
     except Exception as error:  # what a hub answers raises anything
-        raise CheckpointError(f"{reference} could not be fetched: {printable(one_line(error), 300)}") from error
+        raise CheckpointError(f"{reference} could not be fetched: {printable(error_line(error), 300)}") from error
     return place / commit
 
 

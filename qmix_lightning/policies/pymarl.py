@@ -20,7 +20,7 @@ from qmix_lightning.checkpoint.files import load_plain
 from qmix_lightning.checkpoint.manifest import not_finite
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.policies.tensors import read_regular
-from qmix_lightning.runtime.text import one_line, printable
+from qmix_lightning.runtime.text import error_line, printable
 from qmix_lightning.types import EnvSpec
 
 __all__ = ["PymarlRun", "read_pymarl"]
@@ -214,7 +214,7 @@ def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # made-up contents raise anything
-        raise CheckpointError(f"{path} cannot be read: {printable(one_line(error), 200)}") from error
+        raise CheckpointError(f"{path} cannot be read: {printable(error_line(error), 200)}") from error
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

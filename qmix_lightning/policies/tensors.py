@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.replay.memory_estimate import available_memory
-from qmix_lightning.runtime.text import one_line, printable
+from qmix_lightning.runtime.text import error_line, printable
 
 __all__ = ["describe", "read_regular", "read_tensors", "write_tensors"]
 
@@ -73,7 +73,7 @@ def read_tensors(path: Path, described: object, check: Callable[[dict[str, Tenso
     except CheckpointError:
         raise
     except Exception as error:  # made-up contents raise anything
-        raise CheckpointError(f"{path} cannot be read as tensors: {printable(one_line(error), 200)}") from error
+        raise CheckpointError(f"{path} cannot be read as tensors: {printable(error_line(error), 200)}") from error
 
 
 def _shapes(path: Path) -> dict[str, Tensor]:

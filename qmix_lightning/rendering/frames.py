@@ -14,7 +14,7 @@ from qmix_lightning.environment import VectorEnv, is_natively_batched, load
 from qmix_lightning.errors import ConfigurationError, QMixLightningError
 from qmix_lightning.rendering.canvas import Frame, require_pillow
 from qmix_lightning.rendering.plain import draw_observations
-from qmix_lightning.runtime.text import one_line, shortened
+from qmix_lightning.runtime.text import error_line, shortened
 from qmix_lightning.types import EnvSpec, Observation
 
 __all__ = ["FrameRenderer", "action_names", "draws_itself", "environment_that_draws", "simulator_of"]
@@ -101,7 +101,7 @@ class FrameRenderer:
                 raise
             except Exception as error:
                 self._plain = True
-                print(f"the environment cannot draw itself, so observations are drawn: {one_line(error)[:200]}",
+                print(f"the environment cannot draw itself, so observations are drawn: {error_line(error)[:200]}",
                       file=sys.stderr)  # fmt: skip
         return self._plain_picture(observation, actions)
 

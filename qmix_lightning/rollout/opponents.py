@@ -19,7 +19,7 @@ from qmix_lightning.agents.base import AgentState, forget_dead
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.registry import load_target
-from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.text import error_line
 from qmix_lightning.types import NO_OP, EnvSpec, Observation
 from qmix_lightning.vector.env_section import OpponentSettings
 from qmix_lightning.vector.team_env import Opponents
@@ -110,7 +110,7 @@ class FunctionOpponents(Opponents):
             try:
                 action = int(self._act[e](agent, obs[e, i, : self._spec.obs_dims[i]].copy(), mask.copy(), rng))
             except Exception as error:
-                raise RunError(f"env.opponents={self._name} failed for agent '{agent}': {one_line(error)}") from error
+                raise RunError(f"env.opponents={self._name} failed for agent '{agent}': {error_line(error)}") from error
             if not 0 <= action < len(mask) or not mask[action]:
                 raise RunError(f"env.opponents={self._name} chose the illegal action {action} for agent '{agent}'")
             actions[e, i] = action

@@ -32,7 +32,7 @@ from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault, QMixLightningError, RunError
 from qmix_lightning.rollout.collector import Collected, Collector, whole_round
 from qmix_lightning.runtime.resources import keep_freed_memory
-from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.text import error_line
 from qmix_lightning.runtime.transfer import on_host
 from qmix_lightning.types import EnvSpec, Episode
 from qmix_lightning.worker.blame import traceback_of
@@ -359,4 +359,4 @@ def _portable(error: Exception) -> Exception:
         if error.__cause__ is not None:  # left behind by pickle
             error.add_note(f"In the collector's process:\n{traceback_of(error)}")
         return error
-    return RunError(f"the collector failed: {one_line(error)}")
+    return RunError(f"the collector failed: {error_line(error)}")

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["did_you_mean", "on_one_line", "one_line", "printable", "shortened", "shown_path", "shown_size"]
+__all__ = ["did_you_mean", "error_line", "on_one_line", "printable", "shortened", "shown_path", "shown_size"]
 
 
 _MOST_SHOWN = 24
@@ -34,7 +34,7 @@ def on_one_line(value: object) -> str:
     return " ".join(str(value).split())
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Return an exception, with the name of its class, as one line."""
     return on_one_line(f"{type(error).__name__}: {error}")
 

@@ -14,7 +14,7 @@ from qmix_lightning.cli.compose import composer
 from qmix_lightning.config.resume import imported
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.errors import ConfigurationError, RunError
-from qmix_lightning.runtime.text import one_line, shown_path
+from qmix_lightning.runtime.text import error_line, shown_path
 from qmix_lightning.study.code_version import changed_parts, code_version
 from qmix_lightning.study.index import Study, identity, write_lines
 from qmix_lightning.study.rows import METRICS, Row, commit, evaluations, read_row, row_path
@@ -148,7 +148,7 @@ class Plan:
                 final, summary = json.loads(target.read_text()), json.loads((folder / "summary.json").read_text())
                 content = self._content(cell, folder, entry, final, summary, side_by_side)
             except (OSError, ValueError, KeyError) as error:
-                raise RunError(f"{shown_path(folder)} cannot be summed up: {one_line(error)}") from error
+                raise RunError(f"{shown_path(folder)} cannot be summed up: {error_line(error)}") from error
             write_lines(content, self._path(cell))
 
         return Job(cell.name, folder, self.study.lock_of(cell.identity), is_done, train, finish)

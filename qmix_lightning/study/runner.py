@@ -20,7 +20,7 @@ from typing import Literal
 
 from qmix_lightning.errors import QMixLightningError, RunError, RunInterrupted
 from qmix_lightning.runtime.resources import CORES
-from qmix_lightning.runtime.text import one_line, shortened
+from qmix_lightning.runtime.text import error_line, shortened
 
 __all__ = ["Job", "Outcome", "Processes", "run", "run_all"]
 
@@ -95,7 +95,7 @@ def run(job: Job, patience_s: float = 10.0) -> Outcome:
     except QMixLightningError as error:
         return Outcome("failed", shortened(error, 500))
     except Exception as error:
-        return Outcome("failed", shortened(one_line(error), 500))
+        return Outcome("failed", shortened(error_line(error), 500))
     return Outcome("made", seconds=time.monotonic() - started)
 
 

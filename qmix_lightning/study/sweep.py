@@ -18,7 +18,7 @@ from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError
 from qmix_lightning.runtime.signals import end_with_parent
-from qmix_lightning.runtime.text import one_line, shortened
+from qmix_lightning.runtime.text import error_line, shortened
 from qmix_lightning.runtime.trial import TRIAL
 from qmix_lightning.study.code_version import code_version
 from qmix_lightning.study.index import Study, identity, write_lines
@@ -106,7 +106,7 @@ class Sweep:
         except QMixLightningError as error:
             outcome = Outcome("failed", shortened(error, 500), invalid=isinstance(error, ConfigurationError))
         except Exception as error:
-            outcome = Outcome("failed", shortened(one_line(error), 500))
+            outcome = Outcome("failed", shortened(error_line(error), 500))
         record = {"sweep": self.id, "number": hydra.job.num, "name": name, **vars(outcome)}
         write_lines(record, self.folder / "outcomes" / f"{key}.json")
         print(f"{name}: {described(outcome)}", flush=True)

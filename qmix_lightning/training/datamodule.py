@@ -33,7 +33,7 @@ from qmix_lightning.rollout.process_collector import CollectorProcess, RemoteCol
 from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.signals import StopFlag
-from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.text import error_line
 from qmix_lightning.training.counters import FIRST_EPISODES, Counters
 from qmix_lightning.training.loaders import PLACEHOLDER, EvaluationLoader, PlaceholderLoader
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
@@ -190,7 +190,7 @@ class ReplayDataModule(LightningDataModule):
         except (*_MADE_UP, MemoryError, RuntimeError) as error:
             if not self._restoring:
                 raise
-            raise CheckpointError(f"{path} cannot be resumed: {one_line(error)}") from error
+            raise CheckpointError(f"{path} cannot be resumed: {error_line(error)}") from error
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.counters = Counters.from_dict(state_dict["counters"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import EnvironmentFault, QMixLightningError
-from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.text import error_line
 from qmix_lightning.types import Observation, Transition
 from qmix_lightning.worker.blame import is_fault, location_of, raised_at
 from qmix_lightning.worker.fault_tolerance import SHOW_TRACEBACK, FaultLimit, Faults
@@ -122,7 +122,7 @@ class CheckedVectorEnv:
                 raise
             where = raised_at(error)
             raise EnvironmentFault(
-                f"environment '{self._name}' failed: {one_line(error)}{f' ({where})' if where else ''}; all of its "
+                f"environment '{self._name}' failed: {error_line(error)}{f' ({where})' if where else ''}; all of its "
                 f"{self.num_envs} are in one simulator, so it is not tried again ({SHOW_TRACEBACK})"
             ) from error
 

@@ -25,7 +25,7 @@ from qmix_lightning.errors import (
     InvalidEpisodeError,
     StartupError,
 )
-from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.text import error_line
 from qmix_lightning.worker.blame import is_fault, location_of, raised_at
 from qmix_lightning.worker.buffers import Buffers, Row
 from qmix_lightning.worker.parallel_adapter import Outcome, ParallelAdapter
@@ -281,7 +281,7 @@ class FaultTolerantEnv:
         if isinstance(error, EnvironmentContractError) or misread:
             told = str(error)
             if misread:
-                told = f"environment '{self._faults.name}': what {method} returned cannot be read: {one_line(error)}"
+                told = f"environment '{self._faults.name}': what {method} returned cannot be read: {error_line(error)}"
             place = location_of(adapter.env, method) if adapter is not None else None
             self.close()
             raise EnvironmentFault(
@@ -289,7 +289,7 @@ class FaultTolerantEnv:
                 f"again: qmix-envs check tells what else is amiss ({SHOW_TRACEBACK})"
             ) from error
         self.close()
-        cause = one_line(error) + (f" ({where})" if where else "")
+        cause = error_line(error) + (f" ({where})" if where else "")
         if isinstance(error, StartupError) and not self._faults.started:
             raise EnvironmentFault(f"{error} ({SHOW_TRACEBACK})") from error
         if isinstance(error, TimeoutError):
@@ -311,7 +311,7 @@ class FaultTolerantEnv:
             except BaseException as error:
                 if not is_fault(error):
                     raise
-                _log.debug("%s failed to close: %s", self._who, one_line(error))
+                _log.debug("%s failed to close: %s", self._who, error_line(error))
 
 
 class EnvBlock:

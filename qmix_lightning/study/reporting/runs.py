@@ -13,7 +13,7 @@ from typing import Any
 from qmix_lightning.config.resume import MAY_CHANGE
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import ConfigurationError, RunError
-from qmix_lightning.runtime.text import one_line, printable, shown_path
+from qmix_lightning.runtime.text import error_line, printable, shown_path
 from qmix_lightning.study.index import DECIDE_THE_RESULT, Study
 from qmix_lightning.study.rows import METRICS, evaluations, read_row
 
@@ -87,7 +87,7 @@ def find_runs(folders: Sequence[Path]) -> Found:
                 _refuse_links(place)
                 run = _from_row(place) if place.suffix == ".json" else _from_folder(place)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, RunError) as error:
-                reason = printable(str(error) if isinstance(error, RunError) else one_line(error), 200)
+                reason = printable(str(error) if isinstance(error, RunError) else error_line(error), 200)
                 absent.append(Absent(shown_path(place), "unreadable", reason))
             else:
                 if run is not None:

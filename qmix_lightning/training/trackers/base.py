@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import CheckpointError, ConfigurationError, MissingDependencyError, QMixLightningError
-from qmix_lightning.runtime.text import one_line, shortened
+from qmix_lightning.runtime.text import error_line, shortened
 
 __all__ = [
     "TrackedRun",
@@ -154,7 +154,7 @@ class Tracker(Logger):
             raise
         except Exception as error:
             cure = "type its settings again, or logger=none" if self.run.tracker_id else "logger=none goes without"
-            raise ConfigurationError(f"logger.{self.name}: {shortened(one_line(error), 300)}; {cure}") from error
+            raise ConfigurationError(f"logger.{self.name}: {shortened(error_line(error), 300)}; {cure}") from error
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -178,7 +178,7 @@ class Tracker(Logger):
             if not self.lost_rows:
                 tqdm.write(
                     f"warning: logger.{self.name} failed, and lacks what metrics.csv has from here on: "
-                    f"{shortened(one_line(error), 200)}",
+                    f"{shortened(error_line(error), 200)}",
                     file=sys.stderr,
                 )
             return False
