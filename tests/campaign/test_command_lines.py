@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from qmix_lightning.cli import hydra_app
-from qmix_lightning.commands import envs, train
+from qmix_lightning.commands import bench, envs, import_policy, report, train
 from support import commands, inprocess
 
 pytestmark = pytest.mark.campaign
@@ -41,7 +41,28 @@ LINES = [
     ("envs", "show two_step"),
     ("envs", "check two_step --steps 10 --seed 1"),
     ("envs", "new my_env --path ."),
+    ("envs", "trust"),
+    ("watch", "policy=two_step output=out.gif episodes=1 page=true seed=2"),
+    ("watch", "run output=out.mp4 epsilon=0.1 env.episode_limit=5"),
+    ("export", "run output=out card=true ckpt_path=last"),
+    ("export", "policy=two_step output=out programs=torch_export"),
+    ("import", "pymarl run env=smac env.map_name=3m output=out config=run/config.json"),
+    ("report", "run output=out figures=false formats=[png] metric=return_mean"),
+    ("report", "run outputs output=out page=false"),
+    ("bench", "suite=games tasks=[two_step,climbing] algorithms=vdn,qmix seeds=[1,2] folder=out run=false"),
+    ("bench", "suite=quick jobs=2 also=[optimizer.lr=5e-4] rerun=stale report=out.md run=false"),
 ]
+SCRIPTS = {
+    "train": "qmix-train",
+    "evaluate": "qmix-eval",
+    "envs": "qmix-envs",
+    "watch": "qmix-watch",
+    "export": "qmix-export",
+    "import": "qmix-import",
+    "report": "qmix-report",
+    "bench": "qmix-bench",
+}
+WITHOUT_HYDRA = {"envs": envs._run, "import": import_policy._import, "report": report._report, "bench": bench._bench}
 ODD = [
     "",
     "null",
@@ -95,11 +116,12 @@ def mutated(words: list[str], rng: random.Random) -> list[str]:
 
 
 def _in_this_process(command: str, words: list[str]) -> inprocess.Outcome:
-    if command != "envs":
+    if command not in WITHOUT_HYDRA:
         return inprocess.command(words, command)
     out, err = io.StringIO(), io.StringIO()
-    with inprocess.own_globals(["qmix-envs", *words]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = hydra_app.status_of(lambda: envs._run(words), "train")
+    argv = [SCRIPTS[command], *words]
+    with inprocess.own_globals(argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = hydra_app.status_of(lambda: WITHOUT_HYDRA[command](words), "train")
     return inprocess.Outcome(status, out.getvalue(), err.getvalue())
 
 
@@ -123,7 +145,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_in_one_process(campaign, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Training itself is left out: what is composed and checked before it is what is mutated."""
-    monkeypatch.setattr(train, "_run", lambda *_: {})
+    monkeypatch.setattr(train, "_run", lambda *_, **__: {})
+    monkeypatch.setattr(bench, "_run_missing", lambda *_: 0)
     rng, part = campaign.rng("command lines"), "command lines, in one process"
     for number in range(campaign.number(1700)):
         command, line = rng.choice(LINES)
@@ -145,18 +168,19 @@ def test_in_one_process(campaign, finished: Path, tmp_path: Path, monkeypatch: p
 
 def test_through_the_console_scripts(campaign, finished: Path, tmp_path: Path):
     rng, part = campaign.rng("console scripts"), "command lines, console scripts"
-    scripts = {"train": "qmix-train", "evaluate": "qmix-eval", "envs": "qmix-envs"}
     for number in range(campaign.number(300)):
         command, line = rng.choice(LINES)
         words = [word.replace("\0", "") for word in mutated(line.split(), rng)]
         if command == "train" and not any(word.startswith("-") for word in words):
             words.append("total_env_steps=0")  # refused, unless something else is before
+        if command == "bench" and "run=false" not in words:
+            words.append("jobs=0")
         work = tmp_path / str(number)
         work.mkdir()
         shutil.copytree(finished, work / "run")
         before = inprocess.snapshot(work)
         ended = subprocess.run(
-            [Path(sys.executable).with_name(scripts[command]), *words],
+            [Path(sys.executable).with_name(SCRIPTS[command]), *words],
             cwd=work,
             env={k: v for k, v in commands.environ().items() if k not in ("HYDRA_FULL_ERROR", "PYTHONWARNINGS")},
             capture_output=True,
