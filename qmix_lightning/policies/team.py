@@ -14,10 +14,9 @@ from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.stochastic_policy import StochasticPolicy
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import NO_OP, EnvSpec, Observation
+from qmix_lightning.worker.agent_spaces import MASK_KEY
 
 __all__ = ["Team"]
-
-_MASK_KEY = "action_mask"
 
 
 class Team:
@@ -139,8 +138,8 @@ class Team:
             slot = self._slots[name]
             mask = masks.get(name)
             if isinstance(seen, Mapping):
-                mask = seen.get(_MASK_KEY) if mask is None else mask
-                seen = [seen[key] for key in sorted(seen) if key != _MASK_KEY]
+                mask = seen.get(MASK_KEY) if mask is None else mask
+                seen = [seen[key] for key in sorted(seen) if key != MASK_KEY]
             else:
                 seen = [seen]
             flat = np.concatenate([np.asarray(part, np.float32).ravel() for part in seen])
