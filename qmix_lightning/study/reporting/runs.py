@@ -214,7 +214,7 @@ def _never_begun(folder: Path) -> Iterator[Absent]:
                 if outcome["status"] == "failed":
                     state, reason = "failed", printable(outcome["message"], 200)
             except (OSError, ValueError, KeyError, TypeError):
-                pass
+                pass  # no outcome, or one that cannot be read: that it has not begun is all that is known
             yield Absent(printable(entry["folder"], 100), state, reason)
 
 
