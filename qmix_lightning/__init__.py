@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Team", "TrainedRun", "__version__", "build_lightning", "evaluate", "load", "train"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "Team": "qmix_lightning.policies",

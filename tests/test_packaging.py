@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 TOOLS = {
-    *("all", "test", "dev", "export", "hub", "video", "page", "report", "sweep", "ray"),
+    *("all", "test", "dev", "docs", "export", "hub", "video", "page", "report", "sweep", "ray"),
     *("trackers", "mlflow", "trackio", "wandb"),
 }
 """Extras that bring no environment."""
@@ -139,3 +139,16 @@ def test_the_constraints_fit_the_ranges():
         (specifier,) = pinned[name].specifier
         assert requirement.specifier.contains(specifier.version, prereleases=True), (name, specifier.version)
     assert set(requirements()) <= set(pinned), "what the core needs has been tested together"
+
+
+def test_the_lock_is_of_the_constraints_and_complete():
+    """It has hashes for the exact versions of ``constraints.txt``, all that the core needs but torch, and no path of a machine."""
+    lock = (ROOT / ".ci" / "requirements.lock").read_text()
+    assert "file:" not in lock
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}", lock, re.MULTILINE))
+    locked = {canonicalize_name(name): version for name, version in locked.items()}
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    for requirement in map(Requirement, filter(None, lines)):
+        (specifier,) = requirement.specifier
+        assert locked.get(canonicalize_name(requirement.name), specifier.version) == specifier.version, requirement.name
+    assert set(requirements()) - {"torch"} <= set(locked)

@@ -32,7 +32,16 @@ def main() -> None:
     options = parser.parse_args()
     write_pages()
     if not options.pages_only:
-        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file", str(ROOT / "mkdocs.yml")]
+        command = [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--quiet",
+            "--config-file",
+            str(ROOT / "mkdocs.yml"),
+        ]
         sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}).returncode)
 
 
@@ -77,7 +86,9 @@ def text_of_source(path: Path) -> str:
     """Return a page with the text of a file, or the names of what is in a folder."""
     name = path.relative_to(ROOT)
     if path.is_dir():
-        names = sorted(f"{p.name}/" if p.is_dir() else p.name for p in path.iterdir() if not p.name.startswith(("_", ".")))
+        names = sorted(
+            f"{p.name}/" if p.is_dir() else p.name for p in path.iterdir() if not p.name.startswith(("_", "."))
+        )
         return f"# {name}/\n\n" + "".join(f"* `{entry}`\n" for entry in names)
     return f"# {path.name}\n\n`{name}`\n\n~~~~ {{ .{LANGUAGES.get(path.suffix, 'text')} }}\n{path.read_text()}\n~~~~\n"
 

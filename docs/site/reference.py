@@ -24,14 +24,21 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 SETTING = re.compile(r"^( *)([\w.-]+): *(.*?)(?: +# (.*))?$")
 CONTINUED = re.compile(r"^ {12,}# (.*)$")
-MODULES = ("environment", "types", "registry", "errors", "env_checker", "mixers.base", "agents.base", "algorithms.base",
-           "algorithms.returns", "action_selection")
+MODULES = (
+    *("environment", "types", "registry", "errors", "env_checker", "mixers.base", "agents.base", "algorithms.base"),
+    *("algorithms.returns", "action_selection"),
+)
 """What a plugin imports, and the mathematics."""
 
 
 def pages() -> dict[str, str]:
     """Return every page of the reference by file name."""
-    return {"commands.md": commands(), "settings.md": settings(), "environments.md": environments(), "python_api.md": python()}
+    return {
+        "commands.md": commands(),
+        "settings.md": settings(),
+        "environments.md": environments(),
+        "python_api.md": python(),
+    }
 
 
 def commands() -> str:
@@ -62,8 +69,15 @@ def settings() -> str:
             continue
         section = hints.get(group)
         for file in sorted((CONF / group).glob("*.yaml")):
-            text += f"### {group}={file.stem}\n\n{opening(file)}\n\n" + table(file, section if is_dataclass(section) else None)
+            text += f"### {group}={file.stem}\n\n{opening(file)}{based_on(file)}\n\n"
+            text += table(file, section if is_dataclass(section) else None)
     return text
+
+
+def based_on(file: Path) -> str:
+    """Return which other choice of its group a YAML file begins with."""
+    found = re.findall(r"^  - (\w+)$", file.read_text(), re.MULTILINE)
+    return "".join(f" What is not below is as in `{file.parent.name}={name}`." for name in found if name != "_self_")
 
 
 def table(file: Path, schema: Any) -> str:
