@@ -1,6 +1,7 @@
-"""Build wheel and sdist of the last commit into ``dist/``, the same bytes each time: ``python .ci/build_release.py [FOLDER]``.
+"""Build wheel and sdist of the last commit, the same bytes each time: ``python .ci/build_release.py [FOLDER]``.
 
-Times are the commit's, modes and owners fixed. Needs git, setuptools (in the version of ``constraints.txt`` for the same bytes) and wheel.
+The folder is ``dist/``. Times are the commit's, modes and owners fixed. Needs git, setuptools and wheel; other versions of
+these may write other bytes.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ def main() -> None:
     target.mkdir(parents=True, exist_ok=True)
     epoch = git("log", "-1", "--format=%ct").decode().strip()
     with tempfile.TemporaryDirectory() as folder:
-        files = tarfile.open(fileobj=io.BytesIO(git("-c", "tar.umask=0022", "archive", "HEAD")))
         os.umask(0o022)
-        files.extractall(folder, filter="fully_trusted")
+        with tarfile.open(fileobj=io.BytesIO(git("-c", "tar.umask=0022", "archive", "HEAD"))) as files:
+            files.extractall(folder, filter="fully_trusted")
         environ = {**os.environ, "SOURCE_DATE_EPOCH": epoch, "PYTHONHASHSEED": "0"}
         subprocess.run(
             [sys.executable, "-c", BACKEND, str(target)], cwd=folder, env=environ, check=True, stdout=subprocess.DEVNULL

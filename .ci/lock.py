@@ -1,6 +1,6 @@
-"""Write ``.ci/requirements.lock``: every package but torch, with the hashes of all its files. Needs pip-tools and minutes.
+"""Write ``.ci/requirements.lock``: packages with the hashes of all their files. Needs pip-tools, and takes minutes.
 
-It locks the environments, exports, reports, videos and trackers (all but what needs Ray or Hydra's launchers), in the versions of
+It locks environments, exports, reports, videos and trackers (not Ray and Hydra's launchers), in the versions of
 ``constraints.txt``, for Python 3.11. torch is left out, since which build is right differs by platform.
 """
 
@@ -16,7 +16,9 @@ ROOT = Path(__file__).parent.parent
 LOCK = ROOT / ".ci" / "requirements.lock"
 EXTRAS = ("all", "export", "hub", "video", "page", "report", "trackers")
 HEAD = """\
-# pip install torch==2.13.0 && pip install --no-deps --require-hashes -r .ci/requirements.lock && pip install --no-deps .
+# pip install torch==2.13.0
+# pip install --no-deps --require-hashes -r .ci/requirements.lock
+# pip install --no-deps .
 # Written by .ci/lock.py, for Python 3.11.
 """
 

@@ -142,7 +142,7 @@ def test_the_constraints_fit_the_ranges():
 
 
 def test_the_lock_is_of_the_constraints_and_complete():
-    """It has hashes for the exact versions of ``constraints.txt``, all that the core needs but torch, and no path of a machine."""
+    """It has hashes for the exact versions of ``constraints.txt``, and all that the core needs but torch."""
     lock = (ROOT / ".ci" / "requirements.lock").read_text()
     assert "file:" not in lock
     locked = dict(re.findall(r"^([\w.-]+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}", lock, re.MULTILINE))

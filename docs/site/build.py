@@ -1,8 +1,8 @@
 """Build the documentation as a site: ``python docs/site/build.py`` writes ``.site/html``.
 
-The pages in ``docs/`` link to files of the repository, as a reader of the repository wants it. For the site they are copied to
-``.site/pages``; each file of the code that one of them links to becomes a page there, and the reference is generated. The rest is
-``mkdocs build --strict``, which refuses links and anchors that lead nowhere. Nothing asks the network.
+The pages in ``docs/`` link to files of the repository, as a reader of the repository wants it. For the site they are
+copied to ``.site/pages``; each file of the code that one of them links to becomes a page there, and the reference is
+generated. The rest is ``mkdocs build --strict``, which refuses links and anchors that lead nowhere. Nothing asks the network.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
             "build",
             "--strict",
             "--quiet",
-            "--config-file",
+            "-f",
             str(ROOT / "mkdocs.yml"),
         ]
         sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}).returncode)

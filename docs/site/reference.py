@@ -56,8 +56,8 @@ def commands() -> str:
 def settings() -> str:
     """Return every setting of ``qmix-train``: the sections that are fixed, then each choice of each group."""
     text = (
-        "# Settings\n\nEvery key can be typed: `group=choice`, `group.key=value`. `${preset.x}` means that the preset decides; "
-        "`qmix-train --cfg job --resolve ...` shows the values of a command.\n\n"
+        "# Settings\n\nEvery key can be typed: `group=choice`, `group.key=value`. `${preset.x}` means that the "
+        "preset decides; `qmix-train --cfg job --resolve ...` shows the values of a command.\n\n"
     )
     text += "## At the top\n\n" + table(CONF / "train.yaml", RunConfig)
     hints = typing.get_type_hints(RunConfig, include_extras=True)
@@ -80,7 +80,7 @@ def based_on(file: Path) -> str:
     return "".join(f" What is not below is as in `{file.parent.name}={name}`." for name in found if name != "_self_")
 
 
-def table(file: Path, schema: Any) -> str:
+def table(file: Path, schema: type | None) -> str:
     """Return a table of the settings of a YAML file, with what the schema takes where there is one."""
     hints = typing.get_type_hints(schema, include_extras=True) if schema else {}
     names = {field.name for field in fields(schema)} if schema else None
@@ -97,7 +97,7 @@ def table(file: Path, schema: Any) -> str:
     return "| key | value here | takes | |\n|---|---|---|---|\n" + "".join(rows) + "\n"
 
 
-def takes(hint: Any) -> str:
+def takes(hint: object) -> str:
     """Return in words what a setting may be, its range too."""
     words = {"ge": "at least", "gt": "more than", "le": "at most"}
     ranges = [
@@ -149,8 +149,10 @@ def opening(file: Path) -> str:
 
 def environments() -> str:
     """Return the table of ``qmix-envs``: every environment of the registry that comes with the package."""
-    text = "# Environments by name\n\n`qmix-envs` prints this table with what can run on your machine. Sizes are those of the "
-    text += "default settings.\n\n| `env=` | " + " | ".join(SIZES) + " | |\n|---|" + "---|" * (len(SIZES) + 1) + "\n"
+    text = "# Environments by name\n\n`qmix-envs` prints this table with what can run on your machine. Sizes are those "
+    text += (
+        "of the default settings.\n\n| `env=` | " + " | ".join(SIZES) + " | |\n|---|" + "---|" * (len(SIZES) + 1) + "\n"
+    )
     for entry in catalogue().values():
         if entry.origin == "built-in":
             sizes = ["" if n is None else str(n) for n in entry.sizes or (None,) * len(SIZES)]
@@ -160,7 +162,7 @@ def environments() -> str:
 
 def python() -> str:
     """Return the page that mkdocstrings fills from docstrings."""
-    text = "# Python\n\n[How they are used](../python.md). Imports are lazy: `import qmix_lightning as ql` needs no torch.\n\n"
+    text = "# Python\n\n[How they are used](../python.md). `import qmix_lightning as ql` needs no torch.\n\n"
     text += "## qmix_lightning\n\n::: qmix_lightning.api\n\n::: qmix_lightning.policies.team.Team\n\n"
     for module in MODULES:
         text += f"## qmix_lightning.{module}\n\n::: qmix_lightning.{module}\n\n"
