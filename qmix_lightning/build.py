@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from qmix_lightning.optimizers import OPTIMIZERS
 from qmix_lightning.policies import open_network, open_policy
 from qmix_lightning.policies.initialize import initialize_learner, set_square_averages
 from qmix_lightning.replay.factory import fit_capacity, make_store, plan_replay
+from qmix_lightning.rollout.collectors import TrainingEnvs
 from qmix_lightning.rollout.process_collector import CollectorProcess
+from qmix_lightning.rollout.ray_cluster import RayCluster
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.resources import available_cores, choose_asynchronous
 from qmix_lightning.runtime.signals import StopFlag
@@ -50,8 +53,8 @@ from qmix_lightning.worker.fault_tolerance import FaultLimit
 __all__ = ["build_run"]
 
 
-def _environments(config: RunConfig, run_dir: Path) -> tuple[VectorEnv | CollectorProcess, Callable[[int], VectorEnv]]:
-    """Return this rank's training environments, or their collector's process, and what creates those of evaluations."""
+def _environments(config: RunConfig, run_dir: Path) -> tuple[TrainingEnvs, Callable[[int], VectorEnv]]:
+    """Return this rank's training environments, or where they are, and what creates those of evaluations."""
     rollout = config.rollout
     limit = FaultLimit(rollout.max_faults, rollout.fault_window_s)
     backend = Backend(
@@ -67,6 +70,18 @@ def _environments(config: RunConfig, run_dir: Path) -> tuple[VectorEnv | Collect
     if rollout.collector == "process":
         env = CollectorProcess(
             partial(make_env, rollout.num_envs), name=config.env["name"], start_s=rollout.step_timeout_s
+        )
+    elif rollout.collector == "ray":
+        there = replace(backend, output=None)  # the run's folder is on this machine
+        env = RayCluster(
+            env_maker(config.env, backend=there),
+            name=config.env["name"],
+            num_envs=rollout.num_envs,
+            num_collectors=rollout.num_collectors,
+            address=config.ray.address,
+            num_cpus=config.ray.num_cpus,
+            start_s=rollout.step_timeout_s,
+            limit=limit,
         )
     else:
         env = make_env(rollout.num_envs)
@@ -85,7 +100,7 @@ def _asynchronous(config: RunConfig, trainer: Trainer, resumed: Resumed | None) 
             available_cores(),
             ranks=trainer.num_devices,
             on_policy=config.replay.kind == "on_policy",
-            own_process=rollout.collector == "process",
+            own_process=rollout.collector != "inline",
             num_envs=rollout.num_envs,
             workers=rollout.worker_processes,
         )

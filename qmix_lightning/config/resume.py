@@ -51,6 +51,7 @@ MAY_CHANGE = (
     "replay.device",
     "rollout.num_eval_envs",
     "rollout.collector",
+    "rollout.num_collectors",
     "rollout.on_resume",
     "rollout.backend",
     "rollout.num_workers",
@@ -59,6 +60,7 @@ MAY_CHANGE = (
     "rollout.fault_window_s",
     "rollout.python",
     "rollout.python_env",
+    "ray",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
@@ -109,7 +111,7 @@ def imported(env: Mapping[str, Any]) -> dict[str, str]:
 
 
 def refuse_untyped_interpreter(config: RunConfig | EvalConfig, overrides: list[str] | None) -> None:
-    """Refuse another Python that a recipe or any other file names: only what is typed starts a program.
+    """Refuse another Python, or a cluster, that a recipe or any other file names: only what is typed is run or reached.
 
     Args:
         config: of the run.
@@ -121,10 +123,13 @@ def refuse_untyped_interpreter(config: RunConfig | EvalConfig, overrides: list[s
     if overrides is None:
         return
     typed_names = {override.lstrip("+").partition("=")[0] for override in overrides}
-    for name, value in (("python", config.rollout.python), ("python_env", config.rollout.python_env)):
-        if value and f"rollout.{name}" not in typed_names:
+    named = {"rollout.python": config.rollout.python, "rollout.python_env": config.rollout.python_env}
+    if isinstance(config, RunConfig):
+        named["ray.address"] = config.ray.address
+    for name, value in named.items():
+        if value and name not in typed_names:
             raise ConfigurationError(
-                f"a file names rollout.{name}={printable(value)}, which it does not decide; to let it be used, type it"
+                f"a file names {name}={printable(value)}, which it does not decide; to let it be used, type it"
             )
 
 
@@ -156,8 +161,11 @@ def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Path
         )
 
 
-_DECIDE_NOTHING = ("preset", "init_from", "init_parts", "objective")
-"""Settings of which nobody has to be told that a checkpoint lacks them: a name, and where a run began."""
+_DECIDE_NOTHING = (
+    *("preset", "init_from", "init_parts", "objective"),
+    *("ray.address", "ray.num_cpus", "rollout.num_collectors"),
+)
+"""Settings of which nobody has to be told that a checkpoint lacks them: a name, where a run began, a cluster."""
 
 _GROUPS = ("env", "mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer")
 

@@ -72,7 +72,8 @@ class RolloutConfig:
     update_unit: Literal["episodes", "env_steps"]
     updates: Positive
     asynchronous: bool | Literal["auto"]
-    collector: Literal["inline", "process"]
+    collector: Literal["inline", "process", "ray"]
+    num_collectors: Positive
     policy_device: Literal["env", "device"]
     on_resume: Literal["replay", "restart"]
     backend: Literal["sync", "process"]
@@ -88,6 +89,14 @@ class RolloutConfig:
         """Return the number of processes that step environments; there are no more of them than environments."""
         has_workers = self.backend == "process" or self.python is not None
         return min(self.num_workers, self.num_envs) if has_workers else 0
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """The ``ray`` section: the cluster of ``rollout.collector=ray``; on the command line only."""
+
+    address: str | None
+    num_cpus: Positive
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class RunConfig:
     algorithm: dict[str, Any]
     replay: ReplayConfig
     rollout: RolloutConfig
+    ray: RayConfig
     exploration: ExplorationConfig
     optimizer: dict[str, Any]
     trainer: dict[str, Any]
@@ -300,10 +310,7 @@ def _check_values(config: RunConfig) -> None:
         )
     if config.replay.kind == "on_policy":
         _check_rounds(config)
-    if config.rollout.collector == "process" and config.rollout.policy_device == "device":
-        raise ConfigurationError(
-            "rollout.collector=process acts on the CPU, in a process of its own: rollout.policy_device must be env"
-        )
+    _check_collector(config)
     _check_kwargs(config.env)
     check_interpreter(config.rollout.python, config.rollout.python_env)
     for name, instead in _RESERVED_TRAINER_KEYS.items():
@@ -321,6 +328,26 @@ def _check_values(config: RunConfig) -> None:
         raise ConfigurationError(
             "trainer.accumulate_grad_batches must be 1: an update is one optimiser step; raise replay.batch_size"
         )
+
+
+def _check_collector(config: RunConfig) -> None:
+    """Check what goes with a collector elsewhere than in the training process."""
+    rollout = config.rollout
+    if rollout.collector != "inline" and rollout.policy_device == "device":
+        raise ConfigurationError(
+            f"rollout.collector={rollout.collector} acts on the CPU, in processes of its own: rollout.policy_device "
+            "must be env"
+        )
+    if rollout.collector == "ray":
+        if config.env.get("opponents") is not None:
+            raise ConfigurationError("env.opponents are played by rollout.collector=inline or process, not by ray")
+        if rollout.num_collectors > rollout.num_envs:
+            raise ConfigurationError(
+                f"rollout.num_collectors ({rollout.num_collectors}) is larger than rollout.num_envs "
+                f"({rollout.num_envs}), which they share"
+            )
+    elif config.ray.address is not None:
+        raise ConfigurationError("ray.address is for rollout.collector=ray")
 
 
 def _check_rounds(config: RunConfig) -> None:

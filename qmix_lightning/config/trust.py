@@ -29,8 +29,8 @@ __all__ = [
 REPORTING_GROUPS = ("logger", "callbacks")
 """Groups whose settings say what is imported and where it writes: a file holds the names of their entries only."""
 
-_PATHS = ("run_dir", "ckpt_path", "init_from", "replay.memmap_dir", "rollout.python")
-"""Settings that are paths: those of a file have no effect."""
+_PATHS = ("run_dir", "ckpt_path", "init_from", "replay.memmap_dir", "rollout.python", "ray.address")
+"""Settings that are paths or addresses: those of a file have no effect."""
 
 _LISTS = ("rollout.python_env",)
 """Lists that only what is typed decides: those of a file are taken for empty."""

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from qmix_lightning.errors import EnvironmentFault
-from qmix_lightning.rollout.collector import Collected, Collector
+from qmix_lightning.rollout.collector import Collected
+from qmix_lightning.rollout.collectors import AnyCollector
 from qmix_lightning.rollout.process_collector import RemoteCollector
 
 __all__ = ["BackgroundCollector"]
@@ -22,7 +23,7 @@ Round = tuple[Collected, EnvironmentFault | None]
 
 
 class BackgroundCollector:
-    """Collects one round at a time, in a thread of its own or in the collector's process."""
+    """Collects one round at a time: in the collector's process, else by a thread, which may wait for Ray actors."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
@@ -30,7 +31,7 @@ class BackgroundCollector:
 
     def begin(
         self,
-        collector: Collector | RemoteCollector,
+        collector: AnyCollector,
         epsilon: float,
         *,
         steps: int | None,

@@ -27,7 +27,7 @@ from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode, EpisodeStats, Observation
 from qmix_lightning.vector.team_env import TeamEnv
 
-__all__ = ["Collected", "Collector", "whole_round"]
+__all__ = ["Collected", "Collector", "copied", "deal_episodes", "whole_round"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Collected:
 
     ``interrupted``: it was interrupted before it was over; the next one is the rest of it.
     ``act_s`` and ``env_s``: seconds spent on acting, and on environments and recording what they returned.
+    ``vector_steps``: steps that all environments took together.
     """
 
     env_steps: int
@@ -46,6 +47,7 @@ class Collected:
     interrupted: bool = False
     act_s: float = 0.0
     env_s: float = 0.0
+    vector_steps: int = 0
 
 
 class Collector:
@@ -60,6 +62,8 @@ class Collector:
             slot that has played its share waits (taking whichever finish first would favour short episodes). ``None``:
             every slot plays on.
         policy_device: where the policy acts; ``None``: where the environments' tensors are.
+        first_slot: the slot of its first environment, where several collectors share a rank's slots: episodes depend
+            on the slot, not on who plays it.
     """
 
     def __init__(
@@ -71,14 +75,15 @@ class Collector:
         rank: int,
         round_episodes: int | None = None,
         policy_device: torch.device | None = None,
+        first_slot: int = 0,
     ) -> None:
         self.env = env
         self._prefetches = env if isinstance(env, PrefetchesResets) else None
         self._team_env = env if isinstance(env, TeamEnv) else None
         self.rollout_policy = RolloutPolicy(policy, env.num_envs, policy_device or env.device)
-        self._slots = np.arange(env.num_envs)
+        slots = np.arange(first_slot, first_slot + env.num_envs)
         purposes = Purpose.TRAIN_RESET, Purpose.EXPLORE
-        slot_keys = np.stack([prng.derive_key(seed, rank, purpose, self._slots) for purpose in purposes])  # [2, E]
+        slot_keys = np.stack([prng.derive_key(seed, rank, purpose, slots) for purpose in purposes])  # [2, E]
         self._keys_of = prng.EpisodeKeys(slot_keys)
         self._recorder = EpisodeRecorder(env.spec, env.num_envs, env.device)
         self._episode = np.full(env.num_envs, -1)  # number of each slot's current episode
@@ -95,8 +100,15 @@ class Collector:
     def begin_round(self) -> None:
         """Deal the episodes of the next round, if there are rounds."""
         if self._round_episodes is not None:
-            each, rest = divmod(self._round_episodes, self.env.num_envs)
-            self._quota = each + (self._slots < rest).astype(np.int64)
+            self.deal(deal_episodes(self._round_episodes, self.env.num_envs))
+
+    def deal(self, quota: np.ndarray) -> None:
+        """Set the episodes that each slot still has to finish, ``[E]``; where it has none, it waits."""
+        self._quota = quota.copy()
+
+    def progress(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the number of each slot's episode, ``[E]``, and what is left of a round that was dealt."""
+        return self._episode.copy(), None if self._quota is None else self._quota.copy()
 
     def _begin(self, mask: np.ndarray) -> None:
         episode = self._episode + mask
@@ -118,16 +130,22 @@ class Collector:
         return torch.from_numpy(draws).to(self.env.device)
 
     def collect(
-        self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
+        self,
+        epsilon: float,
+        *,
+        max_steps: int | None = None,
+        max_vector_steps: int | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> Collected:
         """Step until an episode ends, ``max_steps`` joint steps were taken, or ``interrupted()``.
 
-        All episodes that end in the same joint step are returned together; none where the share of a round is played.
+        ``max_vector_steps`` ends it too, after so many steps of all environments together. All episodes that end in the same joint step are returned together; none where the share of a round is played.
         """
-        taken, act_s, began = 0, 0.0, time.perf_counter()
+        taken, vector_steps, act_s, began = 0, 0, 0.0, time.perf_counter()
 
         def result(finished: list[Episode], stats: EpisodeStats, interrupted: bool = False) -> Collected:
-            return Collected(taken, finished, stats, interrupted, act_s, time.perf_counter() - began - act_s)
+            env_s = time.perf_counter() - began - act_s
+            return Collected(taken, finished, stats, interrupted, act_s, env_s, vector_steps)
 
         exploring = epsilon > 0.0 or self.rollout_policy.policy.stochastic
         while True:
@@ -145,7 +163,9 @@ class Collector:
             act_s += time.perf_counter() - before
             finished, stats, dropped = self._advance(actions, active)
             taken += playing - dropped
+            vector_steps += 1
             over = bool(finished) or (max_steps is not None and taken >= max_steps)
+            over = over or vector_steps == max_vector_steps
             if over or interrupted():
                 return result(finished, stats, interrupted=not over)
 
@@ -311,7 +331,7 @@ def whole_round(
             return replace(total, interrupted=True), error
         total.env_steps += part.env_steps
         # The collector reuses the buffers of what it returned.
-        total.episodes.extend(_copied(episode) for episode in part.episodes)
+        total.episodes.extend(copied(episode) for episode in part.episodes)
         total.stats.extend(part.stats)
         total.act_s += part.act_s
         total.env_s += part.env_s
@@ -320,7 +340,14 @@ def whole_round(
     return total, None
 
 
-def _copied(episode: Episode) -> Episode:
+def deal_episodes(episodes: int, slots: int) -> np.ndarray:
+    """Return how many of ``episodes`` each slot plays, ``[slots]``, the first ones one more if they do not divide."""
+    each, rest = divmod(episodes, slots)
+    return each + (np.arange(slots) < rest).astype(np.int64)
+
+
+def copied(episode: Episode) -> Episode:
+    """Return an episode that stays as it is when the collector goes on."""
     values = {f.name: getattr(episode, f.name) for f in fields(episode)}
-    copied: dict[str, Any] = {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
-    return Episode(**copied)
+    cloned: dict[str, Any] = {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
+    return Episode(**cloned)

@@ -1,4 +1,4 @@
-"""Create a rank's collector, in this process or in one of its own, and let it go on from a checkpoint."""
+"""Create a rank's collector, in this process, in one of its own or in Ray actors, and let it go on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.rollout.collector import Collector
 from qmix_lightning.rollout.process_collector import CollectorProcess, RemoteCollector
+from qmix_lightning.rollout.ray_cluster import RayCluster
+from qmix_lightning.rollout.ray_collector import RayCollector
 
-__all__ = ["go_on_from", "make_collector"]
+__all__ = ["AnyCollector", "TrainingEnvs", "go_on_from", "make_collector"]
+
+TrainingEnvs = VectorEnv | CollectorProcess | RayCluster
+"""The training environments of a rank, or where they are."""
+
+AnyCollector = Collector | RemoteCollector | RayCollector
 
 
 def make_collector(
-    env: VectorEnv | CollectorProcess,
+    env: TrainingEnvs,
     policy: Policy,
     *,
     seed: int,
     rank: int,
     round_episodes: int | None,
     policy_device: torch.device | None,
-) -> Collector | RemoteCollector:
+) -> AnyCollector:
     """Create a collector.
 
     Args:
-        env: the environments, or the process that has them.
+        env: the environments, or the process or the cluster that has them.
         policy: what acts; copied.
         seed: the run's seed.
         rank: this process's rank.
@@ -37,11 +44,13 @@ def make_collector(
     """
     if isinstance(env, CollectorProcess):
         return RemoteCollector(env, policy, seed=seed, rank=rank, round_episodes=round_episodes)
+    if isinstance(env, RayCluster):
+        return RayCollector(env, policy, seed=seed, rank=rank, round_episodes=round_episodes)
     return Collector(env, policy, seed=seed, rank=rank, round_episodes=round_episodes, policy_device=policy_device)
 
 
 def go_on_from(
-    state: dict[str, Any], acting: dict[str, Tensor] | None, collector: Collector | RemoteCollector, on_resume: str
+    state: dict[str, Any], acting: dict[str, Tensor] | None, collector: AnyCollector, on_resume: str
 ) -> None:
     """Let a new collector go on where another one was.
 

@@ -39,7 +39,7 @@ from qmix_lightning.worker.blame import traceback_of
 from qmix_lightning.worker.lifeline import is_gone, watch
 from qmix_lightning.worker.supervisor import supervise
 
-__all__ = ["CollectorProcess", "RemoteCollector"]
+__all__ = ["CollectorProcess", "RemoteCollector", "portable", "to_arrays", "to_tensors"]
 
 _POLL_S = 0.05
 _JOIN_S = 10.0
@@ -208,7 +208,7 @@ class RemoteCollector:
         self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
     ) -> Collected:
         """Collect in the process, as :meth:`.Collector.collect` does."""
-        return _to_tensors(self.process.request("collect", epsilon, max_steps, interrupted=interrupted))
+        return to_tensors(self.process.request("collect", epsilon, max_steps, interrupted=interrupted))
 
     def submit_round(
         self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
@@ -218,7 +218,7 @@ class RemoteCollector:
 
         def result() -> tuple[Collected, EnvironmentFault | None]:
             collected, fault = wait(interrupted)
-            return _to_tensors(collected), fault
+            return to_tensors(collected), fault
 
         return result
 
@@ -260,7 +260,7 @@ class _Served:
         self.collector.publish_values([torch.from_numpy(v) for v in values])
 
     def collect(self, epsilon: float, max_steps: int | None) -> Collected:
-        return _to_arrays(self.collector.collect(epsilon, max_steps=max_steps, interrupted=lambda: self.interrupted))
+        return to_arrays(self.collector.collect(epsilon, max_steps=max_steps, interrupted=lambda: self.interrupted))
 
     def collect_round(
         self, epsilon: float, steps: int | None, episodes: int | None
@@ -270,7 +270,7 @@ class _Served:
             steps=steps,
             episodes=episodes,
         )
-        return _to_arrays(collected), fault
+        return to_arrays(collected), fault
 
     def answer(self, name: str, arguments: tuple[Any, ...]) -> Any:
         try:
@@ -279,12 +279,13 @@ class _Served:
             self.interrupted = False  # only now: the signal may be here before the request that it is for
 
 
-def _to_arrays(collected: Collected) -> Collected:
+def to_arrays(collected: Collected) -> Collected:
     """Return the episodes with arrays instead of tensors, which pickle in one piece each."""
     return replace(collected, episodes=[_map_tensors(e, lambda t: t.numpy(force=True)) for e in collected.episodes])
 
 
-def _to_tensors(collected: Collected) -> Collected:
+def to_tensors(collected: Collected) -> Collected:
+    """Return what :func:`to_arrays` gave with tensors again."""
     return replace(
         collected,
         episodes=[
@@ -299,7 +300,9 @@ def _map_tensors(episode: Episode, change: Callable[[Tensor], Any]) -> Episode:
 
 
 def _tensor(value: Any) -> Any:
-    return value if isinstance(value, bool) else torch.from_numpy(value)
+    if isinstance(value, bool):
+        return value
+    return torch.from_numpy(value if value.flags.writeable else value.copy())
 
 
 def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], VectorEnv]) -> None:
@@ -325,7 +328,7 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
                 )
             send("done", {"spec": env.spec.to_dict(), "versions": dict(getattr(env, "versions", {})), "faults": {}})
         except Exception as error:
-            send("error", _portable(error))
+            send("error", portable(error))
             return
         served = _Served(env)
         signal.signal(signal.SIGUSR1, served.interrupt)
@@ -339,7 +342,7 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
                 if failed is None:
                     value = served.answer(name, arguments)
             except Exception as error:
-                failed = _portable(error)
+                failed = portable(error)
             if answered:
                 send("done", value) if failed is None else send("error", failed)
                 failed = None
@@ -353,7 +356,7 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
             os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """Return an exception that another process can load and show as one line."""
     if type(error).__module__ == QMixLightningError.__module__:
         if error.__cause__ is not None:  # left behind by pickle

@@ -26,10 +26,9 @@ from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.sampler import ReplaySampler
 from qmix_lightning.rollout.background import BackgroundCollector
-from qmix_lightning.rollout.collector import Collected, Collector
-from qmix_lightning.rollout.collectors import go_on_from, make_collector
+from qmix_lightning.rollout.collector import Collected
+from qmix_lightning.rollout.collectors import AnyCollector, TrainingEnvs, go_on_from, make_collector
 from qmix_lightning.rollout.evaluation import Evaluator
-from qmix_lightning.rollout.process_collector import CollectorProcess, RemoteCollector
 from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.signals import StopFlag
@@ -53,7 +52,7 @@ class ReplayDataModule(LightningDataModule):
     With a :class:`RoundStore` the data is on-policy: what is collected between updates is a round, dealt beforehand.
 
     Args:
-        env: the training environments of this rank, or the process that collects in them; closed with this object.
+        env: the training environments of this rank, or where they are collected in; closed with this object.
         make_eval_env: makes the evaluation environments; training never touches them.
         policy: the network that acts, from which parameters are published.
         replay: this rank's shard; its capacity is the rank's share.
@@ -76,7 +75,7 @@ class ReplayDataModule(LightningDataModule):
     def __init__(
         self,
         *,
-        env: VectorEnv | CollectorProcess,
+        env: TrainingEnvs,
         make_eval_env: Callable[[int], VectorEnv],
         policy: Policy,
         replay: EpisodeReplay,
@@ -120,7 +119,7 @@ class ReplayDataModule(LightningDataModule):
         self.counters = Counters()
         self.act_s, self.env_s = 0.0, 0.0
         self.store: SegmentStore | None = None
-        self.collector: Collector | RemoteCollector | None = None
+        self.collector: AnyCollector | None = None
         self._evaluator = Evaluator(make_eval_env, seed=seed)
         self._resume_from: dict[str, Any] | None = None
         self._resume_acting: dict[str, Tensor] | None = None
@@ -208,7 +207,7 @@ class ReplayDataModule(LightningDataModule):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def _collector(self) -> Collector | RemoteCollector:
+    def _collector(self) -> AnyCollector:
         if self.collector is None:
             dealt = None if self.rounds is None else self.rounds.capacity
             self.collector = make_collector(
@@ -312,7 +311,7 @@ class ReplayDataModule(LightningDataModule):
         # Ranks that are interrupted at different moments could not go on as one run, so they play whole rounds.
         return world_size() == 1 and self.stop.is_set()
 
-    def _begin_background_round(self, collector: Collector | RemoteCollector) -> None:
+    def _begin_background_round(self, collector: AnyCollector) -> None:
         steps, episodes = self._to_next_update()
         epsilon = self.epsilon(self.counters.round_start)
         collector.publish(self._policy)
@@ -376,7 +375,7 @@ class ReplayDataModule(LightningDataModule):
         if self.rounds is not None and counters.updates_due and self.collector is not None:
             self.collector.begin_round()
 
-    def _new_faults(self, which: str, env: VectorEnv | CollectorProcess | None) -> list[int]:
+    def _new_faults(self, which: str, env: TrainingEnvs | None) -> list[int]:
         """Return faults of this rank's environments by kind, since the last call; the batched ones have none."""
         now = dict(getattr(env, "faults", {}))
         seen, self._faults_seen[which] = self._faults_seen.get(which, {}), now
