@@ -43,10 +43,13 @@ def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> No
 
 def begin_sweep(folder: Path, flags: Sequence[str], fixed: Sequence[str]) -> SweepJobs:
     """Return what makes the runs of ``qmix-train -m`` in the folder of a study."""
+    from qmix_lightning.study.common_mistake import refuse_common_mistake
     from qmix_lightning.study.launchers import prepare_plugins
     from qmix_lightning.study.sweep import Sweep
 
     prepare_plugins(sys.argv[1:])
+    if not flags:  # they may say where other configuration files are
+        refuse_common_mistake([a for a in sys.argv[1:] if not a.startswith("-")])
     return Sweep.begin(folder, flags, fixed)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from qmix_lightning.worker.supervisor import supervise
 __all__ = ["ActorSlot", "RayCluster", "import_ray"]
 
 _CLOSE_S = 10.0
+_CONNECT_S = 5.0
 
 
 def import_ray() -> Any:
@@ -135,6 +137,8 @@ class RayCluster:
         """Connect, unless this process is; return whether to disconnect at the end."""
         if self.ray.is_initialized():
             return False
+        if address is not None:
+            _check_address(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         supervise()  # what a local cluster starts ends with this process, however that ends
@@ -268,6 +272,20 @@ class RayCluster:
             self._owned = False
             with _own_signals():
                 self.ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address that nothing answers at: Ray itself tries for minutes.
+
+    Raises:
+        ConfigurationError: says why.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        if host:
+            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"ray.address={address} cannot be reached: {one_line(error)}") from error
 
 
 @contextmanager

@@ -155,3 +155,22 @@ def test_a_missing_plugin_is_told_with_the_line_that_installs_it(
     outcome = train("seed=1", "hydra/launcher=joblib")
     assert outcome.status == 2
     assert outcome.err == "error: hydra/launcher=joblib needs its plugin: pip install 'qmix-lightning[sweep]'\n"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("replay.batch_sise=4", "replay.batch_size"),
+        ("optimizer.lr=-1", "optimizer.lr must be above 0"),
+        ("replay.batch_size=65", "replay.batch_size (65) is larger"),
+        ("mixer=qmixx", "qmixx"),
+    ],
+)
+def test_a_mistake_of_all_jobs_is_one_line_before_anything_begins(made: list[list[str]], mistake: str, told: str):
+    outcome = train("algorithm=vdn,qmix", "seed=1,2", mistake)
+    assert outcome.status == 2
+    assert told in outcome.err
+    assert outcome.err.strip().count("\n") == 0
+    assert outcome.out == ""
+    assert made == []
+    assert not Path("outputs").exists()

@@ -127,16 +127,21 @@ def kill_once(process: Command, run_dir: Path, count: Path, rng: random.Random, 
 
 def replay_hashes(checkpoint: Path) -> list[str]:
     """The content hash of every rank's replay."""
+    return [replay.content_hash() for replay in replays(checkpoint)]
+
+
+def replays(checkpoint: Path) -> list[Any]:
+    """Every rank's replay, loaded and checked as a run that goes on does."""
     payload = read_checkpoint(checkpoint)
     spec = EnvSpec.from_dict(payload["spec"])
     ranks = payload["ReplayDataModule"]["ranks"]
     config = ReplayConfig(**payload["config"]["replay"])
-    hashes = []
+    loaded = []
     for rank, state in enumerate(ranks):
         replay = make_store(config, spec, len(ranks), checkpoint.parent.parent)
         SegmentStore(checkpoint.parent, rank).load(replay, state["replay"])
-        hashes.append(replay.content_hash())
-    return hashes
+        loaded.append(replay)
+    return loaded
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
