@@ -101,12 +101,15 @@ def _known_keys(config_name: str) -> list[str]:
 
     choice = re.compile(rf"({'|'.join(config_groups())})=[\w.-]+")
     choices = [a for a in sys.argv[1:] if choice.fullmatch(a)]
-    GlobalHydra.instance().clear()
-    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        try:
-            composed = compose(config_name, choices)
-        except HydraException:
-            composed = compose(config_name)
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # there is one at a time
+    try:
+        with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+            try:
+                composed = compose(config_name, choices)
+            except HydraException:
+                composed = compose(config_name)
+    finally:
+        GlobalHydra.instance().hydra = outer
     tree = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(tree, dict)
     flat = flatten({str(k): v for k, v in tree.items()})

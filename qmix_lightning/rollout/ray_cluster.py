@@ -41,9 +41,7 @@ def import_ray() -> Any:
         import ray
         import ray.exceptions
     except ImportError as error:
-        raise MissingDependencyError(
-            "rollout.collector=ray needs Ray: pip install 'qmix-lightning[ray]'"
-        ) from error
+        raise MissingDependencyError("rollout.collector=ray needs Ray: pip install 'qmix-lightning[ray]'") from error
     return ray
 
 
@@ -142,7 +140,13 @@ class RayCluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         supervise()  # what a local cluster starts ends with this process, however that ends
-        local = {"num_cpus": cores, "num_gpus": 0, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        local = {
+            "num_cpus": cores,
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+            "_system_config": {"worker_niceness": 0},  # else actors give way to everything, the trainer too
+        }
         try:
             with _own_signals():
                 self.ray.init(address=address or "local", logging_level="ERROR", **({} if address else local))

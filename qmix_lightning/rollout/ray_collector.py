@@ -130,9 +130,7 @@ class RayCollector:
     ) -> tuple[Collected, EnvironmentFault | None]:
         """Collect a round of so many joint steps or episodes, as :meth:`.Collector.collect_round` does."""
         if steps is None:
-            return whole_round(
-                lambda _: self.collect(epsilon, interrupted=interrupted), steps=None, episodes=episodes
-            )
+            return whole_round(lambda _: self.collect(epsilon, interrupted=interrupted), steps=None, episodes=episodes)
         total = Collected(0, [], EpisodeStats())
         while total.env_steps < steps:
             try:
@@ -175,7 +173,7 @@ class RayCollector:
         takes as many steps of each as one that was not interrupted.
         """
         order = Order(0, self._version, [self._weights], epsilon, vector_steps, until_end)
-        answers = self._order({place: order for place in self._live}, interrupted)
+        answers = self._order(dict.fromkeys(self._live, order), interrupted)
         reached = {place: answer.vector_steps for place, answer in answers.items()}
         parts = [(part.at, place.first, part) for place, answer in answers.items() for part in answer.parts]
         stopped = any(answer.interrupted for answer in answers.values())
@@ -247,7 +245,7 @@ class RayCollector:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all slots, as :meth:`.Collector.state_dict` does."""
-        answers = self._request("state_dict", {place: () for place in self._live})
+        answers = self._request("state_dict", dict.fromkeys(self._live, ()))
         states = [
             answers[place].value if place in answers else self._state_without_actor(place)
             for place in self.cluster.places

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from qmix_lightning.errors import MissingDependencyError
+from qmix_lightning.config.run_config import validate
+from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 from qmix_lightning.rollout.ray_cluster import import_ray
 from support import runs
+from support.compositions import composed
 from support.ray_nodes import TwoNodes
 
 BASE = [
@@ -54,6 +56,23 @@ def test_a_missing_ray_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"qmix-lightning\[ray\]"):
         import_ray()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["rollout=ray", "rollout.num_collectors=9"], "rollout.num_collectors (9) is larger than rollout.num_envs (8)"),
+        (["rollout=ray", "rollout.policy_device=device"], "rollout.policy_device must be env"),
+        (["rollout=ray", "+env.opponents=random"], "env.opponents"),
+        (["rollout=ray", "ray.address=ray://host:1"], "ray.address"),
+        (["ray.address=auto"], "ray.address is for rollout.collector=ray"),
+        (["rollout=ray", "+ray.num_cpu=2"], "ray.num_cpus"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(settings: list[str], told: str):
+    with pytest.raises(ConfigurationError) as refused:
+        validate(composed(*settings, resolve=True))
+    assert told in str(refused.value)
 
 
 # -- with Ray ------------------------------------------------------------------------------------------------------
@@ -159,20 +178,3 @@ def test_an_address_where_no_cluster_is(tmp_path: Path):
     output = runs.run([*BASE, *RAY, "ray.address=127.0.0.1:1", f"run_dir={tmp_path}/run"], status=2)
     assert "Traceback" not in output
     assert "ray.address=127.0.0.1:1 cannot be reached" in " ".join(output.split())
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        (["rollout=ray", "rollout.num_collectors=9"], "rollout.num_collectors (9) is larger than rollout.num_envs (8)"),
-        (["rollout=ray", "rollout.policy_device=device"], "rollout.policy_device must be env"),
-        (["rollout=ray", "+env.opponents=random"], "env.opponents"),
-        (["rollout=ray", "ray.address=ray://host:1"], "ray.address"),
-        (["ray.address=auto"], "ray.address is for rollout.collector=ray"),
-        (["rollout=ray", "ray.num_cpu=2"], "ray.num_cpus"),
-    ],
-)
-def test_what_does_not_go_together_is_one_line(settings: list[str], told: str):
-    with pytest.raises(ConfigurationError) as refused:
-        config_of(settings)
-    assert told in str(refused.value)
