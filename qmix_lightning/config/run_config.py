@@ -348,9 +348,7 @@ def _check_collector(config: RunConfig) -> None:
             )
     elif config.ray.address is not None:
         raise ConfigurationError("ray.address is for rollout.collector=ray")
-    if config.ray.address is not None and not re.fullmatch(
-        r"auto|local|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+", config.ray.address
-    ):
+    if config.ray.address is not None and not re.fullmatch(r"auto|[\w.-]+:\d+", config.ray.address):
         raise ConfigurationError(f"ray.address must be auto or HOST:PORT of a cluster's head, not {config.ray.address}")
 
 

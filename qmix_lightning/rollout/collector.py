@@ -139,7 +139,8 @@ class Collector:
     ) -> Collected:
         """Step until an episode ends, ``max_steps`` joint steps were taken, or ``interrupted()``.
 
-        ``max_vector_steps`` ends it too, after so many steps of all environments together. All episodes that end in the same joint step are returned together; none where the share of a round is played.
+        ``max_vector_steps`` ends it too, after so many steps of all environments together. All episodes that end in
+        the same joint step are returned together; none where the share of a round is played.
         """
         taken, vector_steps, act_s, began = 0, 0, 0.0, time.perf_counter()
 

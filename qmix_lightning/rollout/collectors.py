@@ -1,4 +1,4 @@
-"""Create a rank's collector, in this process, in one of its own or in Ray actors, and let it go on from a checkpoint."""
+"""Create a rank's collector, here, in a process of its own or in Ray actors; let it go on from a checkpoint."""
 
 from __future__ import annotations
 

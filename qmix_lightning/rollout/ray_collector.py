@@ -59,7 +59,7 @@ class RayCollector:
         self._weights: Any = None
         self._publish()
         start = (self._policy, seed, rank, None)
-        for place, answer in self._gather([(p, p.actor.start.remote(*start)) for p in cluster.places]).items():
+        for answer in self._gather([(p, p.actor.start.remote(*start)) for p in cluster.places]).values():
             if answer.error is not None:
                 raise answer.error
         self.begin_round()
