@@ -5,7 +5,8 @@
 Joint steps per second of whole rounds of so many joint steps, the policy published before each, as a training run with
 ``rollout.asynchronous`` does. Beside them, LBF: ``rollout=process rollout.num_workers=2``; SMAX:
 ``rollout.collector=process``. Both are started before the first turn and take turns of a second; the ratio is taken
-turn by turn, and printed is its median with the smallest and the largest. Recurrent agent of 64 units, epsilon 0.1, one torch thread.
+turn by turn, and printed is its median with the smallest and the largest. Recurrent agent of 64 units, epsilon 0.1, one
+torch thread.
 """
 
 from __future__ import annotations
