@@ -20,7 +20,7 @@ from typing import Any
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault, MissingDependencyError, RunError
 from qmix_lightning.rollout.ray_actor import Answer, CollectorActor
-from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.text import error_line
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, FaultLimit, Faults
 from qmix_lightning.worker.supervisor import supervise
@@ -152,7 +152,7 @@ class RayCluster:
                 self.ray.init(address=address or "local", logging_level="ERROR", **({} if address else local))
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"ray.address={address} cannot be reached" if address else "Ray does not start here"
-            raise ConfigurationError(f"{where}: {one_line(error)}") from error
+            raise ConfigurationError(f"{where}: {error_line(error)}") from error
         return True
 
     def _check_room(self, cores: int) -> None:
@@ -174,7 +174,7 @@ class RayCluster:
         try:
             answers: list[Answer] = self.ray.get(opened)
         except self.ray.exceptions.RayError as error:
-            raise RunError(f"a collector of '{self._name}' did not start: {one_line(error)}") from error
+            raise RunError(f"a collector of '{self._name}' did not start: {error_line(error)}") from error
         for answer in answers:
             if answer.error is not None:
                 raise answer.error
@@ -289,7 +289,7 @@ def _check_address(address: str) -> None:
         if host:
             socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"ray.address={address} cannot be reached: {one_line(error)}") from error
+        raise ConfigurationError(f"ray.address={address} cannot be reached: {error_line(error)}") from error
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from qmix_lightning.rollout.collector import Collected, deal_episodes, whole_rou
 from qmix_lightning.rollout.process_collector import to_tensors
 from qmix_lightning.rollout.ray_actor import Answer, Order, Part
 from qmix_lightning.rollout.ray_cluster import ActorSlot, RayCluster
-from qmix_lightning.runtime.text import one_line
+from qmix_lightning.runtime.text import error_line
 from qmix_lightning.runtime.transfer import copy_values, on_host
 from qmix_lightning.types import EpisodeStats
 
@@ -218,7 +218,7 @@ class RayCollector:
             try:
                 answer: Answer = ray.get(ref)
             except ray.exceptions.RayTaskError as error:
-                raise RunError(f"a collector failed: {one_line(error.cause or error)}") from error
+                raise RunError(f"a collector failed: {error_line(error.cause or error)}") from error
             except ray.exceptions.RayError as error:
                 self._lost(place, error)
                 continue
