@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.errors import CheckpointError
 from support import inprocess, runs
 
 pytestmark = pytest.mark.campaign
@@ -133,6 +134,7 @@ def test_damage(campaign, made: Path, work: Path):
             damage = rng.choice(DAMAGE)
             damage(path, rng)
             done.append(f"{damage.__name__} {path.relative_to(work)}")
+        useless = any(path.name == "last.ckpt" and not _is_readable(path) for path in chosen)
         with campaign.case(part, done):
             typed = ["run_dir=run", "ckpt_path=last", f"total_env_steps={BUDGET}"]
             outcome = within(120, lambda typed=typed: inprocess.command(typed))
@@ -142,13 +144,17 @@ def test_damage(campaign, made: Path, work: Path):
                 continue
             _assert_same(made / "whole", work / "run", rows="metrics.csv" not in " ".join(done))
             campaign.count(part, "went on and said what was wrong" if outcome.err else "without effect")
-            assert outcome.err or not any(p.name == "last.ckpt" and _is_other(p, made) for p in chosen)
+            assert outcome.err or not useless, "a checkpoint that cannot be read was passed over in silence"
     campaign.check()
 
 
-def _is_other(path: Path, made: Path) -> bool:
-    whole = made / "run" / "checkpoints" / path.name
-    return not path.is_file() or path.read_bytes() != whole.read_bytes()
+def _is_readable(path: Path) -> bool:
+    """Return whether a file opens as a checkpoint: what a bit of a date in its archive says, say, matters to nobody."""
+    try:
+        read_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _assert_same(left: Path, right: Path, *, rows: bool) -> None:
