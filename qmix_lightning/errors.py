@@ -9,6 +9,7 @@ __all__ = [
     "ConfigurationError",
     "EnvironmentContractError",
     "EnvironmentFault",
+    "FailedTogether",
     "InvalidEpisodeError",
     "MissingDependencyError",
     "QMixLightningError",
@@ -67,6 +68,14 @@ class StartupError(RunError):
 
 class EnvironmentFault(RunError):
     """Raised when environments failed more often than a run tolerates, or broke their contract; carries the cause."""
+
+
+class FailedTogether(QMixLightningError):
+    """Raised in every process of a run that ends because one of them failed; those without a message print nothing."""
+
+    def __init__(self, exit_status: int, message: str = "") -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 class RunInterrupted(QMixLightningError):

@@ -29,6 +29,7 @@ from qmix_lightning.cli.overrides import (
 )
 from qmix_lightning.config.aliases import rename_settings
 from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError, RunInterrupted
+from qmix_lightning.runtime.launch import launched_by
 from qmix_lightning.runtime.signals import end_with_parent
 from qmix_lightning.runtime.text import error_line, on_one_line, shortened, shown_path
 
@@ -110,6 +111,8 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
         task({str(k): v for k, v in tree.items()}, Path(rank_config).parent, None)
         return
 
+    if launched_by() == "torchrun":
+        end_with_parent()  # else a killed torchrun leaves its ranks behind
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
@@ -230,7 +233,8 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
     except QMixLightningError as error:
         if full_error and not error.exit_status > 128:
             traceback.print_exc()
-        _fail(str(error))
+        if str(error):  # else another process of the run prints it
+            _fail(str(error))
         return error.exit_status
     except KeyboardInterrupt:
         _fail("stopped by Ctrl-C")

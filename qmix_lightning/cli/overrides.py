@@ -12,6 +12,7 @@ from qmix_lightning.config.aliases import rename_override
 from qmix_lightning.config.env_address import env_label, is_address
 from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.launch import launched_by
 from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = [
@@ -73,6 +74,8 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
     sweep = is_sweep(flags)
     rest = [f"++{a}" if _FREE_FORM[config_name].match(a) else a for a in typed]
     if config_name == "train" and not any(a.startswith("run_dir=") for a in rest):
+        if launched_by() == "torchrun" and not any(a.startswith("ckpt_path=") and a != "ckpt_path=last" for a in rest):
+            raise ConfigurationError("torchrun starts several processes, which need one folder: add run_dir=...")
         by_label = label if "env=pettingzoo" in rest and "ckpt_path=last" not in rest else ""
         rest += _chosen_run_dir(sweep, by_label)
     rest = [_quoted(a) for a in rest]

@@ -19,8 +19,16 @@ from qmix_lightning.cli.hydra_app import RANK_CONFIG, SweepJobs, run_command
 from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.resume import refuse_untyped_interpreter
 from qmix_lightning.config.run_config import RunConfig, validate
-from qmix_lightning.errors import ConfigurationError, RunDiverged, RunInterrupted
+from qmix_lightning.errors import ConfigurationError, FailedTogether, RunDiverged, RunError, RunInterrupted
 from qmix_lightning.runtime.kill_points import reached
+from qmix_lightning.runtime.launch import (
+    Ranks,
+    is_first_on_machine,
+    is_first_rank,
+    is_requeued,
+    launched_by,
+    lost_peer,
+)
 from qmix_lightning.runtime.resources import available_cores, choose_threads
 from qmix_lightning.runtime.run_lock import LOCK_FILE, RunLock
 from qmix_lightning.runtime.text import error_line, printable, shortened, shown_path
@@ -43,6 +51,11 @@ def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> No
 
 def begin_sweep(folder: Path, flags: Sequence[str], fixed: Sequence[str]) -> SweepJobs:
     """Return what makes the runs of ``qmix-train -m`` in the folder of a study."""
+    if launcher := launched_by():
+        raise ConfigurationError(
+            f"a sweep is begun by one process, and {launcher} has started several: run it without {launcher}, with "
+            "trainer.devices=N if each of its runs is to have N processes"
+        )
     from qmix_lightning.study.common_mistake import refuse_common_mistake
     from qmix_lightning.study.launchers import prepare_plugins
     from qmix_lightning.study.sweep import Sweep
@@ -69,11 +82,17 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
         ConfigurationError: the configuration or the checkpoint does not fit; nothing was written.
         RunInterrupted: a signal ended the run after it was saved.
     """
+    with Ranks() as ranks:
+        return _train(tree, run_dir, overrides, ranks)
+
+
+def _train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None, ranks: Ranks) -> dict[str, Any]:
     config = validate(tree)
+    ranks.check_trainer(config.trainer)
     check_early(config)
     refuse_untyped_interpreter(config, overrides)
     preset = tree.get("preset")
-    if isinstance(preset, dict) and preset.get("note") and config.ckpt_path is None and _is_first_rank():
+    if isinstance(preset, dict) and preset.get("note") and config.ckpt_path is None and is_first_rank():
         print(preset["note"], flush=True)
     opened = None
     if config.ckpt_path is not None:
@@ -82,17 +101,15 @@ def train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None = Non
         run_dir, opened = folder_to_resume(config, run_dir, overrides)
     existed, begun = run_dir.exists(), (run_dir / LOCK_FILE).exists()
     try:
-        with RunLock(run_dir) if _is_first_rank() else contextlib.nullcontext():
-            return _train_locked(config, tree, run_dir, overrides, begun, opened)
+        with RunLock(run_dir) if is_first_rank() else contextlib.nullcontext():
+            if overrides is not None and is_first_rank() and _holds_files(run_dir):
+                _adopt_requeued(run_dir)
+            ranks.exchange()  # from here until all have read it, nothing in the folder changes
+            return _train_locked(config, tree, run_dir, overrides, begun, opened, ranks)
     finally:
         if not existed:
             with contextlib.suppress(OSError):
                 run_dir.rmdir()
-
-
-def _is_first_rank() -> bool:
-    names = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "SLURM_PROCID")
-    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def _train_locked(
@@ -102,40 +119,38 @@ def _train_locked(
     overrides: list[str] | None,
     begun: bool,
     opened: dict[str, Any] | None,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Begin a run or go on with one in a folder that no other process uses.
 
     ``begun``: one was killed there; ``opened``: the contents of the checkpoint to resume, if they have been read.
     """
     if config.ckpt_path is None and (overrides is None or not _holds_files(run_dir)):
-        return _run(config, run_dir, None, fit_replay=_has_no_capacity(overrides))
+        return _run(config, run_dir, None, ranks, fit_replay=_has_no_capacity(overrides))
 
     from qmix_lightning.checkpoint.resume import holds_resumable, load_resumed, refuse_links_out
 
     refuse_links_out(run_dir)
-    if overrides is not None:
-        _adopt_requeued(run_dir)
     resumable, ended = holds_resumable(run_dir), _status(run_dir) not in ("running", "failed", "diverged")
     if config.ckpt_path is None:
-        requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"  # such a job repeats its command
-        if not (requeued and resumable):
+        if not (is_requeued() and resumable):  # such a job repeats its command
             if resumable or (ended and (run_dir / "checkpoints" / "best.ckpt").exists()):
                 raise ConfigurationError(
                     f"{shown_path(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose "
                     "another run_dir"
                 )
-            return _run(config, run_dir, None, fit_replay=_has_no_capacity(overrides))
+            return _run(config, run_dir, None, ranks, fit_replay=_has_no_capacity(overrides))
         tree = {**tree, "ckpt_path": "last"}
         config = validate(tree)
     if config.ckpt_path == "last" and not resumable and not ended and overrides is not None:
-        return _run(_begin_anew(tree, run_dir, overrides), run_dir, None)
+        return _run(_begin_anew(tree, run_dir, overrides), run_dir, None, ranks)
     if config.ckpt_path == "last" and not resumable and begun and not _holds_files(run_dir):
         raise ConfigurationError(
             f"the run in {shown_path(run_dir)} was killed before it had written anything: repeat its command without "
             "ckpt_path=last"
         )
     resumed = load_resumed(config, tree, run_dir, overrides, opened)
-    return _run(resumed.config, run_dir, resumed)
+    return _run(resumed.config, run_dir, resumed, ranks)
 
 
 def _adopt_requeued(run_dir: Path) -> None:
@@ -193,7 +208,9 @@ def _has_no_capacity(overrides: list[str] | None) -> bool:
     return overrides is not None and not any(o.lstrip("+").startswith("replay.capacity=") for o in overrides)
 
 
-def _run(config: RunConfig, run_dir: Path, resumed: Resumed | None, *, fit_replay: bool = False) -> dict[str, Any]:
+def _run(
+    config: RunConfig, run_dir: Path, resumed: Resumed | None, ranks: Ranks, *, fit_replay: bool = False
+) -> dict[str, Any]:
     import torch
 
     from qmix_lightning.build import build_run
@@ -211,6 +228,8 @@ def _run(config: RunConfig, run_dir: Path, resumed: Resumed | None, *, fit_repla
         if first:
             print(*filter(None, [run.replay_size, run.replay_device.line]), sep="\n", flush=True)
         fresh = not _holds_files(run_dir)
+        ranks.check_alike(_start(config, run_dir, resumed))
+        ranks.check_shared(run_dir)
         if first:
             if resumed is not None:
                 _prepare_folder(resumed, run.metadata.versions, run_dir)
@@ -218,10 +237,20 @@ def _run(config: RunConfig, run_dir: Path, resumed: Resumed | None, *, fit_repla
             remove_leftovers(run_dir)
             _write_config(config, run_dir / "config.yaml")
             os.environ[RANK_CONFIG] = str((run_dir / "config.yaml").resolve())
+        ranks.begin()
         return _fit(run, config, run_dir, resumed.path if resumed else None, first and fresh)
     finally:
         run.data.teardown("fit")
         _leave_process_group()
+
+
+def _start(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
+    """Return what every rank of a run has to begin with."""
+    from qmix_lightning.config.tree import flatten
+
+    checkpoint = f"update {resumed.manifest.payload['global_step']} of {resumed.path.name}" if resumed else None
+    settings = {key: str(value) for key, value in flatten(config.to_dict()).items()}
+    return settings | {"run_dir": str(run_dir.resolve()), "checkpoint": checkpoint}
 
 
 def _prepare_folder(resumed: Resumed, versions: dict[str, str], run_dir: Path) -> None:
@@ -302,8 +331,16 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
             first = False
         raise
     except Exception as error:
-        ending = Ending("failed", "error", shortened(error_line(error), 300))
-        raise
+        lost = lost_peer(error) if run.trainer.world_size > 1 else None
+        ending = Ending(
+            "failed", "error", f"another rank was lost: {lost}" if lost else shortened(error_line(error), 300)
+        )
+        if lost is None:
+            raise
+        if not is_first_on_machine():
+            raise FailedTogether(RunError.exit_status) from error
+        kept = "ckpt_path=last goes on" if run.checkpoint.saved or resume_from else "nothing was saved before"
+        raise RunError(f"{ending.why}; {kept}") from error
     finally:
         summary = write_summary(run, config, run_dir, ending) if first else {}
         if first:

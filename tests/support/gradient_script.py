@@ -1,12 +1,13 @@
-"""Run by test_ranks: one update on two ranks whose batches hold different numbers of filled steps, gradients saved.
+"""Run by tests of ranks: one update on ranks whose batches hold different numbers of filled steps, gradients saved.
 
-Arguments: number of devices, output folder, and names of algorithms, whose updates are made one after the other. With
-one device the batch is the join of both ranks' batches.
+Arguments: ranks (``1``, ``2``, or ``2x2`` for two nodes of two), output folder, and names of algorithms, whose updates
+are made one after the other. Four batches are dealt to the ranks; one alone has their join.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.algorithms.ppo import PPO
 from qmix_lightning.optimizers import LearningRate, rmsprop
-from qmix_lightning.runtime.distributed import rank
+from qmix_lightning.runtime.distributed import rank, world_size
 from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
 from support.batches import random_batch, small_learner
@@ -27,9 +28,8 @@ from support.on_policy_learners import changed_since, make_coma, make_ppo, make_
 
 
 class Fixed(LightningDataModule):
-    def __init__(self, devices: int, learner: Learner) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
-        self.devices = devices
         self.learner = learner
         self.counters = SimpleNamespace(env_steps=0)
 
@@ -37,9 +37,10 @@ class Fixed(LightningDataModule):
         return ["ticket"]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> TrainBatch:
-        lengths = {1: [9, 2, 5, 7], 2: [1, 2, 1, 9]}
+        lengths = {1: [9, 2, 5, 7], 2: [1, 2, 1, 9], 3: [3, 3, 9, 1], 4: [6, 1, 1, 2]}
         parts = [with_round(random_batch(seed, lengths[seed]), seed) for seed in lengths]
-        part = parts[rank()] if self.devices == 2 else join(*parts)
+        share = len(parts) // world_size()
+        part = reduce(join, parts[rank() * share : (rank() + 1) * share])
         if isinstance(self.learner, PPO):
             part.extras |= self.learner.prepare_round(part)
             changed_since(self.learner)
@@ -76,7 +77,8 @@ def make_learner(name: str) -> Learner:
     return make_coma(dtype=torch.float32) if name == "coma" else small_learner("none" if name == "iql" else name)
 
 
-def save_gradients(devices: int, path: Path, name: str) -> None:
+def save_gradients(ranks: str, path: Path, name: str) -> None:
+    nodes, _, devices = ranks.rpartition("x")
     module = TeamModule(
         learner=make_learner(name),
         optimizer=rmsprop(
@@ -85,8 +87,9 @@ def save_gradients(devices: int, path: Path, name: str) -> None:
     )
     trainer = Trainer(
         accelerator="cpu",
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        devices=int(devices),
+        num_nodes=int(nodes or 1),
+        strategy="auto" if ranks == "1" else "ddp",
         max_steps=1,
         logger=False,
         enable_checkpointing=False,
@@ -95,10 +98,10 @@ def save_gradients(devices: int, path: Path, name: str) -> None:
         limit_val_batches=0,
         callbacks=[SaveGradients(str(path))],
     )
-    trainer.fit(module, datamodule=Fixed(devices, module.learner))
+    trainer.fit(module, datamodule=Fixed(module.learner))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for algorithm in sys.argv[3:]:
-        save_gradients(int(sys.argv[1]), Path(sys.argv[2]) / f"{algorithm}.pt", algorithm)
+        save_gradients(sys.argv[1], Path(sys.argv[2]) / f"{algorithm}.pt", algorithm)
