@@ -4,11 +4,11 @@
     python -W ignore benchmarks/scale.py --envs 1000 --nodes 50 --bandwidth 125e6
 
 Level-based foraging 8x8-2p-3f by its own recipe, QMIX, one torch thread: bytes of an episode's arrays, time of a
-joint step with acting, bytes and time of a publication of the policy, and times of adding an episode, of drawing a batch
-and of an update on all of it and on half. Times are the processor's, medians of turns. From them a round, in which every
-environment plays an episode, is simulated for numbers of nodes and of steps that an update is bought by: each node has one
-core that collects, one learner takes episodes in and updates meanwhile. What a node more costs in start-up, faults and
-unequal episodes is not in it.
+joint step with acting, bytes and time of a publication of the policy, and times of adding an episode, of drawing a
+batch and of an update on all of it and on half. Times are the processor's, medians of turns. From them a round, in
+which every environment plays an episode, is simulated for numbers of nodes and of steps that an update is bought by:
+each node has one core that collects, one learner takes episodes in and updates meanwhile. What a node more costs in
+start-up, faults and unequal episodes is not in it.
 """
 
 from __future__ import annotations
