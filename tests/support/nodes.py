@@ -15,7 +15,7 @@ from support.commands import environ
 RANKS = 2
 """Processes on each node."""
 
-NODES = ["trainer.devices=2", "trainer.num_nodes=2", "trainer.strategy=ddp"]
+NODES = ["trainer.devices=2", "trainer.num_nodes=2", "trainer.strategy=ddp_find_unused_parameters_true"]
 
 
 class NotPermitted(Exception):
