@@ -1,7 +1,7 @@
 """Build wheel and sdist of the last commit, the same bytes each time: ``python .ci/build_release.py [FOLDER]``.
 
-The folder is ``dist/``. Times are the commit's, modes and owners fixed. Needs git, setuptools and wheel; other versions of
-these may write other bytes.
+The folder is ``dist/`` if none is named. Times are the commit's, modes and owners fixed. Needs git, setuptools and
+wheel; other versions of these may write other bytes.
 """
 
 from __future__ import annotations

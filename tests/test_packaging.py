@@ -152,3 +152,14 @@ def test_the_lock_is_of_the_constraints_and_complete():
         (specifier,) = requirement.specifier
         assert locked.get(canonicalize_name(requirement.name), specifier.version) == specifier.version, requirement.name
     assert set(requirements()) - {"torch"} <= set(locked)
+
+
+def test_one_version_stands_everywhere():
+    version = PROJECT["version"]
+    places = {
+        "qmix_lightning/__init__.py": f'__version__ = "{version}"',
+        ".github/CITATION.cff": f"version: {version}\n",
+        "CHANGELOG.md": f"## {version}\n",
+    }
+    for file, text in places.items():
+        assert text in (ROOT / file).read_text(), file

@@ -2,7 +2,8 @@
 
 The pages in ``docs/`` link to files of the repository, as a reader of the repository wants it. For the site they are
 copied to ``.site/pages``; each file of the code that one of them links to becomes a page there, and the reference is
-generated. The rest is ``mkdocs build --strict``, which refuses links and anchors that lead nowhere. Nothing asks the network.
+generated. The rest is ``mkdocs build --strict``, which refuses links and anchors that lead nowhere. Nothing asks the
+network.
 """
 
 from __future__ import annotations

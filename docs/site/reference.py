@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, get_args, get_origin
 
 from qmix_lightning.cli.env_catalogue import SIZES, catalogue
 from qmix_lightning.commands import COMMANDS
