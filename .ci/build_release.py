@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-BACKEND = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1]); b.build_sdist(sys.argv[1])"
+BACKEND = "import sys; from setuptools import build_meta as b; t = sys.argv[1]; b.build_wheel(t); b.build_sdist(t)"
 
 
 def main() -> None:
