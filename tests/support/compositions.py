@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from qmix_lightning.cli import hydra_app as cli
 from qmix_lightning.config.run_config import RunConfig, validate
@@ -16,18 +15,17 @@ from qmix_lightning.config.run_config import RunConfig, validate
 
 def composed(*overrides: str, resolve: bool = False) -> dict[str, Any]:
     """The configuration of a command line, as plain containers."""
-    return copy.deepcopy(_composed(overrides, resolve))
+    tree = OmegaConf.to_container(_composed(overrides), resolve=resolve)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
 
 
 @functools.cache
-def _composed(overrides: tuple[str, ...], resolve: bool) -> dict[str, Any]:
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     GlobalHydra.instance().clear()
     cli.register_plugin_names()
     with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        config = compose("train", [*overrides, "run_dir=outputs/x"])
-    tree = OmegaConf.to_container(config, resolve=resolve)
-    assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
+        return compose("train", [*overrides, "run_dir=outputs/x"])
 
 
 def run_config(*overrides: str) -> RunConfig:
