@@ -22,7 +22,7 @@ from qmix_lightning.rollout.collector import Collector
 from qmix_lightning.vector.factory import Backend, make_vector_env
 from qmix_lightning.worker import fault_tolerance
 from qmix_lightning.worker.fault_tolerance import FaultLimit
-from support import runs
+from support import commands, runs
 from support.collecting import make_policy
 
 pytestmark = [
@@ -143,16 +143,16 @@ BAD_WORKERS = {
 
 
 @pytest.mark.parametrize("kind", BAD_WORKERS)
-def test_nothing_is_left_of_a_killed_trainer(campaign: Any, tmp_path: Path, monkeypatch: Any, kind: str) -> None:
+def test_nothing_is_left_of_a_killed_trainer(campaign: Any, tmp_path: Path, kind: str) -> None:
     mark = uuid.uuid4().hex
-    monkeypatch.setenv("CAMPAIGN_MARK", mark)
     base = [a for a in runs.BASE if not a.startswith("env.id")]
-    process = runs.start(
+    process = commands.start_interpreter(
         [
             *base, "env.id=campaign.simulators:Accountable", f"env.kwargs.kind={kind}", f"env.kwargs.folder={tmp_path}",
             "env.kwargs.every=60", "total_env_steps=1000000", "checkpoint_interval=100000", "eval_interval=100000",
             f"run_dir={tmp_path}/run", *BAD_WORKERS[kind], *runs.counting(tmp_path / "count"),
-        ]
+        ],
+        {"CAMPAIGN_MARK": mark},
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 180
@@ -161,12 +161,13 @@ def test_nothing_is_left_of_a_killed_trainer(campaign: Any, tmp_path: Path, monk
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.5)
-        assert process.poll() is None, process.printed()
+        assert process.poll() is None
         there = marked(mark)
-        assert len(there) >= 2
+        assert process.pid in there
+        assert len(there) >= 2, "its workers, or what they have started"
     finally:
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
     deadline = time.monotonic() + 30
     while (left := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)

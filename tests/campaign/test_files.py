@@ -37,10 +37,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def work(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a copy of the run, and a marker that code from a file would make."""
-    shutil.copytree(made / "run", tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "evil_module.py").write_text("open('IT RAN', 'w')\ndef make(*a, **k): open('IT RAN', 'w')\n")
-    return tmp_path
+    folder = tmp_path / "work"
+    shutil.copytree(made / "run", folder / "run")
+    monkeypatch.chdir(folder)
+    (folder / "evil_module.py").write_text("open('IT RAN', 'w')\ndef make(*a, **k): open('IT RAN', 'w')\n")
+    return folder
 
 
 class _TookTooLong(BaseException):
@@ -169,13 +170,15 @@ def _assert_same(left: Path, right: Path, *, rows: bool) -> None:
 
 # -- hostile -------------------------------------------------------------------------------------------------------
 
+ABSOLUTE = "/outside"
+"""Stands for that folder beside the working folder, by its whole path."""
 EVIL_TARGETS = [
     {"_target_": "os.system", "command": "touch 'IT RAN'"},
     {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": ["IT RAN"]}},
     {"_target_": "evil_module.make"},
     {"_target_": "builtins.exec", "_args_": ["open('IT RAN', 'w')"]},
     {"_target_": "torch.load", "f": "run/evil.pt", "weights_only": False},
-    {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": "../outside", "name": "/tmp/outside"},
+    {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": "../outside", "name": ABSOLUTE},
     {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": "run", "name": "NAME"},
 ]
 INTERPOLATIONS = [
@@ -188,7 +191,7 @@ INTERPOLATIONS = [
     "x${seed}",
 ]
 TEXTS = [
-    "/tmp/outside",
+    ABSOLUTE,
     "../outside",
     "https://example.org/x",
     "a.b:c",
@@ -213,10 +216,14 @@ def _paths_of(tree: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
         yield prefix
 
 
+def _outside() -> str:
+    return str(Path.cwd().parent / "outside")
+
+
 def _put(tree: Any, way: tuple[Any, ...], value: Any) -> None:
     for step in way[:-1]:
         tree = tree[step]
-    tree[way[-1]] = value
+    tree[way[-1]] = _outside() if value is ABSOLUTE else value
 
 
 def _hostile_config(payload: dict[str, Any], rng: random.Random) -> str:
@@ -226,6 +233,8 @@ def _hostile_config(payload: dict[str, Any], rng: random.Random) -> str:
         group, target = rng.choice(["logger", "callbacks"]), dict(rng.choice(EVIL_TARGETS))
         if target.get("name") == "NAME":
             target["name"] = rng.choice(INTERPOLATIONS)
+        elif target.get("name") == ABSOLUTE:
+            target["name"] = _outside()
         config[group] = {rng.choice(["tensorboard", "q_table", "mine"]): target}
         return f"{group} {target}"
     if kind == 1:
@@ -359,7 +368,7 @@ def test_hostile(campaign, made: Path, work: Path):
         with campaign.case(part, f"#{number} {said}, {command}: {outcome}"):
             assert not (work / "IT RAN").exists()
             assert _snapshot_outside(work) == before
-            assert not Path("/tmp/outside").exists()
+            assert not (work.parent / "outside").exists()
             if _TookTooLong.__name__ in outcome.err:
                 assert any(text in said for text in VERY_LONG)
                 campaign.count(part, "a very long run by its numbers, ended here")

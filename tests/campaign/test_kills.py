@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -62,18 +61,6 @@ def arguments(kind: str, ranks: int, folder: Path) -> list[str]:
     return [*base, *chosen, *several, f"total_env_steps={BUDGET}", f"run_dir={folder}", "eval_interval=120"]
 
 
-def _start(typed: list[str], kill_at: str | None) -> subprocess.Popen[str]:
-    environ = commands.environ() | ({KILL_AT: kill_at} if kill_at else {})
-    return subprocess.Popen(
-        [sys.executable, "-m", "qmix_lightning.commands.train", *typed],
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def _end(process: subprocess.Popen[str], campaign, part: str) -> str:
     """Wait for the end of a run and of all that it has started."""
     output, _ = process.communicate(timeout=900)
@@ -118,8 +105,8 @@ def _run_to_its_end(campaign, rng, kind: str, ranks: int, folder: Path, kills: i
     for _ in range(20 * kills + 20):
         by_hook = hit < kills and rng.random() < 0.6
         point = rng.choice(sorted(points))
-        kill_at = f"{point}:{rng.randint(1, points[point])}" if by_hook else None
-        process = _start([*typed, *(["ckpt_path=last"] if last else [])], kill_at)
+        kill_at = f"{point}:{rng.randint(1, points[point])}" if by_hook else ""
+        process = commands.start_interpreter([*typed, *(["ckpt_path=last"] if last else [])], {KILL_AT: kill_at})
         if hit < kills and not by_hook:
             _kill_by_time(process, count, rng)
         output = _end(process, campaign, part)

@@ -48,11 +48,13 @@ class _Bomb:
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache" / "hf"))
-    (tmp_path / "evil_module.py").write_text("open('IT RAN', 'w')\ndef make(*a, **k): open('IT RAN', 'w')\n")
-    return tmp_path
+    folder = tmp_path / "above" / "work"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("HF_HOME", str(folder / "cache" / "hf"))
+    (folder / "evil_module.py").write_text("open('IT RAN', 'w')\ndef make(*a, **k): open('IT RAN', 'w')\n")
+    return folder
 
 
 def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -218,7 +220,7 @@ def test_hostile_policies(campaign: Any, work: Path, part: str):
         with campaign.case(part, f"#{case} {said}: {outcome}"):
             left = {path.name for path in work.iterdir()} - {"team", "theirs", "imported", "cache"}
             assert left == {"evil_module.py"}, "nothing ran, and nothing was written elsewhere"
-            assert not Path("/tmp/outside").exists()
+            assert list(work.parents[1].rglob("outside")) == []
             assert "\x1b" not in outcome.out + outcome.err
             if outcome.status:
                 last = outcome.err.splitlines()[-1]

@@ -24,6 +24,21 @@ def environ() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "default"}
 
 
+def start_interpreter(arguments: list[str], variables: dict[str, str]) -> subprocess.Popen[str]:
+    """Start ``qmix-train`` in an interpreter and a session of its own.
+
+    For what has to stand in the process's environment from its beginning: that of a fork is its parent's.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "qmix_lightning.commands.train", *arguments],
+        env=environ() | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
 class Server:
     """The process that commands are forked from, and the folder of what they print."""
 
