@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,23 @@ def test_twenty_further_updates_are_pymarls(imported: tuple[str, Path, list[str]
     for theirs, here in names.items():
         expected = torch.from_numpy(numbers[f"after20/{theirs}"])
         assert (ours[here].view_as(expected) - expected).abs().max() < 1e-6, theirs
+
+
+def test_the_default_is_another_loss_where_agents_die_and_only_there(imported: tuple[str, Path, list[str]]):
+    name, folder, _ = imported
+    numbers = np.load(DATA / name / "batches_and_expected.npz")
+    stored = open_policy(folder)
+    assert stored.algorithm["dead_agents"] == "no_op"
+    learner = replace(stored, algorithm=stored.algorithm | {"dead_agents": "zero"}).build_learner()
+    assert learner is not None
+    first = batch(numbers, 0)
+    terms = learner.loss(first)
+    loss, expected = (terms.total / terms.count).item(), numbers["losses"][0]
+    if name == "living_agents":
+        assert loss == pytest.approx(expected, rel=1e-6)
+    else:
+        assert not first.mask_invalid().agent_mask[first.row_valid()].all()
+        assert loss != pytest.approx(expected, rel=1e-3)
 
 
 def test_it_is_evaluated(imported: tuple[str, Path, list[str]]):
