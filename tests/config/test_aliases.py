@@ -103,13 +103,6 @@ def test_a_new_name_in_one_file_wins_over_an_old_one_in_another():
     assert rename_settings(tree, silent=True) == {"rollout": {"asynchronous": True}}
 
 
-def test_a_sweep_over_an_old_name(tmp_path: Path):
-    arguments = ["-m", "env=two_step", *TINY, "rollout.pipelined=false", f"run_dir={tmp_path / 'sweep'}"]
-    inprocess.succeed(arguments)
-    (path,) = (tmp_path / "sweep").glob("*/config.yaml")
-    assert config_of(path.parent).rollout.asynchronous is False
-
-
 def test_an_old_name_that_cannot_be_renamed_is_named():
     refused = inprocess.command(["env=two_step", "checkpoint_interval=${rollout.pipelined}"])
     assert refused.status == 2

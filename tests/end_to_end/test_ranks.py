@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from qmix_lightning.checkpoint.files import read_checkpoint
 from support import runs
@@ -80,15 +81,19 @@ def test_validation_is_split_and_joined_rightly(two_rank_run: Path):
     assert alone["win_rate"] == pytest.approx(best["eval/win_rate"])
 
 
-def test_a_sweep_over_two_rank_jobs(tmp_path: Path):
+def test_a_sweep_makes_one_folder_a_run_with_two_ranks_each(tmp_path: Path):
     folder = tmp_path / "sweep"
     base = [a for a in runs.BASE if a != "optimizer=adam"]
     arguments = [*base, *runs.TWO_RANKS, "total_env_steps=150", f"run_dir={folder}", "-m", "optimizer=adam,rmsprop"]
-    runs.run(arguments)
+    output = runs.run([*arguments, "seed=2"])
+    assert "2 of 2 runs are there" in output
     jobs = sorted(path.parent for path in folder.glob("*/summary.json"))
     assert len(jobs) == 2
-    for job in jobs:
+    for job, optimizer in zip(jobs, ("adam", "rmsprop"), strict=True):
         summary = json.loads((job / "summary.json").read_text())
-        assert summary["status"] == "completed"
-        assert "_optimizer=" in job.name
+        assert (summary["status"], summary["algorithm"], summary["seed"]) == ("completed", "qmix", 2)
+        assert f"_optimizer={optimizer}_" in f"{job.name}_"
+        config = yaml.safe_load((job / "config.yaml").read_text())
+        assert config["run_dir"].endswith(job.name)
+        assert config["optimizer"]["name"] == optimizer
         assert runs.rows(job)

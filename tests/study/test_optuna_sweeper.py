@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,6 @@ from qmix_lightning.errors import RunError
 from qmix_lightning.runtime.trial import TRIAL, load_trial
 from qmix_lightning.study import sweep
 from support import inprocess
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import optuna
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 SEARCH = ["hydra/sweeper=optuna", "objective=return_mean", "optimizer.lr=interval(0.1,0.9)", "run_dir=study"]
@@ -74,7 +69,9 @@ def search(*arguments: str) -> inprocess.Outcome:
     return inprocess.command(["-m", *inprocess.TINY, *SEARCH, *arguments])
 
 
-def trials() -> list[optuna.trial.FrozenTrial]:
+def trials() -> list[Any]:
+    import optuna  # for which all workers would wait while they collect
+
     (summary,) = optuna.get_all_study_summaries("sqlite:///study/optuna.db")
     return optuna.load_study(summary.study_name, "sqlite:///study/optuna.db").trials
 

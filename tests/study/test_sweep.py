@@ -94,6 +94,12 @@ def test_what_the_result_does_not_depend_on_makes_no_other_run(made: list[list[s
     assert len(made) == 1
 
 
+def test_an_old_name_of_a_setting_makes_the_run_of_the_new_one(made: list[list[str]]):
+    assert train("seed=1", "rollout.asynchronous=false").status == 0
+    assert train("seed=1", "rollout.pipelined=false").status == 0
+    assert len(made) == 1
+
+
 def test_one_configuration_that_does_not_fit_stops_no_other(made: list[list[str]]):
     outcome = train("replay.batch_size=4,65,8")
     assert outcome.status == 1

@@ -35,10 +35,16 @@ published:
 """
 
 
-def small_plan(folder: Path, *, tasks: tuple[str, ...] = ("two_step", "climbing"), also: tuple[str, ...] = ()) -> Plan:
+def small_plan(
+    folder: Path,
+    *,
+    tasks: tuple[str, ...] = ("two_step", "climbing"),
+    also: tuple[str, ...] = (),
+    env_steps: int = 300,
+) -> Plan:
     """The plan of the small suite, with everything below ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "small.yaml").write_text(SUITE)
+    (folder / "small.yaml").write_text(SUITE.replace("total_env_steps: 300", f"total_env_steps: {env_steps}"))
     suite = load_suite(str(folder / "small.yaml"))
     return Plan(suite, tasks, list(suite.algorithms), suite.seeds, also, folder / "study", folder / "rows")
 
