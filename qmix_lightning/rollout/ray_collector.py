@@ -2,8 +2,8 @@
 
 Episodes are drawn by slot, so what is collected is what one collector with all slots would have collected. Where that
 one's next step depends on which episodes have ended (an episode that ends changes what epsilon is counted from, or
-completes a round of so many episodes), actors wait for each other at every step; where it does not, in rounds of
-environment steps collected while an update runs and in rounds that are dealt beforehand, they play a round by one call.
+completes a round of so many episodes), actors wait for each other at every step; in rounds of environment steps that
+are collected while an update runs it does not, and they play a round by one call.
 
 An actor that is lost, with its node or alone, costs the episodes that it had not delivered. Its slots wait until the
 cluster has room for another one, which goes on behind the episodes that were lost; meanwhile the others play.
@@ -110,15 +110,16 @@ class RayCollector:
     def collect(
         self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
     ) -> Collected:
-        """Collect as :meth:`.Collector.collect` does; what is left of a dealt round, at once."""
-        if self._quota is not None:
-            return self._collect_dealt(epsilon, interrupted)
+        """Collect as :meth:`.Collector.collect` does."""
         total = Collected(0, [], EpisodeStats())
         while True:
             live = self._join()
+            if self._quota is not None and not self._quota.any():
+                return total
             limit = None if max_steps is None else self._vector_steps(max_steps - total.env_steps)
             part, fault = self._play(epsilon, limit if len(live) == 1 else 1, interrupted, until_end=True)
             _add(total, part)
+            self._deal_again()
             if fault is not None:
                 raise fault
             over = bool(part.episodes) or (max_steps is not None and total.env_steps >= max_steps)
@@ -143,22 +144,14 @@ class RayCollector:
                 return replace(total, interrupted=True), fault
         return total, None
 
-    def _collect_dealt(self, epsilon: float, interrupted: Callable[[], bool]) -> Collected:
-        total = Collected(0, [], EpisodeStats())
-        assert self._quota is not None
-        while self._quota.any():
-            part, fault = self._play(epsilon, None, interrupted)
-            _add(total, part)
-            if fault is not None:
-                raise fault
-            if part.interrupted:
-                return replace(total, interrupted=True)
-            if owed := sum(int(self._quota[p.slots].sum()) for p in self.cluster.places if not p.live):
-                for place in self.cluster.places:
-                    if not place.live:
-                        self._quota[place.slots] = 0
-                self._deal(owed)
-        return total
+    def _deal_again(self) -> None:
+        """Give what lost actors had left of a round to those that are there."""
+        gone = [place for place in self.cluster.places if not place.live]
+        if self._quota is None or not (owed := sum(int(self._quota[place.slots].sum()) for place in gone)):
+            return
+        for place in gone:
+            self._quota[place.slots] = 0
+        self._deal(owed)
 
     def _vector_steps(self, joint_steps: int) -> int:
         """Return how often all slots that have an actor step together to take so many joint steps."""
