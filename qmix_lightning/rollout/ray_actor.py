@@ -103,7 +103,9 @@ class CollectorActor:
         answer = Answer()
         played = self._answer(lambda: self._play(order, answer))
         answer.error = played.error
-        answer.faults, answer.episode, answer.quota = played.faults, played.episode, played.quota
+        answer.faults, answer.episode = played.faults, played.episode
+        # Of no other answer: a round that was dealt meanwhile is known here with the next order.
+        _, answer.quota = self._ready.progress()
         return answer
 
     def close(self) -> None:
@@ -124,7 +126,7 @@ class CollectorActor:
             answer.error = portable(error)
         answer.faults = dict(getattr(self._env, "faults", {}))
         if self._collector is not None:
-            answer.episode, answer.quota = self._collector.progress()
+            answer.episode, _ = self._collector.progress()
         return answer
 
     def _describe(self) -> dict[str, Any]:

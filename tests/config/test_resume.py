@@ -81,6 +81,8 @@ def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
         "rollout.backend",
         "rollout.num_workers",
         "rollout.collector",
+        "rollout.num_collectors",
+        "ray.",
     )
     free += ("rollout.step_timeout_s", "rollout.max_faults", "rollout.fault_window_s", "rollout.python")
     free += ("replay.storage", "replay.memmap_dir", "replay.device")
