@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.errors import ConfigurationError, FailedTogether, QMixLightningError, RunError
-from qmix_lightning.runtime.text import one_line, shortened, shown_path
+from qmix_lightning.runtime.text import error_line, shortened, shown_path
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -69,7 +69,7 @@ def lost_peer(error: BaseException) -> str | None:
     """Return what a collective says of another rank that has gone, in a few words; ``None`` for another error."""
     import torch.distributed as dist
 
-    text = one_line(error)
+    text = error_line(error)
     if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in text)):
         return None
     cause = re.search(r"(?:Read|Write) error|Connection (?:closed|reset)[\w ]*|[Tt]imed out[\w ]*", text)
@@ -117,7 +117,7 @@ class Ranks:
             )
         except RuntimeError as error:
             raise RunError(
-                f"rank 0 cannot be reached at {address}:{port}: {shortened(one_line(error), 200)}"
+                f"rank 0 cannot be reached at {address}:{port}: {shortened(error_line(error), 200)}"
             ) from error
 
     def __exit__(
@@ -126,7 +126,7 @@ class Ranks:
         if self._store is None or not isinstance(error, Exception) or isinstance(error, FailedTogether):
             return
         status = error.exit_status if isinstance(error, QMixLightningError) else 1
-        told = str(error) if isinstance(error, QMixLightningError) else one_line(error)
+        told = str(error) if isinstance(error, QMixLightningError) else error_line(error)
         with contextlib.suppress(RuntimeError):  # nobody is there to be told
             self._tell(self._store, {"error": shortened(told, 1000), "status": status})
         time.sleep(_HEARD_S)
@@ -166,7 +166,7 @@ class Ranks:
             answers = self._answers(store)
         except RuntimeError as error:
             self._store = None
-            raise self._shared_error(f"rank 0 has gone: {shortened(one_line(error), 200)}", 1) from error
+            raise self._shared_error(f"rank 0 has gone: {shortened(error_line(error), 200)}", 1) from error
         self._step += 1
         self._hosts = [answer["host"] for answer in answers]
         for rank, answer in enumerate(answers):
