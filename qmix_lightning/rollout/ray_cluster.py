@@ -39,7 +39,7 @@ def import_ray() -> Any:
     """
     try:
         import ray
-        import ray.exceptions
+        import ray.exceptions  # pyright: ignore[reportUnusedImport] - self.ray.exceptions needs it
     except ImportError as error:
         raise MissingDependencyError("rollout.collector=ray needs Ray: pip install 'qmix-lightning[ray]'") from error
     return ray

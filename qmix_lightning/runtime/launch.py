@@ -22,7 +22,7 @@ from qmix_lightning.errors import ConfigurationError, FailedTogether, QMixLightn
 from qmix_lightning.runtime.text import error_line, shortened, shown_path
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 __all__ = ["Ranks", "is_first_on_machine", "is_first_rank", "is_requeued", "launched_by", "lost_peer"]
 
@@ -98,8 +98,9 @@ class Ranks:
 
     def _connect(self) -> None:
         """Reach the store over which the process group will be made, too."""
-        from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-        from torch.distributed import TCPStore
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
         environment = TorchElasticEnvironment() if self.launcher == "torchrun" else SLURMEnvironment()
         self.rank, self.size = environment.global_rank(), environment.world_size()
