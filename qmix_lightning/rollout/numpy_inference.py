@@ -73,12 +73,16 @@ class _Lookup:
         return np.maximum(hidden, 0.0, out=hidden)
 
 
+_DIVERGING = np.errstate(over="ignore", invalid="ignore")  # the run says so itself, once
+
+
 class NumpyFeedForward:
     """The step of a feed-forward agent in numpy: first layer, hidden layer, head."""
 
     def __init__(self, step: FeedForwardStep) -> None:
         self._first, self._hidden, self._head = _Lookup(step.first), _Dense.of(*step.hidden), _Dense.of(*step.head)
 
+    @_DIVERGING
     def __call__(self, obs: Tensor, last_action: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
         hidden = self._hidden(self._first(obs, last_action))
         q = self._head(np.maximum(hidden, 0.0, out=hidden))
@@ -93,6 +97,7 @@ class NumpyRecurrent:
         self._first, self._head = _Lookup(step.first), _Dense.of(*step.head)
         self._from_input, self._from_memory = _Dense.of(weight_ih, bias_ih), _Dense.of(weight_hh, bias_hh)
 
+    @_DIVERGING
     def __call__(self, obs: Tensor, last_action: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
         x = self._first(obs, last_action)
         size = x.shape[1]

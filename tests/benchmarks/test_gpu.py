@@ -19,6 +19,7 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ})
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_cpu(tmp_path: Path):
     done = start(tmp_path, "--device", "cpu", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr

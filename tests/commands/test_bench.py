@@ -100,6 +100,7 @@ def at_work(folder: Path) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 def test_a_suite_that_was_killed_goes_on_and_its_table_is_that_of_its_rows(tmp_path: Path):
     plan = small_plan(tmp_path, tasks=("two_step",), env_steps=600)

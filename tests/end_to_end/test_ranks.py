@@ -81,6 +81,7 @@ def test_validation_is_split_and_joined_rightly(two_rank_run: Path):
     assert alone["win_rate"] == pytest.approx(best["eval/win_rate"])
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_one_folder_a_run_with_two_ranks_each(tmp_path: Path):
     folder = tmp_path / "sweep"
     base = [a for a in runs.BASE if a != "optimizer=adam"]

@@ -17,5 +17,5 @@ def test_where_the_policy_acts_is_a_setting(tmp_path: Path, monkeypatch: pytest.
     refused = inprocess.command([*inprocess.TINY, "rollout.policy_device=device", "rollout.collector=process"])
     assert refused.status == 2
     assert refused.err == (
-        "error: rollout.collector=process acts on the CPU, in a process of its own: rollout.policy_device must be env\n"
+        "error: rollout.collector=process acts on the CPU, in processes of its own: rollout.policy_device must be env\n"
     )
