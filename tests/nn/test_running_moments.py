@@ -56,7 +56,7 @@ def test_how_the_data_is_cut_does_not_matter(seed, cuts, mean):
         part = batches[start : start + cut]
         moments.update(torch.cat([i for i, _ in part]), torch.cat([m for _, m in part]), alone)
         start += cut
-    check(moments, joined(batches), tolerance=1e-4 if mean == -1e6 else 1e-7)  # the first batch knows no mean yet
+    check(moments, joined(batches), tolerance=1e-3 if mean == -1e6 else 1e-7)  # the first batch knows no mean yet
 
 
 def test_several_ranks_have_the_moments_of_the_joined_data():
