@@ -103,9 +103,9 @@ class MortalForaging:
         """Joint steps so far, in all processes."""
         descriptor = os.open(self.folder / "steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(descriptor, b".")
-        size = os.fstat(descriptor).st_size
+        own = os.lseek(descriptor, 0, os.SEEK_CUR)  # not the file's size: another process may have written since
         os.close(descriptor)
-        return size
+        return own
 
     def reset(self, seed: int | None = None, options: Any = None) -> Any:
         self.length = 0
