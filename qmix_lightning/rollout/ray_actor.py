@@ -153,7 +153,7 @@ class CollectorActor:
         """Play an order; what it gave so far is in ``answer`` if the environments fail for good."""
         collector = self._ready
         if order.version != self._version:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
 
             arrays = ray.get(order.weights[0])
             collector.publish_values([torch.tensor(values) for values in arrays])

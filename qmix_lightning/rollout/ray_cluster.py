@@ -38,8 +38,8 @@ def import_ray() -> Any:
         MissingDependencyError: with the line that installs it.
     """
     try:
-        import ray
-        import ray.exceptions  # pyright: ignore[reportUnusedImport] - self.ray.exceptions needs it
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.exceptions  # pyright: ignore[reportMissingImports, reportUnusedImport]
     except ImportError as error:
         raise MissingDependencyError("rollout.collector=ray needs Ray: pip install 'qmix-lightning[ray]'") from error
     return ray
