@@ -252,7 +252,7 @@ def _holds(path: Path, token: str) -> bool:
             if path.read_text() == token:
                 return True
         except OSError:
-            pass
+            pass  # not there yet: a shared file system may show it later
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
