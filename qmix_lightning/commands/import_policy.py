@@ -99,7 +99,13 @@ def import_pymarl(folder: Path, output: Path, typed: list[str], config: Path | N
     )
     stored.build_learner()  # refuses what does not fit
     write_policy_folder(stored, output)
-    state = "RMSprop's state" if run.square_avg else "no state of RMSprop"
+    state = (
+        "RMSprop's state"
+        if run.square_avg
+        else "no state of Adam (it begins anew)"
+        if run.adam
+        else "no state of RMSprop"
+    )
     mixer = "its mixer" if run.mixer else "no mixer"
     return [
         f"carried over from {folder}: the agents' network, {mixer}, {state}; targets are copies",

@@ -1,7 +1,8 @@
 """Read what PyMARL, PyMARL2 and EPyMARL save (``agent.th``, ``mixer.th``, ``opt.th``), under this package's names.
 
-Networks: PyMARL's recurrent agent (``rnn``), alone or with its ``vdn`` or ``qmix`` mixer. Their target networks are not
-saved, so they are copies of the others, as after an update of the targets.
+Networks: the recurrent agent of all three (``rnn``, ``n_rnn``) and EPyMARL's without memory (``use_rnn=False``), alone
+or with their ``vdn`` or ``qmix`` mixer. Their target networks are not saved, so they are copies of the others, as after
+an update of the targets.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ __all__ = ["PymarlRun", "read_pymarl"]
 _MOST_BYTES = 256 * 2**20
 _MOST_JSON_BYTES = 2**20
 
-_AGENT = {
+_RECURRENT = {
     "fc1.weight": "encode.weight",
     "fc1.bias": "encode.bias",
     "rnn.weight_ih": "input_gates.weight",
@@ -38,6 +39,22 @@ _AGENT = {
     "fc2.weight": "head.weight",
     "fc2.bias": "head.bias",
 }
+_FEEDFORWARD = {
+    "fc1.weight": "encode.weight",
+    "fc1.bias": "encode.bias",
+    "rnn.weight": "hidden.weight",
+    "rnn.bias": "hidden.bias",
+    "fc2.weight": "head.weight",
+    "fc2.bias": "head.bias",
+}
+_AGENTS = {"recurrent": _RECURRENT, "feedforward": _FEEDFORWARD}
+_PYMARL2_MIXER = {
+    "hyper_w1.": "hyper_w_1.",
+    "hyper_w2.": "hyper_w_final.",
+    "hyper_b1.0.": "hyper_b_1.",
+    "hyper_b2.": "V.",
+}
+"""PyMARL2's names of the parts of its ``qmix`` mixer (``nmix``) -> PyMARL's."""
 _MIXER = {"hyper_w_1": "weight_1", "hyper_w_final": "weight_2", "hyper_b_1": "bias_1", "V": "bias_2"}
 _ALGORITHMS = {"qmix": "qmix", "vdn": "vdn", "none": "iql"}
 
@@ -57,6 +74,7 @@ _NUMBERS = {
     "epsilon_anneal_time": "exploration.epsilon_anneal_steps",
 }
 """Their settings -> this package's, of those that are numbers or flags and mean the same."""
+_OF_RMSPROP = {"optim_alpha", "optim_eps"}  # in their settings also where Adam trains, which reads neither
 
 
 @dataclass(frozen=True)
@@ -65,8 +83,9 @@ class PymarlRun:
 
     Attributes:
         source: the folder.
-        agent, mixer: tensors by their names.
+        agent, mixer: tensors by their names; those of PyMARL2's mixer by PyMARL's.
         settings: their ``config.json``; empty if there is none.
+        adam: it was trained by Adam.
         square_avg: RMSprop's running averages, by this package's names of the parameters; ``None`` if there are none.
     """
 
@@ -74,6 +93,7 @@ class PymarlRun:
     agent: dict[str, Tensor]
     mixer: dict[str, Tensor]
     settings: dict[str, Any] = field(default_factory=dict)
+    adam: bool = False
     square_avg: dict[str, Tensor] | None = None
 
     @property
@@ -82,6 +102,11 @@ class PymarlRun:
         if self.mixer:
             return "qmix"
         return _ALGORITHMS.get(str(self.settings.get("mixer", "none")).lower(), "iql")
+
+    @property
+    def agent_name(self) -> str:
+        """This package's name of the agents' network."""
+        return next(name for name, names in _AGENTS.items() if names.keys() == self.agent.keys())
 
     def overrides(self, spec: EnvSpec) -> list[str]:
         """Return settings of ``qmix-train`` that make networks of these sizes and go on as PyMARL would.
@@ -103,8 +128,8 @@ class PymarlRun:
             "preset=pymarl",
             f"algorithm={self.algorithm}",
             "algorithm.dead_agents=no_op",
-            "optimizer=rmsprop",
-            "agent=recurrent",
+            f"optimizer={'adam' if self.adam else 'rmsprop'}",
+            f"agent={self.agent_name}",
             f"agent.hidden_dim={hidden}",
             f"agent.use_last_action={str(last).lower()}",
             f"agent.use_agent_id={str(identity).lower()}",
@@ -112,6 +137,8 @@ class PymarlRun:
         if self.mixer:
             typed += self._mixer_overrides()
         for theirs, ours in _NUMBERS.items():
+            if self.adam and theirs in _OF_RMSPROP:
+                continue
             value = self.settings.get(theirs)
             if isinstance(value, bool):
                 typed.append(f"{ours}={str(value).lower()}")
@@ -149,7 +176,8 @@ class PymarlRun:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the acting network's tensors by this package's names, without ``policy.``."""
-        return {f"agent.{_AGENT[name]}": value[None].clone() for name, value in self.agent.items()}
+        names = _AGENTS[self.agent_name]
+        return {f"agent.{names[name]}": value[None].clone() for name, value in self.agent.items()}
 
     def learner_weights(self) -> dict[str, Tensor]:
         """Return mixer and targets by this package's names."""
@@ -172,12 +200,13 @@ def read_pymarl(folder: Path, config: Path | None = None) -> PymarlRun:
         CheckpointError: it is missing, damaged, hostile, or of another network than these.
     """
     agent = _tensors(folder / "agent.th")
-    if agent.keys() != _AGENT.keys():
-        strange = sorted(agent.keys() ^ _AGENT.keys())[0]
+    if all(agent.keys() != names.keys() for names in _AGENTS.values()):
+        strange = sorted(agent.keys() ^ _RECURRENT.keys())[0]
         raise CheckpointError(
             f"{folder / 'agent.th'} is not of PyMARL's recurrent agent (agent=rnn): '{printable(strange)}'"
         )
     mixer = _tensors(folder / "mixer.th") if (folder / "mixer.th").exists() else {}
+    mixer = {_pymarl_name(name): value for name, value in mixer.items()}
     for name in mixer:
         if _mixer_name(name) is None:
             raise CheckpointError(f"{folder / 'mixer.th'} is not of PyMARL's qmix mixer: '{printable(name)}'")
@@ -185,16 +214,29 @@ def read_pymarl(folder: Path, config: Path | None = None) -> PymarlRun:
         raise CheckpointError(f"{folder / 'mixer.th'} is not of PyMARL's qmix mixer: it lacks 'hyper_b_1.bias'")
     _check_shapes(agent, folder / "agent.th")
     run = PymarlRun(folder, agent, mixer, _settings(config or folder / "config.json", config is not None))
+    if str(run.settings.get("qmix_pos_func", "abs")) != "abs":
+        raise CheckpointError(
+            f"{folder}: qmix_pos_func '{printable(run.settings['qmix_pos_func'])}' is not here, only abs"
+        )
     if not (folder / "opt.th").exists():
-        return run
-    return PymarlRun(folder, agent, mixer, run.settings, _square_avg(folder / "opt.th", run))
+        return replace(run, adam=run.settings.get("optimizer") == "adam")
+    state = _optimizer_state(folder / "opt.th")
+    return replace(run, adam=_is_adam(state), square_avg=_square_avg(folder / "opt.th", state, run))
 
 
 def _check_shapes(agent: Mapping[str, Tensor], path: Path) -> None:
     hidden = agent["fc1.bias"].shape[0] if agent["fc1.bias"].dim() == 1 else -1
-    wanted = {"fc1.weight": 2, "fc2.weight": 2, "rnn.weight_ih": 2, "rnn.weight_hh": 2}
-    if any(agent[name].dim() != wanted.get(name, 1) for name in agent) or agent["fc1.weight"].shape[0] != hidden:
+    wanted = {name: 2 if "weight" in name else 1 for name in agent}
+    if any(agent[name].dim() != wanted[name] for name in agent) or agent["fc1.weight"].shape[0] != hidden:
         raise CheckpointError(f"{path} holds tensors of shapes that no agent has")
+
+
+def _pymarl_name(name: str) -> str:
+    """Return PyMARL's name of a tensor of PyMARL2's mixer; any other name as it is."""
+    for theirs, pymarls in _PYMARL2_MIXER.items():
+        if name.startswith(theirs):
+            return pymarls + name.removeprefix(theirs)
+    return name
 
 
 def _mixer_name(name: str) -> Any:
@@ -243,14 +285,23 @@ def _settings(path: Path, typed: bool) -> dict[str, Any]:
     return {name: value for name, value in content.items() if isinstance(value, bool | int | float | str)}
 
 
-def _square_avg(path: Path, run: PymarlRun) -> dict[str, Tensor] | None:
-    """Return RMSprop's averages; ``None`` if another optimiser was used. They are in the order of the parameters."""
+def _optimizer_state(path: Path) -> Mapping[Any, Any]:
+    """Return an optimiser's state of each parameter, by its number; empty if there is none."""
     found = _load(path)
     state = found.get("state") if isinstance(found, Mapping) else None
-    names = [f"policy.agent.{_AGENT[name]}" for name in run.agent]
+    return state if isinstance(state, Mapping) else {}
+
+
+def _is_adam(state: Mapping[Any, Any]) -> bool:
+    return any(isinstance(values, Mapping) and "exp_avg_sq" in values for values in state.values())
+
+
+def _square_avg(path: Path, state: Mapping[Any, Any], run: PymarlRun) -> dict[str, Tensor] | None:
+    """Return RMSprop's averages; ``None`` if another optimiser was used. They are in the order of the parameters."""
+    names = [f"policy.{name}" for name in run.weights()]
     names += [f"mixer.{_mixer_name(name)}" for name in run.mixer]
     values = [*(value[None] for value in run.agent.values()), *run.mixer.values()]
-    if not isinstance(state, Mapping) or set(state) != set(range(len(names))):
+    if set(state) != set(range(len(names))):
         return None
     averages: dict[str, Tensor] = {}
     for number, (name, value) in enumerate(zip(names, values, strict=True)):

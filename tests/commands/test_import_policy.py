@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.commands import import_policy
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.optimizers import clip_by_norm
@@ -112,6 +113,37 @@ def test_training_goes_on_with_the_command_that_is_printed(imported: tuple[str, 
     assert "8 of 8 tensors of the agents\n" in outcome.out
     assert "14 of 14 tensors of the rest of the learner\n" in outcome.out
     assert "RMSprop's state too" in outcome.out
+
+
+@pytest.mark.parametrize(("name", "agent"), [("pymarl2", "recurrent"), ("epymarl_feedforward", "feedforward")])
+def test_values_of_its_relatives_are_theirs(name: str, agent: str, tmp_path: Path):
+    """What PyMARL2 and EPyMARL save: their own values and Q_tot of the same steps."""
+    lines = import_policy.import_pymarl(DATA / name, tmp_path / "team", ENV)
+    stored = open_policy(tmp_path / "team")
+    assert stored.agent["name"] == agent
+    assert "no state of Adam" in lines[0]
+    assert "optimizer=adam" in lines[-1]
+    assert "optimizer.eps" not in lines[-1]
+    theirs = {key: torch.from_numpy(value) for key, value in np.load(DATA / name / "expected.npz").items()}
+    learner = stored.build_learner()
+    assert isinstance(learner, QLearning)
+    episodes, steps, agents, _ = theirs["obs"].shape
+    memory, last, values = learner.policy.initial_state(episodes), torch.full((episodes, agents), -1), []
+    for step in range(steps):
+        q, memory = learner.policy(theirs["obs"][:, step], last, memory)
+        values.append(q)
+        last = theirs["actions"][:, step]
+    assert (torch.stack(values, 1) - theirs["values"]).abs().max() < 1e-6
+    chosen = theirs["values"].gather(-1, theirs["actions"][..., None])[..., 0]
+    assert (learner.mixer(chosen, theirs["state"]) - theirs["q_tot"]).abs().max() < 1e-6
+
+
+def test_another_positive_function_is_refused(tmp_path: Path):
+    shutil.copytree(DATA / "pymarl2", tmp_path / "given")
+    config = tmp_path / "given" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"qmix_pos_func": "softplus"}))
+    with pytest.raises(CheckpointError, match="qmix_pos_func 'softplus'"):
+        import_policy.import_pymarl(tmp_path / "given", tmp_path / "team", ENV)
 
 
 def test_without_their_settings_the_inputs_are_told_from_the_shapes(tmp_path: Path):
