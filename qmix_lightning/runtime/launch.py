@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.errors import ConfigurationError, FailedTogether, QMixLightningError, RunError
-from qmix_lightning.runtime.text import error_line, shortened, shown_path
+from qmix_lightning.runtime.text import error_line, printable, shortened, shown_path
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -40,13 +40,25 @@ _VISIBLE_S = 10.0
 
 
 def launched_by() -> str | None:
-    """Return what started this process as one of several of a run; ``None`` if nothing did."""
+    """Return what started this process as one of several of a run; ``None`` if nothing did.
+
+    Raises:
+        ConfigurationError: the launcher's variables hold no number of processes.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "torchrun" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+        return "torchrun" if _count("WORLD_SIZE", 1) > 1 else None
     # As Lightning decides: in a shell that SLURM gave, a command is one process, whatever was asked for.
-    if os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+    if os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") and _count("SLURM_NTASKS", 1) > 1:
         return "SLURM"
     return None
+
+
+def _count(name: str, default: int) -> int:
+    """Return the number of processes that a variable of the environment holds."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ConfigurationError(f"the environment has {name}='{printable(text)}', which is no number of processes")
+    return int(text)
 
 
 def is_first_rank() -> bool:
@@ -143,7 +155,7 @@ class Ranks:
         devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
         if self.launcher is None or not isinstance(devices, int) or devices * nodes == self.size:
             return
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "0"))) or self.size
+        here = _count("LOCAL_WORLD_SIZE", 0) or _count("SLURM_NTASKS_PER_NODE", 0) or self.size
         raise ConfigurationError(
             f"{self.launcher} has started {self.size} processes, and trainer.devices={devices} "
             f"trainer.num_nodes={nodes} are for {devices * nodes}: set trainer.devices={here} "
