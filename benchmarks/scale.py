@@ -27,6 +27,7 @@ from learner import OurUpdate, configuration
 
 from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.build import build_run
+from qmix_lightning.components import env_maker
 from qmix_lightning.rollout.collectors import make_collector
 from qmix_lightning.training.summary import versions
 from qmix_lightning.types import Episode
@@ -89,10 +90,11 @@ def measure(turns: int) -> Costs:
     torch.set_num_threads(1)
     silent = ("logger=none", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "rollout.num_envs=20")
     with tempfile.TemporaryDirectory() as folder:
-        run = build_run(configuration("experiment=lbf_8x8_2p_3f", *silent, f"run_dir={folder}"), Path(folder))
+        config = configuration("experiment=lbf_8x8_2p_3f", *silent, f"run_dir={folder}")
+        run = build_run(config, Path(folder))
         learner, data = run.module.learner, run.data
         assert isinstance(learner, QLearning)
-        env = data._env  # pyright: ignore[reportPrivateUsage]
+        env = env_maker(config.env)(config.rollout.num_envs)
         collector = make_collector(env, learner.policy, seed=1, rank=0, round_episodes=None, policy_device=None)
         try:
             episodes, steps, stepping = [], 0, []
