@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.checkpoint.lightning_io import RunCheckpointIO
@@ -137,6 +137,31 @@ def _initialize(module: TeamModule, spec: EnvSpec, config: RunConfig, *, told: b
         print(*lines, sep="\n", flush=True)
 
 
+def _trainer(config: RunConfig, run_dir: Path, resumed: Resumed | None, log: MetricsLog, last: Callback) -> Trainer:
+    """Make the trainer; ``last`` is called after every other callback."""
+    health = HealthCheck(log, on_policy=config.replay.kind == "on_policy")
+    callbacks = make_instances(config.callbacks, "callbacks")
+    own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    bar = [] if own_bar or config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
+    pruning = [Pruning(load_trial(os.environ[TRIAL]), log, config.objective or "")] if os.environ.get(TRIAL) else []
+    return make_trainer(
+        config.trainer,
+        logger=[RunCSVLogger(run_dir / "metrics.csv"), *make_loggers(config, run_dir, resumed)],
+        callbacks=[RunControl(), log, health, *bar, *pruning, *callbacks, last],
+        plugins=[RunCheckpointIO(resumed)],
+        default_root_dir=str(run_dir),
+    )
+
+
+def _learner(config: RunConfig, spec: EnvSpec) -> Learner:
+    """Make the networks, the same on every rank."""
+    torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
+    learner = build_learner(config, spec)
+    if learner.on_policy and config.replay.kind != "on_policy":
+        raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
+    return learner
+
+
 def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None, *, fit_replay: bool = False) -> Run:
     """Assemble a run; every rank calls it with the same configuration.
 
@@ -148,22 +173,9 @@ def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None, 
         resumed: the checkpoint that it goes on from.
         fit_replay: nobody has chosen the replay's capacity, so it may be made to fit; ``Run.config`` has it then.
     """
-    source = resumed.source if resumed else None
-    rollout = config.rollout
     log = MetricsLog()
-    health = HealthCheck(log, on_policy=config.replay.kind == "on_policy")
-    checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, source, log)
-    callbacks = make_instances(config.callbacks, "callbacks")
-    own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    bar = [] if own_bar or config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
-    pruning = [Pruning(load_trial(os.environ[TRIAL]), log, config.objective or "")] if os.environ.get(TRIAL) else []
-    trainer = make_trainer(
-        config.trainer,
-        logger=[RunCSVLogger(run_dir / "metrics.csv"), *make_loggers(config, run_dir, resumed)],
-        callbacks=[RunControl(), log, health, *bar, *pruning, *callbacks, checkpoint],
-        plugins=[RunCheckpointIO(resumed)],
-        default_root_dir=str(run_dir),
-    )
+    checkpoint = RunCheckpoint(run_dir, config.checkpoint_interval, resumed.source if resumed else None, log)
+    trainer = _trainer(config, run_dir, resumed, log, checkpoint)
     ranks = trainer.world_size
     for name in ("batch_size", "capacity"):
         if getattr(config.replay, name) % ranks:
@@ -184,15 +196,14 @@ def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None, 
         check_same_shape(metadata, resumed.manifest.run, resumed.path)
         check_sizes(partial(build_learner, config, spec), resumed.manifest.networks, "learner.", resumed.path)
     size, replay_device = plan_replay(config, spec, run_dir, trainer)
-    torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
-    learner = build_learner(config, spec)
-    if learner.on_policy and config.replay.kind != "on_policy":
-        raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
+
+    learner = _learner(config, spec)
     optimizer = make_component(OPTIMIZERS, config.optimizer)
     module = TeamModule(learner=learner, optimizer=optimizer, episode_metrics=spec.episode_metrics, metadata=metadata)
     if config.init_from is not None and resumed is None:
         _initialize(module, spec, config, told=trainer.global_rank == 0)
-    exploration = config.exploration
+
+    rollout, exploration = config.rollout, config.exploration
     eval_interval, eval_episodes = evaluation_plan(config, spec.episode_limit)
     data = ReplayDataModule(
         env=env,
