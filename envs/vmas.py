@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
+from qmix_lightning.rendering.canvas import agent_colour
 from qmix_lightning.runtime.text import did_you_mean
 from qmix_lightning.types import EnvSpec, Observation, Transition
 from qmix_lightning.worker.parallel_adapter import unit_groups
@@ -42,6 +43,10 @@ _RESERVED_KEYS = (
     "num_envs", "device", "continuous_actions", "multidiscrete_actions", "max_steps", "seed", "dict_spaces",
     "terminated_truncated", "wrapper", "wrapper_kwargs", "grad_enabled", "clamp_actions", "scenario",
 )  # fmt: skip
+
+
+_PUSHES = ["none", "down", "up", "left", "left+down", "left+up", "right", "right+down", "right+up"]
+"""What VMAS makes of the flat index of two axes with three forces each; the first of them is none."""
 
 
 def scenarios() -> dict[str, Path]:
@@ -331,8 +336,24 @@ class VmasVectorEnv:
             agent_reward=agent_reward,
         )
 
+    @property
+    def action_names(self) -> dict[str, list[str]]:
+        """Words for the actions of agents that push themselves along both axes and say nothing, by agent."""
+        from vmas.simulator.dynamics.holonomic import Holonomic
+
+        return {
+            agent.name: _PUSHES
+            for agent in self._simulators[0].vmas.agents
+            if isinstance(agent.dynamics, Holonomic) and list(agent.discrete_action_nvec) == [3, 3] and agent.silent
+        }
+
     def render_frame(self) -> np.ndarray:
-        """Return VMAS's own picture of the first environment, drawn by EGL where there is no display."""
+        """Return VMAS's own picture of the first environment, drawn by EGL where there is no display.
+
+        Agents have the colours that they have on pages.
+        """
+        for i, agent in enumerate(self._simulators[0].vmas.agents):
+            agent.color = tuple(part / 255 for part in agent_colour(i))
         return np.asarray(self._simulators[0].vmas.render(mode="rgb_array", env_index=0))
 
     def close(self) -> None:

@@ -172,7 +172,7 @@ def _display(config: WatchConfig, video: Path, player: _Player, open_things: Exi
         window = Window(player.title, fps)
         open_things.callback(window.close)
         return window
-    return open_things.enter_context(VideoWriter(video, fps))
+    return open_things.enter_context(VideoWriter(video, fps, config.episodes))
 
 
 def _both(*sinks: FrameSink | None) -> FrameSink | None:

@@ -13,14 +13,14 @@ __all__ = ["Unit", "draw_battle"]
 _OURS: Colour = (31, 110, 190)
 _THEIRS: Colour = (200, 60, 50)
 _GROUND: Colour = (232, 228, 214)
-_FALLEN: Colour = (190, 185, 172)
 _FULL: Colour = (60, 170, 80)
 _SHIELD: Colour = (90, 160, 230)
 _BLACK: Colour = (50, 50, 50)
 _WHITE: Colour = (255, 255, 255)
 _GRID_LINE: Colour = (222, 217, 200)
-_LONGEST_SIDE = 640
-_GRID, _MARGIN, _SMALLEST_VIEW = 4, 2.0, 16
+_LONGEST_SIDE = 720
+_GRID, _MARGIN = 4, 2.0
+_SMALLEST_VIEW = 24, 16  # what sides that meet from afar need, so that the view stays as it is
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Unit:
 
 
 def draw_battle(units: Sequence[Unit], width: float, height: float) -> Frame:
-    """Draw ``units``, ours blue, theirs red, shots as lines, and that part of the map where they are.
+    """Draw ``units``, ours blue, theirs red, shots as lines, the fallen as crosses, and the part of the map around.
 
     Args:
         units: of both sides, the fallen too.
@@ -65,32 +65,48 @@ def draw_battle(units: Sequence[Unit], width: float, height: float) -> Frame:
     for unit in units:
         if unit.health <= 0.0:
             arm = max(unit.radius, smallest) * 0.7
-            canvas.line([(unit.x - arm, unit.y - arm), (unit.x + arm, unit.y + arm)], _FALLEN, 3)
-            canvas.line([(unit.x - arm, unit.y + arm), (unit.x + arm, unit.y - arm)], _FALLEN, 3)
+            faded = _faded(_OURS if unit.ours else _THEIRS)
+            canvas.line([(unit.x - arm, unit.y - arm), (unit.x + arm, unit.y + arm)], faded, 3)
+            canvas.line([(unit.x - arm, unit.y + arm), (unit.x + arm, unit.y - arm)], faded, 3)
     for unit in units:
         if unit.target is not None and unit.health > 0.0:
-            aim = units[unit.target]
-            canvas.line([(unit.x, unit.y), (aim.x, aim.y)], _OURS if unit.ours else _THEIRS, 1.5)
+            canvas.line(_shot(unit, units[unit.target], 2.0 / canvas.scale), _OURS if unit.ours else _THEIRS, 1.5)
     for unit in units:
         if unit.health > 0.0:
             _draw_unit(canvas, unit, max(unit.radius, smallest))
     alive = [sum(unit.health > 0.0 for unit in units if unit.ours is side) for side in (True, False)]
     total = [sum(unit.ours is side for unit in units) for side in (True, False)]
     edge = 12 / canvas.scale
-    canvas.text(left + edge, top - edge, f"team {alive[0]} of {total[0]}", _OURS, 15, "lm")
-    canvas.text(right - edge, top - edge, f"enemy {alive[1]} of {total[1]}", _THEIRS, 15, "rm")
+    canvas.text(left + edge, top - edge, f"team (blue) {alive[0]} of {total[0]}", _OURS, 15, "lm")
+    canvas.text(right - edge, top - edge, f"enemy (red) {alive[1]} of {total[1]}", _THEIRS, 15, "rm")
     return canvas.pixels()
 
 
+def _faded(colour: Colour) -> Colour:
+    red, green, blue = ((2 * ground + part) // 3 for ground, part in zip(_GROUND, colour, strict=True))
+    return red, green, blue
+
+
+def _shot(unit: Unit, aim: Unit, aside: float) -> list[tuple[float, float]]:
+    """Return the line from ``unit`` to ``aim``, a little to its right, so that two that meet both show."""
+    across, along = aim.x - unit.x, aim.y - unit.y
+    length = math.hypot(across, along) or 1.0
+    x, y = along / length * aside, -across / length * aside
+    return [(unit.x + x, unit.y + y), (aim.x + x, aim.y + y)]
+
+
 def _view(units: Sequence[Unit], width: float, height: float) -> tuple[float, float, float, float]:
-    """Return the square part of the map that holds everybody; it changes in steps, so that it seldom moves."""
+    """Return the part of the map that holds everybody; it changes in steps, so that it seldom moves."""
     places = [(unit.x, unit.y) for unit in units if unit.health > 0.0] or [(width / 2, height / 2)]
-    low = [math.floor((min(place[axis] for place in places) - _MARGIN) / _GRID) * _GRID for axis in (0, 1)]
-    high = [math.ceil((max(place[axis] for place in places) + _MARGIN) / _GRID) * _GRID for axis in (0, 1)]
-    side = max(_SMALLEST_VIEW, *(high[axis] - low[axis] for axis in (0, 1)))
-    missing = [(side - (high[axis] - low[axis])) // (2 * _GRID) * _GRID for axis in (0, 1)]
-    left, bottom = (float(low[axis] - missing[axis]) for axis in (0, 1))
-    return left, bottom, left + side, bottom + side
+    ends = []
+    for axis, smallest in enumerate(_SMALLEST_VIEW):
+        low = math.floor((min(place[axis] for place in places) - _MARGIN) / _GRID) * _GRID
+        high = math.ceil((max(place[axis] for place in places) + _MARGIN) / _GRID) * _GRID
+        side = max(smallest, high - low)
+        low -= (side - (high - low)) // (2 * _GRID) * _GRID
+        ends.append((float(low), float(low + side)))
+    (left, right), (bottom, top) = ends
+    return left, bottom, right, top
 
 
 def _draw_unit(canvas: Canvas, unit: Unit, radius: float) -> None:

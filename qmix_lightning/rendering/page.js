@@ -5,7 +5,8 @@ const episodes = JSON.parse(document.getElementById("episodes").textContent);
 const slider = document.getElementById("step");
 const playButton = document.getElementById("play");
 const plain = { displayModeBar: false, responsive: true };
-const font = { family: "system-ui, sans-serif", size: 12, color: "#262a30" };
+const ink = "#262a30", grey = "#8a8f99"; // no agent's colour
+const font = { family: "system-ui, sans-serif", size: 12, color: ink };
 const margins = { l: 64, r: 12, t: 8, b: 40 };
 
 function element(parent, tag, attributes, text) {
@@ -43,7 +44,7 @@ function stepAxis(length) {
 }
 
 function cursor(t) {
-  return { type: "line", x0: t, x1: t, yref: "paper", y0: 0, y1: 1, line: { color: "#d66014", width: 2 } };
+  return { type: "line", x0: t, x1: t, yref: "paper", y0: 0, y1: 1, line: { color: ink, width: 2 } };
 }
 
 // Where each action of an agent stands between its worst and its best legal one, 0 to 1.
@@ -71,6 +72,7 @@ class Run {
 
   addFrame(parent) {
     const made = panel(parent, "frame", "What happens");
+    this.now = element(made, "p", { className: "now" });
     this.frame = element(made, "img", { className: "frame", alt: "" });
   }
 
@@ -79,7 +81,7 @@ class Run {
     const table = element(made, "table", { className: "words" });
     const head = element(element(table, "thead"), "tr");
     const unit = this.episode.probabilities ? "chance" : "value";
-    for (const word of ["agent", "action", unit, "best legal"]) element(head, "th", { scope: "col" }, word);
+    for (const word of ["agent", "action", unit, "best other"]) element(head, "th", { scope: "col" }, word);
     const body = element(table, "tbody");
     this.rows = this.agents.map((i) => {
       const row = element(body, "tr");
@@ -93,20 +95,21 @@ class Run {
   addValues(parent) {
     const { agents, actions, probabilities } = this.episode;
     const what = probabilities ? "How likely each action is" : "What each agent thinks of its legal actions";
-    const note = "Darker: better for that agent. Blank: not legal. Framed: what it does.";
+    const note = "Darker: better, within an agent's row. Blank: not legal. Framed: what it does.";
     const made = panel(parent, "values", what, note);
     const same = actions.every((words) => words.join() === actions[0].join());
     const most = Math.max(...actions.map((words) => words.length));
+    const long = same && Math.max(...actions[0].map((word) => word.length)) > 5;
     const columns = [...Array(most).keys()];
     this.values = element(made, "div", { className: "values" });
     Plotly.newPlot(this.values, [{
       type: "heatmap", x: columns, y: this.agents, z: [], text: [], customdata: [], hoverongaps: false,
       colorscale: [[0, "#f3efe2"], [1, "#1f77b4"]], zmin: 0, zmax: 1, showscale: false, xgap: 2, ygap: 2,
       hovertemplate: "%{customdata}<extra></extra>", textfont: { size: 11 },
-    }], layout(70 + 30 * agents.length, {
-      margin: { ...margins, l: 84, b: 56 },
+    }], layout((long ? 90 : 70) + 30 * agents.length, {
+      margin: { ...margins, l: 84, b: long ? 76 : 56 },
       xaxis: { tickvals: columns, ticktext: same ? actions[0] : columns, range: [-0.5, most - 0.5], fixedrange: true,
-        showgrid: false, zeroline: false },
+        tickangle: long ? -40 : 0, showgrid: false, zeroline: false },
       yaxis: { tickvals: this.agents, ticktext: agents, range: [agents.length - 0.5, -0.5], fixedrange: true,
         showgrid: false, zeroline: false },
     }), plain);
@@ -116,7 +119,7 @@ class Run {
     const { agents, colours, sensitivities } = this.episode;
     const flat = sensitivities.flat();
     const low = Math.min(0, ...flat), high = Math.max(0, ...flat, 1e-9);
-    const made = panel(parent, "slopes", "How much the team listens to whom", "dQ_tot / dQ_i: the mixer's weight of each agent.");
+    const made = panel(parent, "slopes", "How much the team listens to whom", "By how much the team's value Q_tot rises with each agent's own: dQ_tot / dQ_i.");
     this.slopes = element(made, "div", { className: "sensitivities" });
     Plotly.newPlot(this.slopes, [{
       type: "bar", orientation: "h", y: this.agents, x: this.agents.map(() => 0), marker: { color: colours },
@@ -133,9 +136,9 @@ class Run {
     const steps = returns.map((_, t) => t);
     const title = total ? "What the team expects, and what follows" : "What follows";
     const made = panel(parent, "returns", title, `The discounted return that follows (discount ${this.episode.gamma})`
-      + (total ? ", beside Q_tot." : "."));
-    const lines = [{ x: steps, y: returns, name: "return that follows", mode: "lines+markers", line: { color: "#2c8c3c" } }];
-    if (total) lines.unshift({ x: steps, y: total, name: "Q_tot", mode: "lines+markers", line: { color: "#1f77b4" } });
+      + (total ? ", beside Q_tot, what the team expected of it." : "."));
+    const lines = [{ x: steps, y: returns, name: "return that follows", mode: "lines+markers", line: { color: grey } }];
+    if (total) lines.unshift({ x: steps, y: total, name: "Q_tot", mode: "lines+markers", line: { color: ink } });
     lines.forEach((line) => { line.marker = { size: steps.length > 60 ? 3 : 6 }; });
     this.expected = element(made, "div", { className: "returns" });
     Plotly.newPlot(this.expected, lines, layout(250, {
@@ -153,7 +156,7 @@ class Run {
     const fallen = { x: deaths.map(([t]) => t), y: deaths.map(() => 0), text: deaths.map(([, i]) => agents[i]),
       mode: "markers", marker: { symbol: "x", size: 11, color: "#c03c32" }, hovertemplate: "%{text} fell<extra></extra>" };
     Plotly.newPlot(this.earned, [{ type: "bar", x: rewards.map((_, t) => t), y: rewards,
-      marker: { color: "#8a8f99" } }, fallen], layout(220, {
+      marker: { color: grey } }, fallen], layout(220, {
       xaxis: stepAxis(rewards.length), yaxis: { fixedrange: true },
     }), plain);
     this.earned.on("plotly_click", (event) => move(event.points[0].x));
@@ -166,10 +169,15 @@ class Run {
     const over = t >= episode.rewards.length;
     this.frame.src = episode.frames[t];
     this.frame.alt = `${episode.title}, step ${t}`;
+    const before = episode.rewards.slice(0, t);
+    this.now.textContent = t === 0 ? "before the first step"
+      : `reward ${number(before[t - 1])}, ${number(before.reduce((sum, r) => sum + r, 0))} so far${over ? ": the end" : ""}`;
     this.showWords(t, over);
-    this.showValues(t, over);
+    const decided = over ? t - 1 : t; // after the end: the last decision, faded
+    for (const chart of [this.values, this.slopes]) if (chart) chart.classList.toggle("over", over);
+    this.showValues(decided);
     if (this.slopes) {
-      const slopes = over ? this.agents.map(() => null) : episode.sensitivities[t];
+      const slopes = episode.sensitivities[decided];
       Plotly.restyle(this.slopes, { x: [slopes], text: [slopes.map(number)] }, [0]);
     }
     for (const chart of [this.expected, this.earned]) Plotly.relayout(chart, { shapes: [cursor(t)] });
@@ -182,22 +190,23 @@ class Run {
       row.className = alive ? "" : "dead";
       const values = alive ? episode.values[t][i] : [];
       const taken = alive ? episode.taken[t][i] : null;
-      const best = values.reduce((b, v, a) => (v !== null && (b < 0 || v > values[b]) ? a : b), -1);
+      const better = (b, v, a) => (v !== null && a !== taken && (b < 0 || v > values[b]) ? a : b);
+      const other = values.reduce(better, -1);
       const words = episode.actions[i];
       cells[0].textContent = alive ? words[taken] : over ? "the episode is over" : "not alive";
       cells[1].textContent = alive ? number(values[taken]) : "";
-      cells[2].textContent = alive ? (best === taken ? "this one" : `${words[best]} ${number(values[best])}`) : "";
+      cells[2].textContent = !alive ? "" : other < 0 ? "no other" : `${words[other]} ${number(values[other])}`;
     });
   }
 
-  showValues(t, over) {
+  showValues(t) {
     const { episode } = this;
-    const rows = this.agents.map((i) => (over ? episode.actions[i].map(() => null) : episode.values[t][i]));
+    const rows = this.agents.map((i) => episode.values[t][i]);
     const wide = this.values.clientWidth / Math.max(...rows.map((row) => row.length)) > 42;
     const said = rows.map((row, i) => row.map((v, a) => `${episode.agents[i]}, ${episode.actions[i][a]}: ${v}`));
-    const frames = over ? [] : this.agents.filter((i) => episode.alive[t][i]).map((i) => {
+    const frames = this.agents.filter((i) => episode.alive[t][i]).map((i) => {
       const a = episode.taken[t][i];
-      return { type: "rect", x0: a - 0.46, x1: a + 0.46, y0: i - 0.44, y1: i + 0.44, line: { color: "#d66014", width: 3 } };
+      return { type: "rect", x0: a - 0.46, x1: a + 0.46, y0: i - 0.44, y1: i + 0.44, line: { color: ink, width: 3 } };
     });
     Plotly.update(this.values, {
       z: [rows.map(shares)], text: [rows.map((row) => row.map(number))], customdata: [said],

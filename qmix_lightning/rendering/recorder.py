@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,7 +26,10 @@ __all__ = ["FrameSink", "Moment", "record_episode"]
 
 @dataclass(frozen=True)
 class Moment:
-    """Where an episode stands when a picture is drawn: joint steps taken, the last reward, the rewards so far."""
+    """Where an episode stands when a picture is drawn: joint steps taken, the last reward, the rewards so far.
+
+    ``outcome`` is what the environment reports at the episode's end, such as ``won``.
+    """
 
     step: int
     reward: float
@@ -34,6 +37,7 @@ class Moment:
     alive: int
     n_agents: int
     over: bool
+    outcome: Mapping[str, float] = field(default_factory=dict)
 
 
 FrameSink = Callable[[Frame, Moment], None]
@@ -80,10 +84,10 @@ def record_episode(
     shown = _kept(env.reset(one, torch.from_numpy(reset_seed)))
     observations, transitions, values, chosen = [shown], [], [], []
     memory, last = policy.initial_state(1), torch.full((1, n), -1)
-    total, reward, over = 0.0, 0.0, False
+    total, reward, over, told = 0.0, 0.0, False, {}
     while True:
         if draw is not None and on_frame is not None:
-            moment = Moment(len(chosen), reward, total, int(shown.agent_mask.sum()), n, over)
+            moment = Moment(len(chosen), reward, total, int(shown.agent_mask.sum()), n, over, told)
             on_frame(draw(shown, last[0].tolist() if chosen else None), moment)
         if over or len(chosen) >= max_steps:
             break
@@ -105,6 +109,7 @@ def record_episode(
         reward = float(outcome.reward[0])
         total += reward
         over = bool((outcome.terminated | outcome.truncated)[0])
+        told = {name: float(value[0]) for name, value in transitions[-1].metrics.items()} if over else {}
     batch = _as_batch(observations, transitions, chosen)
     rewards = batch.reward[0].double().numpy()
     mixed = None if team_values is None else team_values(batch)
@@ -121,7 +126,7 @@ def record_episode(
         returns=discounted_returns(rewards, gamma),
         q_tot=None if mixed is None else mixed[0][0].double().numpy(),
         sensitivities=None if mixed is None else mixed[1][0].double().numpy(),
-        metrics={name: float(value[0]) for name, value in final.metrics.items()} if over else {},
+        metrics=told,
         ending="terminated" if final.terminated[0] else "truncated" if final.truncated[0] else "not ended",
     )
 

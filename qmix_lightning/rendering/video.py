@@ -19,12 +19,14 @@ FORMATS = (".mp4", ".gif")
 _CAPTION = 28
 _BLOCK = 16  # what the codec works in; sizes that are no multiple of it are stretched by ffmpeg, with a warning
 _SMALLEST = 320
-_HOLD_S = 1.0
+_HOLD_S = 1.5
+_FASTEST = 12
+_LETTER = 7.6  # pixels of one letter in a line of ordinary size
 
 
 def frames_per_second(steps: int) -> int:
-    """Return how many steps of an episode to show in a second: short ones are slow enough to follow, 8 at most."""
-    return max(1, min(8, round(steps / 5)))
+    """Return how many steps of an episode to show in a second: slow enough to follow, long ones in half a minute."""
+    return max(1, min(_FASTEST, max(min(4, round(steps / 5)), round(steps / 30))))
 
 
 def check_video(path: Path) -> None:
@@ -51,8 +53,8 @@ def _imageio() -> Any:
     return imageio.v2
 
 
-def with_caption(frame: Frame, moment: Moment) -> Frame:
-    """Return a picture with a line under it: step, reward, return so far, who is alive; no size is odd.
+def with_caption(frame: Frame, moment: Moment, title: str = "") -> Frame:
+    """Return a picture with a line under it: step, reward, return so far, who is alive, how it ended; no size is odd.
 
     Small pictures are enlarged by a whole number, so that their pixels stay sharp.
     """
@@ -60,12 +62,8 @@ def with_caption(frame: Frame, moment: Moment) -> Frame:
     large = frame.repeat(factor, axis=0).repeat(factor, axis=1)
     height, width = large.shape[:2]
     canvas = Canvas(width, _CAPTION)
-    alive = (
-        f"   alive {moment.alive} of {moment.n_agents}" if moment.alive != moment.n_agents and not moment.over else ""
-    )
-    earned = f"   reward {moment.reward:+.2f}" if moment.step else ""
-    text = f"step {moment.step}{earned}   return {moment.total_reward:.2f}{alive}{'   end' if moment.over else ''}"
-    canvas.text(10, _CAPTION / 2, text, INK, 15, "lm")
+    text = "   ".join([title] * bool(title) + _words(moment))
+    canvas.text(10, _CAPTION / 2, text, INK, 15 * min(1.0, (width - 20) / (_LETTER * len(text))), "lm")
     shape = (height + _CAPTION + -(height + _CAPTION) % _BLOCK, width + -width % _BLOCK, 3)
     framed = np.full(shape, PAPER, np.uint8)
     left = (shape[1] - width) // 2
@@ -74,18 +72,32 @@ def with_caption(frame: Frame, moment: Moment) -> Frame:
     return framed
 
 
+def _words(moment: Moment) -> list[str]:
+    words = [f"step {moment.step}", f"return {moment.total_reward:.2f}"]
+    if moment.over:
+        outcome = ", ".join(f"{name} {value:g}" for name, value in moment.outcome.items())
+        return [*words, f"end: {outcome}" if outcome else "end"]
+    if moment.step:
+        words.insert(1, f"reward {moment.reward:+.2f}")
+    if moment.alive != moment.n_agents:
+        words.append(f"alive {moment.alive} of {moment.n_agents}")
+    return words
+
+
 class VideoWriter:
     """Writes pictures to ``path`` as they come; a context, at the end of which the file appears, whole or not at all.
 
     Args:
         path: ends in ``.mp4`` or ``.gif``.
         fps: pictures in a second.
+        episodes: how many follow each other; they are numbered where there are several.
     """
 
-    def __init__(self, path: Path, fps: int) -> None:
+    def __init__(self, path: Path, fps: int, episodes: int = 1) -> None:
         check_video(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._fps = path, fps
+        self._episodes, self._over = episodes, 0
         self._temporary = path.with_name(f".writing-{os.getpid()}{path.suffix}")
         if path.suffix.lower() == ".gif":
             options: dict[str, Any] = {"duration": 1000 / fps, "loop": 0}
@@ -95,8 +107,9 @@ class VideoWriter:
         self._size: tuple[int, ...] | None = None
 
     def __call__(self, frame: Frame, moment: Moment) -> None:
-        """Add one picture; the last of an episode is held for a second."""
-        picture = with_caption(frame, moment)
+        """Add one picture; the last of an episode is held for a while."""
+        picture = with_caption(frame, moment, f"{self._over + 1} of {self._episodes}" if self._episodes > 1 else "")
+        self._over += moment.over
         self._size = self._size or picture.shape
         picture = _fitted(picture, self._size)
         with warnings.catch_warnings():

@@ -298,3 +298,17 @@ def test_every_scenario_plays(scenario):
         assert torch.isfinite(transition.next.obs).all()
         assert torch.isfinite(transition.reward).all()
     assert (transition.terminated | transition.truncated).all()
+
+
+def test_actions_have_the_names_of_what_they_do():
+    """A push to the left moves an agent to the left; simple_spread's agents see their position, then their velocity."""
+    env = make("simple_spread", 9)
+    (words,) = {tuple(names) for names in env.action_names.values()}
+    everyone = torch.ones(9, dtype=torch.bool)
+    env.reset(everyone, torch.full((9,), 5))
+    each = torch.arange(9)[:, None].expand(-1, env.spec.n_agents)
+    velocity = env.step(each, everyone).next.obs[:, 0, 2:4]
+    still = velocity[words.index("none")]
+    for word, moved in zip(words, velocity - still, strict=True):
+        wanted = [("right" in word) - ("left" in word), ("up" in word) - ("down" in word)]
+        assert torch.sign(moved).tolist() == wanted, word

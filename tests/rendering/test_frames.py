@@ -128,7 +128,7 @@ def test_a_battle_shows_both_sides_health_shots_and_the_fallen():
 
 
 def test_a_battle_without_survivors_is_drawn():
-    assert draw_battle([Unit(8, 16, True, "m1", 0.0)], 32, 24).shape == (640, 640, 3)
+    assert draw_battle([Unit(8, 16, True, "m1", 0.0)], 32, 24).shape == (480, 720, 3)
 
 
 def test_particles_far_away_are_in_the_picture():
