@@ -21,7 +21,7 @@ import reference
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = ROOT / ".site" / "pages"
-LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)((?:#[^)\s]*)?)(?=\))")
+LINK = re.compile(r"(?:(?<=\]\()|(?<=src=\"))(?!https?:|mailto:|#)([^)#\s\"]+)((?:#[^)\s]*)?)(?=[)\"])")
 PROJECT_PAGES = ("README", "CHANGELOG", "CONTRIBUTING")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".json": "json", ".ipynb": "json"}
 
