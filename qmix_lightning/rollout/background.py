@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from qmix_lightning.errors import EnvironmentFault
 from qmix_lightning.rollout.collector import Collected
-from qmix_lightning.rollout.collectors import AnyCollector
+from qmix_lightning.rollout.collectors import RolloutCollector
 from qmix_lightning.rollout.process_collector import RemoteCollector
 
 __all__ = ["BackgroundCollector"]
@@ -31,7 +31,7 @@ class BackgroundCollector:
 
     def begin(
         self,
-        collector: AnyCollector,
+        collector: RolloutCollector,
         epsilon: float,
         *,
         steps: int | None,

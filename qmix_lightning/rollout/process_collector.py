@@ -210,6 +210,12 @@ class RemoteCollector:
         """Collect in the process, as :meth:`.Collector.collect` does."""
         return to_tensors(self.process.request("collect", epsilon, max_steps, interrupted=interrupted))
 
+    def collect_round(
+        self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
+    ) -> tuple[Collected, EnvironmentFault | None]:
+        """Collect a round in the process, as :meth:`.Collector.collect_round` does."""
+        return self.submit_round(epsilon, steps=steps, episodes=episodes, interrupted=interrupted)()
+
     def submit_round(
         self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
     ) -> Callable[[], tuple[Collected, EnvironmentFault | None]]:

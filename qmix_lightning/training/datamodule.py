@@ -27,7 +27,7 @@ from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.sampler import ReplaySampler
 from qmix_lightning.rollout.background import BackgroundCollector
 from qmix_lightning.rollout.collector import Collected
-from qmix_lightning.rollout.collectors import AnyCollector, TrainingEnvs, go_on_from, make_collector
+from qmix_lightning.rollout.collectors import RolloutCollector, TrainingEnvs, go_on_from, make_collector
 from qmix_lightning.rollout.evaluation import Evaluator
 from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.runtime.kill_points import reached
@@ -119,7 +119,7 @@ class ReplayDataModule(LightningDataModule):
         self.counters = Counters()
         self.act_s, self.env_s = 0.0, 0.0
         self.store: SegmentStore | None = None
-        self.collector: AnyCollector | None = None
+        self.collector: RolloutCollector | None = None
         self._evaluator = Evaluator(make_eval_env, seed=seed)
         self._resume_from: dict[str, Any] | None = None
         self._resume_acting: dict[str, Tensor] | None = None
@@ -207,7 +207,7 @@ class ReplayDataModule(LightningDataModule):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def _collector(self) -> AnyCollector:
+    def _collector(self) -> RolloutCollector:
         if self.collector is None:
             dealt = None if self.rounds is None else self.rounds.capacity
             self.collector = make_collector(
@@ -311,7 +311,7 @@ class ReplayDataModule(LightningDataModule):
         # Ranks that are interrupted at different moments could not go on as one run, so they play whole rounds.
         return world_size() == 1 and self.stop.is_set()
 
-    def _begin_background_round(self, collector: AnyCollector) -> None:
+    def _begin_background_round(self, collector: RolloutCollector) -> None:
         steps, episodes = self._to_next_update()
         epsilon = self.epsilon(self.counters.round_start)
         collector.publish(self._policy)
