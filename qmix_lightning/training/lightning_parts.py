@@ -17,7 +17,6 @@ from qmix_lightning.config.schema import check_settings
 from qmix_lightning.config.trust import texts
 from qmix_lightning.errors import ConfigurationError, QMixLightningError
 from qmix_lightning.runtime.text import did_you_mean, on_one_line
-from qmix_lightning.training.profiler import NoProfiler
 from qmix_lightning.training.trackers.base import TrackedRun, Tracker, tracker_ids
 
 __all__ = ["make_instances", "make_loggers", "make_trainer"]
@@ -26,8 +25,6 @@ __all__ = ["make_instances", "make_loggers", "make_trainer"]
 def make_trainer(section: Mapping[str, Any], **provided: Any) -> Trainer:
     """Make Lightning's Trainer; ``trainer.*`` is passed straight through, what it refuses is the user's to correct."""
     settings = check_settings("trainer", section, Trainer, provided)
-    if settings.get("profiler") is None and not settings.get("barebones"):
-        provided["profiler"] = NoProfiler()
     try:
         return Trainer(**(settings | provided))
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
