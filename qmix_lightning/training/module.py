@@ -73,13 +73,6 @@ class TeamModule(LightningModule):
         self._settings: list[dict[str, Any]] = []
         self.on_new_optimizer: Callable[[Optimizer], None] | None = None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes each hook's name here, forty times an update; a module looks at what else it could be.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
     def forward(self, obs: Tensor, last_action: Tensor, state: tuple[Tensor, ...]) -> Any:
         """Run the acting network: see :class:`qmix_lightning.agents.policy.Policy`."""
         return self.learner.policy(obs, last_action, state)
