@@ -47,7 +47,6 @@ from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.build import build_run
 from qmix_lightning.components import build_learner
 from qmix_lightning.config.run_config import RunConfig, validate
-from qmix_lightning.optimizers import clip_by_norm
 from qmix_lightning.runtime.resources import keep_freed_memory
 from qmix_lightning.training.summary import versions
 from qmix_lightning.types import TrajectoryBatch
@@ -180,7 +179,7 @@ class OurUpdate:
         loss = self.loss()
         self.optimizer.zero_grad()
         loss.backward()
-        clip_by_norm(self.parameters, 10.0)
+        nn.utils.clip_grad_norm_(self.parameters, 10.0, foreach=True)
         self.optimizer.step()
 
 

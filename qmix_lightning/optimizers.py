@@ -6,18 +6,17 @@ The keyword arguments of an entry are the settings of its YAML.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qmix_lightning.registry import Registry
 from qmix_lightning.runtime.choices import check_choices
 
-__all__ = ["OPTIMIZERS", "LearningRate", "adam", "clip_by_norm", "lr_factor", "rmsprop", "set_learning_rates"]
+__all__ = ["OPTIMIZERS", "LearningRate", "adam", "lr_factor", "rmsprop", "set_learning_rates"]
 
 OPTIMIZERS = Registry(
     "optimizer",
@@ -29,9 +28,6 @@ OPTIMIZERS = Registry(
 )
 
 Groups = list[dict[str, Any]]
-
-_MOST_JOINED = 1 << 20
-"""Numbers of gradients that are joined for their norm: a copy of more costs as much as their norms."""
 
 
 @dataclass(frozen=True)
@@ -107,28 +103,6 @@ def _kernels(groups: Groups) -> dict[str, bool]:
     """Choose one kernel for all parameters on one kind of device, if torch has it, or a few that round differently."""
     kinds = {p.device.type for group in groups for p in group["params"]}
     return {"fused": True} if kinds in ({"cpu"}, {"cuda"}) else {"foreach": True}
-
-
-def clip_by_norm(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
-    """Scale the gradients in place so that their joined norm is ``limit`` at most; return what it was.
-
-    As ``torch.nn.utils.clip_grad_norm_``, which takes a norm of each: for small networks on a CPU one of all is faster.
-
-    Args:
-        parameters: those without a gradient are left out.
-        limit: ``None`` to scale nothing.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return torch.zeros(())
-    alike = len({(g.device, g.dtype) for g in gradients}) == 1
-    if not alike or gradients[0].device.type != "cpu" or sum(g.numel() for g in gradients) > _MOST_JOINED:
-        return nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
-    norm = torch.linalg.vector_norm(torch.cat([g.reshape(-1) for g in gradients]))
-    if limit is not None:
-        scale = (limit / (norm + 1e-6)).clamp_(max=1.0)
-        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
-    return norm
 
 
 def rmsprop(

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmix_lightning.optimizers import OPTIMIZERS, LearningRate, _kernels, clip_by_norm, lr_factor, set_learning_rates
-from support.cases import every_value
+from qmix_lightning.optimizers import OPTIMIZERS, LearningRate, _kernels, lr_factor, set_learning_rates
 
 OWN = {"adam": {"beta1": 0.9, "beta2": 0.999}, "rmsprop": {"alpha": 0.99}}
 
@@ -127,27 +126,3 @@ def test_adams_one_kernel_equals_its_formula():
     assert not fused._step_supports_amp_scaling  # Lightning would not clip in mixed precision
     for mine, theirs in zip((weight, bias), plain, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("limit", "dtypes"),
-    every_value([0.5, 1e3, None], [(torch.float32,) * 3, (torch.float32, torch.float64, torch.float32)]),
-)
-def test_clipping_equals_torchs(limit, dtypes):
-    def made():
-        torch.manual_seed(0)
-        parameters = [
-            torch.nn.Parameter(torch.randn(n, 2).to(dtype)) for n, dtype in zip((3, 40, 1), dtypes, strict=True)
-        ]
-        for p in parameters[:2]:
-            p.grad = torch.randn(2, len(p)).to(p.dtype).T
-        return parameters
-
-    mine, theirs = made(), made()
-    norm = clip_by_norm(mine, limit)
-    expected = torch.nn.utils.clip_grad_norm_(theirs, float("inf") if limit is None else limit, foreach=False)
-    torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0, check_dtype=False)
-    for one, other in zip(mine[:2], theirs[:2], strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=0)
-    assert mine[2].grad is None
-    assert clip_by_norm(mine[2:], 1.0) == 0.0

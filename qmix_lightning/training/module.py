@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from qmix_lightning.algorithms.base import Learner, LossTerms
 from qmix_lightning.checkpoint.manifest import RunMetadata
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunDiverged
-from qmix_lightning.optimizers import clip_by_norm, set_learning_rates
+from qmix_lightning.optimizers import set_learning_rates
 from qmix_lightning.runtime.distributed import all_reduce_sum
 from qmix_lightning.training.metrics import MeanWithInterval
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
@@ -173,7 +173,9 @@ class TeamModule(LightningModule):
         for group in optimizer.param_groups:
             together = group.get("max_grad_norm") or 0.0, group.get("clip_group", "")
             limits.setdefault(together, []).extend(group["params"])
-        norms = [clip_by_norm(params, limit if limit > 0 else None).detach() for (limit, _), params in limits.items()]
+        norms = [
+            nn.utils.clip_grad_norm_(params, limit or math.inf, foreach=True) for (limit, _), params in limits.items()
+        ]
         self._grad_norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
     @property

@@ -4,7 +4,6 @@ import resource
 
 import torch
 
-from qmix_lightning.optimizers import clip_by_norm
 from qmix_lightning.runtime.resources import keep_freed_memory
 from support.batches import random_batch
 from support.learners import make_learner
@@ -28,7 +27,7 @@ for update in range(160):
     terms = learner.loss(batch)
     optimizer.zero_grad()
     (terms.total / terms.count).backward()
-    clip_by_norm(parameters, 10.0)
+    torch.nn.utils.clip_grad_norm_(parameters, 10.0, foreach=True)
     optimizer.step()
     learner.after_update(episodes=update, updates=update)
     if update % 40 == 39:
