@@ -26,8 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qmix_lightning.nn.buffer_pool import pooled_empty
-
 __all__ = ["packed_gru"]
 
 _BLOCK_ROWS = 2048
@@ -144,8 +142,8 @@ def _forward(
 
     blocks = list(_blocks(counts))
     kept = rows if keep else max((b[3] - b[2] for b in blocks), default=0)
-    gates = pooled_empty((*lead, kept, 3 * size), dtype, device)
-    new = pooled_empty((*lead, kept, size), dtype, device)
+    gates = torch.empty((*lead, kept, 3 * size), dtype=dtype, device=device)
+    new = torch.empty((*lead, kept, size), dtype=dtype, device=device)
     memory = torch.empty((*lead, rows, size), dtype=dtype, device=device)
     hidden = initial
     for first, last, begin, end in blocks:
@@ -240,10 +238,10 @@ def _backward(
     grad_inputs = torch.empty_like(inputs)
     grad_ih, grad_hh = torch.zeros_like(weight_ih), torch.zeros_like(weight_hh)
     grad_bias_hh, grad_bias_new = weight_hh.new_zeros((*lead, 3 * size)), weight_hh.new_zeros((*lead, size))
-    factors = pooled_empty((*lead, largest, 3, size), dtype, device)
-    sums = pooled_empty((*lead, largest, 3 * size), dtype, device)
-    factor_new = pooled_empty((*lead, largest, size), dtype, device)
-    whole = pooled_empty((*lead, largest, size), dtype, device)
+    factors = torch.empty((*lead, largest, 3, size), dtype=dtype, device=device)
+    sums = torch.empty((*lead, largest, 3 * size), dtype=dtype, device=device)
+    factor_new = torch.empty((*lead, largest, size), dtype=dtype, device=device)
+    whole = torch.empty((*lead, largest, size), dtype=dtype, device=device)
     carried = None  # what flows into the last step of a block from the first one of the block after
     for first, last, begin, end in reversed(blocks):
         here, sizes = slice(begin, end), counts[first:last]

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from qmix_lightning.agents.base import Agent
-from qmix_lightning.nn import buffer_pool as pool
-from qmix_lightning.nn.buffer_pool import held_bytes, pooled_empty
 from qmix_lightning.nn.mlp import hypernetwork, side_by_side
 from qmix_lightning.nn.packed_input_layer import first_layer, first_layer_pair
 from qmix_lightning.nn.packing import Packing
@@ -240,55 +238,3 @@ def test_hypernetworks_side_by_side():
     state = torch.randn(2, 3, 5)
     for got, network in zip(side_by_side(networks, state), networks, strict=True):
         torch.testing.assert_close(got, network(state))
-
-
-# Memory ---------------------------------------------------------------------------------------------------------------
-
-BIG = (1024, 512)  # 2 MiB in float32
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def empty_pool(monkeypatch):
-    monkeypatch.setattr(pool, "_buffers", [])
-
-
-def test_pooled_is_reused_only_when_nothing_needs_it(empty_pool):
-    first = pooled_empty(BIG, torch.float32, CPU)
-    second = pooled_empty(BIG, torch.float32, CPU)
-    assert first.data_ptr() != second.data_ptr()
-    assert first.data_ptr() % 64 == 0
-    view, where = first[3:].t(), second.data_ptr()
-    del first, second
-    third = pooled_empty((512, 1024), torch.float32, CPU)
-    assert third.data_ptr() == where, "the free one"
-    assert pooled_empty(BIG, torch.float32, CPU).data_ptr() not in (where, view.data_ptr())
-    assert len(pool._buffers) == 3
-
-
-def test_pooled_that_a_graph_needs_is_not_given_away(empty_pool):
-    weight = torch.randn(512, 1, requires_grad=True)
-    x = pooled_empty(BIG, torch.float32, CPU).fill_(2.0)
-    out = (x @ weight).sum()
-    del x
-    pooled_empty(BIG, torch.float32, CPU).fill_(7.0)
-    out.backward()
-    assert (weight.grad == 2.0 * 1024).all()
-
-
-def test_outgrown_buffers_are_replaced(empty_pool):
-    for rows in (1024, 2048, 4096, 8192, 1024, 8192):
-        pooled_empty((rows, 512), torch.float32, CPU)
-    assert len(pool._buffers) == 1
-    assert held_bytes() < 2 * 8192 * 512 * 4
-
-
-def test_memory_does_not_grow_with_the_number_of_updates(empty_pool):
-    net = policy("recurrent", True, torch.float32)
-    sizes = []
-    for lengths in ([60] * 96, *[[20 + (7 * i) % 41, *[30 + i] * 95] for i in range(12)]):
-        q = net.unroll(random_batch(0, lengths).mask_invalid())
-        q.sum().backward()
-        sizes.append((len(pool._buffers), held_bytes()))
-    assert sizes[0][0] > 0
-    assert set(sizes) == {sizes[0]}
