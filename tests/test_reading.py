@@ -85,5 +85,5 @@ def test_the_page_names_the_files_of_one_update(tmp_path: Path):
     measured["learn"] = files_of(learn)
     collector.close()
     assert named() == measured
-    assert len(set().union(*named().values())) == 32
-    assert "32 files" in (ROOT / "docs" / "reading.md").read_text()
+    assert len(set().union(*named().values())) == 30
+    assert "30 files" in (ROOT / "docs" / "reading.md").read_text()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.nn.packed_input_layer import PackedInputs
 from qmix_lightning.nn.packing import Packing
 
 __all__ = ["Agent", "AgentState", "forget_dead"]
@@ -59,26 +58,14 @@ class Agent(nn.Module):
             outputs.append(features)
         return torch.stack(outputs, dim=1), state  # [B, T, N, F]
 
-    def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
-        """Compute the steps at which agents are alive and no others: to features ``[P, C, F]``.
+    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        """Compute the steps at which agents are alive and no others: ``inputs [P, C, I]`` to features ``[P, C, F]``.
 
         Equal to ``unroll_body`` wherever an agent is alive. ``state`` is that before the first step, each
         ``[B, N, H]``. Everything that is defined on ``[..., N, F]`` works on ``[..., C, F]`` too: with one column there
         is one set of parameters, which needs no agent's number.
         """
         raise NotImplementedError
-
-    def unroll_packed_online_and_target(
-        self, target: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
-    ) -> tuple[Tensor, Tensor]:
-        """Return ``unroll_packed`` of this agent and, without a gradient, of ``target``.
-
-        ``target`` is one like it with weights of its own. To be overridden where both together are faster than one
-        after the other.
-        """
-        features = self.unroll_packed(inputs, state, packing)
-        with torch.no_grad():
-            return features, target.unroll_packed(inputs, state, packing)
 
     def unroll(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
         """Compute a sequence as ``unroll_body`` does, to ``q [B, T, N, A]``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,7 +14,6 @@ from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.nn.convolution import AgentConv, strides_for
 from qmix_lightning.nn.layers import AgentLinear, parameter_sets
-from qmix_lightning.nn.packed_input_layer import PackedInputs, first_layer
 from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import Picture
 
@@ -103,12 +101,8 @@ class ConvolutionalAgent(Agent):
     def unroll_body(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
         return self.core.unroll_body(self._encode(inputs), state, alive)
 
-    def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
-        obs = inputs.obs.index_select(0, inputs.source).unflatten(0, (-1, inputs.columns))  # [P, C, O]
-        seen = self.project(self._convolved(obs))
-        if self.rest is not None:
-            seen = seen + first_layer(self.rest, replace(inputs, obs=inputs.obs.index_select(-1, self.others)))
-        return self.core.after_first_layer(self.core.encode(torch.relu(seen)), state, packing)
+    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        return self.core.unroll_packed(self._encode(inputs), state, packing)
 
     def _encode(self, inputs: Tensor) -> Tensor:
         """Encode ``inputs [..., N, I]``, the observation first, to ``[..., N, H]``."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qmix_lightning.nn.layers import AgentLinear
-from qmix_lightning.nn.packed_input_layer import PackedInputs, first_layer
 from qmix_lightning.types import EntityBlock
 
 __all__ = ["DirectedHead", "EntityEncoder", "Seen"]
@@ -82,20 +80,10 @@ class EntityEncoder(nn.Module):
         self.value = AgentLinear(sets, embed_dim, embed_dim)
 
     def forward(self, inputs: Tensor) -> Seen:
-        """Encode ``inputs [..., N, I]``, the observation first."""
+        """Encode ``inputs [..., C, I]``, the observation first."""
         obs = inputs[..., : self.obs_dim]
         own = torch.cat([obs.index_select(-1, self.own), inputs[..., self.obs_dim :]], dim=-1)
-        return self._encode(obs, self.embed_own(own))
-
-    def packed(self, inputs: PackedInputs) -> Seen:
-        """Encode the packed rows of a packing."""
-        own = replace(inputs, obs=inputs.obs.index_select(-1, self.own))
-        obs = inputs.obs.index_select(0, inputs.source).unflatten(0, (-1, inputs.columns))  # [P, C, O]
-        return self._encode(obs, first_layer(self.embed_own, own))
-
-    def _encode(self, obs: Tensor, own: Tensor) -> Seen:
-        """Encode ``obs [..., C, O]`` and, before its ReLU, ``own [..., C, D]``."""
-        own = torch.relu(own)
+        own = torch.relu(self.embed_own(own))  # [..., C, D]
         tokens, seen = [], []
         for number, (block, embed) in enumerate(zip(self.blocks, self.embed, strict=True)):
             features = obs[..., block.start : block.end].unflatten(-1, (block.count, block.size))

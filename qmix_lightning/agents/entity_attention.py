@@ -14,7 +14,6 @@ from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.nn.layers import AgentLinear, ShareParameters, orthogonal_, parameter_sets
-from qmix_lightning.nn.packed_input_layer import PackedInputs
 from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import EntityBlock
 
@@ -129,9 +128,9 @@ class EntityAttentionAgent(Agent):
         hidden, state = self.core.unroll_body(seen.summary, state, alive)
         return self._with_targets(hidden, seen), state
 
-    def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
-        seen = self.encoder.packed(inputs)
-        hidden = self.core.after_first_layer(self.core.encode(seen.summary), state, packing)
+    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        seen = self.encoder(inputs)
+        hidden = self.core.unroll_packed(seen.summary, state, packing)
         return self._with_targets(hidden, seen)
 
     def _with_targets(self, hidden: Tensor, seen: Seen) -> Tensor:

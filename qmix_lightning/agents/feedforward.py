@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from qmix_lightning.agents.base import Agent, AgentState
-from qmix_lightning.nn.fused_linear import rectified_linear
 from qmix_lightning.nn.heads import make_head
 from qmix_lightning.nn.layers import (
     AgentLayerNorm,
@@ -18,7 +17,6 @@ from qmix_lightning.nn.layers import (
     packing_columns,
     parameter_sets,
 )
-from qmix_lightning.nn.packed_input_layer import PackedInputs, first_layer, first_layer_pair
 from qmix_lightning.nn.packing import Packing
 
 __all__ = ["FeedForwardAgent"]
@@ -68,43 +66,11 @@ class FeedForwardAgent(Agent):
         return ()
 
     def body(self, inputs: Tensor, state: AgentState) -> tuple[Tensor, AgentState]:
-        return self._after_first(self.encode(inputs)), state
+        encoded = torch.relu_(self.encode_norm(self.encode(inputs)))
+        return torch.relu(self.hidden_norm(self.hidden(encoded))), state
 
     def unroll_body(self, inputs: Tensor, state: AgentState, alive: Tensor) -> tuple[Tensor, AgentState]:
         return self.body(inputs, state)
 
-    def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
-        return self._after_packed(first_layer(self.encode, inputs, rectify=self._rectified_first))
-
-    def unroll_packed_online_and_target(
-        self, target: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
-    ) -> tuple[Tensor, Tensor]:
-        if not isinstance(target, FeedForwardAgent):
-            return super().unroll_packed_online_and_target(target, inputs, state, packing)
-        first, other = first_layer_pair(self.encode, target.encode, inputs, rectify=self._rectified_first)
-        with torch.no_grad():
-            target_features = target._after_packed(other)
-        return self._after_packed(first), target_features
-
-    def after_first_layer(self, first: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        """Compute the rest of ``unroll_packed``, from ``first [P, C, H]`` made in another way, which is overwritten."""
-        return self._after_first(first)
-
-    @property
-    def _rectified_first(self) -> bool:
-        """Whether the ReLU follows the first layer at once."""
-        return isinstance(self.encode_norm, nn.Identity)
-
-    def _after_packed(self, first: Tensor) -> Tensor:
-        """Compute features from the first layer ``[P, C, H]``, rectified already where it may be."""
-        if not self._rectified_first:
-            return self._after_first(first)
-        plain = self.hidden.n_sets == 1 and isinstance(self.hidden_norm, nn.Identity)
-        if plain and not torch.is_autocast_enabled(first.device.type):
-            weight, bias = self.hidden.weight.flatten(0, 1), self.hidden.bias.flatten()
-            return rectified_linear(first[:, 0], weight, bias)[:, None]
-        return torch.relu(self.hidden_norm(self.hidden(first)))
-
-    def _after_first(self, encoded: Tensor) -> Tensor:
-        encoded = torch.relu_(self.encode_norm(encoded))
-        return torch.relu(self.hidden_norm(self.hidden(encoded)))
+    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        return self.body(inputs, state)[0]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from qmix_lightning.nn.packed_input_layer import PackedInputs
 from qmix_lightning.nn.packing import Packing
 from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.types import TrajectoryBatch
@@ -57,7 +56,15 @@ class InputBuilder(nn.Module):
     @property
     def output_dim(self) -> int:
         """Size of the joined input."""
-        return self.use_obs * self.obs_dim + self.use_last_action * self.n_actions + self.use_agent_id * self.n_agents
+        return sum(self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        return (
+            self.use_obs * self.obs_dim,
+            self.use_last_action * self.n_actions,
+            self.use_agent_id * self.n_agents,
+        )
 
     def observe(self, batch: TrajectoryBatch, all_reduce: Callable[[Tensor], Tensor]) -> None:
         """Add the batch's observations to the running statistics, if there are any."""
@@ -82,28 +89,22 @@ class InputBuilder(nn.Module):
         return torch.cat(parts, dim=-1)  # [..., N, I]
 
     @torch.no_grad()
-    def packed(self, batch: TrajectoryBatch, packing: Packing) -> PackedInputs:
-        """Return the parts of the input of ``packing``'s rows; under autocast to be multiplied in its precision."""
-        key = ("code", packing.columns, packing.ordered)
-        if key not in batch.cache:
-            first = torch.arange(self.n_agents, device=packing.source.device) * (1 + self.n_actions) + 1  # [N]
-            batch.cache[key] = (batch.last_actions() + first).reshape(-1).index_select(0, packing.source)
-        kind = batch.obs.device.type
+    def packed(self, batch: TrajectoryBatch, packing: Packing) -> Tensor:
+        """Join the input of ``packing``'s rows: ``[P, C, I]``."""
+        source, sizes = packing.source, self._sizes
         obs = batch.obs.reshape(-1, self.obs_dim)
-        scaling = None
-        if self.moments is not None:
-            scaling = self.moments.mean.to(obs.dtype), self.moments.deviation(obs)
-        return PackedInputs(
-            obs=obs if self.use_obs else obs[:, :0],
-            source=packing.source,
-            columns=packing.columns,
-            code=batch.cache[key],
-            n_actions=self.n_actions,
-            use_last_action=self.use_last_action,
-            use_agent_id=self.use_agent_id,
-            low_precision=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,
-            scaling=scaling,
-        )
+        joined = obs.new_zeros(len(source), sum(sizes))  # [P * C, I]
+        seen, last_action, agent_id = joined.split(sizes, dim=1)
+        if self.use_obs:
+            torch.index_select(obs, 0, source, out=seen)  # into its place: a copy of large batches costs pages
+            if self.moments is not None:
+                seen.copy_(self._normalized(seen))
+        if self.use_last_action:
+            last = batch.last_actions().reshape(-1, 1).index_select(0, source)
+            last_action.scatter_(1, last.clamp(min=0), (last >= 0).to(obs.dtype))
+        if self.use_agent_id:
+            agent_id.scatter_(1, (source % self.n_agents)[:, None], 1.0)
+        return joined.unflatten(0, (-1, packing.columns))
 
     def _normalized(self, obs: Tensor) -> Tensor:
         return obs if self.moments is None else self.moments.normalize(obs).clamp(-10.0, 10.0)

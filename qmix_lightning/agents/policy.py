@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from qmix_lightning.action_selection import epsilon_greedy, greedy_actions
 from qmix_lightning.agents.base import Agent, AgentState
 from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.nn.packed_input_layer import PackedInputs
 from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import TrajectoryBatch
 
@@ -70,9 +69,9 @@ class Policy(nn.Module):
             with torch.no_grad():
                 return q, target.unroll(batch)
         inputs, state, packing = self._packed(batch)
-        packed, target_packed = self.agent.unroll_packed_online_and_target(target.agent, inputs, state, packing)
+        packed = self.agent.unroll_packed(inputs, state, packing)
         with torch.no_grad():
-            q_target = packing.scatter(target.values(target_packed))
+            q_target = packing.scatter(target.values(target.agent.unroll_packed(inputs, state, packing)))
         return packing.scatter(self.values(packed)), q_target
 
     def unroll_features(self, batch: TrajectoryBatch) -> Tensor:
@@ -95,7 +94,7 @@ class Policy(nn.Module):
         inputs, state, packing = self._packed(batch)
         return self.agent.unroll_packed(inputs, state, packing), packing
 
-    def _packed(self, batch: TrajectoryBatch) -> tuple[PackedInputs, AgentState, Packing]:
+    def _packed(self, batch: TrajectoryBatch) -> tuple[Tensor, AgentState, Packing]:
         """Return what an agent unrolls of ``batch``: packed inputs, state before the first step, and packing."""
         columns = self.agent.columns
         unordered = self.agent.memoryless and columns == 1

@@ -18,7 +18,6 @@ from qmix_lightning.nn.layers import (
     parameter_sets,
 )
 from qmix_lightning.nn.packed_gru import packed_gru
-from qmix_lightning.nn.packed_input_layer import PackedInputs, first_layer, first_layer_pair
 from qmix_lightning.nn.packing import Packing
 
 __all__ = ["RecurrentAgent"]
@@ -98,35 +97,8 @@ class RecurrentAgent(Agent):
         # The next segment may revive who died in this one.
         return self.memory_norm(torch.stack(memories, dim=1)), forget_dead((hidden,), alive[:, -1])  # [B, T, N, H]
 
-    def unroll_packed(self, inputs: PackedInputs, state: AgentState, packing: Packing) -> Tensor:
-        first = first_layer(self.encode, inputs, rectify=self._rectified_first)
-        return self._unroll_memory(self._encoded(first), state, packing)
-
-    def after_first_layer(self, first: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        """Compute the rest of ``unroll_packed``, from ``first [P, C, H]`` made in another way, which is overwritten."""
-        return self._unroll_memory(torch.relu_(self.encode_norm(first)), state, packing)
-
-    def unroll_packed_online_and_target(
-        self, target: Agent, inputs: PackedInputs, state: AgentState, packing: Packing
-    ) -> tuple[Tensor, Tensor]:
-        if not isinstance(target, RecurrentAgent):
-            return super().unroll_packed_online_and_target(target, inputs, state, packing)
-        first, other = first_layer_pair(self.encode, target.encode, inputs, rectify=self._rectified_first)
-        features = self._unroll_memory(self._encoded(first), state, packing)
-        with torch.no_grad():
-            return features, target._unroll_memory(target._encoded(other), state, packing)
-
-    @property
-    def _rectified_first(self) -> bool:
-        """Whether the ReLU follows the first layer at once."""
-        return isinstance(self.encode_norm, nn.Identity)
-
-    def _encoded(self, first: Tensor) -> Tensor:
-        """Return what the memory reads of the first layer, which is rectified already where it may be."""
-        return first if self._rectified_first else torch.relu_(self.encode_norm(first))
-
-    def _unroll_memory(self, encoded: Tensor, state: AgentState, packing: Packing) -> Tensor:
-        """Compute features from the rectified first layer ``[P, C, H]``."""
+    def unroll_packed(self, inputs: Tensor, state: AgentState, packing: Packing) -> Tensor:
+        encoded = torch.relu_(self.encode_norm(self.encode(inputs)))
         initial = packing.initial(state[0])
         layers = (self.input_gates, self.state_gates)
         parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]

@@ -24,8 +24,6 @@ _ENTRY_POINTS = {"train": "commands.train", "evaluate": "commands.evaluate"}
 """Modules that stay importable for good; like all of them they run by ``python -m`` too."""
 
 MODULES = {
-    "agents.dense": "nn.fused_linear",
-    "agents.first_layer": "nn.packed_input_layer",
     "agents.gru": "nn.packed_gru",
     "agents.heads": "nn.heads",
     "agents.layers": "nn.layers",
