@@ -7,9 +7,11 @@ the entry points of other installed distributions in the registry's group.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, entry_points
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any
 
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
@@ -55,7 +57,7 @@ class Registry:
 
     def targets(self) -> dict[str, str | Callable[..., Any]]:
         """Return every known name with its target; import nothing. What ``register`` named wins."""
-        found: dict[str, str | Callable[..., Any]] = {ep.name: ep.value for ep in entry_points(group=self.group)}
+        found: dict[str, str | Callable[..., Any]] = {ep.name: ep.value for ep in self._published()}
         return dict(sorted((found | self._own | self._targets).items()))
 
     def distribution_of(self, name: str) -> Distribution | None:
@@ -63,11 +65,11 @@ class Registry:
         if name in self._targets:
             return None
         if name not in self._own:
-            return next((point.dist for point in entry_points(group=self.group, name=name)), None)
-        try:
-            return distribution(OWN_DISTRIBUTION)
-        except PackageNotFoundError:  # the folder is on the path, and nothing is installed
-            return None
+            return next((point.dist for point in self._published() if point.name == name), None)
+        return _own_distribution()
+
+    def _published(self) -> tuple[EntryPoint, ...]:
+        return _entry_points(self.group, tuple(sys.path))
 
     def names(self) -> list[str]:
         """Return every known name, sorted."""
@@ -86,6 +88,20 @@ class Registry:
             raise ConfigurationError(f"unknown {self.kind} '{name}'{did_you_mean(name, targets)}")
         target = targets[name]
         return load_target(target, f"{self.kind} '{name}'") if isinstance(target, str) else target
+
+
+@functools.lru_cache(maxsize=None)
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Read the entry points of what is installed on ``path``, once: it takes milliseconds, and a run asks often."""
+    return tuple(entry_points(group=group))
+
+
+@functools.lru_cache(maxsize=None)
+def _own_distribution() -> Distribution | None:
+    try:
+        return distribution(OWN_DISTRIBUTION)
+    except PackageNotFoundError:  # the folder is on the path, and nothing is installed
+        return None
 
 
 def load_target(target: str, what: str) -> Callable[..., Any]:

@@ -1,14 +1,36 @@
 """Settings of every test."""
 
+import gc
 import os
+import tempfile
 
 import pytest
 import torch
 
 from support import commands
 
-# JAX compiles each environment for some steps only: without LLVM's expensive passes in two thirds of the time.
+# JAX compiles each environment for some steps only: without LLVM's expensive passes in two thirds of the time, and once
+# for all processes of the tests, which inherit where the result is.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+_COMPILED = "JAX_COMPILATION_CACHE_DIR"
+_made = None if _COMPILED in os.environ else tempfile.TemporaryDirectory(prefix="compiled")
+if _made:
+    os.environ[_COMPILED] = _made.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# What is imported and collected stays, a million objects: the collector looks through them in every test, for nothing.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_there_stays():
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,8 +120,7 @@ def _missing(dist: Distribution, family: str) -> str | None:
 
 def _has_all(dist: Distribution, extras: set[str], seen: set[tuple[str, str]]) -> bool:
     """Return whether everything that these extras of ``dist`` require is installed, in a version that fits."""
-    for text in dist.requires or ():
-        requirement = Requirement(text)
+    for requirement in _requirements(dist):
         marker = requirement.marker
         if marker is None or marker.evaluate({"extra": ""}):
             continue  # a plain dependency
@@ -136,6 +136,12 @@ def _has_all(dist: Distribution, extras: set[str], seen: set[tuple[str, str]]) -
         if deeper and not _has_all(needed, deeper, seen | {(needed.name, extra) for extra in deeper}):
             return False
     return True
+
+
+@functools.lru_cache(maxsize=8)
+def _requirements(dist: Distribution) -> tuple[Requirement, ...]:
+    """Parse what ``dist`` requires, once for all names that it brings."""
+    return tuple(Requirement(text) for text in dist.requires or ())
 
 
 def _is_there(module: str) -> bool:

@@ -6,6 +6,7 @@ Which checkpoint is resumed and how its configuration is merged with what was ty
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import typing
@@ -223,6 +224,7 @@ def _preset_key(value: object) -> str | None:
     return match and match[1]
 
 
+@functools.cache
 def _read(name: str) -> dict[str, Any]:
     """Read one of the package's own files with those that its defaults list begins with; empty if it is a plugin's."""
     from omegaconf import OmegaConf

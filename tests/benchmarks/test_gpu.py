@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from support import runs
+
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
@@ -48,9 +50,9 @@ def test_it_runs_on_a_cpu(tmp_path: Path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_it_says_that_there_is_no_gpu(tmp_path: Path):
-    done = start(tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr == (f"torch {torch.__version__} finds no CUDA device; --device cpu --quick runs without one\n")
+def test_it_says_that_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARK.parent))
+    told = runs.run(["--output", "gpu.json"], "gpu", status=2)
+    assert told == f"torch {torch.__version__} finds no CUDA device; --device cpu --quick runs without one\n"
     assert list(tmp_path.iterdir()) == []

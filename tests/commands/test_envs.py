@@ -273,13 +273,13 @@ def test_a_new_plugin_installs_passes_and_trains(envs, tmp_path, monkeypatch):
     runs.run(["-q", "-p", "no:cacheprovider", str(project / "tests")], "pytest")
 
     run_dir = tmp_path / "run"
-    small = ["total_env_steps=600", "eval_interval=300", "eval_episodes=4", "checkpoint_interval=300"]
+    small = ["total_env_steps=200", "eval_interval=100", "eval_episodes=4", "checkpoint_interval=100"]
     small += ["replay.batch_size=8", "trainer.accelerator=cpu", "logger=none", f"run_dir={run_dir}"]
     recipe = ["--config-dir", str(project / "conf"), "experiment=my_team_qmix"]
     runs.run([*recipe, *small])
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["status"], summary["env"]) == ("completed", "my_team")
-    assert summary["env_steps"] >= 600
+    assert summary["env_steps"] >= 200
     assert 0.0 <= summary["eval"]["win_rate"] <= 1.0
 
 

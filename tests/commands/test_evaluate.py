@@ -29,14 +29,14 @@ def result_of(arguments: list[str]) -> dict[str, Any]:
     return json.loads(inprocess.succeed([*arguments, "output=-"], "evaluate").out)
 
 
-@pytest.mark.parametrize("name", ["best", "last"])
-def test_it_sees_what_training_saw(run: Path, name: str):
+@pytest.mark.parametrize(("name", "env_counts"), [("best", (1, 8)), ("last", (3,))])
+def test_it_sees_what_training_saw(run: Path, name: str, env_counts: tuple[int, ...]):
     """With the run's seed and number of episodes, however many environments step together."""
     path = run / "checkpoints" / f"{name}.ckpt"
     payload = torch.load(path, weights_only=True)
     seen = payload["eval"] if name == "best" else json.loads((run / "summary.json").read_text())["eval"]
     seen = {key.removeprefix("eval/"): value for key, value in seen.items()}
-    for num_envs in (1, 3, 8):
+    for num_envs in env_counts:
         result = result_of([f"ckpt_path={path}", "episodes=7", f"num_envs={num_envs}", "seed=3", ID])
         for key in ("return_mean", "return_ci95", "length_mean", "win_rate"):
             assert result[key] == pytest.approx(seen[key], abs=1e-9), key

@@ -1,6 +1,6 @@
 """``python -m qmix_lightning COMMAND`` is the console script; the modules of 0.1.0 are imported and run as before.
 
-That it starts the other ranks as it was started is in test_ranks.
+That each answers to ``--help`` is in test_help, that it starts the other ranks as it was started in test_ranks.
 """
 
 from __future__ import annotations
@@ -35,13 +35,6 @@ def test_without_a_command_they_are_listed():
     assert all(name in ended.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "evaluate", "export", "import", "envs", "bench"])
-def test_a_command_answers(name: str):
-    ended = python("-m", "qmix_lightning", name, "--help")
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith(f"qmix-{'eval' if name == 'evaluate' else name}")
-
-
 def test_an_unknown_command_gets_the_nearest():
     ended = python("-m", "qmix_lightning", "trian")
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -56,8 +49,9 @@ def test_the_modules_of_0_1_0(name: str):
         f"from qmix_lightning.{name} import main, {name}\n"
         f"from qmix_lightning.commands import {name} as now\n"
         f"assert main is now.main and {name} is now.{name}\n"
+        f"import runpy; sys.argv[1:] = ['--help']; del sys.modules['qmix_lightning.{name}']\n"
+        f"runpy.run_module('qmix_lightning.{name}', run_name='__main__', alter_sys=True)\n"
     )
     ended = python("-c", code)
-    assert ended.returncode == 0, ended.stderr
-    ended = python("-m", f"qmix_lightning.{name}", "--help")
     assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("qmix-")

@@ -34,6 +34,7 @@ from qmix_lightning.mixers import MIXERS
 from qmix_lightning.optimizers import OPTIMIZERS
 from qmix_lightning.registry import Registry
 from qmix_lightning.vector.env_section import adapter_settings
+from support.cases import every_value
 from support.compositions import composed, run_config
 
 ROOT = Path(__file__).parents[2]
@@ -129,17 +130,31 @@ def test_names_of_this_package_need_no_installation():
 
 # -- what composes ------------------------------------------------------------------------------------------------
 
-GROUPS = ("env", "mixer", "agent", "algorithm", "replay", "rollout", "exploration", "optimizer", "trainer", "logger")
+NEEDED = {
+    "env=pettingzoo": ["env.id=a:b"],
+    "env=gymnasium": ["env.id=a"],
+    "replay=on_policy": ["rollout.update_every=${replay.capacity}", "rollout.update_unit=episodes"],
+}
+TOGETHER = ("env", "agent", "exploration", "optimizer", "trainer", "logger", "callbacks")
+"""Groups any of whose choices go with any of the others'."""
 
 
-@pytest.mark.parametrize(("group", "choice"), every(*GROUPS, "callbacks", "experiment"))
-def test_every_choice_passes_validation(group: str, choice: str):
-    needed = {
-        ("env", "pettingzoo"): ["env.id=a:b"],
-        ("env", "gymnasium"): ["env.id=a"],
-        ("replay", "on_policy"): ["rollout.update_every=${replay.capacity}", "rollout.update_unit=episodes"],
-    }
-    config = run_config(f"{group}={choice}", *needed.get((group, choice), []))
+def typed(*groups: str) -> list[list[str]]:
+    """Overrides by which every choice of every one of these groups is made once at least."""
+    return [[f"{g}={c}" for g, c in zip(groups, row, strict=True)] for row in every_value(*map(choices, groups))]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        row
+        for groups in (TOGETHER, ["mixer"], ["algorithm"], ["replay"], ["rollout"], ["experiment"])
+        for row in typed(*groups)
+    ],
+    ids=lambda row: row[0],
+)
+def test_every_choice_passes_validation(overrides: list[str]):
+    config = run_config(*overrides, *(more for choice in overrides for more in NEEDED.get(choice, [])))
     assert validate(config.to_dict()) == config
 
 

@@ -71,7 +71,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "pqn_qmix": pqn_loss,
 }
 ON_POLICY = ("coma", "ippo", "mappo", "pqn_vdn", "pqn_qmix")
-IN_CI = ("qmix", "qplex", "qtran_alt", "cw_qmix", "coma", "mappo", "pqn_qmix")
+IN_CI = ("qmix", "qtran_alt", "cw_qmix", "coma", "mappo", "pqn_qmix")
 WITHOUT_TARGETS = ("ippo", "mappo", "pqn_vdn", "pqn_qmix")
 
 
@@ -225,11 +225,12 @@ def echo_return(algorithm: str, folder: Path, seed: int, steps: int, *extra: str
 
 
 STEPS = dict.fromkeys(LOSSES, 1500) | dict.fromkeys(ON_POLICY, 2400) | {"qtran_base": 2400}
-QUICK_STEPS = dict.fromkeys(IN_CI, 900) | dict.fromkeys(ON_POLICY, 1600)
+QUICK_STEPS = {"cw_qmix": 900, "mappo": 1600, "pqn_qmix": 1600}
+"""The others learn a game in every run of the tests: test_experiments (qmix, qplex), test_qtran and test_coma."""
 SEEDS = (1, 2, 3)
 
 
-@pytest.mark.parametrize("algorithm", IN_CI)
+@pytest.mark.parametrize("algorithm", QUICK_STEPS)
 def test_it_learns_to_do_what_it_is_shown(algorithm: str, tmp_path: Path):
     assert echo_return(algorithm, tmp_path, seed=1, steps=QUICK_STEPS[algorithm]) > 0.9
 

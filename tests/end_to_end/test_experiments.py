@@ -40,7 +40,7 @@ def check_qmix(report: dict) -> None:
 
 
 def test_qmix_learns_the_two_step_game(tmp_path: Path):
-    check_qmix(learned(tmp_path, "two_step_qmix", 1, *shortened(2000, 5e-3), "optimizer.lr_anneal_steps=2000"))
+    check_qmix(learned(tmp_path, "two_step_qmix", 1, *shortened(1200, 8e-3), "optimizer.lr_anneal_steps=1200"))
 
 
 @pytest.mark.slow

@@ -38,9 +38,9 @@ def in_session(leader: int) -> list[str]:
 
 def test_a_killed_run_ends_as_one_that_steps_in_its_own_process(tmp_path: Path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    inprocess.succeed([*BASE, "total_env_steps=500", f"run_dir={whole}"])
-    process = runs.start([*BASE, PYTHON, "total_env_steps=500", f"run_dir={folder}", *runs.counting(tmp_path / "n")])
-    while runs.lines(tmp_path / "n") < 25 and process.poll() is None:
+    inprocess.succeed([*BASE, "total_env_steps=300", f"run_dir={whole}"])
+    process = runs.start([*BASE, PYTHON, "total_env_steps=300", f"run_dir={folder}", *runs.counting(tmp_path / "n")])
+    while runs.lines(tmp_path / "n") < 12 and process.poll() is None:
         time.sleep(0.01)
     assert any("boot.py" in line for line in in_session(process.pid))
     process.kill()

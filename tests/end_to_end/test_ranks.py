@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from qmix_lightning.checkpoint.files import read_checkpoint
-from support import runs
+from support import inprocess, runs
 
 ALGORITHMS = (
     *("iql", "vdn", "qmix", "qmix_ns", "qmix_lin", "vdn_s", "qplex", "qatten"),
@@ -42,7 +42,7 @@ def test_two_ranks_have_the_gradient_of_the_joined_batch(gradients: list[Path], 
 def two_rank_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Begun by ``python -m qmix_lightning train``, as which the second rank has to be started, too."""
     folder = tmp_path_factory.mktemp("ranks") / "run"
-    arguments = ["train", *runs.BASE, *runs.TWO_RANKS, "total_env_steps=700", f"run_dir={folder}"]
+    arguments = ["train", *runs.BASE, *runs.TWO_RANKS, "total_env_steps=300", f"run_dir={folder}"]
     runs.run(arguments, "qmix_lightning")
     return folder
 
@@ -54,7 +54,7 @@ def test_shards_differ_and_counters_are_global(two_rank_run: Path):
     counters, ranks = payload["ReplayDataModule"]["counters"], payload["ReplayDataModule"]["ranks"]
     assert payload["world_size"] == 2
     assert counters["episodes"] == sum(rank["next_id"] for rank in ranks)
-    assert counters["env_steps"] >= 700
+    assert counters["env_steps"] >= 300
     assert counters["updates"] == payload["global_step"]
     summary = json.loads((two_rank_run / "summary.json").read_text())
     assert summary["env_steps"] == counters["env_steps"]
@@ -65,15 +65,8 @@ def test_shards_differ_and_counters_are_global(two_rank_run: Path):
 
 def test_validation_is_split_and_joined_rightly(two_rank_run: Path):
     """One process playing all episodes of the two-rank run's networks gets the same figures."""
-    runs.run(
-        [
-            f"ckpt_path={two_rank_run}/checkpoints/best.ckpt",
-            "episodes=5",
-            "seed=1",
-            "env.id=support.fakes:VaryingLength",
-        ],
-        command="qmix_lightning.commands.evaluate",
-    )
+    typed = [f"ckpt_path={two_rank_run}/checkpoints/best.ckpt", "episodes=5", "seed=1"]
+    inprocess.succeed([*typed, "env.id=support.fakes:VaryingLength"], "evaluate")
     alone = json.loads((two_rank_run / "eval.json").read_text())
     best = read_checkpoint(two_rank_run / "checkpoints" / "best.ckpt")["eval"]
     assert alone["return_mean"] == pytest.approx(best["eval/return_mean"], rel=1e-6)

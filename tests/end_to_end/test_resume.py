@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from support import runs
+from support import inprocess, runs
 
 ID = "env.id=support.fakes:VaryingLength"  # a checkpoint does not decide what is imported: it is said again
+BUDGET = 420
+"""Environment steps of one process: some fifty updates."""
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +24,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory):
     def get(ranks: int, budget: int) -> Path:
         if (ranks, budget) not in made:
             folder = tmp_path_factory.mktemp("reference") / "run"
-            extra = runs.TWO_RANKS if ranks == 2 else []
-            runs.run([*runs.BASE, *extra, f"total_env_steps={budget}", f"run_dir={folder}"])
+            arguments = [*runs.BASE, f"total_env_steps={budget}", f"run_dir={folder}"]
+            if ranks == 2:
+                runs.run([*arguments, *runs.TWO_RANKS])
+            else:
+                inprocess.succeed(arguments)
             made[ranks, budget] = folder
         return made[ranks, budget]
 
@@ -41,7 +46,7 @@ def check(reference, tmp_path: Path, ranks: int, budget: int, kills: int, seed: 
     return hit
 
 
-@pytest.mark.parametrize(("ranks", "budget", "kills"), [(1, 900, 2), (2, 500, 1)])
+@pytest.mark.parametrize(("ranks", "budget", "kills"), [(1, BUDGET, 1), (2, 240, 1)])
 def test_a_killed_run_ends_like_an_unkilled_one(reference, tmp_path: Path, ranks: int, budget: int, kills: int):
     assert check(reference, tmp_path, ranks, budget, kills, seed=ranks) >= 1
 
@@ -75,7 +80,7 @@ def test_a_killed_run_of_every_algorithm_with_replay(tmp_path: Path, algorithm: 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path, number: int, status: int):
     folder, count = tmp_path / "run", tmp_path / "count"
-    arguments = [*runs.BASE, "total_env_steps=900", f"run_dir={folder}", "checkpoint_interval=100000"]
+    arguments = [*runs.BASE, f"total_env_steps={BUDGET}", f"run_dir={folder}", "checkpoint_interval=100000"]
     process = runs.start([*arguments, *runs.counting(count)])
     while runs.lines(count) < 20 and process.poll() is None:
         time.sleep(0.002)
@@ -86,18 +91,20 @@ def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path, number: int,
     name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
     assert f"stopped by {name} and saved; to go on: qmix-train run_dir={folder} ckpt_path=last {ID}\n" in output
     assert '"status": "interrupted"' in (folder / "summary.json").read_text()
-    runs.run([*arguments, "ckpt_path=last"])
-    runs.assert_same_run(reference(1, 900), folder)
+    inprocess.succeed([*arguments, "ckpt_path=last"])
+    runs.assert_same_run(reference(1, BUDGET), folder)
 
 
 def test_a_run_goes_on_in_another_folder(reference, tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
-    runs.run([*runs.BASE, "total_env_steps=500", f"run_dir={first}"])
+    inprocess.succeed([*runs.BASE, "total_env_steps=200", f"run_dir={first}"])
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
-    runs.run([f"ckpt_path={first}/checkpoints/last.ckpt", f"run_dir={second}", "total_env_steps=900", ID])
+    inprocess.succeed(
+        [f"ckpt_path={first}/checkpoints/last.ckpt", f"run_dir={second}", f"total_env_steps={BUDGET}", ID]
+    )
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
     # The shorter run evaluated at its own end, which the longer one does not; all else is the same.
-    whole = reference(1, 900)
+    whole = reference(1, BUDGET)
     a, b = (runs.read_checkpoint(f / "checkpoints" / "last.ckpt") for f in (whole, second))
     assert all(a["state_dict"][k].equal(v) for k, v in b["state_dict"].items() if hasattr(v, "equal"))
     assert runs.replay_hashes(whole / "checkpoints/last.ckpt") == runs.replay_hashes(second / "checkpoints/last.ckpt")
@@ -116,7 +123,7 @@ def test_slurm_requeue_saves_at_an_update_and_goes_on(reference, tmp_path: Path,
     for name, value in {"NTASKS": "1", "JOB_ID": "77", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURM_NODEID", "0")
-    arguments = [*runs.BASE, "total_env_steps=900", f"run_dir={folder}", "checkpoint_interval=100000"]
+    arguments = [*runs.BASE, f"total_env_steps={BUDGET}", f"run_dir={folder}", "checkpoint_interval=100000"]
     process = runs.start([*arguments, *runs.counting(count)])
     while runs.lines(count) < 20 and process.poll() is None:
         time.sleep(0.002)
@@ -129,14 +136,14 @@ def test_slurm_requeue_saves_at_an_update_and_goes_on(reference, tmp_path: Path,
     assert asked.read_text().split() == ["requeue", "77"]
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     runs.run(arguments)
-    runs.assert_same_run(reference(1, 900), folder)
+    runs.assert_same_run(reference(1, BUDGET), folder)
 
 
 def test_a_checkpoint_of_lightnings_own_callback_resumes(reference, tmp_path: Path):
-    own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:30,save_top_k:-1}"
+    own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:15,save_top_k:-1}"
     first, second = tmp_path / "first", tmp_path / "second"
-    runs.run([*runs.BASE, "total_env_steps=900", f"run_dir={first}", f"callbacks.own={own}"])
+    inprocess.succeed([*runs.BASE, f"total_env_steps={BUDGET}", f"run_dir={first}", f"callbacks.own={own}"])
     found = {int(path.stem.rpartition("=")[2]): path for path in first.rglob("*step=*.ckpt")}
-    assert {30, 60} <= set(found)
-    runs.run([f"ckpt_path={found[60]}", f"run_dir={second}", "callbacks=none", ID])
-    runs.assert_same_run(reference(1, 900), second)
+    assert {15, 30} <= set(found)
+    inprocess.succeed([f"ckpt_path={found[30]}", f"run_dir={second}", "callbacks=none", ID])
+    runs.assert_same_run(reference(1, BUDGET), second)

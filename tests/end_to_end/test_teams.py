@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support import runs
+from support import inprocess, runs
 
 SIDES = ["env=support.sides:Sides", "env.team=[red_*]"]
 BASE = [a for a in runs.BASE if not a.startswith("env")]
@@ -36,10 +36,10 @@ def test_a_run_of_one_side(tmp_path: Path):
     """It is called by its own name, evaluated against other opponents, and its checkpoint names no function."""
     folder = tmp_path / "run"
     opponents = "env.opponents=support.sides:first_or_second"
-    runs.run([*BASE, *SIDES, opponents, "total_env_steps=150", f"run_dir={folder}"])
+    inprocess.succeed([*BASE, *SIDES, opponents, "total_env_steps=150", f"run_dir={folder}"])
     checkpoint = f"ckpt_path={folder}/checkpoints/last.ckpt"
-    evaluate = "qmix_lightning.commands.evaluate"
-    refused = runs.run([checkpoint, "episodes=2", "env.id=support.sides:Sides"], evaluate, status=2)
-    assert "say env.opponents=support.sides:first_or_second" in refused
-    told = runs.run([checkpoint, "episodes=2", "env=support.sides:Sides", "env.opponents=random"], evaluate)
-    assert "on Sides" in told
+    refused = inprocess.command([checkpoint, "episodes=2", "env.id=support.sides:Sides"], "evaluate")
+    assert refused.status == 2
+    assert "say env.opponents=support.sides:first_or_second" in refused.err
+    told = inprocess.succeed([checkpoint, "episodes=2", "env=support.sides:Sides", "env.opponents=random"], "evaluate")
+    assert "on Sides" in told.out

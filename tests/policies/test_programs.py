@@ -57,7 +57,7 @@ def eager(program: AgentProgram) -> Any:
     return run
 
 
-def compared(stored: StoredPolicy, steps: int = 300) -> Any:
+def compared(stored: StoredPolicy, steps: int = 150) -> Any:
     programs = agent_programs(stored.build())
     sets = parameter_sets(stored.agent["share_parameters"], stored.spec.group_of_agent)
     memory = programs[0].memory_sizes
@@ -103,7 +103,9 @@ def test_probabilities_are_those_of_the_policy():
     np.testing.assert_allclose(found[2].numpy(), expected[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(("algorithm", "agent"), [("qmix", "recurrent"), ("coma", "feedforward")])
+@pytest.mark.parametrize(
+    ("algorithm", "agent"), [("qmix", "recurrent"), pytest.param("coma", "feedforward", marks=pytest.mark.slow)]
+)
 def test_torch_export_of_a_policy_with_groups(algorithm: str, agent: str, tmp_path: Path):
     stored = stored_policy(f"algorithm={algorithm}", "agent.share_parameters=group", *of_agent(agent))
     lines = list(export_programs(stored, tmp_path, settings("torch_export")))

@@ -149,7 +149,7 @@ def test_a_fault_ends_the_run_at_the_next_batch():
 def test_a_killed_asynchronous_run_ends_like_an_unkilled_one(tmp_path):
     extra = ["rollout.asynchronous=true", "rollout.update_every=2"]
     whole = tmp_path / "whole"
-    runs.run([*runs.BASE, *extra, "total_env_steps=400", f"run_dir={whole}"])
+    inprocess.succeed([*runs.BASE, *extra, "total_env_steps=400", f"run_dir={whole}"])
     folder, hit, _ = runs.kill_and_resume(tmp_path, 1, 400, kills=1, seed=3, extra=extra)
     assert hit == 1
     runs.assert_same_run(whole, folder)

@@ -10,6 +10,7 @@ from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import make_vector_env
+from support.cases import every_value
 from support.collecting import assert_same, collect, copied, make_policy, two_step, varying
 from support.fakes import VaryingLength
 
@@ -49,8 +50,7 @@ def by_hand(make, slot, number, epsilon=0.5, seed=11, rank=0):
             return Episode(terminated=bool(outcome.terminated[0]), truncated=bool(outcome.truncated[0]), **stacked)
 
 
-@pytest.mark.parametrize("num_envs", [1, 2, 3, 4])
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize(("make", "num_envs"), every_value(MAKERS.values(), [1, 2, 3, 4]))
 def test_episodes_equal_a_plain_loop(make, num_envs):
     """Whatever steps beside it, an episode is decided by its slot and its number: none crosses another."""
     found, returns, _ = collect(collector(make, num_envs), 12 * num_envs)
@@ -152,8 +152,7 @@ def test_episodes_of_unknown_length_grow_the_buffers():
 # Resuming -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_envs", [1, 2, 4])
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize(("make", "num_envs"), every_value(MAKERS.values(), [1, 4, 2]))
 def test_resumes_bit_for_bit_in_mid_episode(make, num_envs):
     for steps in [0, 1, 3, 5, 8, 13, 30, 31]:
         one = collector(make, num_envs)

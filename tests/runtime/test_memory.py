@@ -6,7 +6,7 @@ import pytest
 
 from qmix_lightning.runtime.process_memory import MemoryPeak
 from qmix_lightning.runtime.resources import keep_freed_memory
-from support import commands
+from support import runs
 
 
 @pytest.fixture
@@ -54,9 +54,7 @@ def test_glibc_takes_both():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_process_does_not_grow_with_the_number_of_updates():
     """Of which each takes some ten megabytes while it lasts."""
-    script = commands.TESTS / "support" / "growth_script.py"
-    ended = subprocess.run([sys.executable, script], env=commands.environ(), capture_output=True, text=True, check=True)
-    first, *later = map(int, ended.stdout.split())
+    first, *later = map(int, runs.run([], "support.growth_script").split())
     assert len(later) == 3
     assert max(later) - first < 4 << 20
 
