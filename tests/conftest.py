@@ -23,7 +23,13 @@ if _made:
 gc.disable()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Files go to xdist's processes in their order: its own ends with those of few tests, which are the longest."""
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_finish() -> None:
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 

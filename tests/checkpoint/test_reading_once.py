@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from support import inprocess
 from support.inprocess import TINY
 
@@ -27,23 +25,21 @@ def on_open(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(on_open)
 
 
-@pytest.mark.parametrize("named", ["last", "path"])
-def test_resuming_reads_everything_once(tmp_path: Path, named: str):
+def test_resuming_reads_everything_once(tmp_path: Path):
     run_dir = tmp_path / "run"
     inprocess.succeed([*TINY, f"run_dir={run_dir}"])
-    segments = [path.name for path in (run_dir / "checkpoints" / "replay").glob("*.pt")]
-    WATCHED.append(run_dir / "checkpoints")
-    try:
-        what = ["ckpt_path=last", f"run_dir={run_dir}"]
-        if named == "path":
-            what = [f"ckpt_path={run_dir / 'checkpoints' / 'last.ckpt'}"]
-        inprocess.succeed([*what, "total_env_steps=120"])
-    finally:
-        WATCHED.clear()
-    writes = next(i for i, name in enumerate(OPENED) if name.endswith(".writing"))
-    counts = Counter(OPENED[:writes])
-    OPENED.clear()
-    assert segments
-    # A file that is loaded is opened twice, for its checksums and by torch.
-    assert counts["last.ckpt"] == 2
-    assert {name: counts[name] for name in segments} == dict.fromkeys(segments, 3), "hashed once, loaded once"
+    last = run_dir / "checkpoints" / "last.ckpt"
+    for steps, named in ((120, ["ckpt_path=last", f"run_dir={run_dir}"]), (180, [f"ckpt_path={last}"])):
+        segments = [path.name for path in (run_dir / "checkpoints" / "replay").glob("*.pt")]
+        WATCHED.append(run_dir / "checkpoints")
+        try:
+            inprocess.succeed([*named, f"total_env_steps={steps}"])
+        finally:
+            WATCHED.clear()
+        writes = next(i for i, name in enumerate(OPENED) if name.endswith(".writing"))
+        counts = Counter(OPENED[:writes])
+        OPENED.clear()
+        assert segments
+        # A file that is loaded is opened twice, for its checksums and by torch.
+        assert counts["last.ckpt"] == 2
+        assert {name: counts[name] for name in segments} == dict.fromkeys(segments, 3), "hashed once, loaded once"

@@ -168,7 +168,7 @@ def test_the_first_episodes_are_counted_and_a_real_run_is_told(tmp_path: Any):
         [
             *[a for a in inprocess.TINY if not a.startswith(("total", "eval_interval", "checkpoint"))],
             *("env=climbing", "total_env_steps=5000", "eval_interval=2500", "checkpoint_interval=5000"),
-            *("rollout.update_every=100", f"run_dir={tmp_path}/run"),
+            *("rollout.num_envs=20", "rollout.update_every=100", f"run_dir={tmp_path}/run"),
         ]
     )
     assert "warning: 5,000 environment steps buy only about 50 updates" in outcome.err
