@@ -155,7 +155,9 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] if "smax" in c else []) for c in MORE])
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] if c.startswith(("smax", "vmas")) else []) for c in MORE]
+)
 def test_more_of_the_families(case: str):
     name, overrides = MORE[case]
     passes_every_check(name, overrides)

@@ -13,7 +13,7 @@ from support.small_mixers import FORMULAS, Seen, small_mixer
 N, S = 3, 5
 F64 = torch.float64
 CASES = [(name, p) for name in ("qmix_ns", "qmix_lin") for p in POSITIVITY] + [("vdn_s", None)]
-MONOTONIC = [*CASES, ("qmix", "abs"), ("vdn", None)]
+MONOTONIC = [*CASES, *(("qmix", p) for p in POSITIVITY), ("vdn", None)]
 
 
 def make(name, positivity=None, *, seed=0, n=N, **changed):

@@ -1,3 +1,5 @@
+"""QMIX's mixing network; that it is monotonic, by autograd and trained, is in test_ablations with the others'."""
+
 import itertools
 import math
 import re
@@ -11,10 +13,10 @@ from torch import nn
 from qmix_lightning.mixers.base import POSITIVITY
 from qmix_lightning.mixers.qmix import QMixer
 from qmix_lightning.nn.mlp import hypernetwork
+from support.cases import every_value, pairwise
 from support.small_mixers import Seen, qmix
 
 S = 5
-BOTH = [(p, d) for p in POSITIVITY for d in (1, 2, 3)]
 
 
 def make(positivity="abs", layers=1, *, n=3, seed=0, embed=8, hidden=12, state_dim=S, init_scale=1.0):
@@ -51,38 +53,6 @@ def test_all_four_positivity_functions_are_there():
     assert POSITIVITY["softplus"](x).tolist() == pytest.approx([math.log1p(math.exp(-2)), math.log1p(math.exp(0.5))])
 
 
-@pytest.mark.parametrize(("positivity", "layers"), BOTH)
-@pytest.mark.parametrize("train", [False, True])
-def test_the_team_value_never_falls_when_an_agents_rises(positivity, layers, train):
-    mixer = make(positivity, layers).double()
-    if train:
-        torch.set_default_dtype(torch.float64)
-        try:
-            trained(mixer)
-        finally:
-            torch.set_default_dtype(torch.float32)
-    g = torch.Generator().manual_seed(1)
-    qs = 5 * torch.randn(400, 1, 3, generator=g, dtype=torch.float64)
-    state = 3 * torch.randn(400, 1, S, generator=g, dtype=torch.float64)
-    before = mixer(qs, state)
-    for agent in range(3):
-        for rise in (1e-3, 1.0, 30.0):
-            more = qs.clone()
-            more[..., agent] += rise
-            change = mixer(more, state) - before
-            assert (change >= -1e-9).all()
-            assert (change > 0).any()
-
-
-@pytest.mark.parametrize(("positivity", "layers"), BOTH)
-def test_gradients_of_the_team_value_are_never_negative(positivity, layers):
-    mixer = trained(make(positivity, layers))
-    qs = (4 * torch.randn(300, 2, 3)).requires_grad_()
-    mixer(qs, 3 * torch.randn(300, 2, S)).sum().backward()
-    assert (qs.grad >= 0).all()
-    assert (qs.grad > 0).any(0).all()
-
-
 FLOAT = st.floats(-50, 50, width=32)
 
 
@@ -103,8 +73,7 @@ def test_monotonic_everywhere(positivity, layers, seed, qs, rises, state):
     assert high >= low - 1e-9 * max(1.0, abs(low))
 
 
-@pytest.mark.parametrize(("positivity", "layers"), BOTH)
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("positivity", "layers", "train"), pairwise(POSITIVITY, (1, 2, 3), [False, True]))
 def test_each_agents_best_action_is_the_teams(positivity, layers, train):
     mixer = make(positivity, layers)
     if train:
@@ -122,7 +91,7 @@ def test_each_agents_best_action_is_the_teams(positivity, layers, train):
     assert (gap <= 1e-5 * table.abs().amax(1).clamp(min=1)).all()
 
 
-@pytest.mark.parametrize(("positivity", "layers"), BOTH)
+@pytest.mark.parametrize(("positivity", "layers"), every_value(POSITIVITY, (1, 2, 3)))
 def test_equals_the_published_formula(positivity, layers):
     """Q_tot = |W2(s)|^T elu(|W1(s)|^T q + b1(s)) + b2(s), by loops over the mixer's own weights."""
     n, m = 3, 4
