@@ -46,6 +46,21 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def typed(*groups: str) -> list[list[str]]:
+    """Overrides by which every choice of every one of these groups is made once at least."""
+    return [[f"{g}={c}" for g, c in zip(groups, row, strict=True)] for row in every_value(*map(choices, groups))]
+
+
+TOGETHER = ("env", "agent", "exploration", "optimizer", "trainer", "logger", "callbacks")
+"""Groups any of whose choices go with any of the others'."""
+
+
+def section_of(group: str, choice: str) -> dict[str, Any]:
+    """The section of a choice, from the composition in which it is made with those of other groups."""
+    made = f"{group}={choice}"
+    return composed(*next((row for row in typed(*TOGETHER) if made in row), [made]))[group]
+
+
 def every(*groups: str) -> list[Any]:
     return [pytest.param(g, choice, id=f"{g}={choice}") for g in groups for choice in choices(g)]
 
@@ -56,7 +71,7 @@ def every(*groups: str) -> list[Any]:
 @pytest.mark.parametrize(("group", "choice"), every("replay", "rollout", "exploration"))
 def test_a_group_with_a_dataclass(group: str, choice: str):
     schema = {"replay": ReplayConfig, "rollout": RolloutConfig, "exploration": ExplorationConfig}[group]
-    section = composed(f"{group}={choice}")[group]
+    section = section_of(group, choice)
     assert sorted(section) == sorted(field.name for field in fields(schema))
 
 
@@ -73,7 +88,7 @@ def test_a_group_with_a_component(group: str, choice: str):
         "algorithm": (ALGORITHMS, ("policy", "make_policy", "mixer", "spec")),
         "optimizer": (OPTIMIZERS, ()),
     }[group]
-    section = composed(f"{group}={choice}")[group]
+    section = section_of(group, choice)
     expected = settings(registry.load(section["name"]), provided)
     if group == "agent":
         expected |= settings(InputBuilder, ("n_agents", "n_actions", "obs_dim"))
@@ -83,7 +98,7 @@ def test_a_group_with_a_component(group: str, choice: str):
 @pytest.mark.parametrize(("group", "choice"), every("env"))
 def test_an_environment(group: str, choice: str):
     """A preset of an environment may leave out what it fixes; the choice of its own name has everything."""
-    section = composed(f"env={choice}")["env"]
+    section = section_of(group, choice)
     factory = environment.load(section["name"])
     own = settings(factory, ("num_envs", "evaluation"))  # which are given by the caller
     adapter = set(adapter_settings(factory)) - {"team"}  # which is typed, and in no YAML
@@ -135,13 +150,6 @@ NEEDED = {
     "env=gymnasium": ["env.id=a"],
     "replay=on_policy": ["rollout.update_every=${replay.capacity}", "rollout.update_unit=episodes"],
 }
-TOGETHER = ("env", "agent", "exploration", "optimizer", "trainer", "logger", "callbacks")
-"""Groups any of whose choices go with any of the others'."""
-
-
-def typed(*groups: str) -> list[list[str]]:
-    """Overrides by which every choice of every one of these groups is made once at least."""
-    return [[f"{g}={c}" for g, c in zip(groups, row, strict=True)] for row in every_value(*map(choices, groups))]
 
 
 @pytest.mark.parametrize(
