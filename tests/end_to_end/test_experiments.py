@@ -40,7 +40,7 @@ def check_qmix(report: dict) -> None:
 
 
 def test_qmix_learns_the_two_step_game(tmp_path: Path):
-    check_qmix(learned(tmp_path, "two_step_qmix", 1, *shortened(1200, 8e-3), "optimizer.lr_anneal_steps=1200"))
+    check_qmix(learned(tmp_path, "two_step_qmix", 1, *shortened(800, 1e-2), "optimizer.lr_anneal_steps=800"))
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def qtrans_game(tmp_path: Path, algorithm: str, seed: int) -> dict:
 
 
 def test_qplex_finds_eight_in_qtrans_game(tmp_path: Path):
-    report = learned(tmp_path, "matrix_qtran_qplex", 1, *shortened(600, 3e-3))
+    report = learned(tmp_path, "matrix_qtran_qplex", 1, *shortened(450, 3.5e-3))
     assert report["greedy_return"] == 8.0
     assert cells(report["learned"], "1") == pytest.approx([8, -12, -12, -12, 0, 0, -12, 0, 0], abs=2.0)
 
