@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
     "total_env_steps": 60,
     "eval_interval": 30,
     "eval_episodes": 4,
-    "checkpoint_interval": 20,
+    "checkpoint_interval": 30,
     "rollout": {"num_envs": 2},
     "replay": {"batch_size": 4, "capacity": 64},
     "agent": {"hidden_dim": 8},
