@@ -6,7 +6,6 @@ import ast
 import json
 import subprocess
 import sys
-from importlib.metadata import distribution
 from pathlib import Path
 
 import yaml
@@ -25,20 +24,6 @@ def imported_by(code: str, folder: Path, *names: str) -> tuple[str, list[str]]:
     ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout, ast.literal_eval(ended.stderr)
-
-
-def command_line(command: str, module: str, *arguments: str) -> str:
-    typed = [command, *arguments]
-    return "\n".join(
-        [
-            f"import sys; sys.argv = {typed}",
-            f"from {module} import main",
-            "try:",
-            "    main()",
-            "except SystemExit as end:",
-            "    assert not end.code",
-        ]
-    )
 
 
 def test_the_help_of_every_command_imports_nothing_heavy(tmp_path: Path):
@@ -96,13 +81,6 @@ def test_a_reader_that_has_seen_enough_ends_help_well(tmp_path: Path):
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_the_table_of_environments_imports_no_torch_and_no_environment(tmp_path: Path):
-    code = command_line("qmix-envs", "qmix_lightning.commands.envs")
-    shown, imported = imported_by(code, tmp_path, *HEAVY, "hydra", "jaxmarl", "vmas", "lbforaging")
-    assert imported == []
-    assert "two_step" in shown
-
-
 def test_building_a_run_imports_only_the_environment_that_was_asked_for():
     """What commands are forked from has imported no more than :mod:`qmix_lightning.build` does."""
     names = ["pettingzoo", "mpe2", "lbforaging", "jax", "vmas", "torch.utils.tensorboard", "tensorboard"]
@@ -129,9 +107,3 @@ def test_cfg_job_prints_the_composed_configuration():
     assert part == "# @package mixer\nname: vdn\n"
     resolved = yaml.safe_load(inprocess.succeed(["--cfg", "job", "--resolve", "run_dir=here"]).out)
     assert resolved["logger"]["tensorboard"]["save_dir"] == "here"
-
-
-def test_the_commands_are_installed():
-    scripts = distribution("qmix-lightning").entry_points.select(group="console_scripts")
-    assert {script.name for script in scripts} == {f"qmix-{name}" for name in COMMAND_NAMES}
-    assert all(callable(script.load()) for script in scripts)

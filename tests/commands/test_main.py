@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ def test_every_command_is_a_console_script_and_has_its_file():
     files = {path.stem for path in (ROOT / "qmix_lightning" / "commands").glob("*.py")} - {"__init__"}
     assert files == set(COMMANDS)
     assert set(scripts.values()) == {f"qmix_lightning.commands.{name}:main" for name in COMMANDS}
+    installed = distribution("qmix-lightning").entry_points.select(group="console_scripts")
+    assert {script.name: script.value for script in installed} == scripts
+    assert all(callable(script.load()) for script in installed)
 
 
 def test_without_a_command_they_are_listed():
