@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points
@@ -69,7 +70,7 @@ class Registry:
         return _own_distribution()
 
     def _published(self) -> tuple[EntryPoint, ...]:
-        return _entry_points(self.group, tuple(sys.path))
+        return _entry_points(self.group, tuple(map(_state, sys.path)))
 
     def names(self) -> list[str]:
         """Return every known name, sorted."""
@@ -90,10 +91,18 @@ class Registry:
         return load_target(target, f"{self.kind} '{name}'") if isinstance(target, str) else target
 
 
-@functools.lru_cache(maxsize=None)
-def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Read the entry points of what is installed on ``path``, once: it takes milliseconds, and a run asks often."""
+@functools.lru_cache(maxsize=64)
+def _entry_points(group: str, path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    """Read the entry points of what is installed, while ``path`` stays: it takes milliseconds, and a run asks often."""
     return tuple(entry_points(group=group))
+
+
+def _state(folder: str) -> tuple[str, int]:
+    """Return a folder of the path with the time when something was installed there or removed."""
+    try:
+        return folder, os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return folder, 0
 
 
 @functools.lru_cache(maxsize=None)

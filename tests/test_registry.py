@@ -14,12 +14,13 @@ from qmix_lightning.registry import Registry
 
 @pytest.fixture
 def other_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that publishes two mixers, one of them under a name of this package's."""
+    """One that publishes two mixers, one of them under a name of this package's; installed after a look."""
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "mean" not in MIXERS.names()
     about = tmp_path / "others-2.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 2.0\n")
     (about / "entry_points.txt").write_text("[qmix_lightning.mixers]\nvdn = nowhere:Mixer\nmean = nowhere:Mixer\n")
-    monkeypatch.syspath_prepend(tmp_path)
 
 
 @pytest.mark.usefixtures("other_distribution")
