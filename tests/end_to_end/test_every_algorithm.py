@@ -1,7 +1,7 @@
 """Every algorithm by one standard, through the command line: what a run counts, what it computes, that it goes on
 exactly, and that it learns. Kills are in test_resume and test_on_policy_runs, gradients of two ranks in test_ranks.
 
-Three of them run in CI; ``pytest -m slow tests/end_to_end/test_every_algorithm.py`` runs the others.
+Four of them run in CI; ``pytest -m slow tests/end_to_end/test_every_algorithm.py`` runs the others.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "pqn_qmix": pqn_loss,
 }
 ON_POLICY = ("coma", "ippo", "mappo", "pqn_vdn", "pqn_qmix")
-IN_CI = ("qmix", "cw_qmix", "mappo")
+IN_CI = ("qmix", "cw_qmix", "mappo", "pqn_qmix")
 """Ways to collect and to learn; the losses of all are compared with the same loops in tests/algorithms."""
 WITHOUT_TARGETS = ("ippo", "mappo", "pqn_vdn", "pqn_qmix")
 
