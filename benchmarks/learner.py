@@ -179,7 +179,7 @@ class OurUpdate:
         loss = self.loss()
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 10.0, foreach=True)
+        nn.utils.clip_grad_norm_(self.parameters, 10.0)
         self.optimizer.step()
 
 

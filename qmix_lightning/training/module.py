@@ -173,9 +173,7 @@ class TeamModule(LightningModule):
         for group in optimizer.param_groups:
             together = group.get("max_grad_norm") or 0.0, group.get("clip_group", "")
             limits.setdefault(together, []).extend(group["params"])
-        norms = [
-            nn.utils.clip_grad_norm_(params, limit or math.inf, foreach=True) for (limit, _), params in limits.items()
-        ]
+        norms = [nn.utils.clip_grad_norm_(params, limit or math.inf) for (limit, _), params in limits.items()]
         self._grad_norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
     @property

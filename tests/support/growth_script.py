@@ -27,7 +27,7 @@ for update in range(160):
     terms = learner.loss(batch)
     optimizer.zero_grad()
     (terms.total / terms.count).backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 10.0, foreach=True)
+    torch.nn.utils.clip_grad_norm_(parameters, 10.0)
     optimizer.step()
     learner.after_update(episodes=update, updates=update)
     if update % 40 == 39:
