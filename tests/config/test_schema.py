@@ -289,6 +289,11 @@ def test_an_algorithm_brings_its_mixer_and_the_same_training(algorithm: str, mix
     assert (config.optimizer, config.replay, config.rollout) == (qmix.optimizer, qmix.replay, qmix.rollout)
 
 
+@pytest.mark.parametrize(("preset", "value"), [("tuned", "zero"), ("pymarl", "no_op"), ("paper", "zero")])
+def test_dead_agents_are_worth_what_the_preset_says(preset: str, value: str):
+    assert run_config(f"preset={preset}", "algorithm=vdn").algorithm["dead_agents"] == value
+
+
 @pytest.mark.parametrize(
     "typed",
     [("algorithm=vdn", "mixer=qmix"), ("mixer=qmix", "algorithm=vdn"), ("experiment=two_step_vdn", "mixer=qmix")],
