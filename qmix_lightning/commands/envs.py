@@ -316,9 +316,10 @@ def _check(arguments: list[str]) -> None:
     )
     print(f"{options.name}\n{report(results)}")
     passed = sum(result.status == "ok" for result in results)
-    failed = len({result.check for result in failures(results)})
+    failed = sorted({result.check for result in failures(results)})
     not_tried = sum(result.status == "unseen" for result in results)
-    print(f"{passed} checks passed, {failed} failed, {not_tried} not tried")
+    named = f" ({', '.join(failed)})" if failed else ""
+    print(f"{passed} checks passed, {len(failed)} failed{named}, {not_tried} not tried")
     if failed:
         raise SystemExit(1)
 

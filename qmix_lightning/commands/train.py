@@ -226,7 +226,7 @@ def _run(
         set_matmul_precision(config.matmul_precision)
         first = run.trainer.global_rank == 0
         if first:
-            print(*filter(None, [run.replay_size, run.replay_device.line]), sep="\n", flush=True)
+            print(*filter(None, [run.replay_size, run.replay_device.line, *_begun(run, resumed)]), sep="\n", flush=True)
         fresh = not _holds_files(run_dir)
         ranks.check_alike(_start(config, run_dir, resumed))
         ranks.check_shared(run_dir)
@@ -242,6 +242,15 @@ def _run(
     finally:
         run.data.teardown("fit")
         _leave_process_group()
+
+
+def _begun(run: Run, resumed: Resumed | None) -> list[str]:
+    """Return what a run says of its ranks, and of where it goes on."""
+    lines = [f"ranks: {run.trainer.world_size}"] if run.trainer.world_size > 1 else []
+    if resumed is not None and (steps := resumed.manifest.payload.get("env_steps")) is not None:
+        updates = resumed.manifest.payload["global_step"]
+        lines.append(f"goes on from environment step {int(steps):,}, update {updates:,}")
+    return lines
 
 
 def _start(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from qmix_lightning.env_checker.auto_reset import detect_auto_reset
 from qmix_lightning.env_checker.episodes import RandomEpisode
 from qmix_lightning.env_checker.report import CheckReport
 from qmix_lightning.environment import VectorEnv
+from qmix_lightning.worker.declared import LIMIT_ATTRIBUTES
 
 __all__ = ["judge_episodes"]
 
@@ -22,7 +23,10 @@ def judge_episodes(env: VectorEnv, episodes: list[RandomEpisode], check_report: 
     for check in ("ends", "auto-reset"):
         check_report.unseen(check, f"no episode ended in {taken} steps; --steps plays on")
     if spec.episode_limit is None:
-        check_report.note("limit", "none is declared; env.episode_limit truncates episodes that never end")
+        check_report.note(
+            "limit",
+            f"none is declared ({', '.join(LIMIT_ATTRIBUTES)}); env.episode_limit truncates episodes that never end",
+        )
     else:
         _judge_limit(spec.episode_limit, episodes, check_report)
     check_report.unseen("limit", "none is declared")

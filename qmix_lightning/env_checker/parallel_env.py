@@ -159,7 +159,9 @@ class _BareEpisodes:
             self._fail("finite", "observation", f"an observation holds {array[~np.isfinite(array)].flat[0]}")
         elif (array < space.low).any() or (array > space.high).any():
             worst = array[(array < space.low) | (array > space.high)].flat[0]
-            self.check_report.note("spec", f"observations leave the bounds of their Box, e.g. {worst} at {self.where}")
+            self.check_report.note(
+                "spec", f"observations leave the bounds of their Box, e.g. {worst} at {self.where}", "bounds"
+            )
         return None
 
     def _mask(self, agent: Any, observations: Any, infos: Any) -> Any:
@@ -204,7 +206,9 @@ class _BareEpisodes:
                 self._fail("finite", "reward", f"the reward of agent '{agent}' is {value}")
             if agent not in acted and value != 0.0:
                 self.check_report.note(
-                    "accounts", f"{self.where}: agent '{agent}' did not act and is paid {value:g}, which is not counted"
+                    "accounts",
+                    f"{self.where}: agent '{agent}' did not act and is paid {value:g}, which is not counted",
+                    "unpaid",
                 )
 
     def _end(self, before: list[Any], alive: list[Any], terminations: Any, truncations: Any, infos: Any) -> bool:
@@ -215,7 +219,7 @@ class _BareEpisodes:
             self._fail("ends", "silent", "no agent is left, but none was terminated or truncated")
         elif not over and (gone := [a for a in before if a not in alive and a not in ended]):
             self.check_report.note(
-                "ends", f"{self.where}: agent '{gone[0]}' leaves without being terminated; counted as dead"
+                "ends", f"{self.where}: agent '{gone[0]}' leaves without being terminated; counted as dead", "leaves"
             )
         if over:
             self.ends += 1

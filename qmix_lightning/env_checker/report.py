@@ -74,8 +74,9 @@ class CheckReport:
         """Record that a check failed; ``kind`` distinguishes ways of failing it."""
         self._add(check, "failed", kind, message)
 
-    def note(self, check: str, message: str) -> None:
-        self._add(check, "note", message, message)
+    def note(self, check: str, message: str, kind: str | None = None) -> None:
+        """Record what may be right; of those of one ``kind`` the first is told, and how many there are."""
+        self._add(check, "note", kind or message, message)
 
     def _add(self, check: str, status: str, kind: str, message: str) -> None:
         assert check in CHECKS

@@ -22,12 +22,14 @@ class OnnxTeam:
         self.last, self.memory = dict.fromkeys(self.about["agents"], -1), {}
 
     def act(self, observations, masks=None):
-        actions = {}
+        actions, masks = {}, dict(masks or {})
         for name in [agent for agent in self.about["agents"] if agent not in observations]:
             self.last[name], self.memory[name] = 0, None  # dead: it forgets
         for name, obs in observations.items():
+            if isinstance(obs, dict):  # PettingZoo's other way to give masks
+                obs, masks[name] = obs["observation"], obs["action_mask"]
             agent, mask = self.about["agents"][name], np.zeros((1, self.about["n_actions"]), bool)
-            mask[0, : agent["actions"]] = (masks or {}).get(name, True)
+            mask[0, : agent["actions"]] = masks.get(name, True)
             padded = np.zeros((1, self.about["obs_dim"]), np.float32)
             padded[0, : agent["obs"]] = np.ravel(obs)
             feeds = {"obs": padded, "last_action": np.array([self.last[name]]), "agent_id": np.array([agent["id"]])}

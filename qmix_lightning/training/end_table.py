@@ -66,7 +66,7 @@ def _results(summary: dict[str, Any]) -> dict[str, str]:
         rows["eval sparse return"] = f"{result['sparse_return_mean']:.4g}, without shaping"
     if best:
         win = f", win rate {best['win_rate']:.1%}" if "win_rate" in best else ""
-        rows["best return"] = f"{best['return_mean']:.4g}{win}, after {best['env_steps']:,} env steps"
+        rows["best return"] = f"{best['return_mean']:.4g}{win}, after {best['env_steps']:,.0f} env steps"
     return rows
 
 

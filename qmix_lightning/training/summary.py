@@ -111,6 +111,7 @@ def write_summary(run: Run, config: RunConfig, run_dir: Path, ending: Ending) ->
         "best": run.checkpoint.best_eval or None,
         "eval_wall_s": [list(pair) for pair in run.checkpoint.eval_wall_s.items()],
         "faults": counters.faults,
+        "ranks": run.trainer.world_size,
         "num_threads": run.metadata.num_threads,
         "asynchronous": run.data.asynchronous,
         "versions": run.metadata.versions,

@@ -46,7 +46,7 @@ def test_a_run_folder_becomes_a_video(runs: Path):
     out = watched(runs / "first")
     assert "written to watch_first.mp4" in out
     assert "2 steps, return" in out
-    assert len(frames_of(Path("watch_first.mp4"))) == 3 + 1, "the end is held for a second"
+    assert len(frames_of(Path("watch_first.mp4"))) == 3 + 2, "the end is held for a while"
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ def test_summary_json(run: Path):
         "best",
         "eval_wall_s",
         "faults",
+        "ranks",
         "num_threads",
         "asynchronous",
         "versions",
@@ -264,4 +265,5 @@ def test_what_a_preset_says_of_a_family_is_said_first(tmp_path: Path):
     outcome = inprocess.succeed([*arguments, "preset.note='needs more'", f"run_dir={tmp_path}/run"])
     assert outcome.out.startswith("needs more\n")
     again = inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last", "total_env_steps=80"])
+    assert re.search(r"goes on from environment step [1-9]\d*, update \d+\n", again.out)
     assert "needs more" not in again.out

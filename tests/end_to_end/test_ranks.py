@@ -59,6 +59,7 @@ def test_shards_differ_and_counters_are_global(two_rank_run: Path):
     summary = json.loads((two_rank_run / "summary.json").read_text())
     assert summary["env_steps"] == counters["env_steps"]
     assert summary["eval"]["episodes"] == 5
+    assert summary["ranks"] == 2
     assert [p.name for p in two_rank_run.iterdir() if p.suffix == ".csv"] == ["metrics.csv"]
     assert runs.rows(two_rank_run)
 
