@@ -99,6 +99,8 @@ def arguments(algorithm: str, folder: Path) -> list[str]:
         settings = settings | {"target_update_every": 8}
     if algorithm.endswith("w_qmix"):
         settings = settings | {"central_hidden_dim": 8}
+    if algorithm.startswith("qtran") or algorithm.endswith("w_qmix"):  # their loops know nothing else
+        settings = settings | {"dead_agents": "zero"}
     return [
         *PLAIN,
         "env.id=support.fakes:OfBatches",
