@@ -160,9 +160,11 @@ def test_in_one_process(campaign, finished: Path, tmp_path: Path, monkeypatch: p
         shutil.copytree(finished, work / "run")
         before = inprocess.snapshot(work)
         outcome = _in_this_process(command, words)
+        # Hydra composes a later batch of a sweep when the one before has run: its jobs are there by then.
+        begun = "failed: not run" in outcome.out
         with campaign.case(part, words):
             _check(command, words, outcome)
-            assert outcome.status != 2 or inprocess.snapshot(work) == before, outcome
+            assert outcome.status != 2 or begun or inprocess.snapshot(work) == before, outcome
         campaign.count(part, f"status {outcome.status}")
         monkeypatch.chdir(tmp_path)
         shutil.rmtree(work)
