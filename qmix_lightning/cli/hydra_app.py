@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -124,6 +125,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
 
     new_folders = _missing_folders(sys.argv[1:])
     sweep = begin_sweep(*sweep_parts(sys.argv[1:])) if begin_sweep and is_sweep(sys.argv[1:]) else None
+    unread = contextlib.nullcontext() if begin_sweep else _jobs_elsewhere()
     started: list[Path] = []
     failures: list[Exception] = []
     skipped: list[Path] = []
@@ -161,7 +163,8 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
         return None
 
     try:
-        with fitted_to_terminal(config_groups()) if {"--help", "-h"} & {*sys.argv} else contextlib.nullcontext():
+        fitted = fitted_to_terminal(config_groups()) if {"--help", "-h"} & {*sys.argv} else contextlib.nullcontext()
+        with fitted, unread:
             hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
         if sweep is not None:
             sweep.end()
@@ -186,6 +189,17 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
             which = f"job #{len(started) - len(skipped) - 1} of the sweep; the {len(skipped)} after it were not run"
             failures[0].args = (f"{failures[0]} ({which})",)
         raise failures[0]
+
+
+@contextlib.contextmanager
+def _jobs_elsewhere() -> Iterator[None]:
+    """Let Hydra write what it writes for a sweep where it is removed again: no job but those of training reads it."""
+    if not is_sweep(sys.argv[1:]) or any(argument.startswith("hydra.sweep.dir=") for argument in sys.argv):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv.append(f"hydra.sweep.dir={folder}")
+        yield
 
 
 def _as_error(raised: Exception | SystemExit) -> Exception:

@@ -87,8 +87,6 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
         raise ConfigurationError("run_dir must name a folder")
     if sweep and config_name == "train":
         _check_study_folder(rest)
-    elif sweep and (name := _job_name(rest)) and not any(a.startswith("hydra.sweep.subdir=") for a in rest):
-        rest.append(f"hydra.sweep.subdir='{name}'")
     return [*flags, *rest]
 
 
@@ -237,18 +235,6 @@ def _quoted(argument: str) -> str:
     if (special or (key in _TEXTS and value)) and value[:1] not in "'\"":
         return f"{key}='" + value.replace("'", "\\'") + "'"
     return argument
-
-
-def _job_name(arguments: list[str]) -> str:
-    """Return the name of a sweep's jobs, made of what is swept, as interpolations: ``algorithm=...,seed=...``."""
-    groups = config_groups()
-    parts = []
-    for argument in arguments:
-        if "=" in argument and not argument.startswith(("-", "hydra.")) and _is_swept(argument):
-            key = argument.partition("=")[0].lstrip("+~")
-            value = f"hydra.runtime.choices.{key}" if key in groups else key
-            parts.append(f"{key}=${{{value}}}")
-    return ",".join(parts)
 
 
 def explicit_overrides() -> list[str]:

@@ -101,6 +101,14 @@ def test_settings_of_the_environment_can_be_changed(run: Path):
     assert mean["return_mean"] == pytest.approx(plain["return_mean"] / 3)
 
 
+def test_several_at_once_leave_nothing_of_hydras_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = inprocess.succeed(["-m", "policy=two_step", "episodes=1,2", "output=-"], "evaluate")
+    assert [json.loads(line)["episodes"] for line in outcome.out.splitlines()] == [1, 2]
+    assert inprocess.command(["-m", "policy=nowhere"], "evaluate").status == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_from_python(run: Path):
     result = evaluate(
         str(run / "checkpoints" / "best.ckpt"),
