@@ -218,10 +218,8 @@ def read_pymarl(folder: Path, config: Path | None = None) -> PymarlRun:
         raise CheckpointError(
             f"{folder}: qmix_pos_func '{printable(run.settings['qmix_pos_func'])}' is not here, only abs"
         )
-    if not (folder / "opt.th").exists():
-        return replace(run, adam=run.settings.get("optimizer") == "adam")
-    state = _optimizer_state(folder / "opt.th")
-    return replace(run, adam=_is_adam(state), square_avg=_square_avg(folder / "opt.th", state, run))
+    state = _optimizer_state(folder / "opt.th") if (folder / "opt.th").exists() else {}
+    return replace(run, adam=_is_adam(state, run.settings), square_avg=_square_avg(folder / "opt.th", state, run))
 
 
 def _check_shapes(agent: Mapping[str, Tensor], path: Path) -> None:
@@ -292,8 +290,11 @@ def _optimizer_state(path: Path) -> Mapping[Any, Any]:
     return state if isinstance(state, Mapping) else {}
 
 
-def _is_adam(state: Mapping[Any, Any]) -> bool:
-    return any(isinstance(values, Mapping) and "exp_avg_sq" in values for values in state.values())
+def _is_adam(state: Mapping[Any, Any], settings: Mapping[str, Any]) -> bool:
+    """Return whether Adam trained, by what it left or else by the settings; EPyMARL has no other for these."""
+    if state:
+        return any(isinstance(values, Mapping) and "exp_avg_sq" in values for values in state.values())
+    return settings.get("optimizer") == "adam" or "use_rnn" in settings
 
 
 def _square_avg(path: Path, state: Mapping[Any, Any], run: PymarlRun) -> dict[str, Tensor] | None:

@@ -137,6 +137,13 @@ def test_values_of_its_relatives_are_theirs(name: str, agent: str, tmp_path: Pat
     assert (learner.mixer(chosen, theirs["state"]) - theirs["q_tot"]).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("name", ["pymarl2", "epymarl_feedforward"])
+def test_without_its_state_the_optimiser_is_told_from_the_settings(name: str, tmp_path: Path):
+    shutil.copytree(DATA / name, tmp_path / "given")
+    (tmp_path / "given" / "opt.th").unlink()
+    assert "optimizer=adam" in import_policy.import_pymarl(tmp_path / "given", tmp_path / "team", ENV)[-1]
+
+
 def test_another_positive_function_is_refused(tmp_path: Path):
     shutil.copytree(DATA / "pymarl2", tmp_path / "given")
     config = tmp_path / "given" / "config.json"
