@@ -5,6 +5,7 @@ What happened in a call comes back as a value, mistakes too, so that every error
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,25 @@ import torch
 import qmix_lightning
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 from qmix_lightning.rollout.collector import Collected, Collector, copied
 from qmix_lightning.rollout.process_collector import portable, to_arrays
 from qmix_lightning.runtime.resources import keep_freed_memory
 
-__all__ = ["Answer", "CollectorActor", "Order", "Part"]
+__all__ = ["Answer", "CollectorActor", "Order", "Part", "import_ray"]
+
+
+def import_ray() -> Any:
+    """Return the package ``ray``, which is not needed to import this one.
+
+    Raises:
+        MissingDependencyError: with the line that installs it.
+    """
+    try:
+        importlib.import_module("ray.exceptions")
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise MissingDependencyError("rollout.collector=ray needs Ray: pip install 'qmix-lightning[ray]'") from error
 
 
 @dataclass(frozen=True)
@@ -153,9 +167,7 @@ class CollectorActor:
         """Play an order; what it gave so far is in ``answer`` if the environments fail for good."""
         collector = self._ready
         if order.version != self._version:
-            import ray  # pyright: ignore[reportMissingImports]
-
-            arrays = ray.get(order.weights[0])
+            arrays = import_ray().get(order.weights[0])
             collector.publish_values([torch.tensor(values) for values in arrays])
             self._version = order.version
         if order.quota is not None:

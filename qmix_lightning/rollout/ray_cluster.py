@@ -18,31 +18,17 @@ from functools import partial
 from typing import Any
 
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import ConfigurationError, EnvironmentFault, MissingDependencyError, RunError
-from qmix_lightning.rollout.ray_actor import Answer, CollectorActor
+from qmix_lightning.errors import ConfigurationError, EnvironmentFault, RunError
+from qmix_lightning.rollout.ray_actor import Answer, CollectorActor, import_ray
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, FaultLimit, Faults
 from qmix_lightning.worker.supervisor import supervise
 
-__all__ = ["ActorSlot", "RayCluster", "import_ray"]
+__all__ = ["ActorSlot", "RayCluster"]
 
 _CLOSE_S = 10.0
 _CONNECT_S = 5.0
-
-
-def import_ray() -> Any:
-    """Return the package ``ray``.
-
-    Raises:
-        MissingDependencyError: with the line that installs it.
-    """
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-        import ray.exceptions  # pyright: ignore[reportMissingImports, reportUnusedImport]
-    except ImportError as error:
-        raise MissingDependencyError("rollout.collector=ray needs Ray: pip install 'qmix-lightning[ray]'") from error
-    return ray
 
 
 class ActorSlot:

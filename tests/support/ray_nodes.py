@@ -8,6 +8,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from support.commands import environ
+
 
 class TwoNodes:
     """Starts the cluster, and ends it with the ``with`` block."""
@@ -15,7 +17,7 @@ class TwoNodes:
     def __enter__(self) -> TwoNodes:
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "support.ray_nodes"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=environ(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         self.address = self._line()
         return self
