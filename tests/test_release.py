@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -74,10 +75,10 @@ def test_every_command_is_there(installed: Path, tmp_path: Path, script: str):
 
 def test_a_run_and_its_evaluation_need_the_wheel_alone(installed: Path, tmp_path: Path):
     run(installed, tmp_path, "qmix-train", "env=two_step", "total_env_steps=200", "run_dir=x", "logger=none")
-    run(installed, tmp_path, "qmix-eval", "x", "episodes=2")
+    assert "episodes   2," in run(installed, tmp_path, "qmix-eval", "x", "episodes=2")
 
 
 @pytest.mark.parametrize("name", ["two_step", "simple_spread", "lbf", "balance", "smax_3m"])
 def test_a_policy_that_comes_with_the_package_repeats_its_figure(installed: Path, tmp_path: Path, name: str):
-    """Ends with status 1 where the figure on the card does not hold."""
-    run(installed, tmp_path, "qmix-eval", name)
+    """Ends with status 1, which ``run`` refuses, where the figure on the card does not hold."""
+    assert re.search(r"^ +card ", run(installed, tmp_path, "qmix-eval", name), re.MULTILINE)

@@ -43,7 +43,7 @@ def rewrite(change: Callable[[dict[str, Any]], None], *paths: str) -> None:
         torch.save(payload, path)
 
 
-def refused(typed: list[str], text: str, command: str = "train") -> None:
+def assert_refused(typed: list[str], text: str, command: str = "train") -> None:
     outcome = inprocess.command(typed, command)
     assert outcome.status == 2, outcome
     assert outcome.err.startswith("error: ")
@@ -62,8 +62,9 @@ def test_a_checkpoint_records_names_and_no_paths():
 @pytest.mark.parametrize("value", ["${oc.create:{_target_: evil_module.make}}", "${oc.env:HOME}", "x${seed}"])
 def test_interpolations_are_refused(value: str):
     rewrite(lambda p: p["config"]["optimizer"].update(lr_schedule=value))
-    refused(RESUME[1:2] + RESUME[:1], "optimizer.lr_schedule', which a file must not")
-    refused([f"ckpt_path={BEST}", "episodes=2"], "holds an interpolation under 'optimizer.lr_schedule'", "evaluate")
+    assert_refused(RESUME[1:2] + RESUME[:1], "optimizer.lr_schedule', which a file must not")
+    evaluation = [f"ckpt_path={BEST}", "episodes=2"]
+    assert_refused(evaluation, "holds an interpolation under 'optimizer.lr_schedule'", "evaluate")
 
 
 def test_a_logger_of_a_file_is_the_shipped_one_whatever_the_file_says(work: Path):
@@ -120,7 +121,7 @@ def test_a_text_that_is_no_name_is_refused(key: str):
         (payload["config"][section] if section else payload["config"])[name] = "../x"
 
     rewrite(change)
-    refused(RESUME[:2], "a file decides numbers and names only")
+    assert_refused(RESUME[:2], "a file decides numbers and names only")
 
 
 def test_a_path_for_an_environment_is_typed_again():
@@ -128,8 +129,8 @@ def test_a_path_for_an_environment_is_typed_again():
         payload["config"]["env"]["kwargs"] = {"folder": "/etc/x"}
 
     rewrite(change)
-    refused(RESUME[:2], "which a file does not decide; to let it be used, say env.kwargs.folder=/etc/x")
-    refused([f"ckpt_path={BEST}", "episodes=2"], "say env.kwargs.folder=/etc/x", "evaluate")
+    assert_refused(RESUME[:2], "which a file does not decide; to let it be used, say env.kwargs.folder=/etc/x")
+    assert_refused([f"ckpt_path={BEST}", "episodes=2"], "say env.kwargs.folder=/etc/x", "evaluate")
 
 
 SIZES = {
@@ -149,12 +150,12 @@ SIZES = {
 def test_sizes_are_looked_at_before_memory_is_taken(name: str):
     change, text = SIZES[name]
     rewrite(lambda p: change(p["config"]))
-    refused(RESUME[:2], text)
+    assert_refused(RESUME[:2], text)
 
 
 def test_a_network_that_does_not_fit_is_refused_in_an_evaluation():
     rewrite(lambda p: p["config"]["agent"].update(hidden_dim=10**9))
-    refused([f"ckpt_path={BEST}", "episodes=2"], "asks for networks that cannot be made", "evaluate")
+    assert_refused([f"ckpt_path={BEST}", "episodes=2"], "asks for networks that cannot be made", "evaluate")
 
 
 def _counters(payload: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +191,7 @@ MADE_UP = {
 def test_made_up_contents_end_in_one_line_and_leave_the_folder_as_it_was(name: str):
     rewrite(MADE_UP[name], LAST, "run/checkpoints/previous.ckpt")
     summary = Path("run/summary.json").read_text()
-    refused(RESUME, "")
+    assert_refused(RESUME, "")
     assert Path("run/summary.json").read_text() == summary
 
 
@@ -211,7 +212,7 @@ def test_links_out_of_the_folder_are_not_followed(work: Path, name: str):
     path.rename(work / "outside" / path.name)
     path.symlink_to(work / "outside" / path.name)
     before = inprocess.snapshot(work)
-    refused(RESUME, "is a link out of the run's folder")
+    assert_refused(RESUME, "is a link out of the run's folder")
     assert inprocess.snapshot(work) == before
 
 
@@ -233,8 +234,8 @@ def test_a_run_that_was_killed_before_its_first_last_checkpoint_begins_anew():
 def test_a_finished_run_without_its_checkpoint_is_not_overwritten():
     for name in ("last", "previous"):
         Path(f"run/checkpoints/{name}.ckpt").unlink()
-    refused(["run_dir=run", "ckpt_path=last"], "")
-    refused(["run_dir=run", *inprocess.TINY], "holds a run already")
+    assert_refused(["run_dir=run", "ckpt_path=last"], "")
+    assert_refused(["run_dir=run", *inprocess.TINY], "holds a run already")
 
 
 def test_lost_rows_are_told():
@@ -281,8 +282,8 @@ def _stretched(payload: dict[str, Any]) -> None:
 
 def test_a_tensor_that_shows_more_than_the_file_holds_is_refused():
     rewrite(_stretched)
-    refused([f"ckpt_path={LAST}"], "a tensor in it shows more than the file holds")
-    refused([f"ckpt_path={BEST}", "episodes=2"], "a tensor in it shows more than the file holds", "evaluate")
+    assert_refused([f"ckpt_path={LAST}"], "a tensor in it shows more than the file holds")
+    assert_refused([f"ckpt_path={BEST}", "episodes=2"], "a tensor in it shows more than the file holds", "evaluate")
 
 
 def test_a_packed_file_is_refused():
@@ -293,16 +294,16 @@ def test_a_packed_file_is_refused():
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
-    refused([f"ckpt_path={LAST}"], "in it is compressed")
+    assert_refused([f"ckpt_path={LAST}"], "in it is compressed")
 
 
 @pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "metrics.csv"])
 def test_a_pipe_is_not_waited_for(name: str):
     Path("run", name).unlink()
     os.mkfifo(Path("run", name))
-    refused(RESUME, "is neither a file nor a folder")
+    assert_refused(RESUME, "is neither a file nor a folder")
     if name.endswith(".ckpt"):
-        refused([f"ckpt_path={LAST}", "episodes=2"], "is not a file", "evaluate")
+        assert_refused([f"ckpt_path={LAST}", "episodes=2"], "is not a file", "evaluate")
 
 
 def test_an_environment_that_calls_exit_does_not_end_the_run_well(monkeypatch: pytest.MonkeyPatch):

@@ -73,6 +73,7 @@ def never_waiting():
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["qmix, qmix", "qmix, an agent each", "qmix, normalized"])
 def test_an_update_does_not_wait(name: str, request: pytest.FixtureRequest):
+    """Under ``never_waiting`` torch raises where the host would wait."""
     module = team(MADE[name]().float().to(CUDA))
     for attempt in range(2):  # libraries prepare themselves at their first calls
         batch = TrainBatch(batch_for(name).map(lambda t: t.pin_memory()), 0, 0, 0.0)

@@ -37,8 +37,10 @@ def test_what_the_user_says_counts(calls, monkeypatch, name):
 
 
 def test_a_library_without_it_is_left_alone(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    asked: list[object] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: asked.append(name) or object())
     keep_freed_memory()
+    assert asked == [None], "the process's own library, once"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")

@@ -76,10 +76,13 @@ def test_a_changed_batch_has_none():
 
 
 def test_statistics_of_observations_are_taken_without_waiting():
+    """The device has no values: whatever asks for one raises."""
     inputs = InputBuilder(
         n_agents=3, n_actions=4, obs_dim=5, use_obs=True, use_last_action=True, use_agent_id=True, normalize_obs=True
     )
     inputs.to(waiting.DEVICE).observe(random_batch(0, LENGTHS).to(waiting.DEVICE), lambda t: t)
+    assert inputs.moments is not None
+    assert inputs.moments.mean.device == waiting.DEVICE
 
 
 def test_statistics_leave_out_what_is_masked():
