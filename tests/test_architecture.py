@@ -17,7 +17,7 @@ TESTS = ROOT / "tests"
 MATHS = ("nn", "agents", "mixers", "algorithms")
 
 LAYERS = [
-    ("errors", "env_spec", "types", "runtime"),
+    ("errors", "types", "runtime"),
     ("registry", "config", "nn", "action_selection", "worker"),
     ("environment", "agents", "mixers", "optimizers"),
     ("algorithms", "vector", "replay", "rendering"),
@@ -109,7 +109,7 @@ def test_the_maths_imports_torch_only(folder: str):
     roots = {name.split(".")[0] for path in files_of(folder) for name in imported(path)}
     assert roots - set(sys.stdlib_module_names) - {"qmix_lightning"} == {"torch"}
     ours = {name for path in files_of(folder) for name in names_in(path)}
-    assert ours <= {*MATHS, "action_selection", "registry", "types", "env_spec", "errors", "runtime"}
+    assert ours <= {*MATHS, "action_selection", "registry", "types", "errors", "runtime"}
 
 
 def test_environments_are_reached_through_the_registry_only():

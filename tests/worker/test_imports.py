@@ -21,10 +21,11 @@ ENVS = (
 """Shipped environments that may be wanted from an older simulator's Python."""
 BELOW = [
     "__init__",
-    "env_spec",
     "errors",
     "registry",
-    "types",
+    "types/__init__",
+    "types/env_spec",
+    "types/trajectories",
     "runtime/__init__",
     "runtime/moved",
     "runtime/near_modules",
