@@ -174,6 +174,7 @@ def evaluate(
     env: Env | None = None,
     episodes: int | None = None,
     seed: int | None = None,
+    epsilon: float = 0.0,
     num_envs: int | None = None,
     run_dir: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -184,6 +185,7 @@ def evaluate(
         env: where; ``None``: the environment that it was trained in. Settings that differ from that are a mapping.
         episodes: how many; ``None``: as many as its card says, else 100.
         seed: decides how the episodes start; ``None``: the card's, else another one than chose the best checkpoint.
+        epsilon: the chance of any legal action for each agent; 1 is random play. Above 0, a stochastic policy samples.
         num_envs: environments that step together; ``None``: the card's, else 8.
         run_dir: the run that ``last`` and ``best`` belong to.
 
@@ -199,7 +201,15 @@ def evaluate(
     from qmix_lightning.commands.evaluate import evaluate as evaluate_reference
 
     changes = None if env is None else _env_section(env)
-    return evaluate_reference(reference, env=changes, episodes=episodes, seed=seed, num_envs=num_envs, run_dir=run_dir)
+    return evaluate_reference(
+        reference,
+        env=changes,
+        episodes=episodes,
+        seed=seed,
+        epsilon=epsilon,
+        num_envs=num_envs,
+        run_dir=run_dir,
+    )
 
 
 def _env_section(env: Env) -> dict[str, Any]:

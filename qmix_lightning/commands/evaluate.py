@@ -43,11 +43,12 @@ def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> No
         episodes=config.episodes,
         num_envs=config.num_envs,
         seed=config.seed,
+        epsilon=config.epsilon,
         env=config.env,
         interpreter=config.rollout,
     )
     holds, line = True, ""
-    if stored.card is not None and not config.env and _are_the_cards(stored.card, result):
+    if stored.card is not None and not config.env and not config.epsilon and _are_the_cards(stored.card, result):
         holds, line = compare(stored.card, result)
         result["card"] = {"holds": holds, "compared": line}
     if config.output == "-":
@@ -66,10 +67,11 @@ def _are_the_cards(card: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
 def _rows(source: str, result: Mapping[str, Any]) -> dict[str, str]:
     from qmix_lightning.training.summary import with_interval
 
+    chance = f", epsilon {result['epsilon']:g}" if result["epsilon"] else ""
     rows = {
         "policy": f"{source} ({result['env_steps']:,} env steps)",
         "algorithm": f"{result['algorithm']} on {result['env']}",
-        "episodes": f"{result['episodes']}, seed {result['seed']}",
+        "episodes": f"{result['episodes']}, seed {result['seed']}{chance}",
         "return": with_interval(result["return_mean"], result["return_ci95"]),
         "length": f"{result['length_mean']:.4g}",
     }
@@ -103,13 +105,16 @@ def evaluate(
     episodes: int | None = None,
     num_envs: int | None = None,
     seed: int | None = None,
+    epsilon: float = 0.0,
     run_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Play greedy episodes with the policy that ``reference`` names; see :func:`evaluate_policy`."""
     from qmix_lightning.policies import open_policy
 
     stored = open_policy(reference, run_dir)
-    return evaluate_policy(stored, episodes=episodes, num_envs=num_envs, seed=seed, env=env or {})
+    return evaluate_policy(
+        stored, episodes=episodes, num_envs=num_envs, seed=seed, epsilon=epsilon, env=env or {}
+    )
 
 
 def evaluate_policy(
@@ -118,6 +123,7 @@ def evaluate_policy(
     episodes: int | None,
     num_envs: int | None,
     seed: int | None,
+    epsilon: float = 0.0,
     env: Mapping[str, Any],
     interpreter: InterpreterConfig | None = None,
 ) -> dict[str, Any]:
@@ -128,6 +134,8 @@ def evaluate_policy(
         episodes: how many; ``None``: the card's, else 100.
         num_envs: environments that step together; ``None``: the card's, else 8.
         seed: decides how the episodes start; ``None``: the card's, else the run's seed and 1000.
+        epsilon: the chance of any legal action for each agent; 1 is random play, to compare with. Above 0 a stochastic
+            policy is sampled.
         env: settings that differ from those that it was trained with.
         interpreter: another Python that steps the environments; ``None``: this one.
 
@@ -160,7 +168,7 @@ def evaluate_policy(
     try:
         stored.check_env(environment.spec)
         rollout_policy = RolloutPolicy(policy, environment.num_envs, environment.device)
-        stats = evaluate_episodes(environment, rollout_policy, list(range(played)), seed=first)
+        stats = evaluate_episodes(environment, rollout_policy, list(range(played)), seed=first, epsilon=epsilon)
     finally:
         environment.close()
     result: dict[str, Any] = {
@@ -170,6 +178,7 @@ def evaluate_policy(
         "env_steps": stored.provenance.env_steps,
         "episodes": len(stats),
         "num_envs": together,
+        "epsilon": epsilon,
     }
     for name, values in {"return": stats.returns, "length": stats.lengths, **stats.metrics}.items():
         metric = MeanWithInterval()

@@ -161,6 +161,7 @@ class EvalConfig:
     episodes: Positive | None
     num_envs: Positive | None
     seed: NotNegative | None
+    epsilon: Share
     env: dict[str, Any]
     rollout: InterpreterConfig
     output: str | None

@@ -73,18 +73,22 @@ def evaluate_episodes(
     episode_ids: list[int],
     *,
     seed: int,
+    epsilon: float = 0.0,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> EpisodeStats:
     """Play greedy episodes, one for each id; the id and ``seed`` alone decide how an episode starts.
+
+    With ``epsilon`` each agent takes any legal action with that chance, and a stochastic policy is sampled.
 
     Ids are dealt to the environments beforehand: taking whichever finish first would favour short episodes. The result
     is in the order of ``episode_ids``.
     """
     slots = env.num_envs
     queues = [list(range(s, len(episode_ids), slots)) for s in range(slots)]
-    base = prng.derive_key(seed, Purpose.EVAL_RESET)
+    base, explore_base = prng.derive_key(seed, Purpose.EVAL_RESET), prng.derive_key(seed, Purpose.EXPLORE)
     results: dict[int, tuple[float, int, dict[str, float]]] = {}
     current = np.full(slots, -1)
+    explore_keys = np.zeros(slots, np.uint64)
     lengths, returns = np.zeros(slots, np.int64), np.zeros(slots)
     observation: Observation | None = None
     prefetches = env if isinstance(env, PrefetchesResets) else None
@@ -98,6 +102,7 @@ def evaluate_episodes(
             lengths[begin], returns[begin] = 0, 0.0
             ids = np.array([episode_ids[c] if c >= 0 else 0 for c in current], np.uint64)
             mask = torch.from_numpy(begin)
+            explore_keys = prng.fold(explore_base, ids)
             if prefetches is not None:
                 following = np.array([episode_ids[q[0]] if q else 0 for q in queues], np.uint64)
                 prefetches.prefetch_resets(torch.from_numpy(prng.to_seed(prng.fold(base, following))))
@@ -107,7 +112,12 @@ def evaluate_episodes(
         if not active.any():
             break
         assert observation is not None
-        outcome = env.step(rollout_policy.act(observation, 0.0, None), torch.from_numpy(active))
+        draws = None
+        if epsilon > 0.0:
+            n_agents = env.spec.n_agents
+            numbers = prng.uniform(prng.fold(explore_keys, lengths.astype(np.uint64)), 2 * n_agents)
+            draws = torch.from_numpy(numbers.reshape(slots, n_agents, 2))
+        outcome = env.step(rollout_policy.act(observation, epsilon, draws), torch.from_numpy(active))
         observation = outcome.next
         lengths[active] += 1
         returns[active] += outcome.reward.numpy(force=True)[active]

@@ -55,6 +55,7 @@ def test_the_json_has_these_fields(run: Path, tmp_path: Path):
         "env_steps",
         "episodes",
         "num_envs",
+        "epsilon",
         "return_mean",
         "return_ci95",
         "length_mean",
@@ -81,6 +82,18 @@ def test_one_episode_has_no_interval(run: Path):
     arguments = [f"ckpt_path={run}/checkpoints/best.ckpt", "episodes=1", ID]
     assert result_of(arguments)["return_ci95"] is None
     assert "±" not in inprocess.succeed(arguments, "evaluate").out
+
+
+def test_random_play_can_be_asked_for(run: Path):
+    """With ``epsilon=1`` the weights do not matter: two checkpoints play the same episodes."""
+    shown = inprocess.succeed([f"policy={run}", "episodes=6", "epsilon=1", ID], "evaluate")
+    assert "6, seed 1003, epsilon 1" in shown.out
+    results = [
+        result_of([f"ckpt_path={run}/checkpoints/{name}.ckpt", "episodes=6", f"epsilon={epsilon}", ID])
+        for name, epsilon in (("best", 1), ("last", 1), ("best", 0))
+    ]
+    returns = [result["return_mean"] for result in results]
+    assert returns[0] == returns[1] != returns[2]
 
 
 def test_a_task_that_cannot_be_won_has_no_win_rate(tmp_path: Path):

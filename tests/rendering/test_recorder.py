@@ -34,13 +34,14 @@ def recorded(*overrides: str, **settings) -> RecordedEpisode:
     return record_episode(env, stored.build().eval(), **settings)
 
 
-def test_it_is_the_evaluations_episode():
+@pytest.mark.parametrize("epsilon", [0.0, 0.4])
+def test_it_is_the_evaluations_episode(epsilon: float):
     stored = a_policy()
     env = env_maker(stored.env)(1)
     policy = stored.build().eval()
-    stats = evaluate_episodes(env, RolloutPolicy(policy, 1, env.device), [0, 1, 2], seed=5)
+    stats = evaluate_episodes(env, RolloutPolicy(policy, 1, env.device), [0, 1, 2], seed=5, epsilon=epsilon)
     for number in range(3):
-        episode = record_episode(env, policy, seed=5, number=number, gamma=0.9)
+        episode = record_episode(env, policy, seed=5, number=number, gamma=0.9, epsilon=epsilon)
         assert episode.length == stats.lengths[number]
         assert episode.total_reward == pytest.approx(stats.returns[number])
         assert episode.metrics == {"won": stats.metrics["won"][number]}
