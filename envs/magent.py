@@ -40,7 +40,9 @@ def make(game: str = "battle", kwargs: Mapping[str, Any] | None = None) -> Grid:
 
     Args:
         game: ``battle``, ``battlefield``, ``combined_arms``, ``adversarial_pursuit``, ``tiger_deer`` or ``gather``.
-        kwargs: keyword arguments of its ``parallel_env``: ``map_size``, ``max_cycles``, ``attack_penalty``, ...
+        kwargs: keyword arguments of its ``parallel_env``: ``map_size``, ``max_cycles``, ``attack_penalty``, ... An attack
+            that hits nothing costs nothing unless ``attack_penalty`` says so: at the package's -0.1 a team that
+            explores learns not to fight.
     """
     known = games()
     if game not in known:
@@ -49,11 +51,14 @@ def make(game: str = "battle", kwargs: Mapping[str, Any] | None = None) -> Grid:
     factory, arguments = module.parallel_env, dict(kwargs or {})
     # It takes **reward_args and would fail from deep within.
     code = importlib.import_module(factory.__module__)
-    names = [*inspect.signature(factory).parameters, *getattr(code, "default_reward_args", {})]
+    rewards = getattr(code, "default_reward_args", {})
+    names = [*inspect.signature(factory).parameters, *rewards]
     for key in arguments:
         if key not in names or key == "reward_args":
             choices = set(names) - {"reward_args"}
             raise ConfigurationError(f"MAgent2 game '{game}' has no setting '{key}'{did_you_mean(key, choices)}")
+    if "attack_penalty" in rewards:
+        arguments.setdefault("attack_penalty", 0.0)
     return Grid(factory(**arguments))
 
 

@@ -25,6 +25,17 @@ def test_a_battle_between_two_armies_ends_at_its_limit_as_a_draw():
     env.close()
 
 
+def test_an_attack_that_hits_nothing_costs_nothing_unless_it_is_asked_for():
+    """21 actions: do nothing, 12 moves, 8 attacks; each step costs 0.005."""
+    costs = []
+    for kwargs in ({}, {"attack_penalty": -0.1}):
+        env = magent.make("battle", {"map_size": 16, "max_cycles": 3, **kwargs})
+        env.reset(seed=1)
+        costs.append(env.step(dict.fromkeys(env.agents, 13))[1]["red_0"])
+        env.close()
+    assert costs == pytest.approx([-0.005, -0.105])
+
+
 class Stub:
     """A game of two red and one blue, of whom so many are alive."""
 
