@@ -40,8 +40,8 @@ def make(game: str = "battle", kwargs: Mapping[str, Any] | None = None) -> Grid:
 
     Args:
         game: ``battle``, ``battlefield``, ``combined_arms``, ``adversarial_pursuit``, ``tiger_deer`` or ``gather``.
-        kwargs: keyword arguments of its ``parallel_env``: ``map_size``, ``max_cycles``, ``attack_penalty``, ... An attack
-            that hits nothing costs nothing unless ``attack_penalty`` says so: at the package's -0.1 a team that
+        kwargs: keyword arguments of its ``parallel_env``: ``map_size``, ``max_cycles``, ``attack_penalty``, ... An
+            attack that hits nothing costs nothing unless ``attack_penalty`` says so: at the package's -0.1 a team that
             explores learns not to fight.
     """
     known = games()

@@ -1,6 +1,6 @@
 """Act as the prey of MPE's ``simple_tag``, by a rule: an opponent to learn against.
 
-    qmix-train env=mpe env.scenario=simple_tag env.team=[adversary_*] env.opponents=qmix_lightning.envs.mpe_prey:flee
+qmix-train env=mpe env.scenario=simple_tag env.team=[adversary_*] env.opponents=qmix_lightning.envs.mpe_prey:flee
 """
 
 from __future__ import annotations

@@ -112,9 +112,7 @@ def evaluate(
     from qmix_lightning.policies import open_policy
 
     stored = open_policy(reference, run_dir)
-    return evaluate_policy(
-        stored, episodes=episodes, num_envs=num_envs, seed=seed, epsilon=epsilon, env=env or {}
-    )
+    return evaluate_policy(stored, episodes=episodes, num_envs=num_envs, seed=seed, epsilon=epsilon, env=env or {})
 
 
 def evaluate_policy(
