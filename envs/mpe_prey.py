@@ -1,4 +1,4 @@
-"""Act as the prey of MPE's ``simple_tag``, by a rule: opponents to learn against.
+"""Act as the prey of MPE's ``simple_tag``, by a rule: an opponent to learn against.
 
 qmix-train env=mpe env.scenario=simple_tag env.team=[adversary_*] env.opponents=qmix_lightning.envs.mpe_prey:flee
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["flee", "stumble"]
+__all__ = ["flee"]
 
 _MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])  # none, left, right, down, up
 _STEP = 0.2  # how far ahead it looks
@@ -29,16 +29,3 @@ def flee(agent: str, observation: np.ndarray, action_mask: np.ndarray, rng: np.r
     nearest = np.linalg.norm(predators - after[:, None], axis=2).min(1)
     outside = (np.abs(place + after) - _BORDER).clip(0).sum(1)
     return int((nearest - 10 * outside).argmax())
-
-
-def stumble(agent: str, observation: np.ndarray, action_mask: np.ndarray, rng: np.random.Generator) -> int:
-    """Return what :func:`flee` does, or with a chance of one half any move: a prey that is caught often enough to learn.
-
-    Args:
-        agent, observation: as for :func:`flee`.
-        action_mask: of the legal moves.
-        rng: draws.
-    """
-    if rng.random() < 0.5:
-        return int(rng.choice(np.flatnonzero(action_mask)))
-    return flee(agent, observation, action_mask, rng)

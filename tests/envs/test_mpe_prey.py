@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mpe2 import simple_tag_v3
 
-from qmix_lightning.envs.mpe_prey import flee, stumble
+from qmix_lightning.envs.mpe_prey import flee
 
 NONE, LEFT, RIGHT, DOWN, UP = range(5)
 FAR = [9.0, 9.0]
@@ -27,18 +27,6 @@ def test_it_runs_from_the_nearest_predator(predator, expected):
 def test_it_stays_inside_the_field():
     assert move((-0.85, 0), (0.3, 0)) in (UP, DOWN), "left is out"
     assert move((0, -0.85), (0.02, 0.3), (0.3, 0)) == LEFT
-
-
-def test_one_that_stumbles_flees_half_of_the_time():
-    """And of its random moves a fifth are the same."""
-    observation = np.zeros(14, np.float32)
-    observation[8:14] = [0.3, 0, *FAR, *FAR]
-    rng = np.random.default_rng(0)
-    moves = [stumble("agent_0", observation, np.ones(5, bool), rng) for _ in range(1000)]
-    assert np.mean(np.array(moves) == LEFT) == pytest.approx(0.6, abs=0.05)
-    assert set(moves) == {NONE, LEFT, RIGHT, DOWN, UP}
-    illegal = np.array([True, True, False, False, False])
-    assert {stumble("agent_0", observation, illegal, rng) for _ in range(50)} == {NONE, LEFT}
 
 
 def test_it_reads_what_the_scenario_shows():
