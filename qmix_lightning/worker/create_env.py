@@ -72,14 +72,7 @@ class AdapterMaker:
                 f"environment '{self.name}' cannot be sent to worker processes ({why}): register its factory by "
                 "'package.module:name', or use rollout=sync"
             )
-        return {
-            "factory": address,
-            "settings": settings,
-            "name": self.name,
-            "reward_aggregation": self.reward_aggregation,
-            "timeout_is_terminal": self.timeout_is_terminal,
-            "episode_limit": self.episode_limit,
-        }
+        return {**vars(self), "factory": address, "settings": settings}
 
 
 def _address_of(factory: Callable[..., Any]) -> str | None:

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.vector.factory import make_vector_env
+from qmix_lightning.vector.factory import Backend, make_vector_env
 from qmix_lightning.vector.sides import opposing_sides
 from qmix_lightning.vector.team_env import Opponents, TeamEnv, team_env
 from support.fakes import Scripted, VaryingLength
 from support.sides import Duel, Sides
+from support.vector_play import checksum
 
 ON = torch.ones(1, dtype=torch.bool)
 SEED = torch.tensor([5])
@@ -68,6 +69,21 @@ def test_a_team_in_the_middle_is_given_its_own_slots():
     assert torch.equal(after.next.obs, all_after.next.obs[:, [1, 4]])
     assert all_after.agent_reward is not None
     assert torch.allclose(after.reward, all_after.agent_reward[:, [1, 4]].sum(1))
+
+
+def test_workers_step_the_same_team():
+    """A worker adds up the team's rewards, and ends the episode with the team."""
+
+    def played(backend: str) -> int:
+        whole = make_vector_env(Sides, {}, num_envs=2, name="sides", team=["red_*"], backend=Backend(backend))
+        env = team_env(whole, Noted)
+        try:
+            assert env.spec.agent_names == ("red_0", "red_1", "red_2")
+            return checksum(env, 30)
+        finally:
+            env.close()
+
+    assert played("process") == played("sync")
 
 
 def test_the_mean_is_over_the_team():
