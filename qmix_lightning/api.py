@@ -127,7 +127,7 @@ def build_lightning(
 
 def _typed(env: Env | None, algorithm: Any, groups: Mapping[str, Any]) -> list[str]:
     """Return what was asked for as it is typed after ``qmix-train``."""
-    typed = [*([] if env is None else _env_overrides(env)), *_overrides("algorithm", algorithm)]
+    typed = [*([] if env is None else _overrides("env", _env_section(env))), *_overrides("algorithm", algorithm)]
     for name, value in groups.items():
         typed += _overrides(name, value)
     return typed
@@ -222,10 +222,6 @@ def _env_section(env: Env) -> dict[str, Any]:
 
     register(_FACTORY, env, overwrite=True)
     return {"name": _FACTORY}
-
-
-def _env_overrides(env: Env) -> list[str]:
-    return _overrides("env", _env_section(env))
 
 
 def _overrides(name: str, value: Any) -> list[str]:

@@ -42,7 +42,7 @@ def export(config: ExportConfig) -> None:
     if not config.learner:
         stored = replace(stored, learner_weights=None, optimizer=None)
     if config.card:
-        stored = stored.with_card(_card(stored, config))
+        stored = replace(stored, card=_card(stored, config))
     with tempfile.TemporaryDirectory() as temporary:
         programs = None
         if config.programs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -138,10 +138,6 @@ class StoredPolicy:
     def team(self, num_envs: int = 1, *, seed: int = 0, device: torch.device | str = "cpu") -> Team:
         """Return a team that acts in ``num_envs`` environments at once; ``seed`` decides what it explores."""
         return Team(self.build(), self.spec, num_envs=num_envs, seed=seed, device=device)
-
-    def with_card(self, card: dict[str, Any] | None) -> StoredPolicy:
-        """Return the same policy with another card."""
-        return replace(self, card=card)
 
     def env_section(self, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the ``env`` section that it was trained with, with what was typed on top.

@@ -20,7 +20,6 @@ import numpy as np
 
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.vector.answers import Introduction, read_introduction
-from qmix_lightning.worker.boot import UNSUITABLE
 from qmix_lightning.worker.last_words import LastWords
 from qmix_lightning.worker.loop import WorkOrder, work
 from qmix_lightning.worker.protocol import receive, receive_bytes, send
@@ -208,10 +207,6 @@ class WorkerProcess:
         else:
             how = f"killed by signal {-code}" if code < 0 else f"ended by itself with status {code}"
         return how + self.words.shown()
-
-    def unsuitable(self) -> bool:
-        """Return whether the interpreter itself cannot run a worker."""
-        return self._interpreter is not None and self._process is not None and self._process.join(1) == UNSUITABLE
 
     def kill(self) -> None:
         """End the worker and everything that its environments started."""

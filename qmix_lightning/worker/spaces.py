@@ -86,19 +86,18 @@ def to_vector(value: Any, what: str, shape: tuple[int, ...] | None = None) -> np
     return array.ravel()
 
 
-def observation_reader(space: Any, what: str, skip: str | None = None) -> tuple[int, Callable[[Any], np.ndarray]]:
+def observation_reader(space: Any, what: str) -> tuple[int, Callable[[Any], np.ndarray]]:
     """Return the flat size of ``space`` and the function that flattens its values, as Gymnasium's ``flatten`` does.
 
     Args:
         space: any space with a fixed flat size.
         what: names the value in messages.
-        skip: a part of a ``Dict`` that is left out.
 
     Raises:
         EnvironmentContractError: the space has no fixed flat size. The function raises it for what does not fit.
     """
     if is_space(space, "Dict"):
-        parts = {key: observation_reader(part, what) for key, part in space.spaces.items() if key != skip}
+        parts = {key: observation_reader(part, what) for key, part in space.spaces.items()}
         return _joined(parts, space, what)
     if is_space(space, "Tuple"):
         return _joined(dict(enumerate(observation_reader(part, what) for part in space.spaces)), space, what)
