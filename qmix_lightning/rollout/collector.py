@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode, EpisodeStats, Observation
 from qmix_lightning.vector.team_env import TeamEnv
 
-__all__ = ["Collected", "Collector", "copied", "deal_episodes", "whole_round"]
+__all__ = ["Collected", "Collector", "deal_episodes", "whole_round"]
 
 _log = logging.getLogger(__name__)
 
@@ -332,7 +332,7 @@ def whole_round(
             return replace(total, interrupted=True), error
         total.env_steps += part.env_steps
         # The collector reuses the buffers of what it returned.
-        total.episodes.extend(copied(episode) for episode in part.episodes)
+        total.episodes.extend(episode.map(Tensor.clone) for episode in part.episodes)
         total.stats.extend(part.stats)
         total.act_s += part.act_s
         total.env_s += part.env_s
@@ -345,10 +345,3 @@ def deal_episodes(episodes: int, slots: int) -> np.ndarray:
     """Return how many of ``episodes`` each slot plays, ``[slots]``, the first ones one more if they do not divide."""
     each, rest = divmod(episodes, slots)
     return each + (np.arange(slots) < rest).astype(np.int64)
-
-
-def copied(episode: Episode) -> Episode:
-    """Return an episode that stays as it is when the collector goes on."""
-    values = {f.name: getattr(episode, f.name) for f in fields(episode)}
-    cloned: dict[str, Any] = {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
-    return Episode(**cloned)

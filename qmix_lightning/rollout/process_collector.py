@@ -20,21 +20,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault, QMixLightningError, RunError
-from qmix_lightning.rollout.collector import Collected, Collector, whole_round
+from qmix_lightning.rollout.collector import Collected, Collector
 from qmix_lightning.runtime.resources import keep_freed_memory
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.runtime.transfer import on_host
-from qmix_lightning.types import EnvSpec, Episode
+from qmix_lightning.types import EnvSpec
 from qmix_lightning.worker.blame import traceback_of
 from qmix_lightning.worker.lifeline import is_gone, watch
 from qmix_lightning.worker.supervisor import supervise
@@ -271,10 +272,8 @@ class _Served:
     def collect_round(
         self, epsilon: float, steps: int | None, episodes: int | None
     ) -> tuple[Collected, EnvironmentFault | None]:
-        collected, fault = whole_round(
-            lambda left: self.collector.collect(epsilon, max_steps=left, interrupted=lambda: self.interrupted),
-            steps=steps,
-            episodes=episodes,
+        collected, fault = self.collector.collect_round(
+            epsilon, steps=steps, episodes=episodes, interrupted=lambda: self.interrupted
         )
         return to_arrays(collected), fault
 
@@ -287,28 +286,16 @@ class _Served:
 
 def to_arrays(collected: Collected) -> Collected:
     """Return the episodes with arrays instead of tensors, which pickle in one piece each."""
-    return replace(collected, episodes=[_map_tensors(e, lambda t: t.numpy(force=True)) for e in collected.episodes])
+    return replace(collected, episodes=[e.map(lambda t: t.numpy(force=True)) for e in collected.episodes])
 
 
 def to_tensors(collected: Collected) -> Collected:
     """Return what :func:`to_arrays` gave with tensors again."""
-    return replace(
-        collected,
-        episodes=[
-            Episode(**{f.name: _tensor(getattr(e, f.name)) for f in fields(Episode)}) for e in collected.episodes
-        ],
-    )
+    return replace(collected, episodes=[e.map(_tensor) for e in collected.episodes])
 
 
-def _map_tensors(episode: Episode, change: Callable[[Tensor], Any]) -> Episode:
-    values = {f.name: getattr(episode, f.name) for f in fields(episode)}
-    return Episode(**{name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()})
-
-
-def _tensor(value: Any) -> Any:
-    if isinstance(value, bool):
-        return value
-    return torch.from_numpy(value if value.flags.writeable else value.copy())
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], VectorEnv]) -> None:

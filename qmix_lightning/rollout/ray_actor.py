@@ -17,7 +17,7 @@ import qmix_lightning
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
-from qmix_lightning.rollout.collector import Collected, Collector, copied
+from qmix_lightning.rollout.collector import Collected, Collector
 from qmix_lightning.rollout.process_collector import portable, to_arrays
 from qmix_lightning.runtime.resources import keep_freed_memory
 
@@ -179,7 +179,9 @@ class CollectorActor:
                 interrupted=lambda: self._interrupted == order.number,
             )
             answer.vector_steps += part.vector_steps
-            part.episodes = [copied(episode) for episode in part.episodes]  # the collector reuses its buffers
+            part.episodes = [
+                episode.map(torch.Tensor.clone) for episode in part.episodes
+            ]  # the collector reuses its buffers
             answer.parts.append(Part(answer.vector_steps, to_arrays(part)))
             answer.interrupted = part.interrupted
             played_out = part.vector_steps == 0

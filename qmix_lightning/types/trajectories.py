@@ -292,6 +292,11 @@ class Episode:
     def length(self) -> int:
         return self.reward.shape[0]
 
+    def map(self, fn: Callable[[Any], Any]) -> Episode:
+        """Return the same episode with ``fn`` applied to every tensor, or to what stands in a tensor's place."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Episode(**{name: value if isinstance(value, bool) else fn(value) for name, value in values.items()})
+
 
 @dataclass
 class EpisodeStats:
