@@ -179,9 +179,8 @@ class CollectorActor:
                 interrupted=lambda: self._interrupted == order.number,
             )
             answer.vector_steps += part.vector_steps
-            part.episodes = [
-                episode.map(torch.Tensor.clone) for episode in part.episodes
-            ]  # the collector reuses its buffers
+            # The collector reuses its buffers.
+            part.episodes = [episode.map(torch.Tensor.clone) for episode in part.episodes]
             answer.parts.append(Part(answer.vector_steps, to_arrays(part)))
             answer.interrupted = part.interrupted
             played_out = part.vector_steps == 0

@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault, RunError
 from qmix_lightning.types import Observation, Transition
 from qmix_lightning.vector.answers import Introduction, check_values, read_fatal, read_fault
+from qmix_lightning.vector.buffer_views import transition_view
 from qmix_lightning.vector.worker_process import Interpreter, WorkerProcess, working_folder
 from qmix_lightning.worker.buffers import SharedBuffers
 from qmix_lightning.worker.create_env import AdapterMaker
@@ -121,27 +123,12 @@ class ProcessVectorEnv:
             self._descriptor = os.dup(file.fileno())  # no name: nothing is left behind, however this ends
         os.ftruncate(self._descriptor, size)
         self._mapping = mmap.mmap(self._descriptor, size)
-        self._shared = shared = SharedBuffers(self.spec, self.num_envs, self._mapping)
+        self._shared = SharedBuffers(self.spec, self.num_envs, self._mapping)
         for worker in self._workers:
             if worker is not None:
                 worker.share(self._descriptor)
-        buffers = shared.buffers
-        self._observation = Observation(
-            obs=torch.from_numpy(buffers.obs),
-            state=torch.from_numpy(buffers.state),
-            avail_actions=torch.from_numpy(buffers.avail_actions),
-            agent_mask=torch.from_numpy(buffers.agent_mask),
-        )
         self._failed = torch.zeros(self.num_envs, dtype=torch.bool)
-        self._transition = Transition(
-            next=self._observation,
-            reward=torch.from_numpy(buffers.reward),
-            terminated=torch.from_numpy(buffers.terminated),
-            truncated=torch.from_numpy(buffers.truncated),
-            agent_reward=torch.from_numpy(buffers.agent_reward),
-            metrics={n: torch.from_numpy(buffers.metrics[m]) for m, n in enumerate(self.spec.episode_metrics)},
-            failed=self._failed,
-        )
+        self._transition = replace(transition_view(self._shared.buffers, self.spec), failed=self._failed)
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``; workers that are gone are replaced first."""
@@ -158,7 +145,7 @@ class ProcessVectorEnv:
             self._lost |= lost & ~wanted
         self._faults.started |= bool(wanted.any())
         self._check(wanted & ~self._lost)
-        return self._observation
+        return self._transition.next
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
         """Take one joint step with ``actions [E, N]`` where ``active [E]``."""
@@ -166,13 +153,13 @@ class ProcessVectorEnv:
         self._shared.actions[:] = actions.numpy(force=True)
         idle = ~wanted
         if idle.any():
-            buffers.reward[idle], buffers.terminated[idle], buffers.truncated[idle] = 0.0, False, False
+            buffers.clear_outcome(idle)
         self._shared.failed[:] = False
         lost = self._command(STEP, wanted & ~self._lost)
         self._lost |= lost
         failed = (self._shared.failed | self._lost) & wanted
         if failed.any():
-            buffers.reward[failed], buffers.terminated[failed], buffers.truncated[failed] = 0.0, False, False
+            buffers.clear_outcome(failed)
         self._check(wanted & ~failed)
         self._failed.numpy()[:] = failed
         if self._in_a_row.any():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.types import Observation, Transition
+from qmix_lightning.vector.buffer_views import transition_view
 from qmix_lightning.worker.buffers import Buffers
 from qmix_lightning.worker.fault_tolerance import EnvBlock, Faults, FaultTolerantEnv, is_seeded, versions_of
 from qmix_lightning.worker.frames import read_frame
@@ -43,37 +44,20 @@ class SyncVectorEnv:
         for index, adapter in enumerate(adapters):
             if adapter.spec != self.spec:
                 raise EnvironmentContractError(_difference(self.spec.to_dict(), adapter.spec.to_dict(), index))
-        self._buffers = buffers = Buffers.zeros(self.spec, self.num_envs)
-        self._block = EnvBlock(dict(enumerate(adapters)), buffers)
-        self._observation = Observation(
-            obs=torch.from_numpy(buffers.obs),
-            state=torch.from_numpy(buffers.state),
-            avail_actions=torch.from_numpy(buffers.avail_actions),
-            agent_mask=torch.from_numpy(buffers.agent_mask),
-        )
-        # Views too, so that a step costs no tensor at all.
-        self._transition = Transition(
-            next=self._observation,
-            reward=torch.from_numpy(buffers.reward),
-            terminated=torch.from_numpy(buffers.terminated),
-            truncated=torch.from_numpy(buffers.truncated),
-            agent_reward=torch.from_numpy(buffers.agent_reward),
-            metrics={
-                name: torch.from_numpy(buffers.metrics[m]) for m, name in enumerate(self.spec.episode_metrics)
-            },
-        )  # fmt: skip
+        self._buffers = Buffers.zeros(self.spec, self.num_envs)
+        self._block = EnvBlock(dict(enumerate(adapters)), self._buffers)
+        self._transition = transition_view(self._buffers, self.spec)
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
         self._block.reset(seeds.tolist(), mask.tolist())
-        return self._observation
+        return self._transition.next
 
     def step(self, actions: Tensor, active: Tensor) -> Transition:
         """Take one joint step with ``actions [E, N]`` where ``active [E]``."""
         wanted = active.tolist()
         if not all(wanted):
-            buffers, idle = self._buffers, ~active.numpy()
-            buffers.reward[idle], buffers.terminated[idle], buffers.truncated[idle] = 0.0, False, False
+            self._buffers.clear_outcome(~active.numpy())
         failed = self._block.step(actions.tolist(), wanted)
         self._transition.failed = self._none
         if failed:

@@ -50,6 +50,10 @@ class Buffers:
     def zeros(cls, spec: EnvSpec, num_envs: int) -> Buffers:
         return cls(**{k: np.zeros(shape, dtype) for k, (shape, dtype) in cls.layout(spec, num_envs).items()})
 
+    def clear_outcome(self, rows: np.ndarray | list[int]) -> None:
+        """Let ``rows`` earn nothing and go on: no step was taken there, or it failed."""
+        self.reward[rows], self.terminated[rows], self.truncated[rows] = 0.0, False, False
+
     def row(self, spec: EnvSpec, index: int) -> Row:
         """Return the views that environment ``index`` writes."""
         return Row(

@@ -362,8 +362,8 @@ class EnvBlock:
             total + float(self._obs.sum(dtype=np.float64)) + float(self._state.sum(dtype=np.float64))
         ):
             failed += self._reject(wanted, failed)
-        for e in failed:
-            buffers.reward[e], buffers.terminated[e], buffers.truncated[e] = 0.0, False, False
+        if failed:
+            buffers.clear_outcome(failed)
         return failed
 
     def _reject(self, wanted: Sequence[bool], failed: Sequence[int]) -> list[int]:
