@@ -207,6 +207,7 @@ def _created(section: dict[str, Any], other: InterpreterConfig = _THIS_ONE) -> t
     from qmix_lightning.vector.env_section import parse_env_section
     from qmix_lightning.vector.factory import Backend, interpreter_of, make_vector_env
     from qmix_lightning.worker.create_env import create_env
+    from qmix_lightning.worker.declared import metadata_of
     from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
     torch.set_num_threads(1)
@@ -221,7 +222,7 @@ def _created(section: dict[str, Any], other: InterpreterConfig = _THIS_ONE) -> t
         bare = create_env(env.factory, env.settings, f"environment '{env.name}'")
         created = ParallelAdapter(bare, name=env.name, **env.adapter)
     try:
-        return created.spec, (getattr(bare, "metadata", None) or {}).get("missing")
+        return created.spec, metadata_of(bare).get("missing")
     finally:
         created.close()
 

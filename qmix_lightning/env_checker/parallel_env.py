@@ -13,6 +13,7 @@ from qmix_lightning.env_checker.report import CheckReport
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.text import error_line, shortened
 from qmix_lightning.worker.agent_spaces import MASK_KEY
+from qmix_lightning.worker.declared import metadata_of
 
 __all__ = ["check_parallel_env"]
 
@@ -53,7 +54,7 @@ class _BareEpisodes:
         self.check_report = check_report
         self.limit = limit
         self.agents = list(env.possible_agents)
-        self.metrics = tuple((getattr(env, "metadata", None) or {}).get("episode_metrics", ()))
+        self.metrics = tuple(metadata_of(env).get("episode_metrics", ()))
         self.where = ""
         self.taken = 0  # steps that gave something to look at
         self.ends = 0

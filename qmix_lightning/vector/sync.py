@@ -13,7 +13,8 @@ from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.types import Observation, Transition
 from qmix_lightning.vector.buffer_views import transition_view
 from qmix_lightning.worker.buffers import Buffers
-from qmix_lightning.worker.fault_tolerance import EnvBlock, Faults, FaultTolerantEnv, is_seeded, versions_of
+from qmix_lightning.worker.declared import is_seeded, versions_of
+from qmix_lightning.worker.fault_tolerance import EnvBlock, Faults, FaultTolerantEnv
 from qmix_lightning.worker.frames import read_frame
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
@@ -37,9 +38,7 @@ class SyncVectorEnv:
         self.device = torch.device("cpu")
         self._adapters = list(adapters)
         self.faults = faults.counts if faults else {}
-        first = adapters[0]
-        self.versions = first.versions if isinstance(first, FaultTolerantEnv) else versions_of(first)
-        self.seeded = first.seeded if isinstance(first, FaultTolerantEnv) else is_seeded(first)
+        self.versions, self.seeded = versions_of(self.first_env), is_seeded(self.first_env)
         self._none = torch.zeros(self.num_envs, dtype=torch.bool)
         for index, adapter in enumerate(adapters):
             if adapter.spec != self.spec:

@@ -12,6 +12,7 @@ from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QM
 from qmix_lightning.registry import load_target
 from qmix_lightning.worker.arguments import check_arguments
 from qmix_lightning.worker.blame import is_fault, raised_at
+from qmix_lightning.worker.declared import close_if_it_can
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 __all__ = ["AdapterMaker", "create_env"]
@@ -50,9 +51,7 @@ class AdapterMaker:
                 team=self.team,
             )
         except BaseException:
-            close = getattr(env, "close", None)  # a simulator may hold processes
-            if callable(close):
-                close()
+            close_if_it_can(env)
             raise
 
     def to_json(self) -> dict[str, Any]:

@@ -12,17 +12,43 @@ from qmix_lightning.types import EntityBlock, Picture
 from qmix_lightning.worker.spaces import is_space
 
 __all__ = [
+    "close_if_it_can",
     "find_pictures",
     "is_bytes",
+    "is_seeded",
+    "metadata_of",
     "own_limit",
     "read_entities",
     "read_pictures",
     "require_parallel_env",
     "vector_shape",
+    "versions_of",
 ]
 
 LIMIT_ATTRIBUTES = ("max_cycles", "max_steps", "episode_limit", "timestep_limit", "_max_episode_steps")
 _MOST_WRAPPERS = 16
+
+
+def metadata_of(env: Any) -> dict[str, Any]:
+    """Return the ``metadata`` of an environment; empty where it has none."""
+    return getattr(env, "metadata", None) or {}
+
+
+def is_seeded(env: Any) -> bool:
+    """Return whether an episode is a function of its seed and the actions; ``metadata["seeded"] = False`` says no."""
+    return bool(metadata_of(env).get("seeded", True))
+
+
+def versions_of(env: Any) -> dict[str, str]:
+    """Return what ``metadata["versions"]`` says of a simulator, such as its game's build."""
+    return {str(name): str(value) for name, value in metadata_of(env).get("versions", {}).items()}
+
+
+def close_if_it_can(env: Any) -> None:
+    """Close an environment that has ``close()``: a simulator may hold processes."""
+    close = getattr(env, "close", None)
+    if callable(close):
+        close()
 
 
 def vector_shape(space: Any) -> tuple[int, ...] | None:

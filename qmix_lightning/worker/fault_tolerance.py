@@ -28,6 +28,7 @@ from qmix_lightning.errors import (
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.worker.blame import is_fault, location_of, raised_at
 from qmix_lightning.worker.buffers import Buffers, Row
+from qmix_lightning.worker.declared import metadata_of
 from qmix_lightning.worker.parallel_adapter import Outcome, ParallelAdapter
 
 __all__ = ["FAULT_KINDS", "EnvBlock", "FaultLimit", "FaultTolerantEnv", "Faults"]
@@ -132,17 +133,6 @@ class Faults:
         time.sleep(min(longest, first * 2 ** min(_DOUBLINGS, max(0, len(self._times) - 1))))
 
 
-def is_seeded(adapter: ParallelAdapter) -> bool:
-    """Return whether an episode is a function of its seed and the actions; ``metadata["seeded"] = False`` says no."""
-    return bool((getattr(adapter.env, "metadata", None) or {}).get("seeded", True))
-
-
-def versions_of(adapter: ParallelAdapter) -> dict[str, str]:
-    """Return what ``metadata["versions"]`` says of a simulator, such as its game's build."""
-    versions = (getattr(adapter.env, "metadata", None) or {}).get("versions", {})
-    return {str(name): str(value) for name, value in versions.items()}
-
-
 class _Streams:
     """Standard output and error, to be opened again where a simulator has closed them, which are not its own."""
 
@@ -186,8 +176,6 @@ class FaultTolerantEnv:
         self.name = faults.name
         self._adapter: ParallelAdapter | None = make()
         self.spec = self._adapter.spec
-        self.versions = versions_of(self._adapter)
-        self.seeded = is_seeded(self._adapter)
         self._steps = 0
         self._in_a_row = 0  # faults without an episode that ended between them
         self._process = os.getpid()
@@ -261,7 +249,7 @@ class FaultTolerantEnv:
 
     def _is_old(self) -> bool:
         assert self._adapter is not None
-        limit = (getattr(self._adapter.env, "metadata", None) or {}).get("rebuild_after_steps")
+        limit = metadata_of(self._adapter.env).get("rebuild_after_steps")
         longest = self.spec.episode_limit or 0
         return limit is not None and self._steps + longest >= limit
 

@@ -26,6 +26,7 @@ from qmix_lightning.runtime.text import error_line
 from qmix_lightning.worker.blame import traceback_of
 from qmix_lightning.worker.buffers import SharedBuffers
 from qmix_lightning.worker.create_env import AdapterMaker
+from qmix_lightning.worker.declared import is_seeded, versions_of
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, EnvBlock, FaultLimit, Faults, FaultTolerantEnv
 from qmix_lightning.worker.frames import read_frame
 from qmix_lightning.worker.lifeline import is_gone, watch
@@ -154,8 +155,8 @@ def _introduction(env: FaultTolerantEnv) -> dict[str, Any]:
     return {
         "protocol": VERSION,
         "spec": env.spec.to_dict(),
-        "versions": env.versions,
-        "seeded": env.seeded,
+        "versions": versions_of(env.env),
+        "seeded": is_seeded(env.env),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }

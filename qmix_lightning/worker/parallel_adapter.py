@@ -25,8 +25,10 @@ from qmix_lightning.worker.agent_spaces import (
 )
 from qmix_lightning.worker.buffers import Row
 from qmix_lightning.worker.declared import (
+    close_if_it_can,
     find_pictures,
     is_bytes,
+    metadata_of,
     own_limit,
     read_entities,
     read_pictures,
@@ -113,7 +115,7 @@ class ParallelAdapter:
         team_of_spec = team_slots(self._agents, team, self._what)
         self._team = frozenset(team_of_spec or range(n))
         self._divisor = len(self._team) if reward_aggregation == "mean" else 1
-        metadata = getattr(env, "metadata", None) or {}
+        metadata = metadata_of(env)
         self._shared_reward = bool(metadata.get("shared_reward", False))
         named = [(agent, f"of agent '{agent}'") for agent in self._agents]
         self._starts, counts, self._parts = zip(
@@ -250,10 +252,9 @@ class ParallelAdapter:
         return Outcome(reward, terminated, not terminated, self._metrics(infos, unaware))
 
     def _not_five(self, result: Any) -> EnvironmentContractError:
-        is_sequence = isinstance(result, (tuple, list))
+        found = f"{len(result)} values" if isinstance(result, (tuple, list)) else shortened(result, 40)
         return EnvironmentContractError(
-            f"{self._what}: step must return (observations, rewards, terminations, truncations, infos), "
-            f"not {len(result) if is_sequence else shortened(result, 40)}{' values' if is_sequence else ''}"
+            f"{self._what}: step must return (observations, rewards, terminations, truncations, infos), not {found}"
         )
 
     def _still_acting(
@@ -293,9 +294,7 @@ class ParallelAdapter:
         """Close the environment; may be called twice."""
         if not self._closed:
             self._closed = True
-            close = getattr(self.env, "close", None)
-            if close is not None:
-                close()
+            close_if_it_can(self.env)
 
     def _end_copy(self) -> None:
         """End this process if a simulator forked it and came back in both; the original goes on.
