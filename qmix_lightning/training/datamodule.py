@@ -9,6 +9,7 @@ data is ahead of the optimiser.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +35,7 @@ from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.signals import StopFlag
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.training.counters import FIRST_EPISODES, Counters
-from qmix_lightning.training.loaders import PLACEHOLDER, EvaluationLoader, PlaceholderLoader
+from qmix_lightning.training.loaders import PLACEHOLDER, EvaluationLoader
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
@@ -128,8 +129,8 @@ class ReplayDataModule(LightningDataModule):
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> PlaceholderLoader:
-        return PlaceholderLoader()
+    def train_dataloader(self) -> Iterator[str]:
+        return itertools.repeat(PLACEHOLDER)
 
     def val_dataloader(self) -> EvaluationLoader:
         return EvaluationLoader(self.evaluate)
@@ -428,14 +429,6 @@ class ReplayDataModule(LightningDataModule):
         self.counters.count_faults(sum_numbers(mine, self._device))
         self.counters.evaluation_pending = False
         self.counters.evaluated_at = self.counters.env_steps
-
-    def window_means(self) -> dict[str, float]:
-        """Return means over the training episodes since :meth:`pop_window`; none if there were none."""
-        return self.counters.window_means()
-
-    def pop_window(self) -> dict[str, float]:
-        """Return means over the training episodes since the last call."""
-        return self.counters.pop_window()
 
 
 def data_of(trainer: Trainer) -> ReplayDataModule:

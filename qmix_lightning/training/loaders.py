@@ -1,4 +1,4 @@
-"""Give Lightning the loaders that it asks for: data is made when an update or an evaluation begins."""
+"""Give Lightning what it asks for in place of batches: data is made when an update or an evaluation begins."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ from collections.abc import Callable, Iterator
 
 from qmix_lightning.types import EpisodeStats
 
-__all__ = ["PLACEHOLDER", "EvaluationLoader", "PlaceholderLoader"]
+__all__ = ["PLACEHOLDER", "EvaluationLoader"]
 
 PLACEHOLDER = "placeholder"
-
-
-class PlaceholderLoader:
-    """Endless iterable of placeholders: each one stands for one update and holds no data."""
-
-    def __iter__(self) -> Iterator[str]:
-        while True:
-            yield PLACEHOLDER
+"""Stands for one update, and holds no data."""
 
 
 class EvaluationLoader:

@@ -329,8 +329,8 @@ def rewind_loops(fit_loop: dict[str, Any], updates: int) -> None:
     for progress in optimizer.values():
         progress["total"].update(dict.fromkeys(progress["total"], updates))
         progress["current"].update(dict.fromkeys(progress["current"], 0))
-    for name in ("epoch_loop.val_loop.batch_progress",):
-        fit_loop[name]["is_last_batch"] = False
-        for tracker in (fit_loop[name]["total"], fit_loop[name]["current"]):
-            tracker.update(dict.fromkeys(tracker, 0))
+    evaluation = fit_loop["epoch_loop.val_loop.batch_progress"]
+    evaluation["is_last_batch"] = False
+    for tracker in (evaluation["total"], evaluation["current"]):
+        tracker.update(dict.fromkeys(tracker, 0))
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = updates

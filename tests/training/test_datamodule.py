@@ -103,11 +103,11 @@ def test_counters_count_what_was_collected():
     returns = [x for r in rounds for x in r.stats.returns]
     lengths = [x for r in rounds for x in r.stats.lengths]
     won = [x for r in rounds for x in r.stats.metrics.get("won", [])]
-    window = data.pop_window()
+    window = data.counters.pop_window()
     assert window == pytest.approx(
         {"return": sum(returns) / len(returns), "length": sum(lengths) / len(lengths), "won": sum(won) / len(won)}
     )
-    assert data.pop_window() == {}
+    assert data.counters.pop_window() == {}
 
 
 def test_what_random_play_earns_is_counted_in_the_first_episodes_alone():
@@ -228,7 +228,7 @@ def test_counters_are_global_and_shares_are_local(monkeypatch):
     assert (len(data.replay), c.episodes, c.env_steps) == (4, 8, 16)
     # Four episodes on each rank fill the batch; the last of each owes an update.
     assert (c.updates, c.updates_due) == (1, 1)
-    assert data.pop_window()["length"] == 2.0
+    assert data.counters.pop_window()["length"] == 2.0
     assert len(data.evaluate()) == 3  # ids 0, 2 and 4
     for where in (datamodule, batch_source):
         monkeypatch.setattr(where, "rank", lambda: 1)

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from qmix_lightning.training.callbacks.metrics_log import MetricsLog
+from qmix_lightning.training.callbacks.metrics_log import MetricsLog, row_is_due
 from qmix_lightning.training.datamodule import data_of
 from qmix_lightning.training.module import TeamModule
 
@@ -57,8 +57,7 @@ class HealthCheck(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if every and data_of(trainer).counters.updates % every == 0:
+        if row_is_due(trainer):
             self._check_values(trainer, cast(TeamModule, pl_module))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

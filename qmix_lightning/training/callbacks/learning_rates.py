@@ -6,8 +6,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from qmix_lightning.training.callbacks.metrics_log import log_row
-from qmix_lightning.training.datamodule import data_of
+from qmix_lightning.training.callbacks.metrics_log import log_row, row_is_due
 
 __all__ = ["LearningRates"]
 
@@ -22,6 +21,5 @@ class LearningRates(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if every and data_of(trainer).counters.updates % every == 0:
+        if row_is_due(trainer):
             log_row(trainer, {f"lr/{group['name']}": group["lr"] for group in trainer.optimizers[0].param_groups})

@@ -15,7 +15,13 @@ from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import data_of
 from qmix_lightning.training.module import TeamModule, diverged
 
-__all__ = ["MetricsLog", "log_row"]
+__all__ = ["MetricsLog", "log_row", "row_is_due"]
+
+
+def row_is_due(trainer: Trainer) -> bool:
+    """Return whether the last update is one that is logged: each ``trainer.log_every_n_steps``-th."""
+    every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+    return every != 0 and data_of(trainer).counters.updates % every == 0
 
 
 def log_row(trainer: Trainer, metrics: dict[str, float], times: dict[str, float] | None = None) -> None:
@@ -66,14 +72,13 @@ class MetricsLog(Callback):
     ) -> None:
         self.seconds["update"] += time.perf_counter() - self._begun
         data, module = data_of(trainer), cast(TeamModule, pl_module)
-        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        due = every != 0 and data.counters.updates % every == 0
+        due = row_is_due(trainer)
         if not (due or not self.last_train):
             return
         metrics = module.train_metrics()
         if not math.isfinite(metrics["loss"]):
             raise diverged("loss", data.counters.updates)
-        means = data.pop_window() if due else data.window_means()
+        means = data.counters.pop_window() if due else data.counters.window_means()
         played = {("win_rate" if n == "won" else f"{n}_mean"): v for n, v in means.items()}
         self.last_train = {f"train/{n}": v for n, v in {**metrics, **played, "epsilon": batch.epsilon}.items()}
         self._publish(trainer, self.last_train)
