@@ -17,7 +17,7 @@ from qmix_lightning.checkpoint.manifest import Manifest, RunMetadata, check_mani
 from qmix_lightning.checkpoint.segments import folder_of_segments, verify_segments
 from qmix_lightning.config.resume import check_resumable, fill_missing_defaults, imported
 from qmix_lightning.config.run_config import SHARES, RunConfig, validate
-from qmix_lightning.config.tree import flatten
+from qmix_lightning.config.tree import flatten, key_of
 from qmix_lightning.config.trust import REPORTING_GROUPS, kept_callback, shipped_section, trusted_config
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.runtime.text import printable, shown_path
@@ -65,7 +65,7 @@ def folder_to_resume(
     Raises:
         CheckpointError: there is no such checkpoint.
     """
-    if overrides is None or config.ckpt_path == "last" or any(o.startswith("run_dir=") for o in overrides):
+    if overrides is None or config.ckpt_path == "last" or "run_dir" in map(key_of, overrides):
         return run_dir, None
     path = Path(str(config.ckpt_path))
     payload = read_checkpoint(path)
@@ -115,7 +115,7 @@ def load_resumed(
     try:
         check_resumable(saved, config.to_dict(), path)
     except ConfigurationError as error:
-        whole = [o for o in overrides or () if o.partition("=")[0].lstrip("+~") in _MULTI_SECTION_GROUPS]
+        whole = [o for o in overrides or () if key_of(o) in _MULTI_SECTION_GROUPS]
         if not whole:
             raise
         hint = f"{whole[0]} sets more than its own section: leave it out, or type the whole command"
@@ -211,7 +211,7 @@ def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], r
         run_dir: where the run goes on.
         path: of the file, for messages.
     """
-    names = [o.lstrip("+~").partition("=")[0] for o in typed]
+    names = list(map(key_of, typed))
     if any(name in _MULTI_SECTION_GROUPS for name in names):
         merged = dict(tree)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.messages import explain_hydra
 from qmix_lightning.cli.overrides import (
@@ -14,11 +15,30 @@ from qmix_lightning.cli.overrides import (
 )
 from qmix_lightning.config.aliases import rename_settings
 from qmix_lightning.config.run_config import RunConfig, validate
+from qmix_lightning.config.tree import key_of
 from qmix_lightning.errors import ConfigurationError
 
-__all__ = ["composer"]
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["composer", "settings_of_job"]
 
 Compose = Callable[[list[str], list[int] | None], list[RunConfig]]
+
+
+def settings_of_job(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
+    """Return what Hydra composed for a job in plain containers, under the names of today, and what was typed for it.
+
+    Raises:
+        OmegaConfBaseException: a value is missing, or an interpolation leads nowhere.
+    """
+    from omegaconf import OmegaConf
+
+    typed = explicit_overrides()
+    tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(tree, dict)
+    tree = with_typed_algorithms_mixer({str(key): value for key, value in tree.items()}, typed)
+    return rename_settings(tree, set(map(key_of, typed))), typed
 
 
 @contextlib.contextmanager
@@ -54,17 +74,12 @@ def _compose(overrides: list[str], seeds: list[int] | None) -> list[RunConfig]:
     try:
         config = compose("train", prepare_overrides(overrides, "train"), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        typed = explicit_overrides()
         OmegaConf.set_struct(config, False)
         del config["hydra"]
         found = []
         for seed in [config.seed] if seeds is None else seeds:
             config.seed = seed
-            tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            assert isinstance(tree, dict)
-            tree = with_typed_algorithms_mixer({str(key): value for key, value in tree.items()}, typed)
-            names = {override.lstrip("+~").partition("=")[0] for override in typed}
-            found.append(validate(rename_settings(tree, names)))
+            found.append(validate(settings_of_job(config)[0]))
         return found
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(explain_hydra(error, "train")) from error

@@ -17,18 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from qmix_lightning.cli.compose import settings_of_job
 from qmix_lightning.cli.help_text import fitted_to_terminal
 from qmix_lightning.cli.messages import explain_hydra
 from qmix_lightning.cli.overrides import (
     config_groups,
-    explicit_overrides,
     is_sweep,
     prepare_overrides,
     register_plugin_names,
     sweep_parts,
-    with_typed_algorithms_mixer,
 )
-from qmix_lightning.config.aliases import rename_settings
 from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError, RunInterrupted
 from qmix_lightning.runtime.launch import launched_by
 from qmix_lightning.runtime.signals import end_with_parent
@@ -116,7 +114,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
         end_with_parent()  # else a killed torchrun leaves its ranks behind
     import hydra
     from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
@@ -133,13 +131,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
     def compose(config: DictConfig, folder: Path) -> tuple[dict[str, Any], list[str]]:
         if config_name == "train":
             config.run_dir = shown_path(folder)
-        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        assert isinstance(tree, dict)
-        typed = explicit_overrides()
-        if config_name == "train":
-            tree = with_typed_algorithms_mixer({str(k): v for k, v in tree.items()}, typed)
-        names = {override.lstrip("+~").partition("=")[0] for override in typed}
-        return rename_settings({str(k): v for k, v in tree.items()}, names), typed
+        return settings_of_job(config)
 
     def job(config: DictConfig) -> Any:
         from hydra.core.hydra_config import HydraConfig

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from qmix_lightning.config.aliases import rename_override
 from qmix_lightning.config.env_address import env_label, is_address
 from qmix_lightning.config.synonyms import meant_by
+from qmix_lightning.config.tree import key_of
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.launch import launched_by
 from qmix_lightning.runtime.text import did_you_mean
@@ -68,6 +69,8 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
     if config_name in COMMANDS_ON_A_POLICY:
         typed = [a if "=" in a else f"policy={a}" for a in typed]
     typed = [part for a in typed for part in _env_by_address(rename_override(a), config_name)]
+    # Keys that are always there, by which folders are chosen below: one form is enough to look for.
+    typed = [a.removeprefix("++") if key_of(a) in ("run_dir", "ckpt_path") else a for a in typed]
     label = next(
         (env_label({"name": "pettingzoo", "id": a.partition("=")[2]}) for a in typed if a[:7] == "env.id="), ""
     )
@@ -256,7 +259,7 @@ def with_typed_algorithms_mixer(tree: dict[str, Any], typed: list[str]) -> dict[
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    names = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in typed}
+    names = {key_of(override).partition(".")[0] for override in typed}
     if "algorithm" not in names or "mixer" in names:
         return tree
     choices = HydraConfig.get().runtime.choices

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from qmix_lightning.cli.hydra_app import import_from_here, status_of
 from qmix_lightning.cli.key_values import parse_key_values
 from qmix_lightning.config.schema import from_mapping
+from qmix_lightning.config.tree import key_of
 from qmix_lightning.errors import ConfigurationError, RunError, RunInterrupted
 from qmix_lightning.runtime.resources import available_cores
 from qmix_lightning.runtime.text import did_you_mean, shown_path
@@ -144,8 +145,8 @@ def _check_also(also: list[Any]) -> None:
     for override in also:
         if not isinstance(override, str) or "=" not in override:
             raise ConfigurationError(f"also must be a list of overrides, also=[optimizer.lr=1e-3], not {override!r}")
-        if override.partition("=")[0].lstrip("+~") in ("seed", "run_dir", "ckpt_path", "num_threads"):
-            raise ConfigurationError(f"{override.partition('=')[0]} is set by qmix-bench for each run")
+        if key_of(override) in ("seed", "run_dir", "ckpt_path", "num_threads"):
+            raise ConfigurationError(f"{key_of(override)} is set by qmix-bench for each run")
 
 
 def _results(suite: str, folder: Path, changed: bool) -> Path:

@@ -19,6 +19,7 @@ from qmix_lightning.cli.hydra_app import RANK_CONFIG, SweepJobs, run_command
 from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.resume import refuse_untyped_interpreter
 from qmix_lightning.config.run_config import RunConfig, validate
+from qmix_lightning.config.tree import flatten, key_of
 from qmix_lightning.errors import ConfigurationError, FailedTogether, RunDiverged, RunError, RunInterrupted
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.launch import (
@@ -190,7 +191,7 @@ def _begin_anew(tree: dict[str, Any], run_dir: Path, overrides: list[str]) -> Ru
         ) from error
     began_from = saved.get("init_from") if isinstance(saved, dict) else None
     saved = fill_missing_defaults(trusted_config(saved, path), path)
-    if began_from is not None and not any(o.lstrip("+").startswith("init_from=") for o in overrides):
+    if began_from is not None and "init_from" not in map(key_of, overrides):
         raise ConfigurationError(
             f"the run in {shown_path(run_dir)} was killed before its first checkpoint and had begun from networks, "
             f"which a file does not decide: type init_from={printable(began_from, 300)} too"
@@ -205,7 +206,7 @@ def _begin_anew(tree: dict[str, Any], run_dir: Path, overrides: list[str]) -> Ru
 
 def _has_no_capacity(overrides: list[str] | None) -> bool:
     """Return whether it is known that nobody typed the replay's capacity."""
-    return overrides is not None and not any(o.lstrip("+").startswith("replay.capacity=") for o in overrides)
+    return overrides is not None and "replay.capacity" not in map(key_of, overrides)
 
 
 def _run(
@@ -255,8 +256,6 @@ def _begun(run: Run, resumed: Resumed | None) -> list[str]:
 
 def _start(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
     """Return what every rank of a run has to begin with."""
-    from qmix_lightning.config.tree import flatten
-
     checkpoint = f"update {resumed.manifest.payload['global_step']} of {resumed.path.name}" if resumed else None
     settings = {key: str(value) for key, value in flatten(config.to_dict()).items()}
     return settings | {"run_dir": str(run_dir.resolve()), "checkpoint": checkpoint}

@@ -18,7 +18,7 @@ from typing import Any
 from qmix_lightning.config.env_address import is_trusted
 from qmix_lightning.config.run_config import EvalConfig, RunConfig
 from qmix_lightning.config.schema import typed
-from qmix_lightning.config.tree import flatten
+from qmix_lightning.config.tree import flatten, key_of
 from qmix_lightning.config.trust import is_name, texts
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import printable
@@ -123,7 +123,7 @@ def refuse_untyped_interpreter(config: RunConfig | EvalConfig, overrides: list[s
     """
     if overrides is None:
         return
-    typed_names = {override.lstrip("+").partition("=")[0] for override in overrides}
+    typed_names = set(map(key_of, overrides))
     named = {"rollout.python": config.rollout.python, "rollout.python_env": config.rollout.python_env}
     if isinstance(config, RunConfig):
         named["ray.address"] = config.ray.address

@@ -1,11 +1,11 @@
-"""Flatten nested dictionaries to dotted keys."""
+"""Flatten nested dictionaries to dotted keys, and read the key that an override sets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["flatten"]
+__all__ = ["flatten", "key_of"]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -17,3 +17,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def key_of(override: str) -> str:
+    """Return the dotted key of what was typed: ``++env.task=x`` and ``~env.task`` are about ``env.task``."""
+    return override.lstrip("+~").partition("=")[0]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from qmix_lightning.config.run_config import NotNegative, Positive
 from qmix_lightning.config.schema import from_mapping
+from qmix_lightning.config.tree import key_of
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean, on_one_line
 
@@ -225,7 +226,7 @@ def _check_label(label: str, path: str) -> None:
 def _check_overrides(overrides: object, path: str) -> None:
     if not isinstance(overrides, list) or any(not isinstance(o, str) or "=" not in o for o in overrides):
         raise ConfigurationError(f"{path} must be a list of overrides like optimizer.lr=1e-3")
-    if named := [o for o in overrides if o.lstrip("+").startswith("rollout.python")]:
+    if named := [o for o in overrides if key_of(o).startswith("rollout.python")]:
         raise ConfigurationError(
             f"{path} holds {named[0]}, which a file does not decide: type also=[rollout.python=PATH]"
         )

@@ -9,13 +9,15 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qmix_lightning.cli.hydra_app import Composed
 from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.run_config import RunConfig, validate
+from qmix_lightning.config.tree import key_of
 from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError
 from qmix_lightning.runtime.signals import end_with_parent
 from qmix_lightning.runtime.text import error_line, shortened
@@ -33,9 +35,6 @@ _PATIENCE_S = 60.0  # the runs of a sweep that was killed are still saving
 _UNSAFE = re.compile(r"[^\w.,=+-]+")
 _LONGEST_NAME = 120
 _INVALID = "invalid-"
-
-Composed = Callable[[], tuple[dict[str, Any], list[str]]]
-"""Returns a job's configuration and its overrides; raises where they do not fit."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Sweep:
             f"{time.time_ns():x}-{os.getpid()}",
             os.getpid(),
             tuple(flags),
-            frozenset(map(_key, fixed)),
+            frozenset(map(key_of, fixed)),
         )
 
     def job(self, compose: Composed) -> float | dict[str, Any] | None:
@@ -90,7 +89,7 @@ class Sweep:
             end_with_parent()
         hydra = HydraConfig.get()
         overrides = [o for o in hydra.overrides.task if not o.startswith("run_dir=")]
-        swept = [o for o in overrides if _key(o) not in self.fixed]
+        swept = [o for o in overrides if key_of(o) not in self.fixed]
         key = f"{_INVALID}{hashlib.sha256(repr(sorted(overrides)).encode()).hexdigest()[:16]}"
         name, summary, objective = ",".join(swept) or f"job {hydra.job.num}", {}, None
         try:
@@ -193,17 +192,12 @@ def described(outcome: Outcome) -> str:
 
 def run_name(config: RunConfig, swept: Sequence[str]) -> str:
     """Return what a run's folder is called: task, algorithm, what else is swept, seed."""
-    known = ("env=", "algorithm=", "seed=")
-    others = [o.lstrip("+~") for o in swept if not o.lstrip("+~").startswith(known)]
+    others = [o.lstrip("+~") for o in swept if key_of(o) not in ("env", "algorithm", "seed")]
     middle = _UNSAFE.sub("-", "_".join([config.env["name"], config.algorithm["name"], *others]))
     middle = re.sub(r"\.{2,}", ".", middle)
     if len(middle) > _LONGEST_NAME:
         middle = f"{middle[:_LONGEST_NAME]}-{hashlib.sha256(middle.encode()).hexdigest()[:6]}"
     return f"{middle}_seed{config.seed}"
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _is_basic(launcher: Mapping[str, Any]) -> bool:

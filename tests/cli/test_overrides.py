@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from qmix_lightning.cli.overrides import prepare_overrides, sweep_parts
 from support import inprocess
 
 RECIPE = """# @package _global_
@@ -34,3 +35,17 @@ def test_a_typed_algorithm_brings_its_own_mixer_into_a_recipe(tmp_path, typed, m
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (config["mixer"]["name"], config["mixer"].get("hypernet_layers")) == mixer
     assert config["algorithm"]["gamma"] == 0.5
+
+
+@pytest.mark.parametrize("typed", ["run_dir=here", "++run_dir=here"])
+def test_a_typed_run_folder_is_the_only_one(typed, monkeypatch):
+    """None is chosen beside it, which would win: by an address's name, for a sweep or a job of SLURM."""
+    assert "run_dir=here" in prepare_overrides(["env=support.sides:Duel", typed], "train")
+    swept = prepare_overrides(["-m", "seed=1,2", typed], "train")
+    assert str(sweep_parts(swept)[0]) == "here"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for prepared in (
+        prepare_overrides([typed], "train"),
+        prepare_overrides(["env=support.sides:Duel", typed], "train"),
+    ):
+        assert [a for a in prepared if "run_dir" in a] == ["run_dir=here"]
