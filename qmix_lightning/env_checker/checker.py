@@ -14,6 +14,7 @@ For a plugin's own tests::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from qmix_lightning.env_checker.instrumented_env import InstrumentedEnv, Unusable, random_episodes
@@ -26,7 +27,7 @@ from qmix_lightning.errors import QMixLightningError
 from qmix_lightning.runtime import prng
 from qmix_lightning.vector.checked import CheckedVectorEnv
 from qmix_lightning.vector.factory import Backend, make_vector_env
-from qmix_lightning.vector.sync import SyncVectorEnv
+from qmix_lightning.vector.sync import SyncVectorEnv, close_all
 from qmix_lightning.vector.worker_process import Interpreter
 from qmix_lightning.worker.create_env import AdapterMaker
 from qmix_lightning.worker.fault_tolerance import FaultLimit
@@ -83,50 +84,38 @@ def check_factory(
         ConfigurationError: it cannot be created with these settings at all.
     """
     settings = dict(settings or {})
-    check_report = CheckReport()
-
-    def adapters(given: Mapping[str, Any]) -> AdapterMaker:
-        return AdapterMaker(factory, given, name, reward_aggregation, timeout_is_terminal, episode_limit)
-
+    batched = is_natively_batched(factory)
+    single = not batched and interpreter is None
+    adapted: dict[str, Any] = {
+        "reward_aggregation": reward_aggregation,
+        "timeout_is_terminal": timeout_is_terminal,
+        "episode_limit": episode_limit,
+    }
     # The first fault ends it, so that it shows.
     backend = Backend(interpreter=interpreter, limit=FaultLimit(max_faults=0))
 
+    def make_adapter(given: Mapping[str, Any]) -> ParallelAdapter:
+        return AdapterMaker(factory, given, name, **adapted)()
+
+    def make_vector(given: Mapping[str, Any], num_envs: int) -> VectorEnv:
+        own = {} if batched else adapted
+        return make_vector_env(factory, given, num_envs=num_envs, name=name, backend=backend, **own)
+
     def make(num_envs: int) -> VectorEnv:
-        if interpreter is not None:
-            return in_workers(num_envs, settings)
-        if is_natively_batched(factory):
-            return _unchecked(make_vector_env(factory, settings, num_envs=num_envs, name=name))
+        if not single:
+            return _unchecked(make_vector(settings, num_envs))
         # Without the fault tolerance that training adds, so that the first fault shows.
         created: list[ParallelAdapter] = []
         try:
-            created.extend(adapters(settings)() for _ in range(num_envs))
+            created.extend(make_adapter(settings) for _ in range(num_envs))
             return SyncVectorEnv(created)
         except BaseException:
-            for adapter in created:
-                adapter.close()
+            close_all(created)
             raise
 
-    def in_workers(num_envs: int, given: Mapping[str, Any]) -> VectorEnv:
-        return make_vector_env(
-            factory,
-            given,
-            num_envs=num_envs,
-            name=name,
-            reward_aggregation=reward_aggregation,
-            timeout_is_terminal=timeout_is_terminal,
-            episode_limit=episode_limit,
-            backend=backend,
-        )
-
-    def make_unknown(given: Mapping[str, Any]) -> Any:
-        if interpreter is not None:
-            return in_workers(1, given)
-        if is_natively_batched(factory):
-            return make_vector_env(factory, given, num_envs=1, name=name)
-        return adapters(given)()
-
-    if interpreter is None and not is_natively_batched(factory):
-        adapter = adapters(settings)()
+    check_report = CheckReport()
+    if single:
+        adapter = make_adapter(settings)
         try:
             limit = adapter.spec.episode_limit if episode_limit is None else None
             check_parallel_env(adapter.env, check_report, steps=steps, seed=seed, limit=limit)
@@ -136,7 +125,7 @@ def check_factory(
     only_single = "only a single environment (ParallelEnv) has dicts by agent"
     check_report.unseen("accounts", only_single if interpreter is None else hidden)
     _check_vector_env(make, check_report, steps, seed)
-    _check_keywords(make_unknown, settings, check_report)
+    _check_keywords(make_adapter if single else partial(make_vector, num_envs=1), settings, check_report)
     return check_report.results()
 
 

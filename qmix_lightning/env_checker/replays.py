@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 from qmix_lightning.env_checker.episodes import RandomEpisode, difference
 from qmix_lightning.env_checker.instrumented_env import InstrumentedEnv, Unusable, random_episodes
@@ -48,7 +49,7 @@ class Replays:
     def play(self, first: VectorEnv) -> None:
         """Play everything again; ``first`` is the instance that the episodes were played on first."""
         # The first instance is closed meanwhile, as one that evaluates would be.
-        with _CreatedEnv(self.make, SLOTS, self.check_report, "close") as instrumented:
+        with _created(self.make, SLOTS, self.check_report, "close") as instrumented:
             close_twice(first, self.check_report)
             same = self._resets_alike(instrumented) and self._backwards(instrumented)
         if not same:
@@ -102,7 +103,7 @@ class Replays:
         """Return whether an environment alone, with the same past, repeats itself but not what it did in company."""
         alone: list[RandomEpisode] = []
         for _ in range(2):
-            with _CreatedEnv(self.make, 1, self.check_report, "runs") as instrumented:
+            with _created(self.make, 1, self.check_report, "runs") as instrumented:
                 played = {e.seed: e for e in self._again(instrumented, [seeds], self.steps)}
                 if original.seed not in played:
                     return False
@@ -112,7 +113,7 @@ class Replays:
 
     def _moved(self) -> None:
         """Play each episode in its neighbour's slot."""
-        with _CreatedEnv(self.make, SLOTS, self.check_report, "close") as instrumented:
+        with _created(self.make, SLOTS, self.check_report, "close") as instrumented:
             self.check_report.seen("slots")
             moved = [[self.starts[(slot + 1) % SLOTS]] for slot in range(SLOTS)]
             for replayed in self._again(instrumented, moved, self.steps):
@@ -126,7 +127,7 @@ class Replays:
 
     def _with_pauses(self) -> None:
         """Play with pauses, so that resets and steps of neighbours fall into the middle of an episode."""
-        with _CreatedEnv(self.make, SLOTS, self.check_report, "pause") as instrumented:
+        with _created(self.make, SLOTS, self.check_report, "pause") as instrumented:
             self.check_report.seen("pause")
             for replayed in self._again(instrumented, [[s] for s in self.starts], 2 * self.steps, self.seed):
                 found = difference(self.known[replayed.seed], replayed)
@@ -136,7 +137,7 @@ class Replays:
 
     def _after_unfinished(self) -> None:
         """Play after episodes that were left in the middle."""
-        with _CreatedEnv(self.make, SLOTS, self.check_report, "unfinished") as instrumented:
+        with _created(self.make, SLOTS, self.check_report, "unfinished") as instrumented:
             longest = max(len(e.steps) for e in self.known.values())
             left = self._again(instrumented, [[s] for s in self.other], max(1, min(3, longest - 1)))
             if any(not e.ended for e in left):
@@ -152,7 +153,7 @@ def play_unseeded(
     make: Callable[[int], VectorEnv], first: VectorEnv, check_report: CheckReport, steps: int, seed: int
 ) -> None:
     """Try what can be tried where an episode cannot be played again: another instance, with pauses."""
-    with _CreatedEnv(make, SLOTS, check_report, "close") as instrumented:
+    with _created(make, SLOTS, check_report, "close") as instrumented:
         close_twice(first, check_report)
         check_report.seen("pause")
         random_episodes(instrumented, [iter([s]) for s in range(SLOTS)], steps, pause_seed=seed)
@@ -176,20 +177,17 @@ def close_twice(env: VectorEnv, check_report: CheckReport) -> None:
             check_report.fail("close", "raised", f"{time}close() raised {type(error).__name__}: {error}")
 
 
-class _CreatedEnv:
-    """A new instance for a ``with`` block; ``blame`` is the check that fails if it raises."""
-
-    def __init__(self, make: Callable[[int], VectorEnv], num_envs: int, check_report: CheckReport, blame: str) -> None:
-        try:
-            self.env = make(num_envs)
-        except Exception as error:
-            check_report.fail("close", "recreate", f"it cannot be created again: {type(error).__name__}: {error}")
-            raise Unusable from error
-        self.instrument = lambda: InstrumentedEnv(self.env, num_envs, check_report, blame)
-        self.check_report = check_report
-
-    def __enter__(self) -> InstrumentedEnv:
-        return self.instrument()
-
-    def __exit__(self, *_: object) -> None:
-        close_twice(self.env, self.check_report)
+@contextlib.contextmanager
+def _created(
+    make: Callable[[int], VectorEnv], num_envs: int, check_report: CheckReport, blame: str
+) -> Iterator[InstrumentedEnv]:
+    """Yield a new instance, closed at the end; ``blame`` is the check that fails if it raises."""
+    try:
+        env = make(num_envs)
+    except Exception as error:
+        check_report.fail("close", "recreate", f"it cannot be created again: {type(error).__name__}: {error}")
+        raise Unusable from error
+    try:
+        yield InstrumentedEnv(env, num_envs, check_report, blame)
+    finally:
+        close_twice(env, check_report)
