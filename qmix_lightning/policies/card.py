@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qmix_lightning.errors import CheckpointError
-from qmix_lightning.runtime.text import printable
+from qmix_lightning.runtime.text import printable, printable_items
 
 __all__ = ["FIGURES", "check_card", "compare", "make_card"]
 
@@ -57,7 +57,7 @@ def check_card(card: object, path: object) -> dict[str, Any] | None:
     return {
         **{name: printable(card.get(name, ""), 1000) for name in _TEXTS},
         "figures": dict(figures),
-        "versions": {printable(k): printable(v) for k, v in versions.items()},
+        "versions": printable_items(versions),
     }
 
 

@@ -24,7 +24,7 @@ from qmix_lightning.policies.reference import POLICY_FILE
 from qmix_lightning.policies.spec import read_spec
 from qmix_lightning.policies.stored import Provenance, StoredPolicy
 from qmix_lightning.policies.tensors import describe, read_regular, read_tensors, write_tensors
-from qmix_lightning.runtime.text import printable
+from qmix_lightning.runtime.text import printable, printable_items
 
 __all__ = ["FORMAT", "PROGRAMS", "read_policy_folder", "refuse_taken", "write_policy_folder"]
 
@@ -165,6 +165,5 @@ def _provenance(found: object, path: Path) -> Provenance:
     for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= bounds[name]:
             raise CheckpointError(f"{path} has a wrong {name}")
-    versions = found.get("versions")
-    texts = {printable(k): printable(v) for k, v in versions.items()} if isinstance(versions, Mapping) else {}
+    texts = printable_items(found.get("versions"))
     return Provenance(numbers["seed"], numbers["env_steps"], max(1, numbers["num_threads"]), texts)

@@ -14,7 +14,7 @@ from qmix_lightning.config.trust import trusted_config
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.policies.spec import read_spec
 from qmix_lightning.policies.stored import POLICY_PREFIX, Provenance, StoredPolicy
-from qmix_lightning.runtime.text import printable
+from qmix_lightning.runtime.text import printable_items
 
 __all__ = ["read_checkpoint_policy"]
 
@@ -53,7 +53,7 @@ def read_checkpoint_policy(path: Path) -> StoredPolicy:
             seed=config.seed,
             env_steps=_count(payload["env_steps"], path),
             num_threads=config.num_threads or 1,
-            versions=_versions(payload.get("versions")),
+            versions=printable_items(payload.get("versions")),
         ),
     )
 
@@ -62,7 +62,3 @@ def _count(value: object, path: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise CheckpointError(f"{path} holds no number of environment steps")
     return value
-
-
-def _versions(found: object) -> dict[str, str]:
-    return {printable(k): printable(v) for k, v in found.items()} if isinstance(found, Mapping) else {}

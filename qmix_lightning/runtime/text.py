@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-__all__ = ["did_you_mean", "error_line", "on_one_line", "printable", "shortened", "shown_path", "shown_size"]
+__all__ = [
+    "did_you_mean",
+    "error_line",
+    "on_one_line",
+    "printable",
+    "printable_items",
+    "shortened",
+    "shown_path",
+    "shown_size",
+]
 
 
 _MOST_SHOWN = 24
@@ -49,6 +58,12 @@ def printable(value: object, width: int = 80) -> str:
     """Return ``value`` as one short line without control characters, which a terminal would obey."""
     text = str(value)
     return shortened(text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text), width)
+
+
+def printable_items(found: object, width: int = 80) -> dict[str, str]:
+    """Return a mapping of a file as short lines, keys and values; empty if it is no mapping."""
+    items = found.items() if isinstance(found, Mapping) else ()
+    return {printable(key, width): printable(value, width) for key, value in items}
 
 
 def shown_size(size: int) -> str:

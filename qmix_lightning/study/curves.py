@@ -13,12 +13,14 @@ __all__ = ["picture"]
 _WIDTH, _HEIGHT = 330, 220
 _LEFT, _TOP, _RIGHT, _BOTTOM = 56, 34, 16, 44
 _LEGEND = 18
+_COLUMNS = 2
+_TICKS = 5  # about
 _COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#17a2b8", "#e377c2", "#555555", "#9a9a00")
 _DASHES = ("", "6 3", "2 3")
 """The second and third round of colours."""
 
 
-def picture(plan: Plan, summary: Summary, columns: int = 2) -> str | None:
+def picture(plan: Plan, summary: Summary) -> str | None:
     """Return the curves of every task as one SVG; ``None`` if there are none."""
     curves = {
         task: {name: result.curve for name, result in results.items() if result.curve and len(result.curve.iqm) > 1}
@@ -28,7 +30,7 @@ def picture(plan: Plan, summary: Summary, columns: int = 2) -> str | None:
     if not curves:
         return None
     names = [name for name in plan.algorithms if any(name in found for found in curves.values())]
-    columns = min(columns, len(curves))
+    columns = min(_COLUMNS, len(curves))
     across, down = _LEFT + _WIDTH + _RIGHT, _TOP + _HEIGHT + _BOTTOM
     panels = []
     for number, (task, found) in enumerate(curves.items()):
@@ -91,10 +93,10 @@ def _stroke(number: int) -> str:
     return f'stroke="{_COLORS[number % len(_COLORS)]}" stroke-width="1.8"{dashed}'
 
 
-def _ticks(low: float, high: float, about: int = 5) -> list[float]:
+def _ticks(low: float, high: float) -> list[float]:
     """Return round numbers between two ends."""
-    power = 10 ** math.floor(math.log10((high - low) / about))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if (high - low) / (m * power) <= about)
+    power = 10 ** math.floor(math.log10((high - low) / _TICKS))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if (high - low) / (m * power) <= _TICKS)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(number * step, 10) for number in range(first, last + 1)]
 

@@ -17,9 +17,9 @@ from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import shown_path
 
-__all__ = ["DECIDE_THE_RESULT", "Study", "identity", "write_lines"]
+__all__ = ["Study", "deciding_settings", "identity", "write_lines"]
 
-DECIDE_THE_RESULT = (
+_DECIDE_THE_RESULT = (
     "total_env_steps",
     "eval_interval",
     "eval_episodes",
@@ -36,6 +36,18 @@ _FOLDER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.,=+-]*(/[A-Za-z0-9][\w.,=+-]*)*"
 """Folder of a run below its study's."""
 
 
+def deciding_settings(config: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """Return the settings, by dotted keys, that a run's result depends on: not those that a resumed run may change.
+
+    Args:
+        config: nested containers, interpolations resolved.
+        more: keys that count besides, though a resumed run may change them.
+    """
+    ignored = tuple(key for key in MAY_CHANGE if key not in (*_DECIDE_THE_RESULT, *more))
+    below = tuple(f"{key}." for key in ignored)
+    return {k: v for k, v in flatten(config).items() if k not in ignored and not k.startswith(below)}
+
+
 def identity(config: Mapping[str, Any]) -> str:
     """Return the hash of a run's configuration, seed included, without what its result does not depend on.
 
@@ -45,10 +57,7 @@ def identity(config: Mapping[str, Any]) -> str:
     Args:
         config: nested containers, interpolations resolved.
     """
-    begun_from = _BEGUN_FROM if config.get("init_from") else ()
-    ignored = tuple(key for key in MAY_CHANGE if key not in (*DECIDE_THE_RESULT, *begun_from))
-    below = tuple(f"{key}." for key in ignored)
-    kept = {k: v for k, v in flatten(config).items() if k not in ignored and not k.startswith(below)}
+    kept = deciding_settings(config, *(_BEGUN_FROM if config.get("init_from") else ()))
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

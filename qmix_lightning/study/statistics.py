@@ -29,6 +29,7 @@ Scores = Sequence[ArrayLike]
 Floats = NDArray[np.float64]
 
 _RESAMPLES = 10_000
+_BAND_RESAMPLES = 2_000  # of a whole curve, or of two algorithms: each draw costs more
 
 
 def interquartile_mean(values: ArrayLike) -> Floats:
@@ -79,14 +80,13 @@ def percentile_interval(samples: ArrayLike, confidence: float = 0.95) -> Floats:
     return np.quantile(np.asarray(samples, np.float64), [outside, 1 - outside], axis=0)
 
 
-def bootstrap_band(values: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Floats:
+def bootstrap_band(values: ArrayLike) -> Floats:
     """Return the 95 % interval [2, P] of the interquartile mean at each point of curves [N, P].
 
     A draw takes whole curves, so that the points of a band belong together.
     """
     curves = np.asarray(values, np.float64)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(curves), size=(resamples, len(curves)))
+    drawn = np.random.default_rng(0).integers(len(curves), size=(_BAND_RESAMPLES, len(curves)))
     means = [interquartile_mean(column[drawn]) for column in curves.T]  # a point at a time: R x N numbers in memory
     return percentile_interval(np.stack(means, axis=1))
 
@@ -97,9 +97,9 @@ def performance_profile(scores: Scores, thresholds: ArrayLike) -> Floats:
     return (every[:, None] > np.asarray(thresholds, np.float64)[None, :]).mean(0)
 
 
-def profile_band(scores: Scores, thresholds: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Floats:
+def profile_band(scores: Scores, thresholds: ArrayLike) -> Floats:
     """Return the 95 % interval [2, K] of a performance profile, by the stratified bootstrap."""
-    drawn = _resampled(scores, resamples, seed)
+    drawn = _resampled(scores, _BAND_RESAMPLES, seed=0)
     shares = [(drawn > threshold).mean(1) for threshold in np.asarray(thresholds, np.float64)]
     return percentile_interval(np.stack(shares, axis=1))
 
@@ -109,16 +109,16 @@ def optimality_gap(values: ArrayLike, best: float = 1.0) -> Floats:
     return best - np.minimum(np.asarray(values, np.float64), best).mean(-1)
 
 
-def improvement_interval(
-    scores: Scores, others: Scores, *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+def improvement_interval(scores: Scores, others: Scores) -> tuple[float, float]:
     """Return the 95 % interval of :func:`probability_of_improvement`, the runs of both drawn within each task."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros(resamples)
+    rng = np.random.default_rng(0)
+    total = np.zeros(_BAND_RESAMPLES)
     for one, other in zip(scores, others, strict=True):
         x, y = np.asarray(one, np.float64), np.asarray(other, np.float64)
         shares = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])  # [N, M]
-        of_x, of_y = (rng.multinomial(len(z), np.full(len(z), 1 / len(z)), size=resamples) / len(z) for z in (x, y))
+        of_x, of_y = (
+            rng.multinomial(len(z), np.full(len(z), 1 / len(z)), size=_BAND_RESAMPLES) / len(z) for z in (x, y)
+        )
         total += np.einsum("rn,nm,rm->r", of_x, shares, of_y)
     low, high = percentile_interval(total / len(scores))
     return float(low), float(high)

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qmix_lightning.config.resume import MAY_CHANGE
-from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import ConfigurationError, RunError
-from qmix_lightning.runtime.text import error_line, printable, shown_path
-from qmix_lightning.study.index import DECIDE_THE_RESULT, Study
+from qmix_lightning.runtime.text import error_line, printable, printable_items, shown_path
+from qmix_lightning.study.index import Study, deciding_settings
 from qmix_lightning.study.rows import METRICS, evaluations, read_row
 
 __all__ = ["Absent", "Found", "Run", "find_runs"]
@@ -144,7 +142,7 @@ def _from_folder(folder: Path) -> Run | None:
         columns,
         final,
         fresh,
-        _texts(summary.get("versions")),
+        printable_items(summary.get("versions"), 40),
     )
 
 
@@ -164,7 +162,7 @@ def _from_row(path: Path) -> Run | None:
         row.evaluations,
         row.final,
         True,
-        _texts(content.get("versions")),
+        printable_items(content.get("versions"), 40),
     )
 
 
@@ -180,10 +178,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 def _settings(tree: Mapping[str, Any]) -> dict[str, str]:
-    ignored = ("seed", "preset", *(key for key in MAY_CHANGE if key not in DECIDE_THE_RESULT))
-    below = tuple(f"{key}." for key in ignored)
-    kept = {k: v for k, v in flatten(tree).items() if k not in ignored and not k.startswith(below)}
-    return {printable(key, 60): printable(value, 60) for key, value in kept.items()}
+    return printable_items({k: v for k, v in deciding_settings(tree).items() if k != "seed"}, 60)
 
 
 def _last(columns: Mapping[str, list[float | None]]) -> dict[str, float]:
@@ -194,11 +189,6 @@ def _last(columns: Mapping[str, list[float | None]]) -> dict[str, float]:
 def _metrics(content: Mapping[str, Any]) -> dict[str, float]:
     found = {name: content.get(name) for name in METRICS}
     return {n: float(v) for n, v in found.items() if isinstance(v, int | float) and math.isfinite(v)}
-
-
-def _texts(content: object) -> dict[str, str]:
-    items = content.items() if isinstance(content, Mapping) else ()
-    return {printable(key, 40): printable(value, 40) for key, value in items}
 
 
 def _never_begun(folder: Path) -> Iterator[Absent]:
