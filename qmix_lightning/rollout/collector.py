@@ -21,7 +21,7 @@ from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import PrefetchesResets, VectorEnv
 from qmix_lightning.errors import EnvironmentFault, RunError
 from qmix_lightning.rollout.recorder import EpisodeRecorder
-from qmix_lightning.rollout.rollout_policy import RolloutPolicy
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy, values_of
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode, EpisodeStats, Observation
@@ -199,10 +199,10 @@ class Collector:
 
     def publish(self, policy: Policy) -> None:
         """Act by the parameters of ``policy`` from now on."""
-        self.publish_values([*policy.parameters(), *policy.buffers()])
+        self.publish_values(values_of(policy))
 
     def publish_values(self, values: Sequence[Tensor]) -> None:
-        """Act by these parameters, and then buffers, of a policy from now on."""
+        """Act from now on by what :func:`values_of` gives of a policy."""
         self.rollout_policy.set_parameters(values)
         self._tell_opponents()
 

@@ -19,6 +19,7 @@ from qmix_lightning.agents.base import AgentState, forget_dead
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.registry import load_target
+from qmix_lightning.rollout.rollout_policy import frozen_copy
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.types import NO_OP, EnvSpec, Observation
 from qmix_lightning.vector.env_section import OpponentSettings
@@ -148,7 +149,7 @@ class PolicyOpponents(Opponents):
     def _adopt(self, policy: Policy) -> None:
         """Act by ``policy`` alone from now on."""
         self._require_fit(policy)
-        self._versions = {0: _frozen(policy)}
+        self._versions = {0: frozen_copy(policy)}
         self._version[:] = 0
         self._forget_all(policy)
 
@@ -237,7 +238,7 @@ class SelfPlay(PolicyOpponents):
         if not self._versions:
             self._require_fit(policy)
             self._forget_all(policy)
-        self._versions[self._next] = _frozen(policy)
+        self._versions[self._next] = frozen_copy(policy)
         self._next, self._due = self._next + 1, env_steps + self._interval
 
     def follow(self, policy: Policy) -> None:
@@ -263,10 +264,6 @@ class SelfPlay(PolicyOpponents):
 
 SHIPPED = {"random": RandomOpponents, "no_op": NoOpOpponents, "self": SelfPlay}
 """Opponents by name: what a file may decide."""
-
-
-def _frozen(policy: Policy) -> Policy:
-    return deepcopy(policy).to("cpu").float().requires_grad_(False).eval()
 
 
 def _dealt(values: Tensor, teams: int, n: int, width: int) -> Tensor:

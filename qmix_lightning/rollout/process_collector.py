@@ -19,7 +19,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,6 +31,7 @@ from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError, EnvironmentFault, QMixLightningError, RunError
 from qmix_lightning.rollout.collector import Collected, Collector
+from qmix_lightning.rollout.rollout_policy import frozen_copy, values_of
 from qmix_lightning.runtime.resources import keep_freed_memory
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.runtime.transfer import on_host
@@ -187,11 +187,11 @@ class RemoteCollector:
     ) -> None:
         self.process = process
         settings = {"seed": seed, "rank": rank, "round_episodes": round_episodes}
-        process.request("start", deepcopy(policy).to("cpu").float(), settings)
+        process.request("start", frozen_copy(policy), settings)
 
     def publish(self, policy: Policy) -> None:
         """Take over the parameters of ``policy``, and its statistics."""
-        self.process.send("publish", [t.numpy() for t in on_host([*policy.parameters(), *policy.buffers()])])
+        self.process.send("publish", [t.numpy() for t in on_host(values_of(policy))])
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`acting_weights` gave."""

@@ -12,7 +12,6 @@ cluster has room for another one, which goes on behind the episodes that were lo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +25,7 @@ from qmix_lightning.rollout.collector import Collected, deal_episodes, whole_rou
 from qmix_lightning.rollout.process_collector import to_tensors
 from qmix_lightning.rollout.ray_actor import Answer, Order, Part
 from qmix_lightning.rollout.ray_cluster import ActorSlot, RayCluster
+from qmix_lightning.rollout.rollout_policy import frozen_copy, values_of
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.runtime.transfer import copy_values, on_host
 from qmix_lightning.types import EpisodeStats
@@ -50,7 +50,7 @@ class RayCollector:
         self, cluster: RayCluster, policy: Policy, *, seed: int, rank: int, round_episodes: int | None = None
     ) -> None:
         self.cluster = cluster
-        self._policy = deepcopy(policy).to("cpu").float().requires_grad_(False).eval()
+        self._policy = frozen_copy(policy)
         self._seed, self._rank = seed, rank
         self._round_episodes = round_episodes
         self._episode = np.full(cluster.num_envs, -1)
@@ -72,14 +72,13 @@ class RayCollector:
 
     def _publish(self) -> None:
         """Put the policy's values into the object store, once; each actor fetches what it has not got."""
-        values = [tensor.numpy() for tensor in (*self._policy.parameters(), *self._policy.buffers())]
+        values = [tensor.numpy() for tensor in values_of(self._policy)]
         self._version += 1
         self._weights = self.cluster.ray.put(values)
 
     def publish(self, policy: Policy) -> None:
         """Take over the parameters of ``policy``, and its statistics."""
-        values = on_host([*policy.parameters(), *policy.buffers()])
-        copy_values([*self._policy.parameters(), *self._policy.buffers()], values)
+        copy_values(values_of(self._policy), on_host(values_of(policy)))
         self._publish()
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qmix_lightning.agents.base import AgentState, forget_dead
 from qmix_lightning.agents.policy import Policy
@@ -15,7 +16,19 @@ from qmix_lightning.rollout.numpy_inference import to_numpy_inference
 from qmix_lightning.runtime.transfer import copy_values, sent
 from qmix_lightning.types import NO_OP, Observation
 
-__all__ = ["RolloutPolicy"]
+__all__ = ["RolloutPolicy", "frozen_copy", "values_of"]
+
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+def frozen_copy(network: _Network, device: torch.device | str = "cpu") -> _Network:
+    """Return a copy on ``device``, in float32, that only computes: without gradients, in evaluation mode."""
+    return deepcopy(network).to(device).float().requires_grad_(False).eval()
+
+
+def values_of(network: nn.Module) -> list[Tensor]:
+    """Return a network's parameters and then its buffers: all that a policy is published by."""
+    return [*network.parameters(), *network.buffers()]
 
 
 class RolloutPolicy:
@@ -33,7 +46,7 @@ class RolloutPolicy:
     """
 
     def __init__(self, policy: Policy, num_envs: int, device: torch.device) -> None:
-        self.policy = deepcopy(policy).to(device).float().requires_grad_(False).eval()
+        self.policy = frozen_copy(policy, device)
         self.device = device
         self._num_envs = num_envs
         self._forward = self._fold()
@@ -48,11 +61,11 @@ class RolloutPolicy:
 
     def publish(self, policy: Policy) -> None:
         """Take over the parameters of ``policy``, and its statistics."""
-        self.set_parameters([*policy.parameters(), *policy.buffers()])
+        self.set_parameters(values_of(policy))
 
     def set_parameters(self, values: Sequence[Tensor]) -> None:
-        """Take over parameters and then buffers of another copy of :attr:`policy`."""
-        copy_values([*self.policy.parameters(), *self.policy.buffers()], values)
+        """Take over what :func:`values_of` gives of another copy of :attr:`policy`."""
+        copy_values(values_of(self.policy), values)
         self._fold_again()
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -19,16 +18,13 @@ from qmix_lightning.environment import TabularGame, VectorEnv
 from qmix_lightning.mixers.base import MixerCall
 from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.rollout.evaluation import evaluate_episodes
-from qmix_lightning.rollout.rollout_policy import RolloutPolicy
+from qmix_lightning.rollout.rollout_policy import RolloutPolicy, frozen_copy
 from qmix_lightning.training.summary import write_json
 from qmix_lightning.types import Observation, TrajectoryBatch
 
 __all__ = ["QTableReport", "learned_tables"]
 
 _log = logging.getLogger(__name__)
-
-
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def _as_it_is(value: Tensor) -> Tensor:
@@ -123,14 +119,14 @@ class QTableReport(Callback):
         data = cast(Any, trainer).datamodule
         env = data.make_eval_env(1)
         learner = cast(Any, pl_module).learner
-        policy = RolloutPolicy(learner.policy, 1, env.device).policy
+        policy = frozen_copy(learner.policy, env.device)
         mixer = getattr(learner, "mixer", None)  # not every algorithm has one
         game = env if isinstance(env, TabularGame) else None
         moments = getattr(learner, "value_moments", None)
-        scaled = _on_cpu(moments).restore if isinstance(moments, RunningMoments) else _as_it_is
+        scaled = frozen_copy(moments).restore if isinstance(moments, RunningMoments) else _as_it_is
         tables = None
         if game is not None and isinstance(mixer, nn.Module):
-            tables = learned_tables(policy, _on_cpu(mixer), env, game.histories(), scaled)
+            tables = learned_tables(policy, frozen_copy(mixer), env, game.histories(), scaled)
         if game is None or tables is None:
             _log.info("no Q table: it needs a game that knows its exact values, and a mixer")
             return
@@ -142,10 +138,6 @@ class QTableReport(Callback):
         if self.report is not None:
             print(_as_text(self.report), flush=True)
             self.report = None
-
-
-def _on_cpu(module: _Module) -> _Module:
-    return copy.deepcopy(module).to("cpu").float()
 
 
 def _as_text(report: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -16,7 +15,7 @@ from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.rendering.frames import environment_that_draws
 from qmix_lightning.rendering.recorder import record_episode
 from qmix_lightning.rendering.video import VideoWriter, check_video, frames_per_second
-from qmix_lightning.rollout.rollout_policy import RolloutPolicy
+from qmix_lightning.rollout.rollout_policy import frozen_copy
 from qmix_lightning.training.datamodule import data_of
 from qmix_lightning.training.module import TeamModule
 
@@ -69,7 +68,7 @@ class EpisodeVideo(Callback):
         config = module.metadata.config
         if self._env is None:
             self._env = environment_that_draws(config["env"], lambda section: env_maker(section, evaluation=True)(1))
-        policy = RolloutPolicy(module.learner.policy, 1, torch.device("cpu")).policy
+        policy = frozen_copy(module.learner.policy)
         step = data_of(trainer).counters.env_steps
         path = self._folder / f"step_{step:09d}.gif"
         fps = frames_per_second(self._env.spec.episode_limit or self._max_steps)
