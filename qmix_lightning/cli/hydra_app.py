@@ -32,7 +32,14 @@ from qmix_lightning.runtime.launch import launched_by
 from qmix_lightning.runtime.signals import end_with_parent
 from qmix_lightning.runtime.text import error_line, on_one_line, shortened, shown_path
 
-__all__ = ["RANK_CONFIG", "import_from_here", "run_command", "run_under_hydra", "status_of"]
+__all__ = [
+    "RANK_CONFIG",
+    "import_from_here",
+    "run_command",
+    "run_under_hydra",
+    "run_without_hydra",
+    "status_of",
+]
 
 
 RANK_CONFIG = "QMIX_LIGHTNING_RANK_CONFIG"
@@ -97,6 +104,12 @@ def run_command(config_name: str, task: Task, begin_sweep: BeginSweep | None = N
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it logs its font cache
     sys.exit(status_of(lambda: run_under_hydra(config_name, task, begin_sweep), config_name))
+
+
+def run_without_hydra(command: Callable[[list[str]], None]) -> None:
+    """Run a command on what was typed, which Hydra does not compose, and exit with its status."""
+    import_from_here()
+    sys.exit(status_of(lambda: command(sys.argv[1:]), "train"))
 
 
 def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None = None) -> None:
@@ -247,7 +260,7 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
         return 128 + signal.SIGINT
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except Exception as error:
+    except BaseException as error:  # an environment may raise what is no Exception
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
@@ -259,11 +272,6 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
         if isinstance(error, OSError) and error.filename and error.strerror:  # it says all that there is to know
             _fail(f"{error.filename2 or error.filename}: {error.strerror}")
             return 1
-        _fail(f"{shortened(error_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
-        return 1
-    except BaseException as error:  # an environment may raise what is no Exception
-        if full_error:
-            traceback.print_exc()
         _fail(f"{shortened(error_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
         return 1
     finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qmix_lightning.cli.hydra_app import import_from_here, status_of
+from qmix_lightning.cli.hydra_app import run_without_hydra
 from qmix_lightning.cli.key_values import parse_key_values
 from qmix_lightning.config.schema import from_mapping
 from qmix_lightning.config.tree import key_of
@@ -74,8 +74,7 @@ class Options:
 
 def main() -> None:
     """Run the command; the console entry point."""
-    import_from_here()
-    sys.exit(status_of(lambda: _bench(sys.argv[1:]), "train"))
+    run_without_hydra(_bench)
 
 
 def _bench(arguments: list[str]) -> None:

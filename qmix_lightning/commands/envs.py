@@ -6,16 +6,14 @@ Imports torch only to create an environment.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from qmix_lightning.cli.env_catalogue import SIZES, Entry, catalogue
 from qmix_lightning.cli.env_settings import print_table, show_settings
-from qmix_lightning.cli.hydra_app import import_from_here, status_of
+from qmix_lightning.cli.hydra_app import run_without_hydra
 from qmix_lightning.cli.known_tasks import typed_as
 from qmix_lightning.cli.overrides import register_plugin_names
 from qmix_lightning.config.env_address import trust, trust_file, trusted_modules
@@ -47,16 +45,7 @@ Status: 0 done, 1 a check failed, 2 something asked for does not exist or fit.
 
 def main() -> None:
     """Run the command; the console entry point."""
-    import_from_here()
-    sys.exit(status_of(lambda: _run(sys.argv[1:]), "train"))
-
-
-def _run(arguments: list[str]) -> None:
-    try:
-        _dispatch(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough: qmix-envs | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    run_without_hydra(_dispatch)
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
-from qmix_lightning.cli.hydra_app import import_from_here, status_of
+from qmix_lightning.cli.hydra_app import run_without_hydra
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
@@ -32,8 +31,7 @@ _SOURCES = ("pymarl",)
 
 def main() -> None:
     """Run the command; the console entry point."""
-    import_from_here()
-    sys.exit(status_of(lambda: _import(sys.argv[1:]), "train"))
+    run_without_hydra(_import)
 
 
 def _import(arguments: list[str]) -> None:

@@ -64,7 +64,12 @@ SCRIPTS = {
     "report": "qmix-report",
     "bench": "qmix-bench",
 }
-WITHOUT_HYDRA = {"envs": envs._run, "import": import_policy._import, "report": report._report, "bench": bench._bench}
+WITHOUT_HYDRA = {
+    "envs": envs._dispatch,
+    "import": import_policy._import,
+    "report": report._report,
+    "bench": bench._bench,
+}
 ODD = [
     "",
     "null",
