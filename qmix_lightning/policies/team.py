@@ -101,7 +101,8 @@ class Team:
         """Return actions ``[E, N]`` for what environments show, as :class:`Observation` has it."""
         draws = None
         if epsilon > 0.0:
-            draws = torch.from_numpy(self._random.random((self.num_envs, self.spec.n_agents, 2), np.float32))
+            numbers = self._random.random((self.num_envs, self.spec.n_agents, 2), np.float32)
+            draws = torch.from_numpy(numbers).to(observation.obs.device)
         self._legal_now = observation.avail_actions.to("cpu", copy=True)  # environments reuse their buffers
         return self._acting.act(observation, epsilon, draws)
 

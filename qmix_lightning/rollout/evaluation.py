@@ -116,7 +116,7 @@ def evaluate_episodes(
         if epsilon > 0.0:
             n_agents = env.spec.n_agents
             numbers = prng.uniform(prng.fold(explore_keys, lengths.astype(np.uint64)), 2 * n_agents)
-            draws = torch.from_numpy(numbers.reshape(slots, n_agents, 2))
+            draws = torch.from_numpy(numbers.reshape(slots, n_agents, 2)).to(env.device)
         outcome = env.step(rollout_policy.act(observation, epsilon, draws), torch.from_numpy(active))
         observation = outcome.next
         lengths[active] += 1

@@ -93,3 +93,22 @@ def test_training_and_evaluation_start_differently():
     train = prng.to_seed(prng.derive_key(3, 0, Purpose.TRAIN_RESET, ids))
     held_out = prng.to_seed(prng.derive_key(3, Purpose.EVAL_RESET, ids))
     assert not set(train.tolist()) & set(held_out.tolist())
+
+
+def test_what_is_drawn_is_where_the_environments_are():
+    """Else exploring would mix devices; a policy elsewhere fetches it from there."""
+    env, seen = varying(2), []
+    env.device = torch.device("meta")
+
+    class Noting:
+        policy = None
+
+        def begin(self, mask):
+            seen.append(mask.device.type)
+
+        def act(self, observation, epsilon, draws):
+            seen.append(draws.device.type)
+            return observation.avail_actions.to(torch.uint8).argmax(-1)
+
+    evaluate_episodes(env, Noting(), [0, 1], seed=3, epsilon=0.5)
+    assert set(seen) == {"meta"}
