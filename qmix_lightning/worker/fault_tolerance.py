@@ -28,7 +28,6 @@ from qmix_lightning.errors import (
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.worker.blame import is_fault, location_of, raised_at
 from qmix_lightning.worker.buffers import Buffers, Row
-from qmix_lightning.worker.declared import metadata_of
 from qmix_lightning.worker.parallel_adapter import Outcome, ParallelAdapter
 
 __all__ = ["FAULT_KINDS", "EnvBlock", "FaultLimit", "FaultTolerantEnv", "Faults"]
@@ -249,7 +248,7 @@ class FaultTolerantEnv:
 
     def _is_old(self) -> bool:
         assert self._adapter is not None
-        limit = metadata_of(self._adapter.env).get("rebuild_after_steps")
+        limit = self._adapter.rebuild_after_steps
         longest = self.spec.episode_limit or 0
         return limit is not None and self._steps + longest >= limit
 

@@ -116,6 +116,7 @@ class ParallelAdapter:
         self._team = frozenset(team_of_spec or range(n))
         self._divisor = len(self._team) if reward_aggregation == "mean" else 1
         metadata = metadata_of(env)
+        self.rebuild_after_steps: int | None = metadata.get("rebuild_after_steps")
         self._shared_reward = bool(metadata.get("shared_reward", False))
         named = [(agent, f"of agent '{agent}'") for agent in self._agents]
         self._starts, counts, self._parts = zip(
