@@ -340,8 +340,12 @@ def _check_collector(config: RunConfig) -> None:
             "must be env"
         )
     if rollout.collector == "ray":
-        if config.env.get("opponents") is not None:
-            raise ConfigurationError("env.opponents are played by rollout.collector=inline or process, not by ray")
+        # Where opponents stand would be missing in a checkpoint.
+        if config.env.get("team") is not None or config.env.get("opponents") is not None:
+            raise ConfigurationError(
+                "env.team leaves others to env.opponents, which are played by rollout.collector=inline or process, not "
+                "by ray"
+            )
         if rollout.num_collectors > rollout.num_envs:
             raise ConfigurationError(
                 f"rollout.num_collectors ({rollout.num_collectors}) is larger than rollout.num_envs "

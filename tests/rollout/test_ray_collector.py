@@ -61,6 +61,7 @@ def test_a_missing_ray_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        (["rollout=ray", "+env.team=[agent_0]"], "are played by rollout.collector=inline or process, not by ray"),
         (["rollout=ray", "rollout.num_collectors=9"], "rollout.num_collectors (9) is larger than rollout.num_envs (8)"),
         (["rollout=ray", "rollout.policy_device=device"], "rollout.policy_device must be env"),
         (["rollout=ray", "+env.opponents=random"], "env.opponents"),
