@@ -56,6 +56,7 @@ class Manifest:
     Attributes:
         run: what it says about its run.
         env_steps: taken.
+        updates: done.
         networks: the LightningModule's tensors by name.
         asynchronous: whether its rollouts are.
         payload: all of its contents, as Lightning restores them.
@@ -63,6 +64,7 @@ class Manifest:
 
     run: RunMetadata
     env_steps: int
+    updates: int
     networks: dict[str, Any]
     asynchronous: bool
     payload: dict[str, Any]
@@ -86,6 +88,7 @@ def check_manifest(payload: dict[str, Any], path: Path) -> Manifest:
                 num_threads=payload.get("num_threads"),
             ),
             env_steps=payload["env_steps"],
+            updates=payload["global_step"],
             networks=payload["state_dict"],
             asynchronous=payload["ReplayDataModule"].get("asynchronous", False),
             payload=payload,

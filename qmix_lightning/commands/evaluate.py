@@ -147,7 +147,7 @@ def evaluate_policy(
     from qmix_lightning.policies import open_network
     from qmix_lightning.rollout.evaluation import evaluate_episodes
     from qmix_lightning.rollout.rollout_policy import RolloutPolicy
-    from qmix_lightning.training.metrics import MeanWithInterval
+    from qmix_lightning.training.metrics import MeanWithInterval, mean_name
     from qmix_lightning.training.summary import versions
     from qmix_lightning.vector.factory import Backend, interpreter_of
 
@@ -182,7 +182,7 @@ def evaluate_policy(
         metric = MeanWithInterval()
         metric.update(values)
         mean, half_width, _ = metric.compute()
-        result["win_rate" if name == "won" else f"{name}_mean"] = mean
+        result[mean_name(name)] = mean
         if name == "return":
             result["return_ci95"] = half_width if math.isfinite(half_width) else None  # one episode has no interval
     return result | {"versions": versions(section["name"])}

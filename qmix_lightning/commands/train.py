@@ -248,15 +248,15 @@ def _run(
 def _begun(run: Run, resumed: Resumed | None) -> list[str]:
     """Return what a run says of its ranks, and of where it goes on."""
     lines = [f"ranks: {run.trainer.world_size}"] if run.trainer.world_size > 1 else []
-    if resumed is not None and (steps := resumed.manifest.payload.get("env_steps")) is not None:
-        updates = resumed.manifest.payload["global_step"]
-        lines.append(f"goes on from environment step {int(steps):,}, update {updates:,}")
+    if resumed is not None:
+        manifest = resumed.manifest
+        lines.append(f"goes on from environment step {manifest.env_steps:,}, update {manifest.updates:,}")
     return lines
 
 
 def _start(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> dict[str, Any]:
     """Return what every rank of a run has to begin with."""
-    checkpoint = f"update {resumed.manifest.payload['global_step']} of {resumed.path.name}" if resumed else None
+    checkpoint = f"update {resumed.manifest.updates} of {resumed.path.name}" if resumed else None
     settings = {key: str(value) for key, value in flatten(config.to_dict()).items()}
     return settings | {"run_dir": str(run_dir.resolve()), "checkpoint": checkpoint}
 

@@ -20,12 +20,9 @@ from qmix_lightning.errors import MissingDependencyError, RunError
 from qmix_lightning.nn.layers import parameter_sets
 from qmix_lightning.policies.agent_program import AgentProgram, agent_programs
 from qmix_lightning.policies.stored import StoredPolicy
-from qmix_lightning.policies.verify import verify_programs
+from qmix_lightning.policies.verify import Program, verify_programs
 
 __all__ = ["ExportSettings", "export_programs"]
-
-Program = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
-"""A program that runs: inputs by name to outputs by name."""
 
 
 class ExportSettings(Protocol):

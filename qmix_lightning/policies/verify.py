@@ -17,9 +17,10 @@ from qmix_lightning.policies.stored import StoredPolicy
 from qmix_lightning.policies.team import Team
 from qmix_lightning.runtime import prng
 
-__all__ = ["Report", "compare_programs", "verify_programs"]
+__all__ = ["Program", "Report", "compare_programs", "verify_programs"]
 
 Program = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+"""A program that runs: inputs by name to outputs by name."""
 
 CLOSE = 1e-5
 """Relative distance of the two best legal values below which rounding may choose."""

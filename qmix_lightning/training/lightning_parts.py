@@ -85,14 +85,14 @@ def _closest_name(target: str) -> str:
 
 def make_loggers(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> list[Any]:
     """Make the run's loggers; those of TensorBoard drop what a resumed run is going to write again."""
-    saved = resumed.manifest.payload if resumed else None
     made = dict(config.logger)
     for name, settings in config.logger.items():
         is_board = isinstance(settings, Mapping) and str(settings.get("_target_")).endswith("BoardLogger")
-        if is_board and saved is not None:
-            made[name] = {**settings, "purge_step": saved["env_steps"] + 1}
-    goes_on_here = resumed is not None and resumed.source.parent.resolve() == run_dir.resolve()
-    ids = tracker_ids(saved) if goes_on_here else {}  # elsewhere it is another run
+        if is_board and resumed is not None:
+            made[name] = {**settings, "purge_step": resumed.manifest.env_steps + 1}
+    ids: dict[str, str] = {}
+    if resumed is not None and resumed.source.parent.resolve() == run_dir.resolve():  # elsewhere it is another run
+        ids = tracker_ids(resumed.manifest.payload)
 
     def tracked(entry: str) -> TrackedRun:
         return TrackedRun(run_dir, entry, config.env["name"], config.algorithm["name"], ids.get(entry))

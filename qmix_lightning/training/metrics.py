@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["MeanWithInterval", "half_width_95", "student_t_975"]
+__all__ = ["MeanWithInterval", "half_width_95", "mean_name", "student_t_975"]
 
 
 def student_t_975(degrees: int) -> float:
@@ -37,6 +37,11 @@ def half_width_95(count: int, variance: float) -> float:
     if count < 2:
         return math.nan
     return student_t_975(count - 1) * math.sqrt(max(variance, 0.0) / count)
+
+
+def mean_name(metric: str) -> str:
+    """Return what the mean over episodes of a metric is called: the share of those ``won`` is the win rate."""
+    return "win_rate" if metric == "won" else f"{metric}_mean"
 
 
 class MeanWithInterval(Metric):

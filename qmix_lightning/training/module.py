@@ -19,7 +19,7 @@ from qmix_lightning.checkpoint.manifest import RunMetadata
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunDiverged
 from qmix_lightning.optimizers import set_learning_rates
 from qmix_lightning.runtime.distributed import all_reduce_sum
-from qmix_lightning.training.metrics import MeanWithInterval
+from qmix_lightning.training.metrics import MeanWithInterval, mean_name
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 
 __all__ = ["PlayedReturns", "TeamModule", "diverged", "rewind_loops", "summarize_returns"]
@@ -213,7 +213,7 @@ class TeamModule(LightningModule):
     @property
     def eval_names(self) -> list[str]:
         """Return the names of the metrics of an evaluation."""
-        others = ("eval/win_rate" if n == "won" else f"eval/{n}_mean" for n in self.eval_metrics if n != "return")
+        others = (f"eval/{mean_name(n)}" for n in self.eval_metrics if n != "return")
         return ["eval/return_mean", "eval/return_ci95", "eval/episodes", *others]
 
     def on_validation_epoch_end(self) -> None:
@@ -221,10 +221,9 @@ class TeamModule(LightningModule):
         for name, metric in self.eval_metrics.items():
             mean, half_width, count = cast(Metric, metric).compute()
             cast(Metric, metric).reset()
+            results[f"eval/{mean_name(name)}"] = mean
             if name == "return":
-                results |= {"eval/return_mean": mean, "eval/return_ci95": half_width, "eval/episodes": float(count)}
-            else:
-                results["eval/win_rate" if name == "won" else f"eval/{name}_mean"] = mean
+                results |= {"eval/return_ci95": half_width, "eval/episodes": float(count)}
         # Every rank has the joined values already, so averaging them again changes nothing.
         self.log_dict(results, logger=False, sync_dist=self.trainer.world_size > 1)
         self.eval_results = results

@@ -294,8 +294,10 @@ class Episode:
 
     def map(self, fn: Callable[[Any], Any]) -> Episode:
         """Return the same episode with ``fn`` applied to every tensor, or to what stands in a tensor's place."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Episode(**{name: value if isinstance(value, bool) else fn(value) for name, value in values.items()})
+        mapped: dict[str, Any] = {
+            f.name: value if isinstance(value := getattr(self, f.name), bool) else fn(value) for f in fields(self)
+        }
+        return Episode(**mapped)
 
 
 @dataclass

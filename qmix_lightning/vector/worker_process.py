@@ -179,8 +179,8 @@ class WorkerProcess:
         answer: Any = receive(self.connection)
         introduced = read_introduction(answer)
         if self._interpreter is not None:
-            introduced.versions.update({"environments' python": introduced.python})
-            introduced.versions.update({"environments' numpy": introduced.numpy})
+            introduced.versions["environments' python"] = introduced.python
+            introduced.versions["environments' numpy"] = introduced.numpy
         return introduced
 
     def share(self, descriptor: int) -> None:

@@ -13,6 +13,7 @@ from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import data_of
+from qmix_lightning.training.metrics import mean_name
 from qmix_lightning.training.module import TeamModule, diverged
 
 __all__ = ["MetricsLog", "log_row", "row_is_due"]
@@ -79,7 +80,7 @@ class MetricsLog(Callback):
         if not math.isfinite(metrics["loss"]):
             raise diverged("loss", data.counters.updates)
         means = data.counters.pop_window() if due else data.counters.window_means()
-        played = {("win_rate" if n == "won" else f"{n}_mean"): v for n, v in means.items()}
+        played = {mean_name(name): value for name, value in means.items()}
         self.last_train = {f"train/{n}": v for n, v in {**metrics, **played, "epsilon": batch.epsilon}.items()}
         self._publish(trainer, self.last_train)
         if due:
