@@ -72,7 +72,7 @@ class ProcessVectorEnv:
         try:
             for block in self._blocks:
                 self._workers.append(self._start(block))
-            introduced = [self._introduction(worker) for worker in self._workers if worker is not None]
+            introduced = [self._introduction(worker) for worker in self._running]
             specs = [introduction.spec for introduction in introduced]
             self.spec, self.versions, self.seeded = specs[0], introduced[0].versions, introduced[0].seeded
             if any(spec != self.spec for spec in specs):
@@ -87,7 +87,11 @@ class ProcessVectorEnv:
     @property
     def worker_pids(self) -> list[int]:
         """Return the process ids of the workers that run."""
-        return [worker.pid for worker in self._workers if worker is not None and worker.pid is not None]
+        return [worker.pid for worker in self._running if worker.pid is not None]
+
+    @property
+    def _running(self) -> list[WorkerProcess]:
+        return [worker for worker in self._workers if worker is not None]
 
     def _start(self, block: list[int], started: bool = False) -> WorkerProcess:
         order = WorkOrder(
@@ -124,9 +128,8 @@ class ProcessVectorEnv:
         os.ftruncate(self._descriptor, size)
         self._mapping = mmap.mmap(self._descriptor, size)
         self._shared = SharedBuffers(self.spec, self.num_envs, self._mapping)
-        for worker in self._workers:
-            if worker is not None:
-                worker.share(self._descriptor)
+        for worker in self._running:
+            worker.share(self._descriptor)
         self._failed = torch.zeros(self.num_envs, dtype=torch.bool)
         self._transition = replace(transition_view(self._shared.buffers, self.spec), failed=self._failed)
 
@@ -268,14 +271,12 @@ class ProcessVectorEnv:
 
     def close(self) -> None:
         """End every worker and what its environments started; may be called twice."""
-        for worker in self._workers:
-            if worker is not None:
-                with contextlib.suppress(OSError):
-                    worker.connection.sendall(QUIT)
+        for worker in self._running:
+            with contextlib.suppress(OSError):
+                worker.connection.sendall(QUIT)
         deadline = time.monotonic() + 5
-        for worker in self._workers:
-            if worker is not None:
-                worker.join(max(0.0, deadline - time.monotonic()))
+        for worker in self._running:
+            worker.join(max(0.0, deadline - time.monotonic()))
         self._end_all()
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -284,7 +285,6 @@ class ProcessVectorEnv:
     _descriptor = -1
 
     def _end_all(self) -> None:
-        for worker in self._workers:
-            if worker is not None:
-                worker.kill()
+        for worker in self._running:
+            worker.kill()
         self._workers = [None] * len(self._workers)
