@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from typing import Any
@@ -156,7 +156,7 @@ def _with_generators(distributions: Mapping[str, Any]) -> list[Any]:
 
 
 @contextmanager
-def _python_seed(seed: int | None) -> Iterator[None]:
+def _python_seed(seed: int | None) -> Generator[None]:
     before = random.getstate()
     try:
         if seed is not None:

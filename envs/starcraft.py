@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -365,7 +365,7 @@ class StarCraft:
 
 
 @contextmanager
-def _listening() -> Iterator[LastWords]:
+def _listening() -> Generator[LastWords]:
     """Keep the end of what is written to the standard error meanwhile, by what is launched too; it is shown as well."""
     words = LastWords()
     before = os.dup(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
@@ -360,7 +360,7 @@ class VmasVectorEnv:
         """Forget the simulators; may be called twice."""
         self._simulators = []
 
-    def _with_rows(self) -> Iterator[tuple[_Simulator, slice]]:
+    def _with_rows(self) -> Generator[tuple[_Simulator, slice]]:
         start = 0
         for simulator in self._simulators:
             yield simulator, slice(start, start + simulator.size)

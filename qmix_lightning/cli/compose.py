@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.messages import explain_hydra
@@ -42,7 +42,7 @@ def settings_of_job(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 @contextlib.contextmanager
-def composer() -> Iterator[Compose]:
+def composer() -> Generator[Compose]:
     """Yield ``compose(overrides, seeds)``, which returns what ``qmix-train overrides seed=...`` would run, checked.
 
     Without ``seeds`` it is the one run that ``overrides`` say.

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 
 __all__ = ["fitted_to_terminal"]
 
@@ -17,7 +17,7 @@ _NOT_CHOSEN = ("preset/family", "suite")
 
 
 @contextlib.contextmanager
-def fitted_to_terminal(groups: Collection[str]) -> Iterator[None]:
+def fitted_to_terminal(groups: Collection[str]) -> Generator[None]:
     """Break the lines of groups and their choices at the terminal's width; elsewhere each stays one line.
 
     Args:

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -197,7 +197,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
 
 
 @contextlib.contextmanager
-def _jobs_elsewhere() -> Iterator[None]:
+def _jobs_elsewhere() -> Generator[None]:
     """Let Hydra write what it writes for a sweep where it is removed again: no job but those of training reads it."""
     if not is_sweep(sys.argv[1:]) or any(argument.startswith("hydra.sweep.dir=") for argument in sys.argv):
         yield

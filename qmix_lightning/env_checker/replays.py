@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 from qmix_lightning.env_checker.episodes import RandomEpisode, difference
 from qmix_lightning.env_checker.instrumented_env import InstrumentedEnv, Unusable, random_episodes
@@ -180,7 +180,7 @@ def close_twice(env: VectorEnv, check_report: CheckReport) -> None:
 @contextlib.contextmanager
 def _created(
     make: Callable[[int], VectorEnv], num_envs: int, check_report: CheckReport, blame: str
-) -> Iterator[InstrumentedEnv]:
+) -> Generator[InstrumentedEnv]:
     """Yield a new instance, closed at the end; ``blame`` is the check that fails if it raises."""
     try:
         env = make(num_envs)

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -279,7 +279,7 @@ def _check_address(address: str) -> None:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def _own_signals() -> Generator[None]:
     """Keep this process's answers to signals: Ray sets its own."""
     if threading.current_thread() is not threading.main_thread():
         yield

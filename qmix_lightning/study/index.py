@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ class Study:
         return self.folder / "locks" / run
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Generator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "study.lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

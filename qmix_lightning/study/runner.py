@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +109,7 @@ def state_of(folder: Path) -> State:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, patience_s: float) -> Iterator[int | None]:
+def _lock(path: Path, patience_s: float) -> Generator[int | None]:
     """Lock a file and yield its descriptor; ``None`` if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience_s

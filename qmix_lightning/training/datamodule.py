@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -179,7 +179,7 @@ class ReplayDataModule(LightningDataModule):
         return self.collector.acting_weights()
 
     @contextlib.contextmanager
-    def restoring(self, path: Path | None) -> Iterator[None]:
+    def restoring(self, path: Path | None) -> Generator[None]:
         """Turn what goes wrong before the first update of a resumed run into an error about its checkpoint.
 
         Contents that are made up raise anything, wherever they are used first.
