@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -153,10 +154,29 @@ def _trainer(config: RunConfig, run_dir: Path, resumed: Resumed | None, log: Met
     )
 
 
+def _say_what_is_lost(config: RunConfig, spec: EnvSpec) -> None:
+    """Say which choices of networks throw something away that the task has."""
+    agent = config.agent["name"]
+    if spec.pictures and agent in ("recurrent", "feedforward"):
+        shapes = ", ".join("x".join(map(str, picture.shape)) for picture in spec.pictures)
+        print(
+            f"observations hold pictures ({shapes}), which agent={agent} takes as rows of numbers: agent=convolutional "
+            "keeps their shape",
+            file=sys.stderr,
+        )
+    if config.mixer["name"] == "none" and config.algorithm.get("dead_agents") == "zero":
+        print(
+            "algorithm.dead_agents=zero without a mixer: every agent learns that the team's reward ends when it dies; "
+            "no_op is PyMARL's way",
+            file=sys.stderr,
+        )
+
+
 def _learner(config: RunConfig, spec: EnvSpec) -> Learner:
     """Make the networks, the same on every rank."""
     torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
+    _say_what_is_lost(config, spec)
     if learner.on_policy and config.replay.kind != "on_policy":
         raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
     return learner

@@ -182,13 +182,6 @@ def build_learner(config: NetworkSections, spec: EnvSpec) -> Learner:
     """Make the learner for an environment: networks and learning rule."""
     kind = policy_class(config.algorithm["name"])
     agent = config.agent["name"]
-    if spec.pictures and agent in ("recurrent", "feedforward"):
-        shapes = ", ".join("x".join(map(str, picture.shape)) for picture in spec.pictures)
-        print(
-            f"observations hold pictures ({shapes}), which agent={agent} takes as rows of numbers: agent=convolutional "
-            "keeps their shape",
-            file=sys.stderr,
-        )
     if not spec.obs_entities and "obs_entities" in inspect.signature(AGENTS.load(agent)).parameters:
         raise ConfigurationError(
             f"agent '{agent}' needs observations that are sets of entities, and environment '{config.env['name']}' "
@@ -200,12 +193,6 @@ def build_learner(config: NetworkSections, spec: EnvSpec) -> Learner:
     name, mixer_name = config.algorithm["name"], config.mixer["name"]
     if mixer_name != "none" and "mixer" not in inspect.signature(ALGORITHMS.load(name)).parameters:
         raise ConfigurationError(f"algorithm '{name}' mixes no values: mixer must be none, not {mixer_name}")
-    if mixer_name == "none" and config.algorithm.get("dead_agents") == "zero":
-        print(
-            "algorithm.dead_agents=zero without a mixer: every agent learns that the team's reward ends when it dies; "
-            "no_op is PyMARL's way",
-            file=sys.stderr,
-        )
     mixer = make_component(
         MIXERS,
         config.mixer,

@@ -84,7 +84,7 @@ class TeamEnv:
         self._shown: Observation | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("whole", "faults", "versions", "seeded"):
+        if name in ("whole", "faults", "versions", "seeded", "first_env"):
             if name == "whole":  # not set yet: being copied or unpickled
                 raise AttributeError(name)
             return getattr(self.whole, name)

@@ -41,6 +41,7 @@ def opened(name: str, **changes):
         ("lbf", {}, "north"),
         ("rware", {}, "forward"),
         ("overcooked", {}, "down"),
+        ("magent2", {"team": ["red_*"]}, "1"),
         ("vmas", {}, "down"),
         ("gymnasium", {"id": "Foraging-8x8-2p-3f-v3"}, "north"),
         pytest.param("pettingzoo", {"id": KAZ}, "1", marks=pytest.mark.slow),

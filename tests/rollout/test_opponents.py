@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.rendering.recorder import record_episode
 from qmix_lightning.rollout.collector import Collector
 from qmix_lightning.rollout.evaluation import evaluate_episodes
 from qmix_lightning.rollout.opponents import FunctionOpponents, PolicyOpponents, opponent_maker
@@ -141,6 +142,15 @@ def test_an_evaluation_against_self_is_against_the_present_policy():
         returns.append(evaluate_episodes(env, acting, list(range(9)), seed=4).returns)
     assert returns[0] == returns[2]
     assert returns[0] != returns[1]
+
+
+def test_an_episode_against_self_is_recorded_as_it_is_evaluated():
+    env = sides(POLICIES["self"], num_envs=1)
+    policy = make_policy(env.spec)
+    evaluated = evaluate_episodes(env, RolloutPolicy(policy, 1, env.device), [0, 1], seed=4)
+    fresh = sides(POLICIES["self"], num_envs=1)
+    recorded = [record_episode(fresh, policy, seed=4, number=number, gamma=0.9) for number in (0, 1)]
+    assert [episode.total_reward for episode in recorded] == pytest.approx(evaluated.returns)
 
 
 def test_more_opponents_than_the_team_has_agents_are_several_teams():
