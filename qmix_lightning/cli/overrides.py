@@ -163,7 +163,7 @@ def _env_by_address(override: str, config_name: str) -> list[str]:
     address = value.strip("'\"")
     if key != "env" or not is_address(address):
         return [override]
-    return [f"env.id={address}"] if config_name == "evaluate" else ["env=pettingzoo", f"env.id={address}"]
+    return [f"env.id={address}"] if config_name in COMMANDS_ON_A_POLICY else ["env=pettingzoo", f"env.id={address}"]
 
 
 _KEY = re.compile(r"[A-Za-z]\w*(\.\w+)*")

@@ -135,13 +135,16 @@ def _open(reference: str, config: WatchConfig, open_things: ExitStack) -> _Playe
     import torch
 
     from qmix_lightning.components import env_maker
-    from qmix_lightning.policies import open_policy
+    from qmix_lightning.policies import open_network, open_policy
     from qmix_lightning.rendering.frames import environment_that_draws
     from qmix_lightning.rendering.team_values import mixing_of
 
     stored = open_policy(reference, config.run_dir)
     torch.set_num_threads(stored.provenance.num_threads)
-    env = environment_that_draws(stored.env_section(config.env), lambda section: env_maker(section, evaluation=True)(1))
+    env = environment_that_draws(
+        stored.env_section(config.env),
+        lambda section: env_maker(section, evaluation=True, open_policy=open_network)(1),
+    )
     open_things.callback(env.close)
     stored.check_env(env.spec)
     fits = stored.spec.state_dim == env.spec.state_dim  # the mixer reads the state

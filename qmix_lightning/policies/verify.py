@@ -16,6 +16,7 @@ from qmix_lightning.policies.opener import open_network
 from qmix_lightning.policies.stored import StoredPolicy
 from qmix_lightning.policies.team import Team
 from qmix_lightning.runtime import prng
+from qmix_lightning.vector.team_env import let_self_follow
 
 __all__ = ["Program", "Report", "compare_programs", "verify_programs"]
 
@@ -78,6 +79,7 @@ def verify_programs(
     environment = env_maker(stored.env_section(env), evaluation=True, open_policy=open_network)(num_envs)
     try:
         stored.check_env(environment.spec)
+        let_self_follow(environment, stored.build())
         team = stored.team(environment.num_envs, device=environment.device)
         return compare_programs(environment, team, programs, sets, memory, steps=steps)
     finally:

@@ -20,7 +20,7 @@ from qmix_lightning.rendering.frames import FrameRenderer, action_names
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Observation, TrajectoryBatch, Transition
-from qmix_lightning.vector.team_env import TeamEnv
+from qmix_lightning.vector.team_env import let_self_follow
 
 __all__ = ["FrameSink", "Moment", "record_episode"]
 
@@ -82,8 +82,7 @@ def record_episode(
     explore_key = prng.fold(prng.derive_key(seed, Purpose.EXPLORE), episode_key)
     draw = FrameRenderer(env) if on_frame is not None else None
     n = env.spec.n_agents
-    if isinstance(env, TeamEnv):
-        env.opponents.follow(policy)
+    let_self_follow(env, policy)
     shown = _kept(env.reset(one, torch.from_numpy(reset_seed)))
     observations, transitions, values, chosen = [shown], [], [], []
     memory, last = policy.initial_state(1), torch.full((1, n), -1)

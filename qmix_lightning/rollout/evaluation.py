@@ -14,7 +14,7 @@ from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import EpisodeStats, Observation
-from qmix_lightning.vector.team_env import TeamEnv
+from qmix_lightning.vector.team_env import let_self_follow
 
 __all__ = ["Evaluator", "evaluate_episodes"]
 
@@ -92,8 +92,7 @@ def evaluate_episodes(
     lengths, returns = np.zeros(slots, np.int64), np.zeros(slots)
     observation: Observation | None = None
     prefetches = env if isinstance(env, PrefetchesResets) else None
-    if isinstance(env, TeamEnv):
-        env.opponents.follow(rollout_policy.policy)
+    let_self_follow(env, rollout_policy.policy)
     while not interrupted():
         begin = np.array([current[s] < 0 and bool(queues[s]) for s in range(slots)])
         if begin.any():

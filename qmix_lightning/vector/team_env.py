@@ -16,7 +16,7 @@ from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import EnvSpec, Observation, Transition
 
-__all__ = ["Opponents", "TeamEnv", "spec_of_slots", "team_env"]
+__all__ = ["Opponents", "TeamEnv", "let_self_follow", "spec_of_slots", "team_env"]
 
 
 class Opponents:
@@ -180,6 +180,12 @@ def team_env(env: VectorEnv, make_opponents: Callable[[EnvSpec, int], Opponents]
     except BaseException:
         env.close()
         raise
+
+
+def let_self_follow(env: VectorEnv, policy: Any) -> None:
+    """Let opponents that are the team itself (``self``) act by ``policy``: needed before episodes without training."""
+    if isinstance(env, TeamEnv):
+        env.opponents.follow(policy)
 
 
 def spec_of_slots(spec: EnvSpec, slots: list[int]) -> EnvSpec:

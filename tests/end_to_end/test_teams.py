@@ -43,3 +43,23 @@ def test_a_run_of_one_side(tmp_path: Path):
     assert "say env.opponents=support.sides:first_or_second" in refused.err
     told = inprocess.succeed([checkpoint, "episodes=2", "env=support.sides:Sides", "env.opponents=random"], "evaluate")
     assert "on Sides" in told.out
+
+
+def test_a_team_that_learned_against_itself_is_watched_exported_and_played_against(tmp_path: Path):
+    """Each opens the policy that the opponents act by; ``self`` is the team as it is."""
+    folder, other, team = (str(tmp_path / name) for name in ("run", "other", "team"))
+    inprocess.succeed([*BASE, *SIDES, SELF, "total_env_steps=150", f"run_dir={folder}"])
+    typed = ["env=support.sides:Sides"]
+    clip = tmp_path / "clip.gif"
+    inprocess.succeed([f"policy={folder}", *typed, f"output={clip}"], "watch")
+    assert clip.stat().st_size > 0
+    told = inprocess.succeed(
+        [f"policy={folder}", *typed, f"output={team}", "programs=onnx", "verify_steps=50"], "export"
+    )
+    assert "0 of" in told.out
+    against = f"env.opponents={folder}"
+    inprocess.succeed([*BASE, *SIDES, against, "callbacks=video", "total_env_steps=150", f"run_dir={other}"])
+    assert list((Path(other) / "videos").glob("*.gif"))
+    clip.unlink()
+    inprocess.succeed([f"policy={other}", *typed, against, f"output={clip}"], "watch")
+    assert clip.stat().st_size > 0

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from qmix_lightning.components import env_maker
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.policies import open_network
 from qmix_lightning.rendering.frames import environment_that_draws
 from qmix_lightning.rendering.recorder import record_episode
 from qmix_lightning.rendering.video import VideoWriter, check_video, frames_per_second
@@ -67,7 +68,9 @@ class EpisodeVideo(Callback):
         assert module.metadata is not None  # a run's module has it
         config = module.metadata.config
         if self._env is None:
-            self._env = environment_that_draws(config["env"], lambda section: env_maker(section, evaluation=True)(1))
+            self._env = environment_that_draws(
+                config["env"], lambda section: env_maker(section, evaluation=True, open_policy=open_network)(1)
+            )
         policy = frozen_copy(module.learner.policy)
         step = data_of(trainer).counters.env_steps
         path = self._folder / f"step_{step:09d}.gif"
