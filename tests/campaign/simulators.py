@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -86,6 +87,7 @@ class Accountable(ParallelEnv):
     def _note(self) -> bool:
         descriptor = os.open(self.folder / "injected", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # several workers may be due in the same step
             if os.fstat(descriptor).st_size >= self.times:
                 return False
             os.write(descriptor, b".")
