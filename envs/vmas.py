@@ -133,7 +133,7 @@ class _Simulator:
             self.vmas = make(size)
 
     @contextmanager
-    def _own_random(self) -> Iterator[None]:
+    def _own_random(self) -> Generator[None]:
         before = list(self._shared)
         self._shared[:] = self._random
         try:
@@ -172,7 +172,7 @@ class _Simulator:
         return self._random
 
     @contextmanager
-    def keeping(self, rows: Tensor) -> Iterator[Callable[[], None]]:
+    def keeping(self, rows: Tensor) -> Generator[Callable[[], None]]:
         """Restore what belongs to the environments ``rows`` afterwards, and whenever the yielded function is called."""
         saved = {}
         if rows.any():
