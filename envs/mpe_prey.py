@@ -1,7 +1,4 @@
-"""Act as the prey of MPE's ``simple_tag``, by a rule: an opponent to learn against.
-
-qmix-train env=mpe env.scenario=simple_tag env.team=[adversary_*] env.opponents=qmix_lightning.envs.mpe_prey:flee
-"""
+"""Act as the prey of MPE's ``simple_tag``, by a rule: ``env.opponents=qmix_lightning.envs.mpe_prey:flee``."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ __all__ = ["flee"]
 
 _MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])  # none, left, right, down, up
 _STEP = 0.2  # how far ahead it looks
-_BORDER = 0.9  # outside it is punished, from 0.9 on
+_BORDER = 0.9  # beyond it the scenario takes from the prey's reward
 
 
 def flee(agent: str, observation: np.ndarray, action_mask: np.ndarray, rng: np.random.Generator) -> int:

@@ -82,6 +82,7 @@ def record_episode(
     explore_key = prng.fold(prng.derive_key(seed, Purpose.EXPLORE), episode_key)
     draw = FrameRenderer(env) if on_frame is not None else None
     n = env.spec.n_agents
+    step_draws = prng.StepDraws(1, n, 2)
     let_self_follow(env, policy)
     shown = _kept(env.reset(one, torch.from_numpy(reset_seed)))
     observations, transitions, values, chosen = [shown], [], [], []
@@ -97,8 +98,7 @@ def record_episode(
         memory = forget_dead(memory, shown.agent_mask)
         draws = None
         if epsilon > 0.0:
-            key = prng.fold(explore_key, np.array([len(chosen)], np.uint64))
-            draws = torch.from_numpy(prng.uniform(key, 2 * n).reshape(1, n, 2))
+            draws = torch.from_numpy(step_draws(explore_key, np.array([len(chosen)])))
         last = policy.select(q, shown.avail_actions, epsilon, draws)
         values.append(_readable(policy, q, shown))
         chosen.append(last)

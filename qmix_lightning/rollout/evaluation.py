@@ -88,7 +88,7 @@ def evaluate_episodes(
     base, explore_base = prng.derive_key(seed, Purpose.EVAL_RESET), prng.derive_key(seed, Purpose.EXPLORE)
     results: dict[int, tuple[float, int, dict[str, float]]] = {}
     current = np.full(slots, -1)
-    explore_keys = np.zeros(slots, np.uint64)
+    explore_keys, step_draws = np.zeros(slots, np.uint64), prng.StepDraws(slots, env.spec.n_agents, 2)
     lengths, returns = np.zeros(slots, np.int64), np.zeros(slots)
     observation: Observation | None = None
     prefetches = env if isinstance(env, PrefetchesResets) else None
@@ -113,9 +113,7 @@ def evaluate_episodes(
         assert observation is not None
         draws = None
         if epsilon > 0.0:
-            n_agents = env.spec.n_agents
-            numbers = prng.uniform(prng.fold(explore_keys, lengths.astype(np.uint64)), 2 * n_agents)
-            draws = torch.from_numpy(numbers.reshape(slots, n_agents, 2)).to(env.device)
+            draws = torch.from_numpy(step_draws(explore_keys, lengths)).to(env.device)
         outcome = env.step(rollout_policy.act(observation, epsilon, draws), torch.from_numpy(active))
         observation = outcome.next
         lengths[active] += 1
