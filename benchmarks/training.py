@@ -80,15 +80,16 @@ RAW: dict[str, Callable[[], Callable[[], int]]] = {
 
 
 class Clock(Callback):
-    """Callback that writes the time and the joint steps after every update to a file."""
+    """Callback that writes times (by the clock, of the processor) and joint steps after every update to a file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.rows: list[tuple[float, int, int]] = []
+        self.rows: list[tuple[float, float, int, int]] = []
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         counters = trainer.datamodule.counters
-        self.rows.append((time.perf_counter(), counters.env_steps, counters.updates))
+        now = time.perf_counter(), time.process_time()
+        self.rows.append((*now, counters.env_steps, counters.updates))
 
     def on_train_end(self, trainer: Any, *args: Any) -> None:
         if trainer.is_global_zero:
@@ -108,11 +109,13 @@ def train(overrides: list[str], steps: int) -> dict[str, float]:
         done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-        rows = [row for row in json.loads(clock.read_text()) if row[1] >= steps // 4]
+        rows = [row for row in json.loads(clock.read_text()) if row[2] >= steps // 4]
         summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
-    (t0, steps0, updates0), (t1, steps1, updates1) = rows[0], rows[-1]
+    (t0, cpu0, steps0, updates0), (t1, cpu1, steps1, updates1) = rows[0], rows[-1]
     return {
         "steps_per_s": (steps1 - steps0) / (t1 - t0),
+        "steps_per_cpu_s": (steps1 - steps0) / (cpu1 - cpu0),  # of the training process alone
+        "steps_per_update": (steps1 - steps0) / (updates1 - updates0),
         "updates_per_s": (updates1 - updates0) / (t1 - t0),
         "peak_rss_mb": summary["peak_rss_mb"],
     }

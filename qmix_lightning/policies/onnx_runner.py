@@ -14,30 +14,28 @@ class OnnxTeam:
 
     def __init__(self, folder):
         self.about = json.loads((Path(folder) / "programs.json").read_text())
-        sets = sorted({agent["set"] for agent in self.about["agents"].values()})
+        sets = {agent["set"] for agent in self.about["agents"].values()}
         self.programs = {n: onnxruntime.InferenceSession(str(Path(folder) / f"set_{n}.onnx")) for n in sets}
         self.reset()
 
     def reset(self):
-        self.last, self.memory = dict.fromkeys(self.about["agents"], -1), {}
+        self.last, self.memory = {}, {}
 
     def act(self, observations, masks=None):
-        actions, masks = {}, dict(masks or {})
-        for name in [agent for agent in self.about["agents"] if agent not in observations]:
-            self.last[name], self.memory[name] = 0, None  # dead: it forgets
+        about, actions, memory = self.about, {}, {}
         for name, obs in observations.items():
+            agent, mask = about["agents"][name], (masks or {}).get(name, True)
             if isinstance(obs, dict):  # PettingZoo's other way to give masks
-                obs, masks[name] = obs["observation"], obs["action_mask"]
-            agent, mask = self.about["agents"][name], np.zeros((1, self.about["n_actions"]), bool)
-            mask[0, : agent["actions"]] = masks.get(name, True)
-            padded = np.zeros((1, self.about["obs_dim"]), np.float32)
-            padded[0, : agent["obs"]] = np.ravel(obs)
-            feeds = {"obs": padded, "last_action": np.array([self.last[name]]), "agent_id": np.array([agent["id"]])}
-            memory = self.memory.get(name) or [np.zeros((1, size), np.float32) for size in self.about["memory"]]
-            feeds |= {"mask": mask, **{f"memory_{i}": part for i, part in enumerate(memory)}}
+                obs, mask = obs["observation"], obs["action_mask"]
+            feeds = {"last_action": np.array([self.last.get(name, -1)]), "agent_id": np.array([agent["id"]])}
+            feeds["obs"] = np.zeros((1, about["obs_dim"]), np.float32)
+            feeds["mask"] = np.zeros((1, about["n_actions"]), bool)
+            feeds["obs"][0, : agent["obs"]], feeds["mask"][0, : agent["actions"]] = np.ravel(obs), mask
+            zeros = [np.zeros((1, size), np.float32) for size in about["memory"]]
+            feeds |= {f"memory_{i}": part for i, part in enumerate(self.memory.get(name, zeros))}
             program = self.programs[agent["set"]]
-            wanted = {given.name for given in program.get_inputs()}
-            found = program.run(self.about["outputs"], {k: v for k, v in feeds.items() if k in wanted})
-            self.memory[name] = found[len(found) - len(memory) :]
-            self.last[name] = actions[name] = int(found[0][0])  # pyright: ignore[reportIndexIssue]
+            found = program.run(about["outputs"], {wanted.name: feeds[wanted.name] for wanted in program.get_inputs()})
+            actions[name], memory[name] = int(found[0][0]), found[len(found) - len(zeros) :]
+        # An agent that is away (dead) forgets, and did nothing.
+        self.memory, self.last = memory, {name: actions.get(name, 0) for name in about["agents"]}
         return actions

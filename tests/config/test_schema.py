@@ -58,7 +58,7 @@ TOGETHER = ("env", "agent", "exploration", "optimizer", "trainer", "logger", "ca
 def section_of(group: str, choice: str) -> dict[str, Any]:
     """The section of a choice, from the composition in which it is made with those of other groups."""
     made = f"{group}={choice}"
-    return composed(*next((row for row in typed(*TOGETHER) if made in row), [made]))[group]
+    return composed(*next((row for row in typed(*TOGETHER) if made in row), [made]), resolve=True)[group]
 
 
 def every(*groups: str) -> list[Any]:
@@ -135,7 +135,8 @@ def test_names_and_files_belong_together(registry: Registry):
     """Each name of the registry is a choice, and each choice leads to a name of the registry."""
     folder = registry.group.removeprefix("qmix_lightning.").removesuffix("s")
     assert set(registry.names()) <= set(choices(folder))
-    assert {composed(f"{folder}={choice}")[folder]["name"] for choice in choices(folder)} == set(registry.names())
+    sections = [composed(f"{folder}={choice}", resolve=True)[folder] for choice in choices(folder)]
+    assert {section["name"] for section in sections} == set(registry.names())
 
 
 def test_names_of_this_package_need_no_installation():
