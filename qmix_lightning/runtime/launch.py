@@ -101,6 +101,7 @@ class Ranks:
         self.rank, self.size = 0, 1
         self._step = 0
         self._store: Store | None = None
+        self._served: Store | None = None
         self._hosts: list[str] = []
 
     def __enter__(self) -> Ranks:
@@ -114,6 +115,9 @@ class Ranks:
         from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
         from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+        if self.launcher == "SLURM" and "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning has no other way
+            tasks = _count("SLURM_NTASKS", 1)
+            raise ConfigurationError(f"SLURM was given --ntasks={tasks}: give the job --nodes and --ntasks-per-node")
         environment = TorchElasticEnvironment() if self.launcher == "torchrun" else SLURMEnvironment()
         self.rank, self.size = environment.global_rank(), environment.world_size()
         agent_has_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -164,7 +168,8 @@ class Ranks:
 
     def begin(self) -> None:
         """Leave what follows to the collectives."""
-        self._store = None
+        # Kept open: under SLURM rank 0 serves it, and the process group of a faster rank is already connected to it.
+        self._store, self._served = None, self._store
 
     def exchange(self, mine: object = None) -> list[Any]:
         """Return a JSON value of every rank, in rank order, when all have come here.
@@ -177,6 +182,7 @@ class Ranks:
         try:
             self._tell(store, {"value": mine})
             answers = self._answers(store)
+            self._wait_for_readers(store)
         except RuntimeError as error:
             self._store = None
             raise self._shared_error(f"rank 0 has gone: {shortened(error_line(error), 200)}", 1) from error
@@ -196,6 +202,15 @@ class Ranks:
                 raise RunError(f"rank {', '.join(absent)} did not start within {_PATIENCE_S:.0f} s")
             time.sleep(0.02)
         return [json.loads(store.get(key)) for key in keys]
+
+    def _wait_for_readers(self, store: Store) -> None:
+        """Let rank 0, whose process may serve the store, stay until the others have read; it may end after that."""
+        if self.rank != 0:
+            store.set(f"{self._key(self.rank)}/read", "")
+            return
+        keys, deadline = [f"{self._key(rank)}/read" for rank in range(1, self.size)], time.monotonic() + _VISIBLE_S
+        while not store.check(keys) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def check_alike(self, mine: dict[str, Any]) -> None:
         """Refuse a run whose ranks were started with different settings, or go on from different checkpoints.
