@@ -104,7 +104,7 @@ def write_report(folders: list[Path], output: Path, options: Options | None = No
         "table.tex": tables.latex(analysis),
         "results.csv": tables.results_csv(analysis),
         "runs.csv": tables.runs_csv(analysis),
-        "marl_eval.json": json.dumps(marl_eval(analysis), indent=1) + "\n",
+        "marl_eval.json": json.dumps(marl_eval(analysis)) + "\n",  # without indent: with it the encoder is Python
     }
     if options.page:
         from qmix_lightning.study.reporting.page import page

@@ -15,6 +15,8 @@ from support.commands import environ
 RANKS = 2
 """Processes on each node."""
 
+INTERFACE = "eth0"
+
 NODES = ["trainer.devices=2", "trainer.num_nodes=2", "trainer.strategy=ddp_find_unused_parameters_true"]
 
 
@@ -32,18 +34,18 @@ class TwoNodes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.names = [f"qmix{os.getpid()}{letter}" for letter in "ab"]
-        self.devices = [f"veth{os.getpid()}{letter}" for letter in "ab"]
         self.started = 0
 
     def __enter__(self) -> TwoNodes:
         try:
             for name in self.names:
                 _ip("netns", "add", name)
-            _ip("link", "add", self.devices[0], "type", "veth", "peer", "name", self.devices[1])
-            for number, (name, device) in enumerate(zip(self.names, self.devices, strict=True), start=1):
-                _ip("link", "set", device, "netns", name)
-                _ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", device)
-                for one in ("lo", device):
+            devices = [f"veth{os.getpid()}{letter}" for letter in "ab"]
+            _ip("link", "add", devices[0], "type", "veth", "peer", "name", devices[1])
+            for number, (name, device) in enumerate(zip(self.names, devices, strict=True), start=1):
+                _ip("link", "set", device, "netns", name, "name", INTERFACE)
+                _ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", INTERFACE)
+                for one in ("lo", INTERFACE):
                     _ip("-n", name, "link", "set", one, "up")
         except (OSError, subprocess.CalledProcessError) as error:
             self.__exit__()
@@ -92,7 +94,7 @@ class TwoNodes:
         inside = [sys.executable, *command]
         if mount:
             inside = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {mount} && exec "$@"', "sh", *inside]
-        interface = {"GLOO_SOCKET_IFNAME": self.devices[node], "OMP_NUM_THREADS": "1"}
+        interface = {"GLOO_SOCKET_IFNAME": INTERFACE, "OMP_NUM_THREADS": "1"}
         log = self.folder / f"node{node}-{self.started}.log"
         return Node(["ip", "netns", "exec", self.names[node], *inside], interface | (variables or {}), log)
 
