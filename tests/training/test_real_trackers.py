@@ -143,3 +143,17 @@ def _key(item: Any) -> str:
 def test_no_link_leads_out_of_the_folder(run: Path):
     links = [path for path in run.rglob("*") if path.is_symlink() and not path.resolve().is_relative_to(run)]
     assert links == []
+
+
+def test_two_runs_that_begin_together_share_a_new_database_of_mlflow(tmp_path: Path):
+    """Both found it without tables, and one of them failed as it made them."""
+    from mlflow import MlflowClient
+
+    base = [argument for argument in runs.BASE if argument != "logger=none"]
+    typed = [*base, "total_env_steps=60", "logger=mlflow", f"logger.mlflow.tracking_uri=sqlite:///{tmp_path}/new.db"]
+    started = [runs.start([*typed, f"seed={seed}", f"run_dir={tmp_path}/{seed}"]) for seed in (1, 2)]
+    printed = [runs.finish(process) for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(printed)
+    client = MlflowClient(f"sqlite:///{tmp_path}/new.db")
+    experiment = client.get_experiment_by_name("qmix-lightning")
+    assert len(client.search_runs([experiment.experiment_id])) == 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from qmix_lightning.training.trackers.base import TrackedRun, Tracker
@@ -15,6 +18,23 @@ __all__ = ["MLflowTracker"]
 _MOST_TEXT = 500
 _AT_ONCE = 100  # parameters or tags that MLflow takes in one request
 _STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
+
+
+@contextlib.contextmanager
+def _alone_with(uri: str) -> Generator[None]:
+    """Let one process at a time make the tables of an SQLite file: of two runs that begin together, one would fail."""
+    place = Path(uri.removeprefix("sqlite:///")).parent
+    if not uri.startswith("sqlite:///") or not place.is_dir():
+        yield
+        return
+    import fcntl
+
+    folder = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 class MLflowTracker(Tracker):
@@ -61,7 +81,9 @@ class MLflowTracker(Tracker):
         for noisy in ("alembic", "mlflow"):  # only now: it sets up its logging when it is imported
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self.tracking_uri = self.tracking_uri or mlflow.get_tracking_uri()
-        self.experiment = client = mlflow.MlflowClient(self.tracking_uri)
+        with _alone_with(str(self.tracking_uri)):
+            self.experiment = client = mlflow.MlflowClient(self.tracking_uri)
+            client.get_experiment_by_name(self.project)  # makes the tables
         texts = {key: str(value)[:_MOST_TEXT] for key, value in params.items()}
         if self.tracker_id is None:
             tags = {"env": self.run.env, "algorithm": self.run.algorithm, **{f"tag.{tag}": "true" for tag in self.tags}}
