@@ -297,8 +297,10 @@ def _threads(run: Run, config: RunConfig, resumed: Resumed | None) -> int:
         threads, reason = resumed.manifest.run.num_threads, "as the run began"
     else:
         threads = choose_threads(cores, ranks=run.trainer.num_devices, workers=workers, asynchronous=asynchronous)
-        busy = [f"{workers} worker processes"] * bool(workers) + ["collecting meanwhile"] * asynchronous
-        reason = ", ".join([f"{cores} cores", *busy])
+        busy = [f"{workers} worker process{'es' * (workers > 1)}"] * bool(workers) + [
+            "collecting meanwhile"
+        ] * asynchronous
+        reason = ", ".join([f"{cores} core{'s' * (cores > 1)}", *busy])
     run.metadata.num_threads = threads
     if run.trainer.global_rank == 0:
         print(f"threads: {threads} ({reason})", flush=True)

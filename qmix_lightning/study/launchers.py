@@ -37,9 +37,9 @@ def prepare_plugins(arguments: Sequence[str]) -> None:
 
 
 def share_of_cores(launcher: Mapping[str, Any]) -> int | None:
-    """Return the cores that each job of a launcher has, where jobs run side by side on this machine.
+    """Return the cores that each job of a launcher has, where jobs run side by side on a machine.
 
-    ``None``: all that the process may use, which is what SLURM gave it, or all of them for one job at a time.
+    ``None``: all that the process may use, or all of them for one job at a time.
     """
     kind, cores = str(launcher["_target_"]).rpartition(".")[2], available_cores()
     if kind == "JoblibLauncher":
@@ -50,4 +50,6 @@ def share_of_cores(launcher: Mapping[str, Any]) -> int | None:
         return max(1, int(launcher["ray"]["remote"].get("num_cpus") or 1))
     if kind == "LocalLauncher":  # submitit's, which starts all jobs at once
         return max(1, int(launcher["cpus_per_task"] or 1))
+    if kind == "SlurmLauncher" and launcher["cpus_per_task"]:  # not every SLURM binds a job to its cores
+        return int(launcher["cpus_per_task"])
     return None

@@ -75,4 +75,6 @@ def test_a_sweep_by_submitit_is_made_to_its_end(slurm: Slurm, tmp_path: Path):
     command += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=20", "algorithm=vdn,qmix", "seed=1,2"]
     command += ["env=two_step", "total_env_steps=600", "logger=none"]
     assert "4 of 4 runs are there" in slurm.call(*command, cwd=tmp_path, variables=COMMANDS)
+    log = (tmp_path / "outputs" / "study" / "logs" / "two_step_qmix_seed2.log").read_text()
+    assert "threads: 1 (1 core)" in log, "a job has two cores, of which SLURM gave it one"
     assert slurm.call(*command, cwd=tmp_path, variables=COMMANDS).count("done before") == 4

@@ -143,7 +143,8 @@ def test_a_joblib_worker_makes_runs_like_this_process(made: list[list[str]]):
         ({"_target_": "a.RayLauncher", "ray": {"remote": {}}}, 1),
         ({"_target_": "a.RayLauncher", "ray": {"remote": {"num_cpus": 3}}}, 3),
         ({"_target_": "a.LocalLauncher", "cpus_per_task": None}, 1),
-        ({"_target_": "a.SlurmLauncher", "cpus_per_task": 3}, None),
+        ({"_target_": "a.SlurmLauncher", "cpus_per_task": 3}, 3),
+        ({"_target_": "a.SlurmLauncher", "cpus_per_task": None}, None),
     ],
 )
 def test_cores_are_shared_among_the_jobs(monkeypatch: pytest.MonkeyPatch, launcher: dict[str, Any], cores: int | None):
