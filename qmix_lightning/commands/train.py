@@ -365,10 +365,11 @@ def _content(path: Path) -> bytes | None:
 
 
 def quieten_lightning() -> None:
-    """Silence advice of Lightning that does not apply: the loaders are this package's own and have no workers."""
+    """Silence advice of Lightning that does not apply: the loaders are this package's own; srun may be there unused."""
     for noisy in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # what trainer.profiler was asked for
+    warnings.filterwarnings("ignore", "The `srun` command is available.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", "The `srun` command is available")  # on every machine of a cluster
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

@@ -6,12 +6,14 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.launch import Ranks, launched_by
+from support import inprocess
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +115,13 @@ def test_the_store_stays_open_for_the_process_group_of_a_faster_rank(two_of_slur
     two_of_slurm[0].begin()
     faster.set("key", "value")
     assert faster.get("key") == b"value"
+
+
+def test_a_machine_with_slurm_trains_outside_of_it_without_a_word_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    inprocess.succeed([*inprocess.TINY, f"run_dir={tmp_path}/run"])
+    assert [str(warning.message) for warning in recwarn if "srun" in str(warning.message)] == []
