@@ -118,6 +118,12 @@ class Ranks:
         if self.launcher == "SLURM" and "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning has no other way
             tasks = _count("SLURM_NTASKS", 1)
             raise ConfigurationError(f"SLURM was given --ntasks={tasks}: give the job --nodes and --ntasks-per-node")
+        if _count("GROUP_WORLD_SIZE", 1) > 1 and _count("TORCHELASTIC_MAX_RESTARTS", 0) > 0:
+            # Each torchrun counts its own, and torch finds the process group by the count: unequal ones wait for ever.
+            raise ConfigurationError(
+                "torchrun --max-restarts works on one machine, and here are several: leave out --max-restarts, and repeat "
+                "the command with ckpt_path=last"
+            )
         environment = TorchElasticEnvironment() if self.launcher == "torchrun" else SLURMEnvironment()
         self.rank, self.size = environment.global_rank(), environment.world_size()
         agent_has_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

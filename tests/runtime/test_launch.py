@@ -85,6 +85,14 @@ def test_a_job_without_tasks_per_node_is_told_what_to_give(monkeypatch: pytest.M
         pass
 
 
+def test_restarts_over_several_machines_are_refused(monkeypatch: pytest.MonkeyPatch):
+    variables = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_MAX_RESTARTS": "1", "GROUP_WORLD_SIZE": "2"}
+    for name, value in {**variables, "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match="leave out --max-restarts"), Ranks():
+        pass
+
+
 def test_rank_0_stays_until_the_others_have_read_what_it_told(
     two_of_slurm: list[Ranks], monkeypatch: pytest.MonkeyPatch
 ):

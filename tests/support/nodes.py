@@ -105,9 +105,9 @@ class TwoNodes:
 
 def torchrun(node: int, module: list[str], *options: str, port: int = 29511) -> list[str]:
     """What follows ``python`` for a node's torchrun."""
-    where = options or ("--master-addr=10.77.0.1", f"--master-port={port}")
-    counts = ["--nnodes=2", f"--nproc-per-node={RANKS}", f"--node-rank={node}"]
-    return ["-m", "torch.distributed.run", *counts, *where, "-m", *module]
+    where = ["--master-addr=10.77.0.1", f"--master-port={port}", f"--node-rank={node}"]
+    counts = ["--nnodes=2", f"--nproc-per-node={RANKS}"]
+    return ["-m", "torch.distributed.run", *counts, *where, *options, "-m", *module]
 
 
 class Node:
