@@ -12,7 +12,7 @@ from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.runtime.text import printable
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.worker.buffers import Buffers, SharedBuffers
-from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
+from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, sum_of_squares
 from qmix_lightning.worker.protocol import VERSION
 
 __all__ = ["Introduction", "check_values", "read_fatal", "read_fault", "read_introduction"]
@@ -119,8 +119,7 @@ def check_values(buffers: Buffers, rows: np.ndarray) -> str | None:
     """
     numbers = (buffers.obs, buffers.state, buffers.reward, buffers.agent_reward)
     # Rows that were not stepped hold what was looked at before, but for those that failed.
-    total = sum(float(values.sum(dtype=np.float64)) for values in numbers)
-    if not (math.isfinite(total) or all(np.isfinite(values[rows]).all() for values in numbers)):
+    if not (math.isfinite(sum_of_squares(*numbers)) or all(np.isfinite(values[rows]).all() for values in numbers)):
         return "a value that is not finite"
     flags = (buffers.avail_actions, buffers.agent_mask, buffers.terminated, buffers.truncated)
     if any(values.size and values.view(np.uint8).max() > 1 for values in flags):

@@ -30,7 +30,7 @@ from qmix_lightning.worker.blame import is_fault, location_of, raised_at
 from qmix_lightning.worker.buffers import Buffers, Row
 from qmix_lightning.worker.parallel_adapter import Outcome, ParallelAdapter
 
-__all__ = ["FAULT_KINDS", "EnvBlock", "FaultLimit", "FaultTolerantEnv", "Faults"]
+__all__ = ["FAULT_KINDS", "EnvBlock", "FaultLimit", "FaultTolerantEnv", "Faults", "sum_of_squares"]
 
 
 FAULT_KINDS: tuple[str, ...] = ("raised", "invalid", "killed", "hung")
@@ -313,7 +313,9 @@ class EnvBlock:
         self._envs = [(e, env, buffers.row(env.spec, e)) for e, env in sorted(envs.items())]
         self._buffers = buffers
         block = slice(self._envs[0][0], self._envs[-1][0] + 1)
-        self._obs, self._state = buffers.obs[block], buffers.state[block]
+        self._shown = [buffers.obs[block]]
+        if not self._envs[0][1].spec.state_is_joined_obs:
+            self._shown.append(buffers.state[block])
         self._checked = any(isinstance(env, FaultTolerantEnv) for env in envs.values())
 
     def reset(self, seeds: Sequence[int], wanted: Sequence[bool]) -> None:
@@ -343,11 +345,8 @@ class EnvBlock:
             total += reward
             if metrics:
                 buffers.metrics[:, e] = metrics
-        # Checked once for all: a sum is finite only if every term is, and a sum of much costs as much as one of little.
-        # In float64, where no sum of float32 overflows.
-        if self._checked and not math.isfinite(
-            total + float(self._obs.sum(dtype=np.float64)) + float(self._state.sum(dtype=np.float64))
-        ):
+        # Checked once for all: a sum of much costs as much as one of little.
+        if self._checked and not math.isfinite(total + sum_of_squares(*self._shown)):
             failed += self._reject(wanted, failed)
         if failed:
             buffers.clear_outcome(failed)
@@ -366,13 +365,17 @@ class EnvBlock:
         return rejected
 
 
-def _total(obs: np.ndarray, state: np.ndarray) -> float:
-    return float(obs.sum(dtype=np.float64)) + float(state.sum(dtype=np.float64))
+def sum_of_squares(*arrays: np.ndarray) -> float:
+    """Return a sum that is not finite if a value is not; it may overflow besides, so a closer look follows.
+
+    By ``vdot``, which costs a third of ``isfinite`` or ``sum`` on a few values, and never warns, as ``dot`` does.
+    """
+    return sum(float(np.vdot(values, values)) for values in arrays)
 
 
 def _not_finite(row: Row, reward: float) -> str | None:
     """Return which value of a row is not finite, as float32, if one is."""
-    if math.isfinite(reward + _total(row.obs, row.state)):
+    if math.isfinite(reward + sum_of_squares(row.obs, row.state)):
         return None
     if not math.isfinite(reward):
         return f"the reward is {reward}"
