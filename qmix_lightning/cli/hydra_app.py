@@ -100,16 +100,19 @@ def run_command(config_name: str, task: Task, begin_sweep: BeginSweep | None = N
     Status 0: done; 1: failed while running; 2: something asked for does not exist or fit; 130 and 143: ended by
     Ctrl-C or SIGTERM. A traceback is printed only if the user set ``HYDRA_FULL_ERROR=1``.
     """
-    import_from_here()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it logs its font cache
-    sys.exit(status_of(lambda: run_under_hydra(config_name, task, begin_sweep), config_name))
+    run_without_hydra(lambda _: run_under_hydra(config_name, task, begin_sweep), config_name)
 
 
-def run_without_hydra(command: Callable[[list[str]], None]) -> None:
+def run_without_hydra(command: Callable[[list[str]], None], config_name: str = "train") -> None:
     """Run a command on what was typed, which Hydra does not compose, and exit with its status."""
-    import_from_here()
-    sys.exit(status_of(lambda: command(sys.argv[1:]), "train"))
+
+    def run() -> None:
+        import_from_here()
+        command(sys.argv[1:])
+
+    sys.exit(status_of(run, config_name))
 
 
 def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None = None) -> None:
@@ -240,12 +243,20 @@ def _remove_empty(jobs: list[Path], above: list[Path]) -> None:
             folder.rmdir()
 
 
+def _require_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigurationError("the working folder was removed: change to one that is there") from None
+
+
 def status_of(command: Callable[[], None], config_name: str) -> int:
     """Run ``command`` and return its exit status; an error is printed in one line."""
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach this function instead of ending in Hydra
     signal.signal(signal.SIGTERM, _on_early_sigterm)
     try:
+        _require_working_folder()
         command()
     except BrokenPipeError:  # the reader has seen enough: --help | head
         return 0

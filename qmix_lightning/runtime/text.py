@@ -24,7 +24,11 @@ _MOST_SHOWN = 24
 
 def shown_path(folder: Path) -> str:
     """Return a folder as people write it: relative when it is below the working folder."""
-    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed meanwhile
+        return str(folder)
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
 
 
 def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
