@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from qmix_lightning.config.env_address import is_address, is_trusted
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.runtime.text import printable
@@ -20,6 +21,7 @@ __all__ = [
     "REPORTING_GROUPS",
     "is_name",
     "kept_callback",
+    "may_be_in_a_file",
     "recorded_config",
     "shipped_section",
     "texts",
@@ -169,6 +171,23 @@ def kept_callback(shipped: Mapping[str, Any], recorded: Mapping[str, Any]) -> di
         return _is_harmless(value) and _is_harmless(default)
 
     return {name: value for name, value in recorded.items() if name in shipped and same_kind(name, value)}
+
+
+def may_be_in_a_file(override: str) -> bool:
+    """Return whether a file, such as a suite, may hold an override of ``qmix-train``.
+
+    Not a flag, a setting of Hydra, a whole section, a path, an interpolation, or code that is neither this package's
+    nor trusted.
+    """
+    key, _, value = override.lstrip("+~").partition("=")
+    elsewhere = ("-", "hydra", *_PATHS, *_LISTS, *_NEVER)
+    section = "." not in key and value.lstrip().startswith("{")  # may hold any of these
+    if section or override.startswith(elsewhere) or key.startswith(elsewhere):
+        return False
+    if "${" in value or "_target_" in override:
+        return False
+    addresses = filter(is_address, re.findall(r"[\w.:]+", value))
+    return all(address.startswith("qmix_lightning.") or is_trusted(address) for address in addresses)
 
 
 def recorded_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from qmix_lightning.config.run_config import NotNegative, Positive
 from qmix_lightning.config.schema import from_mapping
-from qmix_lightning.config.tree import key_of
+from qmix_lightning.config.trust import may_be_in_a_file
 from qmix_lightning.errors import ConfigurationError
-from qmix_lightning.runtime.text import did_you_mean, on_one_line
+from qmix_lightning.runtime.regular_files import is_bounded
+from qmix_lightning.runtime.text import did_you_mean, on_one_line, printable
 
 __all__ = ["Algorithm", "Published", "Suite", "Task", "load_suite", "suite_names"]
 
@@ -161,12 +162,14 @@ def parse_suite(text: str, name: str, shown: str) -> Suite:
     try:
         root = yaml.compose(text, yaml.SafeLoader)
         content = yaml.safe_load(text)
+    except (ValueError, TypeError, RecursionError) as error:  # a date of month 13, a list as a key, a thousand brackets
+        raise ConfigurationError(f"{shown} cannot be read: {printable(error)}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{shown}:{mark.line + 1}" if mark else shown
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigurationError(f"{where}: {on_one_line(problem)}") from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or not is_bounded(content):
         raise ConfigurationError(f"{shown}:1: a suite is a mapping with tasks and algorithms")
     try:
         return _checked(content, name)
@@ -226,9 +229,10 @@ def _check_label(label: str, path: str) -> None:
 def _check_overrides(overrides: object, path: str) -> None:
     if not isinstance(overrides, list) or any(not isinstance(o, str) or "=" not in o for o in overrides):
         raise ConfigurationError(f"{path} must be a list of overrides like optimizer.lr=1e-3")
-    if named := [o for o in overrides if key_of(o).startswith("rollout.python")]:
+    if named := [o for o in overrides if not may_be_in_a_file(o)]:
         raise ConfigurationError(
-            f"{path} holds {named[0]}, which a file does not decide: type also=[rollout.python=PATH]"
+            f"{path} holds {printable(named[0])}, which a file does not decide: type it, also=[...], "
+            "or for the module of an environment qmix-envs trust MODULE"
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from qmix_lightning.algorithms import ALGORITHMS
 from qmix_lightning.cli.compose import composer
+from qmix_lightning.config.env_address import trust
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.study.suite import load_suite, parse_suite, suite_names
 from support.cases import every_value
@@ -84,9 +85,37 @@ def test_a_mistake_is_told_with_its_line(was: str, typed: str, told: str):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["", "- a", "a", "tasks: {}"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "callbacks.evil={_target_:evil.make}",
+        "+callbacks.evil._target_=evil.make",
+        "env.id=evil:make",
+        "env.kwargs={scenario:'evil.maps:make'}",
+        "rollout.python=/bin/sh",
+        "rollout={python:/bin/sh}",
+        "run_dir=../outside",
+        "hydra.run.dir=../outside",
+        "hydra/launcher=joblib",
+        "--config-dir=../outside",
+        "trainer.profiler=${oc.env:HOME}",
+    ],
+)
+def test_a_suite_holds_names_and_numbers(override: str):
+    with pytest.raises(ConfigurationError, match=r"mine\.yaml:14: .* which a file does not decide"):
+        parse_suite(GOOD.replace("[algorithm=vdn]", f'[algorithm=vdn, "{override}"]'), "mine", "mine.yaml")
+
+
+def test_a_suite_names_a_module_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    trust("mine.games")
+    suite = parse_suite(GOOD.replace("[algorithm=vdn]", '[algorithm=vdn, "env.id=mine.games:make"]'), "mine", "x")
+    assert suite.algorithms["vdn"].overrides[-1] == "env.id=mine.games:make"
+
+
+@pytest.mark.parametrize("text", ["", "- a", "a", "tasks: {}", "a: &a [*a]", "{}: 1", "x: 2020-13-13", "[" * 20_000])
 def test_what_is_no_suite_at_all(text: str):
-    with pytest.raises(ConfigurationError, match=r"mine\.yaml:1: "):
+    with pytest.raises(ConfigurationError, match=r"mine\.yaml[: ]"):
         parse_suite(text, "mine", "mine.yaml")
 
 
