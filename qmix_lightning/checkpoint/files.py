@@ -21,6 +21,7 @@ import torch
 from qmix_lightning.checkpoint.compatibility import upgrade_checkpoint
 from qmix_lightning.errors import CheckpointError, RunError
 from qmix_lightning.runtime.kill_points import reached
+from qmix_lightning.runtime.regular_files import is_bounded
 from qmix_lightning.runtime.text import printable
 
 __all__ = [
@@ -150,15 +151,15 @@ def load_plain(path: Path) -> Any:
 
 def _check_storage(content: object, path: Path) -> None:
     """Refuse tensors that show more numbers than the file holds: looking at them would take any memory and time."""
-    seen: set[int] = set()
+    if not is_bounded(content):
+        raise CheckpointError(f"{path} was refused: it refers to its own parts without end")
     waiting = [content]
     while waiting:
         value = waiting.pop()
         if isinstance(value, torch.Tensor):
             if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise CheckpointError(f"{path} was refused: a tensor in it shows more than the file holds")
-        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
+        elif isinstance(value, dict | list | tuple):
             waiting += value.values() if isinstance(value, dict) else value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -20,7 +19,14 @@ from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.resume import refuse_untyped_interpreter
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.config.tree import flatten, key_of
-from qmix_lightning.errors import ConfigurationError, FailedTogether, RunDiverged, RunError, RunInterrupted
+from qmix_lightning.errors import (
+    CheckpointError,
+    ConfigurationError,
+    FailedTogether,
+    RunDiverged,
+    RunError,
+    RunInterrupted,
+)
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.launch import (
     Ranks,
@@ -30,6 +36,7 @@ from qmix_lightning.runtime.launch import (
     launched_by,
     lost_peer,
 )
+from qmix_lightning.runtime.regular_files import read_json, read_yaml
 from qmix_lightning.runtime.resources import available_cores, choose_threads
 from qmix_lightning.runtime.run_lock import LOCK_FILE, RunLock
 from qmix_lightning.runtime.text import error_line, printable, shortened, shown_path
@@ -168,27 +175,23 @@ def _holds_files(run_dir: Path) -> bool:
 def _status(run_dir: Path) -> str | None:
     """Return how ``summary.json`` says the run in a folder ended; ``running`` if it was killed."""
     try:
-        summary = json.loads((run_dir / "summary.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        summary = read_json(run_dir / "summary.json")
+    except CheckpointError:
         return "running" if (run_dir / "config.yaml").exists() else None
     return summary.get("status") if isinstance(summary, dict) else None
 
 
 def _begin_anew(tree: dict[str, Any], run_dir: Path, overrides: list[str]) -> RunConfig:
     """Return the configuration of a run that was ended before its first ``last.ckpt``, with what was typed on top."""
-    from omegaconf import OmegaConf
-
     from qmix_lightning.checkpoint.resume import merge_saved
     from qmix_lightning.config.resume import fill_missing_defaults
     from qmix_lightning.config.trust import trusted_config
 
     path = run_dir / "config.yaml"
     try:
-        saved = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:  # a damaged YAML file raises anything
-        raise ConfigurationError(
-            f"{path} cannot be read ({type(error).__name__}): repeat the command without ckpt_path=last"
-        ) from error
+        saved = read_yaml(path)
+    except CheckpointError as error:
+        raise ConfigurationError(f"{error}; repeat the command without ckpt_path=last") from error
     began_from = saved.get("init_from") if isinstance(saved, dict) else None
     saved = fill_missing_defaults(trusted_config(saved, path), path)
     if began_from is not None and "init_from" not in map(key_of, overrides):

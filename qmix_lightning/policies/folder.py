@@ -23,7 +23,8 @@ from qmix_lightning.policies.card import check_card
 from qmix_lightning.policies.reference import POLICY_FILE
 from qmix_lightning.policies.spec import read_spec
 from qmix_lightning.policies.stored import Provenance, StoredPolicy
-from qmix_lightning.policies.tensors import describe, read_regular, read_tensors, write_tensors
+from qmix_lightning.policies.tensors import describe, read_tensors, write_tensors
+from qmix_lightning.runtime.regular_files import read_json
 from qmix_lightning.runtime.text import printable, printable_items
 
 __all__ = ["FORMAT", "PROGRAMS", "read_policy_folder", "refuse_taken", "write_policy_folder"]
@@ -148,10 +149,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is no number")
 
-    try:
-        content = json.loads(read_regular(path, MOST_JSON_BYTES), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {printable(error, 200)}") from error
+    content = read_json(path, MOST_JSON_BYTES, parse_constant=refuse)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no policy")
     return content

@@ -7,7 +7,6 @@ an update of the targets.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from torch import Tensor
 from qmix_lightning.checkpoint.files import load_plain
 from qmix_lightning.checkpoint.manifest import not_finite
 from qmix_lightning.errors import CheckpointError
-from qmix_lightning.policies.tensors import read_regular
+from qmix_lightning.runtime.regular_files import read_json, read_regular
 from qmix_lightning.runtime.text import error_line, printable
 from qmix_lightning.types import EnvSpec
 
@@ -274,10 +273,7 @@ def _settings(path: Path, typed: bool) -> dict[str, Any]:
     """Return numbers, flags and texts of their ``config.json``; nothing else of it is read."""
     if not typed and not path.exists():
         return {}
-    try:
-        content = json.loads(read_regular(path, _MOST_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {printable(error, 200)}") from error
+    content = read_json(path, _MOST_JSON_BYTES)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no settings")
     return {name: value for name, value in content.items() if isinstance(value, bool | int | float | str)}

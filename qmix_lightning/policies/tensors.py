@@ -14,9 +14,10 @@ from torch import Tensor
 
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.replay.memory_estimate import available_memory
+from qmix_lightning.runtime.regular_files import read_regular
 from qmix_lightning.runtime.text import error_line, printable
 
-__all__ = ["describe", "read_regular", "read_tensors", "write_tensors"]
+__all__ = ["describe", "read_tensors", "write_tensors"]
 
 MOST_BYTES = 4 * 2**30
 
@@ -29,23 +30,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def describe(path: Path) -> dict[str, Any]:
     """Return a file's bytes and SHA-256, as ``policy.json`` names it."""
     return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-def read_regular(path: Path, most_bytes: int) -> bytes:
-    """Return the content of a file that is no link, pipe or folder, and not larger than ``most_bytes``.
-
-    Raises:
-        CheckpointError: it is something else, or too large, or missing.
-    """
-    try:
-        if path.is_symlink() or not path.is_file():
-            what = "is not there" if not path.exists() and not path.is_symlink() else "is not a file of its own"
-            raise CheckpointError(f"{path} {what}")
-        if (size := path.stat().st_size) > most_bytes:
-            raise CheckpointError(f"{path} was refused: it has {size:,} bytes, and at most {most_bytes:,} are read")
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_tensors(path: Path, described: object, check: Callable[[dict[str, Tensor]], None]) -> dict[str, Tensor]:

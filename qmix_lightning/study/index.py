@@ -14,7 +14,8 @@ from typing import Any
 
 from qmix_lightning.config.resume import MAY_CHANGE
 from qmix_lightning.config.tree import flatten
-from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.errors import CheckpointError, ConfigurationError
+from qmix_lightning.runtime.regular_files import read_json
 from qmix_lightning.runtime.text import shown_path
 
 __all__ = ["Study", "deciding_settings", "identity", "write_lines"]
@@ -93,9 +94,9 @@ class Study:
             return {}
         runs: Any = None
         try:
-            runs = json.loads(self.path.read_text())
+            runs = read_json(self.path)
             whole = all(_FOLDER.fullmatch(run["folder"]) for run in runs.values())
-        except (ValueError, TypeError, KeyError, AttributeError, OSError):
+        except (CheckpointError, TypeError, KeyError, AttributeError):
             whole = False
         if not whole:
             raise ConfigurationError(

@@ -6,8 +6,6 @@ A row is data: numbers are compared and texts are shown, nothing in it is ever r
 from __future__ import annotations
 
 import csv
-import json
-import math
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qmix_lightning.errors import RunError
+from qmix_lightning.errors import CheckpointError, RunError
+from qmix_lightning.runtime.regular_files import read_json
 from qmix_lightning.runtime.text import on_one_line
 
-__all__ = ["METRICS", "Row", "commit", "evaluations", "read_row", "row_path", "time_to"]
+__all__ = ["METRICS", "Row", "commit", "evaluations", "number", "read_row", "row_path", "time_to"]
 
 METRICS = ("return_mean", "return_ci95", "win_rate")
 _CURVES = ("env_steps", *METRICS, "wall_s")
 _FORMAT = 1
+_LARGEST = 2.0**127
+"""Close to the largest float32: what a run measures is one, and sums of it are no infinity."""
 
 
 @dataclass(frozen=True)
@@ -65,32 +66,33 @@ def read_row(path: Path) -> Row | None:
     if not path.exists():
         return None
     try:
-        return _parse(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return _parse(read_json(path))
+    except (CheckpointError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"{path} is not the result of a run: {on_one_line(error)}") from error
 
 
 def _parse(content: Any) -> Row:
     if content["format"] != _FORMAT:
         raise ValueError(f"format {str(content['format'])[:20]!r}, not {_FORMAT}")
-    curves = {name: [None if v is None else _number(v) for v in content["evaluations"][name]]
+    curves = {name: [None if v is None else number(v) for v in content["evaluations"][name]]
               for name in _CURVES if name in content["evaluations"]}  # fmt: skip
     if len({len(column) for column in curves.values()}) > 1:
         raise ValueError("evaluations differ in length")
     return Row(
         identity=_text(content["identity"]),
-        seed=int(_number(content["seed"])),
-        env_steps=int(_number(content["env_steps"])),
-        wall_s=_number(content["wall_s"]),
+        seed=int(number(content["seed"])),
+        env_steps=int(number(content["env_steps"])),
+        wall_s=number(content["wall_s"]),
         evaluations=curves,
-        final={name: _number(content["final"][name]) for name in METRICS if content["final"].get(name) is not None},
+        final={name: number(content["final"][name]) for name in METRICS if content["final"].get(name) is not None},
         code={_text(part): _text(value) for part, value in content["code"].items()},
         content=dict(content),
     )
 
 
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def number(value: object) -> float:
+    """Return what a file has as a number; raise ``ValueError`` if it is none that a run could have measured."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         raise ValueError(f"{str(value)[:40]!r} is not a number")
     return value
 
@@ -102,25 +104,32 @@ def _text(value: object) -> str:
 
 
 def evaluations(run_dir: Path, summary: Mapping[str, Any]) -> dict[str, list[float | None]]:
-    """Return the evaluations of a run as columns, from its ``metrics.csv``, and their times from its summary."""
-    with open(run_dir / "metrics.csv", newline="") as file:
-        lines = csv.reader(file)
-        head = next(lines, [])
-        at = head.index("eval/return_mean") if "eval/return_mean" in head else len(head)
-        rows = [dict(zip(head, line, strict=False)) for line in lines if len(line) > at and line[at]]
-    columns: dict[str, list[float | None]] = {"env_steps": [int(row["env_steps"]) for row in rows]}
+    """Return the evaluations of a run as columns, from its ``metrics.csv``, and their times from its summary.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError: they cannot be read, or hold what is no number.
+    """
+    try:
+        with open(run_dir / "metrics.csv", newline="") as file:
+            lines = csv.reader(file)
+            head = next(lines, [])
+            at = head.index("eval/return_mean") if "eval/return_mean" in head else len(head)
+            rows = [dict(zip(head, line, strict=False)) for line in lines if len(line) > at and line[at]]
+    except csv.Error as error:
+        raise ValueError(f"metrics.csv: {error}") from error
+    columns: dict[str, list[float | None]] = {"env_steps": [number(int(row["env_steps"])) for row in rows]}
     for name in METRICS:
         values = [_rounded(row.get(f"eval/{name}")) for row in rows]
         if any(value is not None for value in values):
             columns[name] = values
-    times = dict(map(tuple, summary.get("eval_wall_s", [])))
+    times = {step: number(seconds) for step, seconds in summary.get("eval_wall_s", [])}
     if times:
         columns["wall_s"] = [times.get(step) for step in columns["env_steps"]]
     return columns
 
 
 def _rounded(text: str | None) -> float | None:
-    return float(f"{float(text):.6g}") if text else None
+    return number(float(f"{float(text):.6g}")) if text else None
 
 
 def time_to(row: Row, metric: str, threshold: float) -> float | None:

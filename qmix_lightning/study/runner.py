@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -18,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from qmix_lightning.errors import QMixLightningError, RunError, RunInterrupted
+from qmix_lightning.errors import CheckpointError, QMixLightningError, RunError, RunInterrupted
+from qmix_lightning.runtime.regular_files import read_json
 from qmix_lightning.runtime.resources import CORES
 from qmix_lightning.runtime.text import error_line, shortened
 
@@ -101,8 +101,8 @@ def run(job: Job, patience_s: float = 10.0) -> Outcome:
 
 def state_of(folder: Path) -> State:
     """Return how far the run in a folder is, by its ``summary.json`` and its checkpoints."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        if json.loads((folder / "summary.json").read_text()).get("status") in ("completed", "stopped"):
+    with contextlib.suppress(CheckpointError, AttributeError):
+        if read_json(folder / "summary.json").get("status") in ("completed", "stopped"):
             return "finished"
     resumable = any((folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "previous.ckpt"))
     return "begun" if resumable else "missing"

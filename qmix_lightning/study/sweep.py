@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import re
@@ -18,7 +17,8 @@ from qmix_lightning.cli.hydra_app import Composed
 from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.config.tree import key_of
-from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError
+from qmix_lightning.errors import CheckpointError, ConfigurationError, QMixLightningError, RunError
+from qmix_lightning.runtime.regular_files import read_json
 from qmix_lightning.runtime.signals import end_with_parent
 from qmix_lightning.runtime.text import error_line, shortened
 from qmix_lightning.runtime.trial import TRIAL
@@ -162,9 +162,10 @@ class Sweep:
         """Return how the jobs of this command ended, in their order, as far as they have."""
         found = []
         for path in (self.folder / "outcomes").glob("*.json"):
-            record = json.loads(path.read_text())
-            if record["sweep"] == self.id:
-                found.append(record)
+            with contextlib.suppress(CheckpointError):  # of another command, and damaged
+                record = read_json(path)
+                if isinstance(record, dict) and record.get("sweep") == self.id:
+                    found.append(record)
         return sorted(found, key=lambda record: record["number"])
 
 
@@ -207,7 +208,7 @@ def _is_basic(launcher: Mapping[str, Any]) -> bool:
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return a run's ``summary.json``; empty if there is none that can be read."""
     try:
-        content = json.loads((folder / "summary.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_json(folder / "summary.json")
+    except CheckpointError:
         return {}
     return content if isinstance(content, dict) else {}

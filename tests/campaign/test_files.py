@@ -259,6 +259,19 @@ def _hostile_numbers(payload: dict[str, Any], rng: random.Random) -> str:
     return f"{way} = {value!r}"
 
 
+def _hostile_references(payload: dict[str, Any], rng: random.Random) -> str:
+    """A small list that is more than there is memory for once it is copied or printed, or that holds itself."""
+    value: list[Any] = ["x"]
+    for _ in range(18):
+        value = [value] * 9
+    if rng.random() < 0.3:
+        value.append(value)
+    parts = {key: inner for key, inner in payload.items() if key != "state_dict"}
+    way = rng.choice(list(_paths_of(parts)))
+    _put(payload, way, value)
+    return f"{way} = a list that refers to its own parts"
+
+
 def _hostile_tensor(payload: dict[str, Any], rng: random.Random) -> str:
     name = rng.choice([key for key, value in payload["state_dict"].items() if isinstance(value, torch.Tensor)])
     tensor = payload["state_dict"][name]
@@ -347,12 +360,25 @@ def test_hostile(campaign, made: Path, work: Path):
             draws = random.Random(f"{campaign.seed}:{number}")
             payload = torch.load(path, weights_only=True)
             kind = draws.choice(
-                ["config", "config", "config", "numbers", "numbers", "tensor", "segment", "pickle", "link"]
+                [
+                    "config",
+                    "config",
+                    "config",
+                    "numbers",
+                    "numbers",
+                    "tensor",
+                    "segment",
+                    "pickle",
+                    "link",
+                    "references",
+                ]
             )
             if kind == "config":
                 said = _hostile_config(payload, draws)
             elif kind == "numbers":
                 said = _hostile_numbers(payload, draws)
+            elif kind == "references":
+                said = _hostile_references(payload, draws)
             elif kind == "tensor":
                 said = _hostile_tensor(payload, draws)
             elif kind == "segment" and path.name != "best.ckpt":

@@ -165,6 +165,19 @@ def test_made_up_contents_are_refused_in_one_line(tmp_path):
     assert not any("\n" in message for message in said)
 
 
+def test_a_list_that_refers_to_its_own_parts_is_refused_at_once(tmp_path):
+    """A file of kilobytes, which would be 9 ** 18 values once anything copies it."""
+    laughs = ["x"]
+    for _ in range(18):
+        laughs = [laughs] * 9
+    itself = []
+    itself.append(itself)
+    for value in (laughs, itself):
+        write_checkpoint(payload() | {"config": {"env": {"name": "x", "kwargs": value}}}, tmp_path / "x.ckpt")
+        assert (tmp_path / "x.ckpt").stat().st_size < 100_000
+        assert "refers to its own parts without end" in refused(tmp_path / "x.ckpt")
+
+
 # Writing --------------------------------------------------------------------------------------------------------------
 
 

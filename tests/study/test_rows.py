@@ -48,6 +48,8 @@ def test_a_row_is_read(tmp_path: Path):
         ("seed", "1"),
         ("env_steps", True),
         ("wall_s", float("nan")),
+        ("wall_s", 10**400),
+        ("env_steps", 1e300),
         ("final", {"return_mean": "8"}),
         ("final", {"return_mean": float("inf")}),
         ("final", []),

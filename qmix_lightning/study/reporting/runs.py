@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.errors import CheckpointError, ConfigurationError, QMixLightningError, RunError
+from qmix_lightning.runtime.regular_files import read_json, read_yaml
 from qmix_lightning.runtime.text import error_line, printable, printable_items, shown_path
 from qmix_lightning.study.index import Study, deciding_settings
-from qmix_lightning.study.rows import METRICS, evaluations, read_row
+from qmix_lightning.study.rows import METRICS, evaluations, number, read_row
 
 __all__ = ["Absent", "Found", "Run", "find_runs"]
 
 _SKIPPED = {"checkpoints", "report", "locks", "logs", "outcomes", "replay"}
 _ENDED = ("completed", "stopped")
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file raises that does not hold what it should."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ def find_runs(folders: Sequence[Path]) -> Found:
             try:
                 _refuse_links(place)
                 run = _from_row(place) if place.suffix == ".json" else _from_folder(place)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError, RunError) as error:
-                reason = printable(str(error) if isinstance(error, RunError) else error_line(error), 200)
+            except (*_UNREADABLE, QMixLightningError) as error:
+                told = str(error) if isinstance(error, QMixLightningError) else error_line(error)
+                reason = printable(told.replace(f"{place}/", ""), 200)
                 absent.append(Absent(shown_path(place), "unreadable", reason))
             else:
                 if run is not None:
@@ -122,15 +124,13 @@ def _refuse_links(place: Path) -> None:
 
 
 def _from_folder(folder: Path) -> Run | None:
-    tree = _yaml(folder / "config.yaml")
-    try:
-        summary = json.loads((folder / "summary.json").read_bytes())
-    except FileNotFoundError:
-        summary = {"status": "running"}
+    tree = read_yaml(folder / "config.yaml")
+    path = folder / "summary.json"
+    summary = read_json(path) if path.exists() else {"status": "running"}
     columns = evaluations(folder, summary) if (folder / "metrics.csv").exists() else {"env_steps": []}
     final, fresh = _last(columns), False
     if (folder / "final.json").is_file():
-        final, fresh = _metrics(json.loads((folder / "final.json").read_bytes())), True
+        final, fresh = _metrics(read_json(folder / "final.json")), True
     status = summary.get("status") if isinstance(summary.get("status"), str) else "running"
     return Run(
         folder,
@@ -166,17 +166,6 @@ def _from_row(path: Path) -> Run | None:
     )
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the other takes 30 ms a run
-    try:
-        tree = yaml.load(path.read_bytes(), loader)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    return tree
-
-
 def _settings(tree: Mapping[str, Any]) -> dict[str, str]:
     return printable_items({k: v for k, v in deciding_settings(tree).items() if k != "seed"}, 60)
 
@@ -187,8 +176,7 @@ def _last(columns: Mapping[str, list[float | None]]) -> dict[str, float]:
 
 
 def _metrics(content: Mapping[str, Any]) -> dict[str, float]:
-    found = {name: content.get(name) for name in METRICS}
-    return {n: float(v) for n, v in found.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return {name: number(content[name]) for name in METRICS if content.get(name) is not None}
 
 
 def _never_begun(folder: Path) -> Iterator[Absent]:
@@ -200,10 +188,10 @@ def _never_begun(folder: Path) -> Iterator[Absent]:
         if not (folder / entry["folder"] / "config.yaml").exists():
             state, reason = "missing", "not begun yet"
             try:
-                outcome = json.loads((folder / "outcomes" / f"{identity}.json").read_bytes())
+                outcome = read_json(folder / "outcomes" / f"{identity}.json")
                 if outcome["status"] == "failed":
                     state, reason = "failed", printable(outcome["message"], 200)
-            except (OSError, ValueError, KeyError, TypeError):
+            except (CheckpointError, KeyError, TypeError):
                 pass  # no outcome, or one that cannot be read: that it has not begun is all that is known
             yield Absent(printable(entry["folder"], 100), state, reason)
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -101,9 +102,36 @@ def test_what_a_study_lacks_is_named(tmp_path: Path):
         ("never", "missing", "not beg"),
         ("broken", "failed", "no luck"),
         ("lbf, qmix, seed 7", "diverged", "last ev"),
-        ("damaged", "unreadable", "ValueEr"),
+        ("damaged", "unreadable", "config."),
         ("linked", "unreadable", "summary"),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.csv", "env_steps,eval/return_mean\n100,inf\n"),
+        ("metrics.csv", "env_steps,eval/return_mean\n100,1e300\n"),
+        ("metrics.csv", "env_steps,eval/return_mean\n100," + "1" * 200_000),
+        ("summary.json", "[" * 100_000),
+        ("summary.json", '{"status": "completed", "eval_wall_s": [[100, "soon"]]}'),
+        ("final.json", '{"return_mean": 1e999}'),
+        ("config.yaml", "env: &a [*a]\n"),
+        (
+            "config.yaml",
+            "a: &a [x, x, x]\n" + "".join(f"{n}: &{n} [*{b},*{b},*{b}]\n" for b, n in pairwise("abcdefghijklmno")),
+        ),
+        ("config.yaml", "env: " + "[" * 20_000),
+        ("config.yaml", "env: {name: x}\nalgorithm: {name: y}\nseed: .inf\n"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_named_and_the_others_are_reported(tmp_path: Path, name: str, content: str):
+    write_run(tmp_path / "good", [1, 2])
+    (write_run(tmp_path / "bad", [1, 2], seed=2) / name).write_text(content)
+    analysis = study(tmp_path)
+    assert [absent.state for absent in analysis.absent] == ["unreadable"]
+    assert len(analysis.absent[0].reason) < 250
+    assert analysis.results[0].values == [2.0]
 
 
 def test_the_same_run_twice_counts_once(tmp_path: Path):
