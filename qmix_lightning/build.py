@@ -42,7 +42,7 @@ from qmix_lightning.training.callbacks.run_checkpoint import RunCheckpoint
 from qmix_lightning.training.callbacks.run_control import RunControl
 from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import ReplayDataModule
-from qmix_lightning.training.lightning_parts import make_instances, make_loggers, make_trainer
+from qmix_lightning.training.lightning_parts import in_folder, make_instances, make_loggers, make_trainer
 from qmix_lightning.training.module import TeamModule
 from qmix_lightning.training.run import Run
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
@@ -141,7 +141,7 @@ def _initialize(module: TeamModule, spec: EnvSpec, config: RunConfig, *, told: b
 def _trainer(config: RunConfig, run_dir: Path, resumed: Resumed | None, log: MetricsLog, last: Callback) -> Trainer:
     """Make the trainer; ``last`` is called after every other callback."""
     health = HealthCheck(log, on_policy=config.replay.kind == "on_policy")
-    callbacks = make_instances(config.callbacks, "callbacks")
+    callbacks = make_instances(in_folder(config.callbacks, config, run_dir), "callbacks")
     own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     bar = [] if own_bar or config.trainer.get("enable_progress_bar") is False else [EnvStepsBar(log)]
     pruning = [Pruning(load_trial(os.environ[TRIAL]), log, config.objective or "")] if os.environ.get(TRIAL) else []

@@ -120,7 +120,8 @@ def load_resumed(
             raise
         hint = f"{whole[0]} sets more than its own section: leave it out, or type the whole command"
         raise ConfigurationError(f"{error}; {hint}") from None
-    return Resumed(path, manifest, source, config, tuple(problems))
+    # Not below the working folder, which an environment may change.
+    return Resumed(path.absolute(), manifest, source.absolute(), config, tuple(p.absolute() for p in problems))
 
 
 def find_last(run_dir: str | Path) -> Path:

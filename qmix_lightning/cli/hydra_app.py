@@ -226,7 +226,7 @@ def _as_error(raised: Exception | SystemExit) -> Exception:
 def _missing_folders(arguments: list[str]) -> list[Path]:
     """Return which of the run folder and those above it do not exist yet, innermost first."""
     typed = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("run_dir=")]
-    known = Path((typed or ["outputs/"])[-1].split("${")[0])
+    known = Path((typed or ["outputs/"])[-1].split("${")[0]).absolute()
     return [path for path in (known, *known.parents) if not path.exists()]
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "config_groups",
     "explicit_overrides",
     "is_sweep",
+    "path_override",
     "prepare_overrides",
     "register_plugin_names",
     "sweep_parts",
@@ -227,17 +228,28 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
+_PATHS = ("ckpt_path", "run_dir", "output", "policy", "init_from")
+_NOT_OF_THE_GRAMMAR = re.compile(r"[^\x00-\x7f]|[]=@[&#;!']")
 _TEXTS = ("task", "command", "commit")
 """Settings that are read by people: what is in them is nobody's grammar."""
 
 
 def _quoted(argument: str) -> str:
-    """Quote texts, and a path with "=" in it, as Lightning's own checkpoints have, as Hydra's grammar wants them."""
+    """Quote texts, and paths that are not of Hydra's grammar: accents, or "=" as Lightning's checkpoints have."""
     key, _, value = argument.partition("=")
-    special = key in ("ckpt_path", "run_dir", "output", "policy") and re.search("[=@]", value)
+    special = key in _PATHS and _NOT_OF_THE_GRAMMAR.search(value)
     if (special or (key in _TEXTS and value)) and value[:1] not in "'\"":
-        return f"{key}='" + value.replace("'", "\\'") + "'"
+        return _of_text(key, value)
     return argument
+
+
+def _of_text(key: str, text: str) -> str:
+    return f"{key}='" + text.replace("'", "\\'") + "'"
+
+
+def path_override(key: str, path: Path | str) -> str:
+    """Return the override that gives a key a path, in quotes where Hydra's grammar wants them."""
+    return f"{key}={path}" if re.fullmatch(r"[\w./+-]+", str(path), re.ASCII) else _of_text(key, str(path))
 
 
 def explicit_overrides() -> list[str]:

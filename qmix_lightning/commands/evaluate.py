@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from qmix_lightning.cli.hydra_app import run_command
 from qmix_lightning.config.env_address import env_label
 from qmix_lightning.config.resume import refuse_untyped_interpreter
-from qmix_lightning.config.run_config import EvalConfig, InterpreterConfig, validate_eval
+from qmix_lightning.config.run_config import InterpreterConfig, validate_eval
 from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
     from qmix_lightning.policies import StoredPolicy
@@ -38,6 +39,7 @@ def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> No
     if config.output is not None and Path(config.output).is_dir():
         raise ConfigurationError(f"output must be a file, and {config.output} is a folder")
     stored = open_policy(config.reference, config.run_dir)
+    target = _target(config.output, Path(stored.source))
     result = evaluate_policy(
         stored,
         episodes=config.episodes,
@@ -55,7 +57,8 @@ def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> No
         print(json.dumps(result))
     else:
         print_table(_rows(stored.source, result) | ({"card": line} if line else {}))
-        _write(result, config, stored)
+        if target is not None:
+            _write(result, target)
     if not holds:
         raise RunError(f"{stored.source} does not play as its card says: {line}")
 
@@ -80,22 +83,28 @@ def _rows(source: str, result: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
-def _write(result: dict[str, Any], config: EvalConfig, stored: StoredPolicy) -> None:
-    """Write the JSON where it was asked for, or beside the checkpoints of a run; a policy folder is left alone."""
+def _target(output: str | None, source: Path) -> Path | None:
+    """Return where the JSON is wanted, or its place beside the checkpoints of a run; a policy folder is left alone.
+
+    Absolute: an environment may change the working folder.
+    """
+    if output is None and source.suffix != ".ckpt":
+        return None
+    target = Path(output or source.parent.parent / "eval.json").absolute()
+    if target.is_dir():
+        raise ConfigurationError(f"output must be a file, and {shown_path(target)} is a folder")
+    return target
+
+
+def _write(result: dict[str, Any], target: Path) -> None:
     from qmix_lightning.training.summary import write_json
 
-    path = Path(stored.source)
-    if config.output is None and path.suffix != ".ckpt":
-        return
-    target = Path(config.output or path.parent.parent / "eval.json")
-    if target.is_dir():
-        raise ConfigurationError(f"output must be a file, and {target} is a folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_json(result, target)
     except OSError as error:
         raise RunError(f"the result could not be written to {target}: {error}") from error
-    print(f"  written to {target}")
+    print(f"  written to {shown_path(target)}")
 
 
 def evaluate(

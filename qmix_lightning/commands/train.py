@@ -107,6 +107,7 @@ def _train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None, ran
         from qmix_lightning.checkpoint.resume import folder_to_resume
 
         run_dir, opened = folder_to_resume(config, run_dir, overrides)
+    run_dir = run_dir.absolute()  # an environment may change the working folder
     existed, begun = run_dir.exists(), (run_dir / LOCK_FILE).exists()
     try:
         with RunLock(run_dir) if is_first_rank() else contextlib.nullcontext():

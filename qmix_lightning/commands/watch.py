@@ -13,6 +13,7 @@ from qmix_lightning.cli.hydra_app import run_command
 from qmix_lightning.commands.evaluate import FRESH_SEEDS
 from qmix_lightning.config.watch_config import WatchConfig, validate_watch
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
     from qmix_lightning.agents.policy import Policy
@@ -71,7 +72,7 @@ def watch(config: WatchConfig) -> list[RecordedEpisode]:
     from qmix_lightning.rendering.page import PageFrames
     from qmix_lightning.rendering.window import WindowClosed
 
-    video = _output(config)
+    video = _output(config).absolute()  # an environment may change the working folder
     _check_files(config, video)
     played: list[RecordedEpisode] = []
     with suppress(WindowClosed), ExitStack() as open_things:
@@ -91,7 +92,7 @@ def watch(config: WatchConfig) -> list[RecordedEpisode]:
             if config.page:
                 _write_page(video, number, shown)
     if config.render == "video":
-        print(f"  written to {video}")
+        print(f"  written to {shown_path(video)}")
     return played
 
 
@@ -101,7 +102,7 @@ def _check_files(config: WatchConfig, video: Path) -> None:
     from qmix_lightning.rendering.video import check_video
 
     if video.is_dir():
-        raise ConfigurationError(f"output must be a file, and {video} is a folder")
+        raise ConfigurationError(f"output must be a file, and {shown_path(video)} is a folder")
     if config.render == "video":
         check_video(video)
     if config.page:
@@ -201,7 +202,7 @@ def _write_page(video: Path, number: int, shown: list[Shown]) -> None:
 
     page = video.with_name(f"{video.stem}{f'_{number + 1}' if number else ''}.html")
     write_page(page, " and ".join(title for title, *_ in shown), shown)
-    print(f"  page written to {page}")
+    print(f"  page written to {shown_path(page)}")
 
 
 if __name__ == "__main__":

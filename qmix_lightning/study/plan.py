@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.cli.compose import composer
+from qmix_lightning.cli.overrides import path_override
 from qmix_lightning.config.resume import imported
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.errors import ConfigurationError, RunError
@@ -138,12 +139,12 @@ class Plan:
 
         def train(resume: bool, lock: int) -> None:
             checkpoints = f"checkpoint_interval={max(1, cell.config.total_env_steps // 10)}"
-            typed = [*_QUIET, checkpoints, *cell.overrides, f"seed={cell.seed}", f"run_dir={folder}"]
+            typed = [*_QUIET, checkpoints, *cell.overrides, f"seed={cell.seed}", path_override("run_dir", folder)]
             processes.call(_TRAIN, [*typed, "ckpt_path=last"] if resume else typed, log, lock)
 
         def finish(lock: int) -> None:
             target = folder / "final.json"
-            processes.call(_EVALUATE, [*self._evaluation(cell, folder), f"output={target}"], log, lock)
+            processes.call(_EVALUATE, [*self._evaluation(cell, folder), path_override("output", target)], log, lock)
             try:
                 final, summary = json.loads(target.read_text()), json.loads((folder / "summary.json").read_text())
                 content = self._content(cell, folder, entry, final, summary, side_by_side)
@@ -155,7 +156,7 @@ class Plan:
 
     def _evaluation(self, cell: Cell, folder: Path) -> list[str]:
         return [
-            f"ckpt_path={folder}/checkpoints/last.ckpt",
+            path_override("ckpt_path", f"{folder}/checkpoints/last.ckpt"),
             f"episodes={self.suite.final_episodes}",
             f"num_envs={cell.config.rollout.num_eval_envs}",
             f"seed={self.suite.final_seed}",

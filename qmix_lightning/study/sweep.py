@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.cli.hydra_app import Composed
+from qmix_lightning.cli.overrides import path_override
 from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.config.tree import key_of
@@ -121,8 +122,7 @@ class Sweep:
 
         def train(resume: bool, lock: int) -> None:
             print(f"{name}: {'goes on' if resume else 'begins'}", flush=True)
-            quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-            typed = [*self.flags, *overrides, f"run_dir='{quoted}'", *(["ckpt_path=last"] if resume else [])]
+            typed = [*self.flags, *overrides, path_override("run_dir", folder), *(["ckpt_path=last"] if resume else [])]
             log = study.folder / "logs" / f"{name}.log"
             processes.call(_TRAIN, typed, log, lock, threads=cores, show=_is_basic(launcher))
 

@@ -19,7 +19,7 @@ from qmix_lightning.errors import ConfigurationError, QMixLightningError
 from qmix_lightning.runtime.text import did_you_mean, on_one_line
 from qmix_lightning.training.trackers.base import TrackedRun, Tracker, tracker_ids
 
-__all__ = ["make_instances", "make_loggers", "make_trainer"]
+__all__ = ["in_folder", "make_instances", "make_loggers", "make_trainer"]
 
 
 def make_trainer(section: Mapping[str, Any], **provided: Any) -> Trainer:
@@ -83,10 +83,25 @@ def _closest_name(target: str) -> str:
     return f"'{module}' has no '{name}'{did_you_mean(name, public).split(';')[0]}"
 
 
+def in_folder(section: Mapping[str, Any], config: RunConfig, run_dir: Path) -> dict[str, Any]:
+    """Return a section of loggers or callbacks whose ``${run_dir}`` is ``run_dir``, absolute.
+
+    An environment in this process may change the working folder before they write.
+    """
+
+    def at(value: Any) -> Any:
+        return str(run_dir.absolute()) if value == config.run_dir else value
+
+    return {
+        name: {key: at(value) for key, value in settings.items()} if isinstance(settings, Mapping) else settings
+        for name, settings in section.items()
+    }
+
+
 def make_loggers(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> list[Any]:
     """Make the run's loggers; those of TensorBoard drop what a resumed run is going to write again."""
-    made = dict(config.logger)
-    for name, settings in config.logger.items():
+    made = in_folder(config.logger, config, run_dir)
+    for name, settings in made.items():
         is_board = isinstance(settings, Mapping) and str(settings.get("_target_")).endswith("BoardLogger")
         if is_board and resumed is not None:
             made[name] = {**settings, "purge_step": resumed.manifest.env_steps + 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,19 @@ class OfBatches(VaryingLength):
     """The same in the sizes of ``batches``, for which the loops that recompute losses are written."""
 
     view = 5
+
+
+class Wandering(VaryingLength):
+    """One that changes the working folder, as simulators do to find their files."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+        os.chdir(folder)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        os.chdir(self._folder)
+        return super().reset(seed, options)
 
 
 class Sacrifice(ParallelEnv):
