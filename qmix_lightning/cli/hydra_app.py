@@ -6,6 +6,7 @@ Nothing here imports torch, so ``--help`` and a typing mistake answer at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -70,6 +71,9 @@ def _flush_output() -> None:
 def _fail(message: str) -> None:
     _flush_output()  # an error is the last line, also where both go to one file
     print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def _on_early_sigterm(number: int, frame: FrameType | None) -> None:
@@ -282,6 +286,9 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
             return ConfigurationError.exit_status
         if isinstance(error, OSError) and error.filename and error.strerror:  # it says all that there is to know
             _fail(f"{error.filename2 or error.filename}: {error.strerror}")
+            return 1
+        if isinstance(error, OSError) and error.errno in _DISK:  # a write that was begun knows no name any more
+            _fail(f"a file could not be written: {error.strerror}")
             return 1
         _fail(f"{shortened(error_line(error), 1000)} (HYDRA_FULL_ERROR=1 shows where)")
         return 1

@@ -285,9 +285,12 @@ def _write_config(config: RunConfig, path: Path) -> None:
     from omegaconf import OmegaConf
 
     temporary = path.with_name(f"{path.name}.writing")
-    OmegaConf.save(OmegaConf.create(config.to_dict()), temporary)
-    reached("config.rename")
-    os.replace(temporary, path)
+    try:
+        OmegaConf.save(OmegaConf.create(config.to_dict()), temporary)
+        reached("config.rename")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{shown_path(path)} could not be written: {error.strerror}") from error
 
 
 def _threads(run: Run, config: RunConfig, resumed: Resumed | None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,12 @@ def test_a_working_folder_that_was_removed_is_told(
         hydra_app.run_without_hydra(lambda typed: None)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: the working folder was removed: change to one that is there\n"
+
+
+def test_a_full_disk_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]):
+    def write() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with inprocess.own_globals(["qmix-train"]):
+        assert hydra_app.status_of(write, "train") == 1
+    assert capsys.readouterr().err == "error: a file could not be written: No space left on device\n"
