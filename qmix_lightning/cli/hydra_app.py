@@ -12,11 +12,13 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from qmix_lightning.cli.compose import settings_of_job
 from qmix_lightning.cli.help_text import fitted_to_terminal
@@ -35,6 +37,7 @@ from qmix_lightning.runtime.text import error_line, on_one_line, shortened, show
 
 __all__ = [
     "RANK_CONFIG",
+    "THREAD_PATIENCE_S",
     "import_from_here",
     "run_command",
     "run_under_hydra",
@@ -72,6 +75,9 @@ def _fail(message: str) -> None:
     _flush_output()  # an error is the last line, also where both go to one file
     print(f"error: {message}", file=sys.stderr, flush=True)
 
+
+THREAD_PATIENCE_S = 30.0
+"""How long a command waits at its end for threads that were left behind."""
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -116,7 +122,24 @@ def run_without_hydra(command: Callable[[list[str]], None], config_name: str = "
         import_from_here()
         command(sys.argv[1:])
 
-    sys.exit(status_of(run, config_name))
+    _leave(status_of(run, config_name))
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit; threads that an environment or a logger has left behind are waited for, but not without end."""
+    deadline = time.monotonic() + THREAD_PATIENCE_S
+    for thread in threading.enumerate():
+        if thread.daemon or thread is threading.current_thread():
+            continue
+        try:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        except (KeyboardInterrupt, SystemExit):
+            deadline = 0.0
+        if thread.is_alive():
+            print(f"ended without '{thread.name}', a thread that was started here and not ended", file=sys.stderr)
+            _flush_output()
+            os._exit(status)
+    sys.exit(status)
 
 
 def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None = None) -> None:

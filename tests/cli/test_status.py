@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,16 @@ def test_a_full_disk_is_told_without_a_traceback(capsys: pytest.CaptureFixture[s
     with inprocess.own_globals(["qmix-train"]):
         assert hydra_app.status_of(write, "train") == 1
     assert capsys.readouterr().err == "error: a file could not be written: No space left on device\n"
+
+
+def test_a_thread_that_was_left_behind_does_not_keep_the_command():
+    code = (
+        "import threading, time\n"
+        "from qmix_lightning.cli import hydra_app\n"
+        "hydra_app.THREAD_PATIENCE_S = 0.2\n"
+        "threading.Thread(target=time.sleep, args=(3600,), name='reader').start()\n"
+        "hydra_app.run_without_hydra(lambda typed: print('done'))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "done\n")
+    assert ended.stderr == "ended without 'reader', a thread that was started here and not ended\n"
