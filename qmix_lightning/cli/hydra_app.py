@@ -270,6 +270,17 @@ def _remove_empty(jobs: list[Path], above: list[Path]) -> None:
             folder.rmdir()
 
 
+def _open_streams() -> None:
+    """Open what a service has started this without: else a file that is opened later gets all that is printed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
 def _require_working_folder() -> None:
     try:
         os.getcwd()
@@ -282,6 +293,7 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach this function instead of ending in Hydra
     signal.signal(signal.SIGTERM, _on_early_sigterm)
+    _open_streams()
     try:
         _require_working_folder()
         command()

@@ -47,3 +47,23 @@ def test_a_thread_that_was_left_behind_does_not_keep_the_command():
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout) == (0, "done\n")
     assert ended.stderr == "ended without 'reader', a thread that was started here and not ended\n"
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_service_that_gives_no_streams(tmp_path: Path, closed: str):
+    """The file does not get a number that somebody prints to."""
+    code = (
+        "import os, sys\n"
+        "from qmix_lightning.cli import hydra_app\n"
+        "def command(typed):\n"
+        "    print('hello'); print('hello', file=sys.stderr)\n"
+        "    with open('file', 'w') as file:\n"
+        "        os.system('echo hello; echo hello >&2')\n"
+        "        file.write('all')\n"
+        "hydra_app.run_without_hydra(command)\n"
+    )
+    (tmp_path / "code.py").write_text(code)
+    ended = subprocess.run(f"{sys.executable} code.py {closed}", shell=True, cwd=tmp_path, capture_output=True)
+    assert ended.returncode == 0
+    assert (tmp_path / "file").read_text() == "all"
+    assert b"Traceback" not in ended.stderr
