@@ -317,11 +317,10 @@ class ParallelAdapter:
             return list(range(len(self._agents)))
         now = set(listed)
         present = [i for i, agent in enumerate(self._agents) if agent in now]
-        if len(present) < len(now):
+        if len(present) < len(listed):
             strangers = sorted(map(str, now.difference(self._agents)))
-            raise EnvironmentContractError(
-                f"{self._what}: env.agents holds '{shortened(strangers[0], 40)}', which is not in possible_agents"
-            )
+            who = f"'{shortened(strangers[0], 40)}', which is not in possible_agents" if strangers else "an agent twice"
+            raise EnvironmentContractError(f"{self._what}: env.agents holds {who}")
         return present
 
     def _is_over(self, agent: Any, terminations: Any, truncations: Any) -> bool:

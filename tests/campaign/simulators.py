@@ -12,6 +12,8 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +250,10 @@ def _spoil_actions(env: Accountable, actions: dict[str, Any]) -> None:
     actions["stranger"] = -1
 
 
+def _change_folder(env: Accountable, actions: dict[str, Any]) -> None:
+    os.chdir(env.folder)
+
+
 def _warn(*_: Any) -> None:
     print("a simulator says something", file=sys.stderr)
 
@@ -342,6 +348,8 @@ BEFORE: dict[str, Callable[..., Any]] = {
     "spoils_actions": _spoil_actions,
     "closes_streams": _close_streams,
     "talks": _warn,
+    "changes_the_folder": _change_folder,
+    "numpy_raises": lambda *_: np.seterr(all="raise"),
 }
 
 AFTER: dict[str, Callable[..., Any]] = {
@@ -377,15 +385,25 @@ AFTER: dict[str, Callable[..., Any]] = {
     "observation_is_a_text": _observe("nothing"),
     "observation_is_none": _observe(None),
     "observation_is_missing": _whole(0, lambda shown: {AGENTS[0]: shown[AGENTS[0]]}),
+    "observation_is_an_array_of_objects": _observe(lambda shown: shown.astype(object)),
+    "observation_has_fields": _observe(lambda shown: shown.view([("value", np.float32)])),
+    "reward_is_a_decimal": _give(1, Decimal(0)),
+    "an_agent_twice": _agents([AGENTS[0], AGENTS[0]]),
     "infos_are_none": _whole(4, None),
     "won_is_7": _metric(7.0),
     "four_values": lambda env, result: result[:4],
     "an_empty_tuple": lambda env, result: (),
     # to be taken without a fault
     "large_but_finite": lambda env, result: None,
+    "observation_of_other_bytes": _observe(lambda shown: shown.astype(">f4")),
+    "observation_is_a_view": _observe(lambda shown: np.stack([shown, shown + 1], 1)[:, 0]),
+    "reward_is_a_fraction": _give(1, Fraction(0)),
 }
 
-HARMLESS = ("floods", "forks_twice", "closes_streams", "spoils_actions", "talks", "large_but_finite")
+HARMLESS = (
+    *("floods", "forks_twice", "closes_streams", "spoils_actions", "talks", "changes_the_folder", "numpy_raises"),
+    *("large_but_finite", "observation_of_other_bytes", "observation_is_a_view", "reward_is_a_fraction"),
+)
 WORKER_ENDS = ("killed", "exits", "segfault", "hangs", "holds_the_lock", "closes_descriptors")
 _FIRST_REFUSED = list(AFTER).index("rewards_are_a_list")
 REFUSED = tuple(name for name in list(AFTER)[_FIRST_REFUSED:] if name not in HARMLESS)

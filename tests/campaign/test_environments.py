@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from campaign import simulators
 
@@ -48,8 +49,11 @@ TIMEOUT_S = 4.0
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(fault_tolerance, "_BACK_OFF_S", (0.0, 0.0))
+    monkeypatch.chdir(Path.cwd())  # and back, where a simulator has left
+    with np.errstate():
+        yield
 
 
 class Collecting:

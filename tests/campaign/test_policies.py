@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from qmix_lightning.commands import import_policy
 from qmix_lightning.policies.tensors import describe
 from qmix_lightning.policies.zoo import zoo_folder
 from support import inprocess
+from support.containers import places, put
 from support.hub import COMMIT, files_of, serve
 from support.pymarl import DATA
 
@@ -55,20 +56,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(folder / "cache" / "hf"))
     (folder / "evil_module.py").write_text("open('IT RAN', 'w')\ndef make(*a, **k): open('IT RAN', 'w')\n")
     return folder
-
-
-def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to every value of nested containers."""
-    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, inner in pairs:
-        yield (*at, key)
-        yield from places(inner, (*at, key))
-
-
-def put(tree: Any, place: tuple[Any, ...], value: Any) -> None:
-    for key in place[:-1]:
-        tree = tree[key]
-    tree[place[-1]] = value
 
 
 def spoil_json(content: dict[str, Any], rng: random.Random, within: str | None = None) -> str:

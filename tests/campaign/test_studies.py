@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from campaign.test_policies import places, put
 
 from qmix_lightning.cli import hydra_app
 from qmix_lightning.commands import bench, report
 from support import inprocess
+from support.containers import places, put
 from support.suites import SUITE, small_plan, write_rows
 
 pytestmark = pytest.mark.campaign

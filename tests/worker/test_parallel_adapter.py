@@ -477,6 +477,7 @@ UNREADABLE = {
     "a mask in words": (mask(np.array(["0", "1", "1"])), "the action_mask of agent 'a_1' holds <U1, real numbers are"),
     "a mask of NaN": (mask(np.array([np.nan, 1, 1])), "the action_mask of agent 'a_1' holds nan, only 0 and 1"),
     "a mask of weights": (mask([0.5, 0.5, 0]), "the action_mask of agent 'a_1' holds 0.5, only 0 and 1"),
+    "an agent twice": (lists(["a_0", "a_0"]), "env.agents holds an agent twice"),
     "a stranger": (lists(["a_0", "a_1", "b"]), "env.agents holds 'b', which is not in possible_agents"),
     "nobody, without a word": (lists([]), r"env.agents is \[\] after step 1, so no agent is left, but none was term"),
     "another shape": (gives(0, np.zeros((2, 1), np.float32)), r"has shape \[2, 1\], its space says \[2\]"),
