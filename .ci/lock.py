@@ -1,56 +1,40 @@
-"""Write ``.ci/requirements.lock``: packages with the hashes of all their files. Needs pip-tools, and takes minutes.
+"""Write ``.ci/requirements.lock``: every extra, with the hashes of all files of each version. Needs uv; takes seconds.
 
-It locks environments, exports, reports, videos and trackers (not Ray and Hydra's launchers), in the versions of
-``constraints.txt``, for Python 3.11. torch is left out, since which build is right differs by platform.
+Versions are those of ``constraints.txt``, for Python 3.11; tools of developers are left out. So is torch with what only
+torch needs, since which build is right differs by machine: it is installed first.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / ".ci" / "requirements.lock"
-EXTRAS = ("all", "export", "hub", "video", "page", "report", "trackers")
+LEFT_OUT = {"test", "dev", "docs"}
 HEAD = """\
 # pip install torch==2.13.0
 # pip install --no-deps --require-hashes -r .ci/requirements.lock
-# pip install --no-deps .
+# pip install --no-deps --no-build-isolation .
 # Written by .ci/lock.py, for Python 3.11.
 """
 
 
 def main() -> None:
-    """Resolve with pip-compile, or clean a file that it has written before (its path as an argument)."""
-    if len(sys.argv) > 1:
-        LOCK.write_text(cleaned(Path(sys.argv[1]).read_text()))
-        return
+    """Resolve all at once: Hydra's launchers and the trackers want the same packages."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "raw.lock"
-        command = [
-            sys.executable,
-            "-m",
-            "piptools",
-            "compile",
-            "-q",
-            "--strip-extras",
-            "--generate-hashes",
-            "--no-header",
-        ]
-        command += [part for extra in EXTRAS for part in ("--extra", extra)]
-        command += ["--constraint", "constraints.txt", "-o", str(raw), "pyproject.toml"]
-        subprocess.run(command, cwd=ROOT, check=True)
-        LOCK.write_text(cleaned(raw.read_text()))
-
-
-def cleaned(text: str) -> str:
-    """Return a lock without indexes and paths of one machine, comments, torch, and this package itself."""
-    blocks = re.findall(r"^[A-Za-z0-9][\w.-]*==\S+ \\\n(?:    --hash=\S+(?: \\)?\n)+", text, re.MULTILINE)
-    kept = [block for block in blocks if not block.startswith("torch==")]
-    return HEAD + "".join(kept)
+        no_torch = Path(folder) / "no_torch.txt"
+        no_torch.write_text("torch ; python_version < '3'\n")
+        command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-header"]
+        command += ["--no-annotate", "--python-version", "3.11", "--constraint", "constraints.txt"]
+        command += ["--override", str(no_torch)]
+        command += [part for extra in sorted({*extras} - LEFT_OUT) for part in ("--extra", extra)]
+        done = subprocess.run([*command, "pyproject.toml"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    LOCK.write_text(HEAD + done.stdout)
 
 
 if __name__ == "__main__":
