@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from support.environments import find_python
 
 NUMPY = {"3.8": "1.24.4", "3.9": "1.26.4", "3.10": "1.26.4", "3.13": "2.4.6"}
 
@@ -19,9 +20,7 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], st
 
     def get(version: str) -> str:
         if version not in made:
-            pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
-            python = str(pyenv[-1]) if pyenv else shutil.which(f"python{version}")
-            assert python, f"there is no Python {version} here"
+            python = find_python(version)
             folder = tmp_path_factory.mktemp("python") / version
             subprocess.run([python, "-m", "venv", str(folder)], check=True, capture_output=True)
             made[version] = str(folder / "bin" / "python")
