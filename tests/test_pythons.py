@@ -1,6 +1,6 @@
 """What needs no torch works on later Pythons, without torch: workers, ``qmix-envs``, configuration, statistics.
 
-Needs uv, an index, and those Pythons. That workers of other Pythons serve a trainer is in tests/vector/test_interpreter.
+Needs uv, an index, and those Pythons. That workers of other Pythons serve a trainer: tests/vector/test_interpreter.
 """
 
 from __future__ import annotations
