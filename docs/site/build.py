@@ -43,7 +43,10 @@ def main() -> None:
             "-f",
             str(ROOT / "mkdocs.yml"),
         ]
-        sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}).returncode)
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+        if done.returncode == 0:
+            print("open .site/html/index.html; for its search: python -m http.server -d .site/html")
+        sys.exit(done.returncode)
 
 
 def write_pages() -> None:
