@@ -99,5 +99,5 @@ def run(python: Path, *arguments: str) -> str:
 
 def run_tests(python: Path, *arguments: str) -> str:
     """Run tests in an environment. Warnings are no errors there: old versions, and other Pythons, have their own."""
-    quiet = ("-o", "filterwarnings=default", "-p", "no:cacheprovider", "-q", "-n", "0")
+    quiet = ("-o", "filterwarnings=default", "-p", "no:cacheprovider", "-q", "-n", "0", "--tb=short")
     return run(python, "pytest", *quiet, *arguments)
