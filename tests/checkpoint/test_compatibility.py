@@ -16,6 +16,7 @@ from qmix_lightning.checkpoint.compatibility import upgrade_checkpoint, upgrade_
 from qmix_lightning.checkpoint.files import FORMAT, read_checkpoint
 from qmix_lightning.errors import CheckpointError
 from support import inprocess, runs
+from support.cases import mostly_slow
 
 DATA = Path(__file__).parent.parent / "data" / "checkpoints_0.1.0"
 BUDGET = {"interrupted": 1500}
@@ -36,7 +37,7 @@ def test_every_kind_of_run_is_there():
     assert RUNS == ["actor_critic", "duplex", "interrupted", "joint", "on_policy", "ranks", "value", "weighted"]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", mostly_slow(RUNS, set(RUNS) - {"ranks"}))  # which starts two processes
 def test_an_old_run_goes_on_to_a_larger_budget(tmp_path: Path, name: str):
     run_dir, budget = unpacked(name, tmp_path), BUDGET.get(name, 120)
     before = counters(run_dir)

@@ -46,9 +46,9 @@ def check(reference, tmp_path: Path, ranks: int, budget: int, kills: int, seed: 
     return hit
 
 
-@pytest.mark.parametrize(("ranks", "budget", "kills"), [(1, BUDGET, 1), (2, 240, 1)])
-def test_a_killed_run_ends_like_an_unkilled_one(reference, tmp_path: Path, ranks: int, budget: int, kills: int):
-    assert check(reference, tmp_path, ranks, budget, kills, seed=ranks) >= 1
+def test_a_killed_run_ends_like_an_unkilled_one(reference, tmp_path: Path):
+    """Of two ranks: in test_ranks."""
+    assert check(reference, tmp_path, 1, BUDGET, kills=1, seed=1) == 1
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,17 +42,6 @@ def test_a_folder_wins_over_a_name_of_the_zoo(run: Path, tmp_path: Path, monkeyp
     assert find_policy("two_step") == shipped, "an empty folder is no policy"
     shutil.copytree(run / "checkpoints", "two_step/checkpoints")
     assert find_policy("two_step") == Path("two_step/checkpoints/best.ckpt")
-
-
-def test_opening_and_acting_imports_no_lightning(run: Path):
-    code = (
-        "import sys, qmix_lightning as ql\n"
-        f"team = ql.load({str(run)!r})\n"
-        "team.act({name: [0.0] * team.spec.obs_dim for name in team.spec.agent_names})\n"
-        "print([name for name in ('pytorch_lightning', 'lightning_fabric', 'hydra') if name in sys.modules])"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout == "[]\n"
 
 
 def test_what_was_opened_says_where_it_is_from(run: Path):

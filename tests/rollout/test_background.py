@@ -14,7 +14,7 @@ from qmix_lightning.errors import EnvironmentFault, RunInterrupted
 from qmix_lightning.rollout.collector import Collected, whole_round
 from qmix_lightning.training.schedules import EpsilonSchedule
 from qmix_lightning.types import EpisodeStats
-from support import inprocess, runs
+from support import inprocess
 from support.collecting import varying
 from support.data_modules import make, next_batch
 
@@ -144,15 +144,6 @@ def test_a_fault_ends_the_run_at_the_next_batch():
     with pytest.raises(EnvironmentFault, match="broken"):
         next_batch(data)
     data.teardown("fit")
-
-
-def test_a_killed_asynchronous_run_ends_like_an_unkilled_one(tmp_path):
-    extra = ["rollout.asynchronous=true", "rollout.update_every=2"]
-    whole = tmp_path / "whole"
-    inprocess.succeed([*runs.BASE, *extra, "total_env_steps=400", f"run_dir={whole}"])
-    folder, hit, _ = runs.kill_and_resume(tmp_path, 1, 400, kills=1, seed=3, extra=extra)
-    assert hit == 1
-    runs.assert_same_run(whole, folder)
 
 
 def test_what_was_chosen_stays_when_a_run_goes_on_on_fewer_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

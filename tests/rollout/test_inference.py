@@ -54,9 +54,10 @@ def test_every_input(agent, switches, num_envs):
     assert_same_values(make_policy(agent, switches), num_envs, small_too=True)
 
 
-@pytest.mark.parametrize("num_envs", [B, MANY])
-@pytest.mark.parametrize("agent", [RecurrentAgent, FeedForwardAgent])
-@pytest.mark.parametrize(("layer_norm", "dueling", "normalize"), list(itertools.product([True, False], repeat=3)))
+@pytest.mark.parametrize(
+    ("num_envs", "agent", "layer_norm", "dueling", "normalize"),
+    pairwise([B, MANY], [RecurrentAgent, FeedForwardAgent], *[[True, False]] * 3),
+)
 def test_every_option(agent, layer_norm, dueling, normalize, num_envs):
     policy = make_policy(agent, layer_norm=layer_norm, dueling=dueling, normalize=normalize)
     assert_same_values(policy, num_envs, small_too=not (layer_norm or normalize))

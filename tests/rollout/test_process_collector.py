@@ -26,14 +26,6 @@ def remote(factory=VaryingLength, settings=None, num_envs=3) -> CollectorProcess
     return CollectorProcess(made, name="fake", start_s=60)
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of an inline collector, asynchronous."""
-    folder = tmp_path_factory.mktemp("inline") / "run"
-    inprocess.succeed([*runs.BASE, *PIPELINED, "total_env_steps=400", f"run_dir={folder}"])
-    return folder
-
-
 def collector_of(trainer: int) -> int:
     """The process id of the trainer's collector: the leader of a group, with the trainer's output open."""
     output = os.readlink(f"/proc/{trainer}/fd/1")
@@ -60,15 +52,24 @@ def begun(arguments: list[str], count: Path, updates: int):
     return process
 
 
-def test_killed_or_told_to_end_it_resumes_exactly_with_either_collector(here: Path, tmp_path: Path):
-    folder, count = tmp_path / "run", tmp_path / "count"
-    arguments = [*runs.BASE, *PIPELINED, REMOTE, "total_env_steps=400", f"run_dir={folder}"]
+def test_whatever_ends_it_the_run_resumes_exactly_with_either_collector(tmp_path: Path):
+    """Told to end, its collector killed, killed itself, and resumed with the other collector."""
+    whole, folder, count = tmp_path / "whole", tmp_path / "run", tmp_path / "count"
+    settings = [*runs.BASE, *PIPELINED, "total_env_steps=400"]
+    inprocess.succeed([*settings, f"run_dir={whole}"])
+    arguments = [*settings, REMOTE, f"run_dir={folder}"]
     process = begun(arguments, count, 10)
     process.send_signal(signal.SIGTERM)
     output = runs.finish(process)
     assert process.returncode == 143, output
     assert "Traceback" not in output
-    process = begun([*arguments, "ckpt_path=last"], count, 20)
+    process = begun([*arguments, "ckpt_path=last"], count, 15)
+    os.kill(collector_of(process.pid), signal.SIGKILL)
+    output = runs.finish(process)
+    assert process.returncode == 1, output
+    assert "Traceback" not in output
+    assert re.search(r"the collector's process is killed by signal 9.*ckpt_path=last", " ".join(output.split()))
+    process = begun([*arguments, "ckpt_path=last"], count, 25)
     victim = collector_of(process.pid)
     process.kill()
     process.wait()
@@ -77,20 +78,7 @@ def test_killed_or_told_to_end_it_resumes_exactly_with_either_collector(here: Pa
         time.sleep(0.02)
     assert not Path(f"/proc/{victim}").exists()
     runs.run([*arguments, "ckpt_path=last", "rollout.collector=inline"])
-    runs.assert_same_run(here, folder)
-
-
-def test_a_collector_that_is_killed_ends_the_run_with_one_line_and_a_checkpoint_to_go_on_from(here: Path, tmp_path):
-    folder, count = tmp_path / "run", tmp_path / "count"
-    arguments = [*runs.BASE, *PIPELINED, REMOTE, "total_env_steps=400", f"run_dir={folder}"]
-    process = begun(arguments, count, 15)
-    os.kill(collector_of(process.pid), signal.SIGKILL)
-    output = runs.finish(process)
-    assert process.returncode == 1, output
-    assert "Traceback" not in output
-    assert re.search(r"the collector's process is killed by signal 9.*ckpt_path=last", " ".join(output.split()))
-    runs.run([*arguments, "ckpt_path=last"])
-    runs.assert_same_run(here, folder)
+    runs.assert_same_run(whole, folder)
 
 
 def test_faults_of_its_workers_are_counted_and_end_with_it(tmp_path: Path):
