@@ -77,14 +77,6 @@ def test_an_action_outside_the_table_is_an_error():
         paid(Matrix(num_envs=1, payoff=[[1, 2, 3], [4, 5, 6]]), [[2, 0]])
 
 
-def test_inactive_games_wait():
-    env = Matrix(num_envs=2, payoff=[[1.0, 2.0]])
-    env.reset(torch.tensor([True, True]), torch.zeros(2, dtype=torch.int64))
-    step = env.step(torch.tensor([[0, 1], [0, 1]]), torch.tensor([True, False]))
-    assert step.terminated.tolist() == [True, False]
-    assert step.next.state.tolist() == [[0.0], [1.0]]
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_any_table_pays_itself(data):

@@ -6,7 +6,6 @@ import pytest
 
 from qmix_lightning.envs import rware
 from qmix_lightning.errors import ConfigurationError
-from support import playing
 from support.playing import Player
 
 
@@ -89,21 +88,6 @@ def test_enumerations_by_name():
     game = rware.make(kwargs=kwargs).game
     assert game.reward_type.name == "TWO_STAGE"
     assert [layer.name for layer in game.image_observation_layers] == ["SHELVES", "GOALS"]
-
-
-def test_environments_side_by_side_do_not_disturb_each_other():
-    """The package numbers robots and shelves by counters that all environments share."""
-    alone = playing.record(rware.make(), 4, 50)
-    player, neighbour = Player(rware.make()), Player(rware.make("small-4ag"))
-    neighbour.reset(1)
-    player.reset(4)
-    seen = [player.seen()]
-    for _ in range(50):
-        neighbour.reset(2)
-        outcome = player.step()
-        neighbour.step()
-        seen.append([*player.seen(), np.array(outcome[:3])])
-    assert playing.same(alone, seen)
 
 
 @pytest.mark.parametrize(

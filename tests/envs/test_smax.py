@@ -1,6 +1,5 @@
 """SMAX: what lands in torch is what SMAX's own step gives, and nothing that a neighbour does can be seen."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -15,11 +14,9 @@ import torch
 
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import smax
-from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.rendering.frames import action_names
-from qmix_lightning.rollout.collector import Collector
 from support import inprocess
-from support.collecting import make_policy
 from support.pictures import drawn
 
 E = 4
@@ -50,30 +47,6 @@ def snapshot(transition):
     fields = [nxt.obs, nxt.state, nxt.avail_actions, nxt.agent_mask, transition.reward, transition.agent_reward]
     fields += [transition.terminated, transition.truncated, *transition.metrics.values()]
     return [field.clone() for field in fields]
-
-
-def play(env, seeds, joint_actions, slot, *, neighbours=0, rests=()):
-    """The steps of one slot's episode, while its neighbours do something else and it sometimes waits."""
-    generator = torch.Generator().manual_seed(neighbours)
-    mine = torch.zeros(env.num_envs, dtype=torch.bool)
-    mine[slot] = True
-    observation = env.reset(torch.ones_like(mine), seeds)
-    seen = [[observation.obs[slot].clone()]]
-    for t, chosen in enumerate(joint_actions):
-        for _ in range(rests.count(t)):  # it waits; the others go on, and begin anew
-            env.step(random_legal(observation.avail_actions, generator), ~mine)
-            observation = env.reset(~mine, seeds + t + 1)
-        actions = random_legal(observation.avail_actions, generator)
-        actions[slot] = chosen
-        transition = env.step(actions, torch.ones_like(mine))
-        observation = transition.next
-        seen.append([field[slot] for field in snapshot(transition)])
-    return seen
-
-
-def assert_same(left, right):
-    for t, (a, b) in enumerate(zip(left, right, strict=True)):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), f"step {t} differs"
 
 
 @pytest.fixture(scope="module")
@@ -349,20 +322,6 @@ def test_the_arguments_may_be_reused_at_once():
         actions.fill_(STOP), active.fill_(True)
 
 
-def test_an_episode_is_its_seed_and_its_actions(battle):
-    first, joint_actions, _, outcomes = battle
-    chosen = [a[1] for a in joint_actions[:12]]
-    here = [[first[1]]] + [[field[1] for field in outcome] for outcome in outcomes[:12]]
-    env = make()
-    seeds = torch.tensor([7, 101, 9, 11])
-    assert_same(here, play(env, seeds, chosen, 1))
-    # Another slot, other neighbours, and pauses in which they play on and begin anew.
-    seeds = torch.tensor([70, 90, 80, 101])
-    assert_same(here, play(env, seeds, chosen, 3, neighbours=5, rests=(2, 2, 7)))
-    other = play(env, seeds + 1, chosen, 3)
-    assert not torch.equal(other[0][0], here[0][0])
-
-
 def test_what_is_prefetched_changes_nothing():
     """Right hints, wrong ones and none: the episode is the one whose seed `reset` is given."""
     mask, seeds, later = torch.tensor([True, False, True, False]), torch.arange(E) + 40, torch.arange(E) + 60
@@ -380,50 +339,6 @@ def test_what_is_prefetched_changes_nothing():
     plain = shown(None, None, None)
     assert torch.equal(plain, shown(later, later + 9, seeds))
     assert torch.equal(plain, shown(seeds + 7, later, later + 1))
-
-
-def test_inference_mode_changes_nothing():
-    env = make()
-    with torch.inference_mode():
-        observation = env.reset(EVERYONE, torch.arange(E))
-        inside = snapshot(env.step(attack(observation.avail_actions), EVERYONE))
-    observation = env.reset(EVERYONE, torch.arange(E))
-    outside = snapshot(env.step(attack(observation.avail_actions), EVERYONE))
-    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
-
-
-def test_a_run_goes_on_in_the_middle_of_its_battles():
-    """Collector state saved in mid-episode, loaded into new environments: every later episode is the same."""
-
-    def collector():
-        env = make()
-        return Collector(env, make_policy(env.spec), seed=3, rank=0)
-
-    def rounds(source, count):
-        found = []
-        for _ in range(count):
-            for e in source.collect(0.5, max_steps=60).episodes:
-                found.append(
-                    (e.terminated, e.obs.clone(), e.actions.clone(), e.reward.clone(), e.avail_actions.clone())
-                )
-        return found
-
-    one = collector()
-    rounds(one, 3)
-    state = one.state_dict()
-    assert max(len(actions) for actions in state["actions"]) > 3
-    expected = rounds(one, 6)
-    assert len(expected) >= 4
-    two = collector()
-    two.load_state_dict(state)
-    for left, right in zip(expected, rounds(two, 6), strict=True):
-        assert left[0] == right[0]
-        assert all(torch.equal(a, b) for a, b in zip(left[1:], right[1:], strict=True))
-
-    slot = max(range(E), key=lambda e: len(state["actions"][e]))
-    state["actions"][slot][0, 0] = STOP if state["actions"][slot][0, 0] != STOP else 0
-    with pytest.raises(RunError, match="could not be repeated"):
-        collector().load_state_dict(state)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -497,12 +412,6 @@ def test_training_from_the_command_line(tmp_path: Path):
     assert 0.0 <= summary["eval"]["win_rate"] <= 1.0
     assert 0.0 <= summary["eval"]["return_mean"] <= 2.0
     assert 0.0 <= summary["eval"]["dead_allies_mean"] <= 3.0
-
-
-def test_a_spec_survives_a_checkpoint():
-    spec = make(2).spec
-    assert type(spec).from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    assert dataclasses.replace(spec) == spec
 
 
 def test_a_battle_is_drawn():

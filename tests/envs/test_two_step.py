@@ -55,29 +55,6 @@ def test_every_path_pays_what_the_paper_says():
         assert step.next.avail_actions.tolist() == [[[True, False]] * 2] * 4
 
 
-def test_reset_and_step_leave_the_others_alone():
-    env = TwoStep(num_envs=4)
-    env.reset(ALL, SEEDS)
-    active = torch.tensor([True, False, True, False])
-    step = env.step(joint((0, 0), (1, 1), (1, 0), (0, 0)), active)
-    assert step.next.state.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 0, 0]]
-    step = env.step(joint((0, 0), (99, -7), (1, 1), (0, 0)), active)  # what inactive slots hold means nothing
-    assert step.reward[active].tolist() == [7.0, 8.0]
-    assert step.terminated.tolist() == [True, False, True, False]
-    shown = env.reset(torch.tensor([True, False, False, False]), SEEDS)
-    assert shown.state.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0]]
-    assert shown.agent_mask[:, 0].tolist() == [True, True, False, True]
-
-
-def test_what_was_returned_stays_valid_until_the_next_call():
-    env = TwoStep(num_envs=1)
-    one = torch.tensor([True])
-    before = env.reset(one, torch.zeros(1, dtype=torch.int64)).state.clone()
-    env.close()
-    env.close()
-    assert before.tolist() == [[1, 0, 0]]
-
-
 def test_histories_lead_where_they_say():
     histories = TwoStep(num_envs=1).histories()
     assert histories == {"1": [[]], "2A": [[[0, 0]], [[0, 1]]], "2B": [[[1, 0]], [[1, 1]]]}

@@ -8,8 +8,6 @@ import vmas as own
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import vmas
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
-from qmix_lightning.rollout.collector import Collector
-from support.collecting import make_policy
 
 E = 4
 EVERYONE = torch.ones(E, dtype=torch.bool)
@@ -243,30 +241,6 @@ def test_inference_mode_and_training_may_take_turns():
     env.reset(both, torch.arange(2))
     with torch.inference_mode():
         assert not env.step(actions, torch.tensor([True, False])).next.obs.is_inference()
-
-
-def test_a_run_goes_on_in_the_middle_of_its_episodes():
-    def collector():
-        env = make("transport", max_steps=17)
-        return Collector(env, make_policy(env.spec), seed=3, rank=0)
-
-    def rounds(source, count):
-        found = []
-        for _ in range(count):
-            for e in source.collect(0.5, max_steps=28).episodes:
-                found.append((e.obs.clone(), e.actions.clone(), e.reward.clone()))
-        return found
-
-    one = collector()
-    one.collect(0.5, max_steps=24)
-    state = one.state_dict()
-    assert [len(actions) for actions in state["actions"]] == [6] * E
-    expected = rounds(one, 4)
-    assert len(expected) == E
-    two = collector()
-    two.load_state_dict(state)
-    for left, right in zip(expected, rounds(two, 4), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 @pytest.mark.parametrize(
