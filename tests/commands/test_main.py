@@ -11,8 +11,6 @@ import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
 
-import pytest
-
 from qmix_lightning.commands import COMMANDS
 from support import commands
 
@@ -45,17 +43,20 @@ def test_an_unknown_command_gets_the_nearest():
     assert ended.stderr == "error: there is no command 'trian'. Did you mean 'train'?\n"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_the_modules_of_0_1_0(name: str):
-    code = (
-        f"import sys, qmix_lightning.{name}\n"
-        "assert 'torch' not in sys.modules and 'hydra' not in sys.modules\n"
-        f"from qmix_lightning.{name} import main, {name}\n"
-        f"from qmix_lightning.commands import {name} as now\n"
-        f"assert main is now.main and {name} is now.{name}\n"
-        f"import runpy; sys.argv[1:] = ['--help']; del sys.modules['qmix_lightning.{name}']\n"
-        f"runpy.run_module('qmix_lightning.{name}', run_name='__main__', alter_sys=True)\n"
-    )
+def test_the_modules_of_0_1_0():
+    names = ("train", "evaluate")
+    code = "import runpy, sys\n" + "".join(f"import qmix_lightning.{name}\n" for name in names)
+    code += "assert 'torch' not in sys.modules and 'hydra' not in sys.modules\n"
+    for name in names:
+        code += (
+            f"from qmix_lightning.{name} import main, {name}\n"
+            f"from qmix_lightning.commands import {name} as now\n"
+            f"assert main is now.main and {name} is now.{name}\n"
+            f"sys.argv[1:] = ['--help']; del sys.modules['qmix_lightning.{name}']\n"
+            f"try: runpy.run_module('qmix_lightning.{name}', run_name='__main__', alter_sys=True)\n"
+            "except SystemExit as end: assert not end.code\n"
+        )
     ended = python("-c", code)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("qmix-")
+    assert ended.stdout.count("qmix-train") >= 1
+    assert ended.stdout.count("qmix-eval") >= 1

@@ -74,11 +74,27 @@ def test_the_same_command_again_makes_what_is_missing(made: list[list[str]]):
     assert made == []
 
 
-def test_a_study_is_extended_by_a_value_and_a_seed(made: list[list[str]]):
+def test_a_study_is_extended_by_a_value_and_a_seed_and_its_table_has_a_line_for_each(made: list[list[str]]):
     assert train("algorithm=vdn", "seed=1").status == 0
-    assert train("algorithm=vdn,qmix", "seed=1,2").status == 0
+    outcome = train("algorithm=vdn,qmix", "seed=1,2")
+    assert outcome.status == 0
     assert len(made) == 4
-    assert folders() == {f"two_step_{algorithm}_seed{seed}" for algorithm in ("vdn", "qmix") for seed in (1, 2)}
+    names = [f"two_step_{algorithm}_seed{seed}" for algorithm in ("vdn", "qmix") for seed in (1, 2)]
+    assert folders() == set(names)
+    lines = outcome.out.splitlines()
+    table = lines[lines.index("outputs/study: 4 of 4 runs are there") + 2 :]
+    assert [line.split()[:2] for line in table[:4]] == [
+        [name, "done" if name == "two_step_vdn_seed1" else "finished"] for name in names
+    ]
+
+
+def test_what_the_result_does_not_depend_on_makes_no_other_run(made: list[list[str]]):
+    """Nor does a setting by its old name."""
+    assert train("seed=1", "rollout.asynchronous=false").status == 0
+    for same in ("callbacks=q_table", "objective=return_mean"):
+        assert train("seed=1", "rollout.asynchronous=false", same).status == 0
+    assert train("seed=1", "rollout.pipelined=false").status == 0
+    assert len(made) == 1
 
 
 def test_what_is_swept_too_is_in_the_folders_name_and_the_default_is_no_other_run(made: list[list[str]]):
@@ -87,34 +103,11 @@ def test_what_is_swept_too_is_in_the_folders_name_and_the_default_is_no_other_ru
     assert folders() == {"two_step_qmix_seed1", "two_step_qmix_optimizer.lr=0.25_seed1"}
 
 
-@pytest.mark.parametrize("same", ["callbacks=q_table", "objective=return_mean"])
-def test_what_the_result_does_not_depend_on_makes_no_other_run(made: list[list[str]], same: str):
-    assert train("seed=1").status == 0
-    assert train("seed=1", same).status == 0
-    assert len(made) == 1
-
-
-def test_an_old_name_of_a_setting_makes_the_run_of_the_new_one(made: list[list[str]]):
-    assert train("seed=1", "rollout.asynchronous=false").status == 0
-    assert train("seed=1", "rollout.pipelined=false").status == 0
-    assert len(made) == 1
-
-
 def test_one_configuration_that_does_not_fit_stops_no_other(made: list[list[str]]):
     outcome = train("replay.batch_size=4,65,8")
     assert outcome.status == 1
     assert len(made) == 2
     assert "replay.batch_size (65) is larger than replay.capacity (64)" in outcome.out
-
-
-def test_a_table_has_a_line_for_each_job(made: list[list[str]]):
-    train("algorithm=vdn", "seed=1")
-    lines = train("algorithm=vdn,iql", "seed=1").out.splitlines()
-    table = lines[lines.index("outputs/study: 2 of 2 runs are there") + 2 :]
-    assert [line.split()[:2] for line in table[:2]] == [
-        ["two_step_vdn_seed1", "done"],
-        ["two_step_iql_seed1", "finished"],
-    ]
 
 
 def test_the_objective_has_to_be_in_the_evaluations(made: list[list[str]]):

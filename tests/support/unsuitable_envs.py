@@ -14,12 +14,6 @@ class Continuous(fakes.VaryingLength):
         return spaces.Box(-1.0, 1.0, (2,))
 
 
-class NoAgents(fakes.VaryingLength):
-    def __init__(self) -> None:
-        super().__init__()
-        self.possible_agents = []
-
-
 class MixedActions(fakes.VaryingLength):
     """Agents with 2, 3 and 4 actions, which only their spaces say."""
 
@@ -35,10 +29,6 @@ class MixedActions(fakes.VaryingLength):
 
 def with_size(size: int) -> Any:
     return fakes.VaryingLength(size)
-
-
-def three() -> int:
-    return 3
 
 
 def refuses() -> None:
