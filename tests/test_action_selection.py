@@ -66,33 +66,12 @@ def test_each_agent_has_its_own_draw():
     assert epsilon_greedy(q, torch.ones(1, 2, 2, dtype=torch.bool), 0.1, draws).tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("garbage", [math.nan, math.inf, -math.inf])
-def test_greedy_never_reads_the_value_of_an_illegal_action(garbage):
-    q = torch.tensor([[garbage, -5.0, garbage, -3.0], [garbage, garbage, -1e30, garbage]])
-    avail = torch.tensor([[False, True, False, True], [False, False, True, False]])
-    assert greedy_actions(q, avail).tolist() == [3, 2]
-    draws = torch.zeros(2, 2)
-    assert epsilon_greedy(q, avail, 0.0, draws).tolist() == [3, 2]
-
-
 def test_epsilon_zero_is_greedy_whatever_is_drawn():
     g = torch.Generator().manual_seed(3)
     q, avail = torch.randn(500, 5, generator=g), torch.rand(500, 5, generator=g) > 0.5
     avail[:, 4] = True
     draws = torch.zeros(500, 2)
     assert torch.equal(epsilon_greedy(q, avail, 0.0, draws), greedy_actions(q, avail))
-
-
-@pytest.mark.parametrize("n_actions", [1, 2, 3, 7, 36, 100])
-def test_draws_just_below_one_take_the_last_legal_action(n_actions):
-    avail = torch.ones(n_actions + 1, dtype=torch.bool)
-    avail[-1] = False
-    draws = torch.tensor([0.0, BELOW_ONE])
-    assert int(epsilon_greedy(torch.zeros(n_actions + 1), avail, 1.0, draws)) == n_actions - 1
-
-
-def test_ties_go_to_the_lowest_index():
-    assert int(greedy_actions(torch.tensor([1.0, 2.0, 2.0]), torch.ones(3, dtype=torch.bool))) == 1
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])

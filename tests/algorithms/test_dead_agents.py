@@ -159,9 +159,8 @@ def test_the_target_at_a_death_worked_out_by_hand():
     assert y["zero"][:, 0].tolist() == [[0, GAMMA * 5], [GAMMA * 5, GAMMA * 5]]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_independent_learners_learn_to_die_for_the_team(seed: int):
-    assert fitted(SACRIFICE, "none", seed=seed, dead_agents="no_op") == pytest.approx([GAMMA * 10, GAMMA * 1], abs=0.6)
+def test_independent_learners_learn_to_die_for_the_team():
+    assert fitted(SACRIFICE, "none", dead_agents="no_op") == pytest.approx([GAMMA * 10, GAMMA * 1], abs=0.6)
 
 
 def test_worth_nothing_they_learn_to_live():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qmix_lightning.algorithms.base import Learner, trainable_groups
+from qmix_lightning.algorithms.base import trainable_groups
 from qmix_lightning.algorithms.q_learning import QLearning
 from support.batches import random_batch, value_settings
 from support.cases import pairwise
@@ -44,16 +44,6 @@ def test_loss_equals_plain_loops(mixer, agent, double_q):
         assert terms.count.item() == count
         # 1e-10 keeps what must be positive in QPLEX from being zero; the formula has none of it.
         assert terms.total.item() == pytest.approx(total, rel=1e-8)
-
-
-@pytest.mark.parametrize("mixer", ["qmix", "qplex", "qatten"])
-def test_the_loss_of_a_batch_is_the_sum_over_its_episodes(mixer):
-    learner = make_learner(mixer)
-    batch = data(4, [9, 2, 5])
-    whole = learner.loss(batch)
-    parts = [learner.loss(batch.map(lambda x, b=b: x[b : b + 1])) for b in range(3)]
-    assert whole.count.item() == sum(p.count.item() for p in parts) == 16
-    torch.testing.assert_close(whole.total, sum(p.total for p in parts))
 
 
 @pytest.mark.parametrize("cut", [1, 3, 8])
@@ -137,13 +127,6 @@ def test_soft_steps():
             torch.testing.assert_close(got, wanted)
 
 
-def test_soft_with_tau_one_copies():
-    learner = make_learner(target_update_mode="soft", target_update_tau=1.0)
-    drift(learner)
-    learner.after_update(episodes=0, updates=1)
-    assert same(target(learner), online(learner))
-
-
 def test_targets_start_as_copies_of_their_own():
     source = make_learner()
     learner = QLearning(
@@ -207,10 +190,6 @@ def test_parameter_groups():
     assert trainable_groups({"nothing": nn.ReLU()}) == []
 
 
-def test_is_a_learner():
-    assert isinstance(make_learner(), Learner)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -226,21 +205,3 @@ def test_is_a_learner():
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         make_learner(**settings)
-
-
-def test_learning_fits_the_targets():
-    """Gradient steps on one batch of terminal steps bring its loss to almost nothing."""
-    learner = make_learner("qmix", dtype=torch.float32)
-    batch = random_batch(8, [1] * 6)
-    batch.terminated[:] = batch.filled
-    batch.agent_mask[:] = True
-    optimizer = torch.optim.Adam(learner.parameters(), lr=0.02)
-    losses = []
-    for _ in range(150):
-        terms = learner.loss(batch)
-        losses.append(terms.total.item() / 6)
-        optimizer.zero_grad()
-        terms.total.backward()
-        optimizer.step()
-    assert losses[0] > 0.2
-    assert losses[-1] < 1e-3

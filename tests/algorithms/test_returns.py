@@ -13,7 +13,7 @@ from qmix_lightning.action_selection import chosen_values
 from qmix_lightning.algorithms.returns import continuation_mask, lambda_returns, n_step_returns, one_step_targets
 from qmix_lightning.algorithms.value_learner import ValueLearner, td_errors
 from support.batches import random_batch, value_settings
-from support.cases import every_value
+from support.cases import every_value, pairwise
 from support.learners import make_learner
 
 GAMMA = 0.9
@@ -82,10 +82,8 @@ def assert_equal_where_filled(got: torch.Tensor, want: torch.Tensor, filled: tor
     torch.testing.assert_close(got[filled], want[filled], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("agents", [None, 3])
-@pytest.mark.parametrize("seed", range(3))
 class TestAgainstTheDefinition:
-    @pytest.mark.parametrize("lambda_", [0.0, 0.3, 0.6, 1.0])
+    @pytest.mark.parametrize(("lambda_", "seed", "agents"), pairwise([0.0, 0.3, 0.6, 1.0], range(3), [None, 3]))
     def test_lambda_returns(self, seed, agents, lambda_):
         reward, flags, value, rows = random_rows(seed, agents)
         continues = continuation_mask(flags["filled"], flags["terminated"], flags["truncated"])
@@ -93,7 +91,7 @@ class TestAgainstTheDefinition:
         want = expected(rows, value.shape, lambda row, t: row.lambda_return(t, GAMMA, lambda_))
         assert_equal_where_filled(got, want, flags["filled"])
 
-    @pytest.mark.parametrize("n", [1, 2, 3, 50])
+    @pytest.mark.parametrize(("n", "seed", "agents"), pairwise([1, 2, 3, 50], range(3), [None, 3]))
     def test_n_step_returns(self, seed, agents, n):
         reward, flags, value, rows = random_rows(seed, agents)
         continues = continuation_mask(flags["filled"], flags["terminated"], flags["truncated"])
@@ -101,6 +99,7 @@ class TestAgainstTheDefinition:
         want = expected(rows, value.shape, lambda row, t: row.n_step(t, n, GAMMA))
         assert_equal_where_filled(got, want, flags["filled"])
 
+    @pytest.mark.parametrize(("seed", "agents"), every_value(range(3), [None, 3]))
     def test_the_ends_of_the_scale(self, seed, agents):
         reward, flags, value, rows = random_rows(seed, agents)
         terminated, filled = flags["terminated"], flags["filled"]

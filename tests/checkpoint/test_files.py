@@ -14,7 +14,7 @@ import torch
 from qmix_lightning.checkpoint import files as checkpoint
 from qmix_lightning.checkpoint.files import FORMAT, read_checkpoint, remove_leftovers, write_checkpoint
 from qmix_lightning.checkpoint.lightning_io import RunCheckpointIO
-from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
+from qmix_lightning.errors import CheckpointError, RunError
 from support.checkpoints import Hostile, payload
 
 
@@ -40,11 +40,6 @@ def test_what_is_written_is_read(tmp_path):
     assert got["config"] == payload()["config"]
     assert (got["env_steps"], got["global_step"]) == (30, 3)
     assert os.listdir(path.parent) == ["last.ckpt"]
-
-
-def test_an_error_of_the_users():
-    assert issubclass(CheckpointError, ConfigurationError)
-    assert CheckpointError.exit_status == 2
 
 
 def test_missing(tmp_path):

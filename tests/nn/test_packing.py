@@ -122,16 +122,15 @@ def test_packed_values_and_gradients_are_the_plain_ones(agent, share, settings, 
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("share", SHARING)
-@pytest.mark.parametrize(
-    "inputs",
-    [
-        {"use_obs": True, "use_last_action": False, "use_agent_id": False},
-        {"use_obs": False, "use_last_action": True, "use_agent_id": False},
-        {"use_obs": False, "use_last_action": False, "use_agent_id": True},
-        {"use_obs": True, "use_last_action": True, "use_agent_id": True, "normalize_obs": True},
-    ],
-)
+INPUTS = [
+    {"use_obs": True, "use_last_action": False, "use_agent_id": False},
+    {"use_obs": False, "use_last_action": True, "use_agent_id": False},
+    {"use_obs": False, "use_last_action": False, "use_agent_id": True},
+    {"use_obs": True, "use_last_action": True, "use_agent_id": True, "normalize_obs": True},
+]
+
+
+@pytest.mark.parametrize(("inputs", "share"), every_value(INPUTS, SHARING))
 def test_packed_inputs_are_rows_of_the_joined_input(inputs, share):
     net = policy("recurrent", share, inputs=inputs)
     batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).mask_invalid()

@@ -111,16 +111,6 @@ def test_a_horizon_forgets_exponentially():
     assert moments.count.item() == pytest.approx(weights.sum())
 
 
-def test_a_horizon_follows_what_changes():
-    moments, forever = RunningMoments(horizon=5), RunningMoments()
-    for level in [0.0] * 20 + [10.0] * 40:
-        for tracked in (moments, forever):
-            tracked.update(torch.tensor([level - 1.0, level + 1.0]), torch.ones(2, dtype=torch.bool), alone)
-    assert moments.mean.item() == pytest.approx(10.0, abs=0.01)
-    assert moments.deviation(moments.mean).item() == pytest.approx(1.0, abs=0.05)
-    assert forever.mean.item() == pytest.approx(20 / 3)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_values_keep_their_precision_and_the_statistics_theirs(dtype):
     moments = RunningMoments(2).to(dtype)

@@ -78,11 +78,9 @@ def test_adding_several_equals_adding_each(capacity, rounds, dtype):
     assert together.next_id == number
 
 
-@pytest.mark.parametrize("capacity", [1, 3, 50])
-def test_equals_a_list_after_many_wraps(capacity):
-    g = torch.Generator().manual_seed(capacity)
-    lengths = (1 + torch.randint(60, (600,), generator=g)).tolist()
-    replay = EpisodeReplay(spec(), capacity)
+def test_equals_a_list_after_many_wraps():
+    lengths = (1 + torch.randint(60, (600,), generator=torch.Generator().manual_seed(3))).tolist()
+    replay = EpisodeReplay(spec(), 3)
     model = []
     for i, length in enumerate(lengths):
         model.append(episode(i, length))
@@ -109,13 +107,6 @@ def test_memory_is_that_of_what_is_held(capacity, length):
         for queue, each in rows.items():
             assert queue.nbytes < (each * len(replay) + 2 * queue.chunk_rows) * queue.row_bytes
     assert replay.nbytes() == sum(queue.nbytes for queue in rows)
-
-
-def test_eviction_is_by_number_of_episodes():
-    replay, _ = filled(4, [500, 1, 1, 1])
-    assert replay.first_id == 0
-    replay.add(episode(4, 1))
-    assert (replay.first_id, replay.next_id, len(replay)) == (1, 5, 4)
 
 
 def test_what_is_added_is_copied():

@@ -50,13 +50,6 @@ def test_equals_the_statistics_module(offset):
     assert half_width == pytest.approx(expected, rel=1e-6)
 
 
-def test_by_hand():
-    # 1, 2, 3, 4: mean 2.5, variance 5/3, half width 3.182 * sqrt(5/12) = 2.054
-    mean, half_width, count = measured([1.0, 2.0], [3.0, 4.0])
-    assert (mean, count) == (2.5, 4)
-    assert half_width == pytest.approx(2.054, rel=0.003)
-
-
 def test_without_values_and_with_one():
     mean, half_width, count = measured([])
     assert math.isnan(mean)
