@@ -23,9 +23,18 @@ if _made:
 gc.disable()
 
 
+LONGEST = ("tests/end_to_end/", "tests/vector/test_process.py", "tests/rollout/", "tests/envs/", "tests/env_checker/")
+"""Folders and files whose tests start processes, or compile."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Files go to xdist's processes in their order: its own ends with those of few tests, which are the longest."""
     config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: none of them is left for one process when the others have nothing more to do."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def pytest_collection_finish() -> None:

@@ -102,10 +102,15 @@ def test_without_a_screen_there_is_no_window(runs: Path, monkeypatch):
     assert "render=human needs a screen" in refused(runs / "first", "render=human")
 
 
-def test_it_imports_neither_lightning_nor_what_only_training_needs(runs: Path):
+def test_a_policy_acts_and_is_watched_without_lightning_and_what_only_training_needs(runs: Path):
+    """From Python without Hydra, too, which is the command's own."""
+    run = str(runs / "first")
     code = (
-        "import sys\n"
-        f"sys.argv = ['qmix-watch', {str(runs / 'first')!r}]\n"
+        "import sys, qmix_lightning as ql\n"
+        f"team = ql.load({run!r})\n"
+        "team.act({name: [0.0] * team.spec.obs_dim for name in team.spec.agent_names})\n"
+        "assert 'hydra' not in sys.modules\n"
+        f"sys.argv = ['qmix-watch', {run!r}]\n"
         "from qmix_lightning.commands.watch import main\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
         "heavy = ('pytorch_lightning', 'lightning_fabric', 'torchmetrics', 'tensorboard', 'plotly', 'matplotlib')\n"

@@ -223,7 +223,7 @@ def test_training_on_foraging_survives_deaths_and_a_hang_and_the_accounts_agree(
             "rollout=process",
             "rollout.num_envs=2",
             "rollout.num_workers=2",  # one environment each: a death costs no finished episode of another
-            "rollout.step_timeout_s=6",
+            "rollout.step_timeout_s=8",
             "replay.batch_size=8",
             "agent=feedforward",
             "eval_interval=100000",
