@@ -1,8 +1,10 @@
 """Settings of every test."""
 
+import copy
 import gc
 import os
 import tempfile
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +61,19 @@ def _no_disk_is_waited_for():
     """What was written outlives every kill without it, and no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hydra_copies_no_schema():
+    """Hydra copies all that is registered with it for each composition, and for each group that ``--help`` lists."""
+    from hydra._internal.config_repository import CachingConfigRepository
+
+    def cached(repository: CachingConfigRepository, delegate: Any) -> None:
+        repository.delegate, repository.cache = copy.copy(delegate), {}  # its sources are its own, as they have to be
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CachingConfigRepository, "__init__", cached)
         yield
 
 
