@@ -4,6 +4,7 @@ import copy
 import gc
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +83,13 @@ def _commands_end():
     """What commands are forked from ends with the tests."""
     yield
     commands.stop_server()
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the two-step game, of thirty updates; who changes something takes a copy."""
+    from support import inprocess
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    inprocess.succeed([f"run_dir={folder}", *inprocess.TINY])
+    return folder

@@ -301,10 +301,17 @@ SETTINGS = [
 ]
 
 
-def test_a_resumed_run_has_the_same_statistics_and_learning_rates(tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that normalises everything."""
+    folder = tmp_path_factory.mktemp("normalised") / "whole"
+    inprocess.succeed([*SETTINGS, "total_env_steps=120", f"run_dir={folder}"])
+    return folder
+
+
+def test_a_resumed_run_has_the_same_statistics_and_learning_rates(whole, tmp_path):
     """One run to the end, and one in two parts: weights, statistics, losses and learning rates agree bit for bit."""
-    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
-    inprocess.succeed([*SETTINGS, "total_env_steps=120", f"run_dir={whole}"])
+    first, second = tmp_path / "first", tmp_path / "second"
     inprocess.succeed([*SETTINGS, "total_env_steps=60", f"run_dir={first}"])
     last = f"ckpt_path={first}/checkpoints/last.ckpt"
     inprocess.succeed([last, f"run_dir={second}", "total_env_steps=120", "env.id=support.fakes:VaryingLength"])
@@ -327,15 +334,13 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_an_evaluation_of_the_checkpoint_plays_with_its_statistics(tmp_path):
-    folder = tmp_path / "run"
-    inprocess.succeed([*SETTINGS, f"run_dir={folder}"])
-    best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
+def test_an_evaluation_of_the_checkpoint_plays_with_its_statistics(whole):
+    best = read_checkpoint(whole / "checkpoints" / "best.ckpt")
     moments = {name: value for name, value in best["state_dict"].items() if "policy.inputs.moments" in name}
     assert moments["learner.policy.inputs.moments.count"] > 0
     played = inprocess.succeed(
         [
-            f"ckpt_path={folder}/checkpoints/best.ckpt",
+            f"ckpt_path={whole}/checkpoints/best.ckpt",
             "episodes=4",
             "seed=1",
             "output=-",

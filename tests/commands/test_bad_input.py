@@ -253,18 +253,10 @@ def test_agents_with_different_action_counts_train(work: Path):
 # -- checkpoints --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the two-step game."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    inprocess.succeed([f"run_dir={folder}", *inprocess.TINY])
-    return folder
-
-
 @pytest.fixture
-def run(finished: Path, work: Path) -> Path:
-    """A copy of it, in the working folder."""
-    shutil.copytree(finished, work / "run")
+def run(finished_run: Path, work: Path) -> Path:
+    """A finished run in the working folder."""
+    shutil.copytree(finished_run, work / "run")
     return work / "run"
 
 

@@ -96,9 +96,8 @@ def test_random_play_can_be_asked_for(run: Path):
     assert returns[0] == returns[1] != returns[2]
 
 
-def test_a_task_that_cannot_be_won_has_no_win_rate(tmp_path: Path):
-    inprocess.succeed([f"run_dir={tmp_path}/run", *inprocess.TINY])
-    result = result_of([f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt", "episodes=3"])
+def test_a_task_that_cannot_be_won_has_no_win_rate(finished_run: Path):
+    result = result_of([f"ckpt_path={finished_run}/checkpoints/best.ckpt", "episodes=3"])
     assert "win_rate" not in result
     assert result["return_mean"] in (0.0, 1.0, 7.0, 8.0), "the two-step game is deterministic"
     assert result["return_ci95"] == 0

@@ -11,38 +11,31 @@ from qmix_lightning.policies import open_policy
 from support import inprocess
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "run"
-    inprocess.succeed([f"run_dir={folder}", *inprocess.TINY])
-    return folder
-
-
-def test_the_learners_part_is_there_on_demand(run: Path, tmp_path: Path):
-    outcome = inprocess.succeed([str(run), f"output={tmp_path / 'team'}"], "export")
+def test_the_learners_part_is_there_on_demand(finished_run: Path, tmp_path: Path):
+    outcome = inprocess.succeed([str(finished_run), f"output={tmp_path / 'team'}"], "export")
     assert outcome.out == f"written to {tmp_path / 'team'}: policy.json, policy.safetensors\n"
     assert open_policy(tmp_path / "team").build_learner() is None
-    inprocess.succeed([str(run), f"output={tmp_path / 'whole'}", "learner=true"], "export")
+    inprocess.succeed([str(finished_run), f"output={tmp_path / 'whole'}", "learner=true"], "export")
     assert open_policy(tmp_path / "whole").build_learner() is not None
 
 
-def test_it_plays_as_the_checkpoint_does_and_as_its_card_says(run: Path, tmp_path: Path):
+def test_it_plays_as_the_checkpoint_does_and_as_its_card_says(finished_run: Path, tmp_path: Path):
     team = tmp_path / "team"
     typed = [f"output={team}", "card=true", "episodes=5", "task=Agree, in (two) steps: [1, 2]."]
     typed.append("command=qmix-train env=two_step")
-    inprocess.succeed([str(run), *typed], "export")
+    inprocess.succeed([str(finished_run), *typed], "export")
     card = open_policy(team).card
     assert card is not None
     assert (card["task"], card["command"]) == ("Agree, in (two) steps: [1, 2].", "qmix-train env=two_step")
     of_team = json.loads(inprocess.succeed([str(team), "output=-"], "evaluate").out)
-    of_run = json.loads(inprocess.succeed([str(run), "episodes=5", "output=-"], "evaluate").out)
+    of_run = json.loads(inprocess.succeed([str(finished_run), "episodes=5", "output=-"], "evaluate").out)
     assert of_team.pop("card")["holds"]
     assert of_team == of_run
 
 
-def test_a_program_is_verified_and_told(run: Path, tmp_path: Path):
+def test_a_program_is_verified_and_told(finished_run: Path, tmp_path: Path):
     typed = [f"output={tmp_path / 'team'}", "programs=torch_export", "verify_steps=40"]
-    outcome = inprocess.succeed([str(run), *typed], "export")
+    outcome = inprocess.succeed([str(finished_run), *typed], "export")
     assert "torch_export: 0 of 80 choices differ in 40 steps" in outcome.out
     assert (tmp_path / "team" / "programs" / "set_0.pt2").is_file()
 
@@ -58,12 +51,12 @@ def test_a_program_is_verified_and_told(run: Path, tmp_path: Path):
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], message: str
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], message: str
 ):
     monkeypatch.chdir(tmp_path)
     Path("taken").mkdir()
     Path("taken/file").touch()
-    outcome = inprocess.command([str(run), *typed], "export")
+    outcome = inprocess.command([str(finished_run), *typed], "export")
     assert outcome.status == 2
     assert message in outcome.err
     assert len(outcome.err.splitlines()) == 1

@@ -10,19 +10,11 @@ import pytest
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.policies import open_policy
 from qmix_lightning.policies.reference import find_policy
-from support import inprocess
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reference") / "run"
-    inprocess.succeed([f"run_dir={folder}", *inprocess.TINY])
-    return folder
-
-
-def test_a_run_folder_means_its_best_checkpoint_or_else_its_last(run: Path, tmp_path: Path):
+def test_a_run_folder_means_its_best_checkpoint_or_else_its_last(finished_run: Path, tmp_path: Path):
     copy = tmp_path / "run"
-    shutil.copytree(run, copy)
+    shutil.copytree(finished_run, copy)
     checkpoints = copy / "checkpoints"
     assert find_policy(copy) == checkpoints / "best.ckpt"
     assert find_policy(checkpoints) == checkpoints / "best.ckpt"
@@ -35,17 +27,17 @@ def test_a_run_folder_means_its_best_checkpoint_or_else_its_last(run: Path, tmp_
         find_policy("last")
 
 
-def test_a_folder_wins_over_a_name_of_the_zoo(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_wins_over_a_name_of_the_zoo(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     shipped = find_policy("two_step")
     Path("two_step").mkdir()
     assert find_policy("two_step") == shipped, "an empty folder is no policy"
-    shutil.copytree(run / "checkpoints", "two_step/checkpoints")
+    shutil.copytree(finished_run / "checkpoints", "two_step/checkpoints")
     assert find_policy("two_step") == Path("two_step/checkpoints/best.ckpt")
 
 
-def test_what_was_opened_says_where_it_is_from(run: Path):
-    stored = open_policy(run)
-    assert stored.source == str(run / "checkpoints" / "best.ckpt")
+def test_what_was_opened_says_where_it_is_from(finished_run: Path):
+    stored = open_policy(finished_run)
+    assert stored.source == str(finished_run / "checkpoints" / "best.ckpt")
     assert stored.provenance.seed == 1
     assert 0 < stored.provenance.env_steps <= 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,8 @@ def test_a_run_that_is_over_before_a_loss_was_looked_at_does_not_end_completed()
     assert checkpoints() == []
 
 
-def test_the_last_good_checkpoint_stays_and_the_message_names_it():
-    inprocess.succeed([*inprocess.TINY, "run_dir=run"])
+def test_the_last_good_checkpoint_stays_and_the_message_names_it(finished_run: Path):
+    shutil.copytree(finished_run, "run")
     before = read_checkpoint("run/checkpoints/last.ckpt")
     spoil = "callbacks.spoil._target_=support.spoil.Spoil"
     outcome = inprocess.command(["run_dir=run", "ckpt_path=last", "total_env_steps=200", spoil])
@@ -74,8 +75,8 @@ def _spoil(path: Path) -> None:
     torch.save(payload, path)
 
 
-def test_an_evaluation_refuses_such_a_network_and_a_resume_passes_it_over():
-    inprocess.succeed([*inprocess.TINY, "run_dir=run"])
+def test_an_evaluation_refuses_such_a_network_and_a_resume_passes_it_over(finished_run: Path):
+    shutil.copytree(finished_run, "run")
     _spoil(Path("run/checkpoints/last.ckpt"))
     refused = inprocess.command(["ckpt_path=run/checkpoints/last.ckpt", "episodes=2"], "evaluate")
     assert refused.status == 2
