@@ -1,4 +1,3 @@
-import copy
 import io
 from dataclasses import replace
 
@@ -159,25 +158,6 @@ def test_the_state_is_whole():
         learning.after_update(episodes=430, updates=9)
     assert same(target(other), online(other))
     assert other.last_copy == learner.last_copy == 430
-
-
-def test_gradient_is_that_of_a_fixed_target():
-    """Semi-gradient: nothing flows through the target, nor through the selection."""
-    learner = make_learner()
-    batch = data(7, [6, 9, 3])
-    learner.loss(batch).total.backward()
-    frozen = copy.deepcopy(learner)
-    frozen.zero_grad()
-    clean = batch.mask_invalid()
-    y = frozen.targets(clean, frozen.policy.unroll(clean))
-    assert not y.requires_grad
-    with torch.enable_grad():
-        q = frozen.policy.unroll(clean)[:, :-1].gather(-1, clean.actions[..., None])[..., 0]
-        q_tot = frozen.mixer(q * clean.agent_mask[:, :-1], clean.state[:, :-1])
-        ((q_tot - y) ** 2)[clean.filled].sum().backward()
-    for a, b in zip(learner.parameters(), frozen.parameters(), strict=True):
-        if a.grad is not None:
-            torch.testing.assert_close(a.grad, b.grad)
 
 
 def test_parameter_groups():

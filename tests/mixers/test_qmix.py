@@ -130,13 +130,6 @@ def test_deeper_hypernetworks_have_their_own_width():
     ]
 
 
-def test_weights_depend_on_the_state():
-    mixer = make()
-    qs = torch.randn(1, 1, 3).expand(2, 1, 3)
-    values = mixer(qs, torch.randn(2, 1, S))
-    assert values[0] != values[1]
-
-
 def test_pairs_of_agents_only_strengthen_each_other():
     """ELU is convex and the weights are not negative: what two agents gain together is at least the sum of their gains.
 
