@@ -113,8 +113,9 @@ def _train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None, ran
         with RunLock(run_dir) if is_first_rank() else contextlib.nullcontext():
             if overrides is not None and is_first_rank() and _holds_files(run_dir):
                 _adopt_requeued(run_dir)
-            ranks.exchange()  # from here until all have read it, nothing in the folder changes
-            return _train_locked(config, tree, run_dir, overrides, begun, opened, ranks)
+            # From here until all have read it, nothing in the folder changes. Each torchrun counts its own restarts.
+            requeued = any(ranks.exchange(is_requeued()))
+            return _train_locked(config, tree, run_dir, overrides, begun, opened, ranks, requeued)
     finally:
         if not existed:
             with contextlib.suppress(OSError):
@@ -129,10 +130,12 @@ def _train_locked(
     begun: bool,
     opened: dict[str, Any] | None,
     ranks: Ranks,
+    requeued: bool,
 ) -> dict[str, Any]:
     """Begin a run or go on with one in a folder that no other process uses.
 
-    ``begun``: one was killed there; ``opened``: the contents of the checkpoint to resume, if they have been read.
+    ``begun``: one was killed there; ``opened``: the contents of the checkpoint to resume, if they have been read;
+    ``requeued``: SLURM or torchrun started the command again.
     """
     if config.ckpt_path is None and (overrides is None or not _holds_files(run_dir)):
         return _run(config, run_dir, None, ranks, fit_replay=_has_no_capacity(overrides))
@@ -142,7 +145,7 @@ def _train_locked(
     refuse_links_out(run_dir)
     resumable, ended = holds_resumable(run_dir), _status(run_dir) not in ("running", "failed", "diverged")
     if config.ckpt_path is None:
-        if not (is_requeued() and resumable):  # such a job repeats its command
+        if not (requeued and resumable):  # such a job repeats its command
             if resumable or (ended and (run_dir / "checkpoints" / "best.ckpt").exists()):
                 raise ConfigurationError(
                     f"{shown_path(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose "

@@ -39,6 +39,10 @@ _VISIBLE_S = 10.0
 """How long a new file may take until other machines see it."""
 
 
+_FRESH_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""With it each start of the ranks has a store of its own; otherwise torch 2.13 finds the addresses of those before."""
+
+
 def launched_by() -> str | None:
     """Return what started this process as one of several of a run; ``None`` if nothing did.
 
@@ -118,11 +122,10 @@ class Ranks:
         if self.launcher == "SLURM" and "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning has no other way
             tasks = _count("SLURM_NTASKS", 1)
             raise ConfigurationError(f"SLURM was given --ntasks={tasks}: give the job --nodes and --ntasks-per-node")
-        if _count("GROUP_WORLD_SIZE", 1) > 1 and _count("TORCHELASTIC_MAX_RESTARTS", 0) > 0:
-            # Each torchrun counts its own, and torch finds the process group by the count: unequal ones wait for ever.
+        if _count("TORCHELASTIC_MAX_RESTARTS", 0) and os.environ.get(_FRESH_STORE) != "1":
             raise ConfigurationError(
-                "torchrun --max-restarts works on one machine, and here are several: leave out --max-restarts, and repeat "
-                "the command with ckpt_path=last"
+                f"torchrun --max-restarts needs {_FRESH_STORE}=1 in its environment: otherwise ranks that are started "
+                "again find what the lost ones left in torch's store, and fail or wait for ever"
             )
         environment = TorchElasticEnvironment() if self.launcher == "torchrun" else SLURMEnvironment()
         self.rank, self.size = environment.global_rank(), environment.world_size()
@@ -260,8 +263,7 @@ class Ranks:
             )
 
     def _key(self, rank: int) -> str:
-        # A store of torchrun's outlives the processes that it starts again.
-        return f"qmix_lightning/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{self._step}/{rank}"
+        return f"qmix_lightning/{self._step}/{rank}"
 
     def _tell(self, store: Store, answer: dict[str, Any]) -> None:
         store.set(self._key(self.rank), json.dumps({"host": socket.gethostname(), **answer}))

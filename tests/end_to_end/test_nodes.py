@@ -12,7 +12,7 @@ import torch
 
 from qmix_lightning.checkpoint.files import read_checkpoint
 from support import runs
-from support.nodes import NODES, NotPermitted, TwoNodes, finish, torchrun
+from support.nodes import NODES, NotPermitted, TwoNodes, finish, torchrun, torchrun_that_restarts
 
 pytestmark = pytest.mark.nodes
 
@@ -105,24 +105,17 @@ def test_a_killed_node_ends_the_run_which_goes_on_bit_for_bit(
     runs.assert_same_run(reference, tmp_path / "run")
 
 
-def test_torchrun_starts_the_ranks_of_one_machine_again_and_they_go_on_bit_for_bit(nodes: TwoNodes, tmp_path: Path):
-    train = [*TRAIN, "trainer.num_nodes=1"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m"]
-    alone = nodes.start(0, [*launch, *train, f"run_dir={tmp_path}/alone"])
-    assert finish([alone]) == [0], alone.printed()
-    killed = nodes.start(0, [*launch, *train, f"run_dir={tmp_path}/killed"])
-    until_saved(tmp_path / "killed")
-    nodes.kill_ranks(0)
-    assert finish([killed]) == [0], killed.printed()
-    assert "goes on from environment step" in killed.printed()
-    runs.assert_same_run(tmp_path / "alone", tmp_path / "killed")
-
-
-def test_restarts_over_two_nodes_are_refused(nodes: TwoNodes, tmp_path: Path):
-    started = nodes.torchrun([*TRAIN, f"run_dir={tmp_path}/run"], "--max-restarts=1")
-    assert finish(started, 240) == [1, 1]
-    assert all("leave out --max-restarts" in node.printed() for node in started)
-    assert not (tmp_path / "run").exists()
+def test_torchrun_starts_all_ranks_again_and_they_go_on_bit_for_bit(nodes: TwoNodes, reference: Path, tmp_path: Path):
+    command = [*TRAIN, f"run_dir={tmp_path}/run"]
+    started = [
+        nodes.start(node, torchrun_that_restarts(node, command), {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
+        for node in range(2)
+    ]
+    until_saved(tmp_path / "run")
+    nodes.kill_ranks(1)
+    assert finish(started) == [0, 0], "".join(node.printed() for node in started)
+    assert "goes on from environment step" in started[0].printed()
+    runs.assert_same_run(reference, tmp_path / "run")
 
 
 def test_ranks_that_slurm_starts_are_one_run(nodes: TwoNodes, reference: Path, tmp_path: Path):

@@ -98,16 +98,23 @@ class TwoNodes:
         log = self.folder / f"node{node}-{self.started}.log"
         return Node(["ip", "netns", "exec", self.names[node], *inside], interface | (variables or {}), log)
 
-    def torchrun(self, module: list[str], *options: str, port: int = 29511) -> list[Node]:
+    def torchrun(self, module: list[str], port: int = 29511) -> list[Node]:
         """Start a module with torchrun on both nodes, with two ranks each."""
-        return [self.start(node, torchrun(node, module, *options, port=port)) for node in range(2)]
+        return [self.start(node, torchrun(node, module, port=port)) for node in range(2)]
 
 
-def torchrun(node: int, module: list[str], *options: str, port: int = 29511) -> list[str]:
+def torchrun(node: int, module: list[str], port: int = 29511) -> list[str]:
     """What follows ``python`` for a node's torchrun."""
     where = ["--master-addr=10.77.0.1", f"--master-port={port}", f"--node-rank={node}"]
     counts = ["--nnodes=2", f"--nproc-per-node={RANKS}"]
-    return ["-m", "torch.distributed.run", *counts, *where, *options, "-m", *module]
+    return ["-m", "torch.distributed.run", *counts, *where, "-m", *module]
+
+
+def torchrun_that_restarts(node: int, module: list[str]) -> list[str]:
+    """What follows ``python`` for a node's torchrun that starts its ranks again when some are lost."""
+    where = ["--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29512", "--rdzv-id=job", "--max-restarts=3"]
+    where += [f"--rdzv-conf=is_host={1 - node}", f"--local-addr=10.77.0.{node + 1}"]  # no name leads to a namespace
+    return ["-m", "torch.distributed.run", "--nnodes=2", f"--nproc-per-node={RANKS}", *where, "-m", *module]
 
 
 class Node:
