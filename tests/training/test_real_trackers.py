@@ -150,7 +150,7 @@ def test_two_runs_that_begin_together_share_a_new_database_of_mlflow(tmp_path: P
     from mlflow import MlflowClient
 
     base = [argument for argument in runs.BASE if argument != "logger=none"]
-    typed = [*base, "total_env_steps=60", "logger=mlflow", f"logger.mlflow.tracking_uri=sqlite:///{tmp_path}/new.db"]
+    typed = [*base, "total_env_steps=200", "logger=mlflow", f"logger.mlflow.tracking_uri=sqlite:///{tmp_path}/new.db"]
     started = [runs.start([*typed, f"seed={seed}", f"run_dir={tmp_path}/{seed}"]) for seed in (1, 2)]
     printed = [runs.finish(process) for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(printed)
