@@ -191,7 +191,7 @@ class Ranks:
         try:
             self._tell(store, {"value": mine})
             answers = self._answers(store)
-            self._wait_for_readers(store)
+            self._wait_for_readers(store, [rank for rank, answer in enumerate(answers) if "error" not in answer])
         except RuntimeError as error:
             self._store = None
             raise self._shared_error(f"rank 0 has gone: {shortened(error_line(error), 200)}", 1) from error
@@ -212,12 +212,12 @@ class Ranks:
             time.sleep(0.02)
         return [json.loads(store.get(key)) for key in keys]
 
-    def _wait_for_readers(self, store: Store) -> None:
-        """Let rank 0, whose process may serve the store, stay until the others have read; it may end after that."""
+    def _wait_for_readers(self, store: Store, readers: list[int]) -> None:
+        """Let rank 0, whose process may serve the store, stay until those that are there have read all answers."""
         if self.rank != 0:
             store.set(f"{self._key(self.rank)}/read", "")
             return
-        keys, deadline = [f"{self._key(rank)}/read" for rank in range(1, self.size)], time.monotonic() + _VISIBLE_S
+        keys, deadline = [f"{self._key(rank)}/read" for rank in readers if rank], time.monotonic() + _VISIBLE_S
         while not store.check(keys) and time.monotonic() < deadline:
             time.sleep(0.01)
 
