@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import Trial, TrialState
 
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.text import printable, shown_path
 from qmix_lightning.runtime.trial import TRIAL, make_pruner
 
 __all__ = ["TrialSweeper", "register_sweeper"]
@@ -89,7 +90,11 @@ class TrialSweeper(OptunaSweeperImpl):
     def _open(self, space: Mapping[str, Any], fixed: Mapping[str, Any]) -> optuna.Study:
         folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.storage = self.storage or f"sqlite:///{folder / 'optuna.db'}"
+        if not self.storage:
+            file = folder / "optuna.db"
+            if file.is_symlink() or (file.exists() and not file.is_file()):
+                raise ConfigurationError(f"{shown_path(file)} is a link or no file, so it is not opened")
+            self.storage = f"sqlite:///{file}"
         if not self.study_name:
             apart = {name: value for name, value in fixed.items() if name != "run_dir"}
             searched = repr((sorted(space.items(), key=lambda item: item[0]), sorted(apart.items())))
@@ -98,13 +103,16 @@ class TrialSweeper(OptunaSweeperImpl):
         optuna.logging.set_verbosity(logging.WARNING)
         if callable(getattr(self.sampler, "func", None)):  # the grid sampler is made with its grid
             self.sampler = self.sampler({name: self._to_grid_sampler_choices(d) for name, d in space.items()})
-        return optuna.create_study(
-            study_name=self.study_name,
-            storage=self.storage,
-            sampler=self.sampler,
-            direction=self._get_directions()[0],
-            load_if_exists=True,
-        )
+        try:
+            return optuna.create_study(
+                study_name=self.study_name,
+                storage=self.storage,
+                sampler=self.sampler,
+                direction=self._get_directions()[0],
+                load_if_exists=True,
+            )
+        except Exception as error:  # whatever a database and its driver raise
+            raise ConfigurationError(f"the storage of the trials cannot be opened: {printable(error, 200)}") from error
 
     @staticmethod
     def _try_again(study: optuna.Study) -> None:

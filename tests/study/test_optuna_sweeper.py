@@ -113,6 +113,22 @@ def test_a_trial_is_pruned_by_its_evaluations_and_a_failed_one_tried_again(made:
             assert json.loads(summary.read_text())["status"] == "pruned"
 
 
+@pytest.mark.parametrize("kind", ["noise", "pipe", "link"])
+def test_a_storage_that_is_none_is_told(made: list[float], kind: str):
+    Path("study").mkdir()
+    if kind == "noise":
+        Path("study/optuna.db").write_bytes(bytes(range(256)) * 16)
+    elif kind == "pipe":
+        os.mkfifo("study/optuna.db")
+    else:
+        Path("study/optuna.db").symlink_to("/etc/passwd")
+    outcome = inprocess.command(["-m", *SEARCH])
+    assert outcome.status == 2
+    told = "cannot be opened: (sqlite3.DatabaseError)" if kind == "noise" else "is a link or no file"
+    assert told in outcome.err.splitlines()[-1]
+    assert made == []
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
