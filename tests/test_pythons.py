@@ -12,7 +12,6 @@ import pytest
 from support.environments import find_python, make_environment, run, run_tests
 
 TESTS = (
-    "tests/cli/test_overrides.py",
     "tests/config/test_env_address.py",
     "tests/config/test_resume.py",
     "tests/runtime/test_prng.py",

@@ -15,8 +15,7 @@ from support.environments import EXTRAS, PROJECT, make_environment, raised, run,
 EXTRAS_OF: dict[str, tuple[str, ...]] = {
     "core": (),
     "games": ("mpe", "lbf", "rware", "overcooked", "butterfly", "vmas", "magent2"),
-    "jax": ("smax", "jaxmarl"),
-    "pictures": ("report", "video", "page"),
+    "jax and pictures": ("smax", "jaxmarl", "report", "video", "page"),
     "policies": ("export", "hub"),
     "sweep": ("sweep",),
     "ray": ("ray",),
@@ -44,8 +43,13 @@ TESTS = {
     "games": tuple(
         f"tests/envs/test_{name}.py" for name in ("mpe", "lbf", "rware", "overcooked", "butterfly", "vmas", "magent")
     ),
-    "jax": ("tests/envs/test_smax.py", "tests/envs/test_jaxmarl.py"),
-    "pictures": ("tests/study/test_report.py", "tests/rendering/test_video.py", "tests/rendering/test_page.py"),
+    "jax and pictures": (
+        "tests/envs/test_smax.py",
+        "tests/envs/test_jaxmarl.py",
+        "tests/rendering/test_page.py",
+        "tests/rendering/test_video.py",
+        "tests/study/test_report.py",
+    ),
     "policies": ("tests/policies/test_programs.py", "tests/policies/test_hub.py"),
     "sweep": ("tests/study/test_optuna_sweeper.py", "tests/study/test_sweep.py"),
     "ray": ("-m", "integration", "tests/rollout/test_ray_collector.py"),
