@@ -70,9 +70,9 @@ def raised(python: Path, lines: Iterable[str]) -> list[str]:
     installed = {canonicalize_name(name): Version(version) for name, version in frozen}
     found: list[str] = []
     for requirement in map(Requirement, lines):
-        lowest = next(part.version for part in requirement.specifier if part.operator == ">=")
+        lowest = next((part.version for part in requirement.specifier if part.operator == ">="), None)
         version = installed[canonicalize_name(requirement.name)]
-        if version != Version(lowest):
+        if lowest and version != Version(lowest):
             found.append(f"{requirement}: {version}")
     return found
 
