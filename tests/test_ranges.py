@@ -31,8 +31,7 @@ TESTS = {
         "tests/config/test_resume.py",
         "tests/checkpoint/test_files.py",
         "tests/checkpoint/test_segments.py",
-        "tests/envs/test_gymnasium_tuple.py",
-        "tests/envs/test_pettingzoo.py",
+        "tests/vector/test_sync.py",
         "tests/nn/test_packing.py",
         "tests/policies/test_folder.py",
         "tests/training/test_csv_logger.py",
@@ -41,7 +40,18 @@ TESTS = {
         "tests/training/test_trackers.py",
     ),
     "games": tuple(
-        f"tests/envs/test_{name}.py" for name in ("mpe", "lbf", "rware", "overcooked", "butterfly", "vmas", "magent")
+        f"tests/envs/test_{name}.py"
+        for name in (
+            "mpe",
+            "lbf",
+            "rware",
+            "overcooked",
+            "butterfly",
+            "vmas",
+            "magent",
+            "gymnasium_tuple",
+            "pettingzoo",
+        )
     ),
     "jax and pictures": (
         "tests/envs/test_smax.py",
