@@ -180,7 +180,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         return upgrade_checkpoint(payload)
     except RecursionError:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: its contents hold themselves") from None
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: its contents are nested too deeply") from None
 
 
 def remove_leftovers(run_dir: str | Path) -> None:

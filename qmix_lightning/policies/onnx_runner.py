@@ -35,7 +35,7 @@ class OnnxTeam:
             feeds |= {f"memory_{i}": part for i, part in enumerate(self.memory.get(name, zeros))}
             program = self.programs[agent["set"]]
             found = program.run(about["outputs"], {wanted.name: feeds[wanted.name] for wanted in program.get_inputs()})
-            actions[name], memory[name] = int(found[0][0]), found[len(found) - len(zeros) :]
+            actions[name], memory[name] = int(np.asarray(found[0])[0]), found[len(found) - len(zeros) :]
         # An agent that is away (dead) forgets, and did nothing.
         self.memory, self.last = memory, {name: actions.get(name, 0) for name in about["agents"]}
         return actions

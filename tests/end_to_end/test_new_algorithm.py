@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", str(site))
-    monkeypatch.delitem(sys.modules, "my_team", raising=False)
-    return site
+    yield site
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_team"]:
+        del sys.modules[name]
 
 
 def test_it_trains_and_resumes_from_the_command_line(installed: Path, tmp_path: Path):
