@@ -307,10 +307,12 @@ def _threads(run: Run, config: RunConfig, resumed: Resumed | None) -> int:
         threads, reason = resumed.manifest.run.num_threads, "as the run began"
     else:
         threads = choose_threads(cores, ranks=run.trainer.num_devices, workers=workers, asynchronous=asynchronous)
-        busy = [f"{workers} worker process{'es' * (workers > 1)}"] * bool(workers) + [
-            "collecting meanwhile"
-        ] * asynchronous
-        reason = ", ".join([f"{cores} core{'s' * (cores > 1)}", *busy])
+        parts = [f"{cores} core{'s' * (cores > 1)}"]
+        if workers:
+            parts.append(f"{workers} worker process{'es' * (workers > 1)}")
+        if asynchronous:
+            parts.append("collecting meanwhile")
+        reason = ", ".join(parts)
     run.metadata.num_threads = threads
     if run.trainer.global_rank == 0:
         print(f"threads: {threads} ({reason})", flush=True)
@@ -381,7 +383,6 @@ def quieten_lightning() -> None:
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # what trainer.profiler was asked for
     warnings.filterwarnings("ignore", "The `srun` command is available.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings("ignore", "The `srun` command is available")  # on every machine of a cluster
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
