@@ -26,10 +26,10 @@ from typing import Any
 from training import RUNS, WAYS, train
 
 EPISODES = 200  # of some 20 steps each: about what 32 windows of 128 steps hold
-PEER = {
+PEER: dict[str, Any] = {
     "NUM_ENVS": 16,
     "NUM_STEPS": 128,
-    "BUFFER_SIZE": 500,
+    "BUFFER_SIZE": 5000,
     "BUFFER_BATCH_SIZE": 32,
     "HIDDEN_SIZE": 64,
     "MIXER_EMBEDDING_DIM": 32,
@@ -59,24 +59,27 @@ PEER = {
 
 
 def run_peer(checkout: Path, steps: int) -> dict[str, float]:
-    """Train by JaxMARL's script in this process, compiled beforehand."""
+    """Train by JaxMARL's script in this process, compiled beforehand.
+
+    It begins to learn after as many rounds as its batch has windows; those rounds alone are timed too, and taken off.
+    """
     import jax
 
     sys.path[:0] = [str(checkout), str(checkout / "baselines" / "QLearning")]
     sys.modules.setdefault("wandb", types.ModuleType("wandb"))  # imported there, and not used when disabled
     script: Any = importlib.import_module("qmix_rnn")
-    config = {**PEER, "ENV_KWARGS": dict(PEER["ENV_KWARGS"]), "TOTAL_TIMESTEPS": steps}
-    env, _ = script.env_from_config(config)
-    compiled = jax.jit(script.make_train(config, env)).lower(jax.random.PRNGKey(0)).compile()
-    wall, cpu = time.perf_counter(), time.process_time()
-    done = jax.block_until_ready(compiled(jax.random.PRNGKey(1)))
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    state = done["runner_state"][0]
-    return {
-        "steps_per_cpu_s": int(state.timesteps) / cpu,
-        "steps_per_s": int(state.timesteps) / wall,
-        "steps_per_update": int(state.timesteps) / int(state.grad_steps),
-    }
+    collected = PEER["NUM_ENVS"] * PEER["NUM_STEPS"] * (PEER["BUFFER_BATCH_SIZE"] - 1)
+    found = []
+    for total in (collected, collected + steps):
+        config = {**PEER, "ENV_KWARGS": dict(PEER["ENV_KWARGS"]), "TOTAL_TIMESTEPS": total}
+        env, _ = script.env_from_config(config)
+        compiled = jax.jit(script.make_train(config, env)).lower(jax.random.PRNGKey(0)).compile()
+        wall, cpu = time.perf_counter(), time.process_time()
+        state = jax.block_until_ready(compiled(jax.random.PRNGKey(1)))["runner_state"][0]
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        found.append((wall, cpu, int(state.timesteps), int(state.grad_steps)))
+    wall, cpu, taken, updates = (after - before for before, after in zip(*found, strict=True))
+    return {"steps_per_cpu_s": taken / cpu, "steps_per_s": taken / wall, "steps_per_update": taken / updates}
 
 
 def peer(checkout: Path, steps: int) -> dict[str, float]:
@@ -103,7 +106,7 @@ def main() -> None:
     if options.jaxmarl is None:
         parser.error("--jaxmarl=PATH is needed")
     overrides = [*RUNS["smax_3m"][1], *WAYS["turns"], f"replay.batch_size={EPISODES}", "mixer.hypernet_layers=2"]
-    overrides += ["mixer.hypernet_hidden_dim=64"]
+    overrides += ["mixer.hypernet_dim=64"]
     ratios = []
     for turn in range(options.turns):
         theirs, ours = peer(options.jaxmarl, options.steps), train(overrides, options.steps)
