@@ -112,17 +112,20 @@ def run_command(config_name: str, task: Task, begin_sweep: BeginSweep | None = N
     """
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # torchmetrics imports it, and it logs its font cache
-    run_without_hydra(lambda _: run_under_hydra(config_name, task, begin_sweep), config_name)
+    _run(lambda: run_under_hydra(config_name, task, begin_sweep), config_name)
 
 
-def run_without_hydra(command: Callable[[list[str]], None], config_name: str = "train") -> None:
+def run_without_hydra(command: Callable[[list[str]], None]) -> None:
     """Run a command on what was typed, which Hydra does not compose, and exit with its status."""
+    _run(lambda: command(sys.argv[1:]), "train")
 
-    def run() -> None:
+
+def _run(command: Callable[[], None], config_name: str) -> NoReturn:
+    def with_imports() -> None:
         import_from_here()
-        command(sys.argv[1:])
+        command()
 
-    _leave(status_of(run, config_name))
+    _leave(status_of(with_imports, config_name))
 
 
 def _leave(status: int) -> NoReturn:

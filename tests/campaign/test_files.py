@@ -64,16 +64,6 @@ def within(seconds: int, call: Callable[[], inprocess.Outcome]) -> inprocess.Out
         signal.signal(signal.SIGALRM, before)
 
 
-def check_line(outcome: inprocess.Outcome) -> None:
-    """One short line says what is wrong; lines before it may say what was passed over."""
-    lines = outcome.err.splitlines()
-    assert "Traceback" not in outcome.err
-    assert lines, outcome
-    assert lines[-1].startswith("error: "), outcome.err
-    assert "HYDRA_FULL_ERROR" not in lines[-1], outcome.err
-    assert len(lines) <= 25
-
-
 # -- damage --------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +130,7 @@ def test_damage(campaign, made: Path, work: Path):
             typed = ["run_dir=run", "ckpt_path=last", f"total_env_steps={BUDGET}"]
             outcome = within(120, lambda typed=typed: inprocess.command(typed))
             if outcome.status:
-                check_line(outcome)
+                inprocess.check_line(outcome)
                 campaign.count(part, "ended with a line")
                 continue
             _assert_same(made / "whole", work / "run", rows="metrics.csv" not in " ".join(done))
@@ -399,7 +389,7 @@ def test_hostile(campaign, made: Path, work: Path):
                 assert any(text in said for text in VERY_LONG)
                 campaign.count(part, "a very long run by its numbers, ended here")
             elif outcome.status:
-                check_line(outcome)
+                inprocess.check_line(outcome)
                 campaign.count(part, "refused")
             else:
                 assert "\x1b" not in outcome.out + outcome.err

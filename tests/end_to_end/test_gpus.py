@@ -80,6 +80,7 @@ def test_an_update_does_not_wait(name: str, request: pytest.FixtureRequest):
         if attempt:
             request.getfixturevalue("never_waiting")
         update(module, batch.to(CUDA, torch.float32))
+    assert torch.cuda.get_sync_debug_mode() == 2, "the second update was not watched"
 
 
 @pytest.mark.gpu

@@ -51,6 +51,17 @@ class Outcome:
     err: str
 
 
+def check_line(outcome: Outcome) -> None:
+    """One short line says at the end what is wrong; lines before it may say what was passed over."""
+    lines = outcome.err.splitlines()
+    assert "Traceback" not in outcome.err
+    assert lines, outcome
+    assert lines[-1].startswith("error: "), outcome.err
+    assert "HYDRA_FULL_ERROR" not in lines[-1], outcome.err
+    assert len(lines) <= 25
+    assert len(lines[-1]) < 1500
+
+
 @contextlib.contextmanager
 def own_globals(argv: list[str]) -> Iterator[None]:
     before, environ, on_sigterm = sys.argv, dict(os.environ), signal.getsignal(signal.SIGTERM)
