@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import random
 import shutil
 import subprocess
@@ -12,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from qmix_lightning.cli import hydra_app
 from qmix_lightning.commands import bench, envs, import_policy, report, train
 from qmix_lightning.study import sweep
 from qmix_lightning.study.runner import Outcome
@@ -125,11 +122,7 @@ def mutated(words: list[str], rng: random.Random) -> list[str]:
 def _in_this_process(command: str, words: list[str]) -> inprocess.Outcome:
     if command not in WITHOUT_HYDRA:
         return inprocess.command(words, command)
-    out, err = io.StringIO(), io.StringIO()
-    argv = [SCRIPTS[command], *words]
-    with inprocess.own_globals(argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = hydra_app.status_of(lambda: WITHOUT_HYDRA[command](words), "train")
-    return inprocess.Outcome(status, out.getvalue(), err.getvalue())
+    return inprocess.without_hydra(SCRIPTS[command], WITHOUT_HYDRA[command], words)
 
 
 def _check(command: str, words: list[str], outcome: inprocess.Outcome) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import random
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from qmix_lightning.cli import hydra_app
 from qmix_lightning.commands import import_policy
 from qmix_lightning.policies.tensors import describe
 from qmix_lightning.policies.zoo import zoo_folder
@@ -147,15 +145,8 @@ def spoiled_pymarl(work: Path, rng: random.Random) -> str:
 
 
 def import_it(_: Path) -> inprocess.Outcome:
-    out, err = io.StringIO(), io.StringIO()
     typed = ["pymarl", "theirs", "env=pettingzoo", "env.id=support.pymarl:OfItsSizes", "output=imported"]
-    with (
-        inprocess.own_globals(["qmix-import", *typed]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        status = hydra_app.status_of(lambda: import_policy._import(typed), "train")
-    return inprocess.Outcome(status, out.getvalue(), err.getvalue())
+    return inprocess.without_hydra("qmix-import", import_policy._import, typed)
 
 
 def evaluate_it(_: Path) -> inprocess.Outcome:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import random
 import shutil
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-from qmix_lightning.cli import hydra_app
 from qmix_lightning.commands import bench, report
 from support import inprocess
 from support.containers import places, put
@@ -30,13 +26,6 @@ VALUES: list[Any] = [
     {"_target_": "evil_module.make"},
 ]
 CELLS = ["nan", "inf", "1e400", "-1", "", "x", "1e18", "\x1b[2J", "9" * 400, "x" * 200_000, "\0", '"', "0x10", "1_0"]
-
-
-def call(name: str, command: Callable[[list[str]], None], typed: list[str]) -> inprocess.Outcome:
-    out, err = io.StringIO(), io.StringIO()
-    with inprocess.own_globals([name, *typed]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = hydra_app.status_of(lambda: command(typed), "train")
-    return inprocess.Outcome(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -191,19 +180,18 @@ def hostile_suite(work: Path, made: Path, rng: random.Random) -> str:
 
 
 def report_it(work: Path, rng: random.Random) -> inprocess.Outcome:
-    return call(
-        "qmix-report", report._report, ["study", "output=report", f"figures={rng.random() < 0.1}", "formats=[svg]"]
-    )
+    typed = ["study", "output=report", f"figures={rng.random() < 0.1}", "formats=[svg]"]
+    return inprocess.without_hydra("qmix-report", report._report, typed)
 
 
 def table_it(work: Path, rng: random.Random) -> inprocess.Outcome:
     typed = ["suite=study/small.yaml", "folder=study/study", "results=study/rows", "run=false"]
-    return call("qmix-bench", bench._bench, typed)
+    return inprocess.without_hydra("qmix-bench", bench._bench, typed)
 
 
 def run_it(work: Path, rng: random.Random) -> inprocess.Outcome:
     typed = ["suite=study/small.yaml", "folder=study/study", "results=study/rows", "seeds=[1]", "tasks=[two_step]"]
-    return call("qmix-bench", bench._bench, [*typed, "algorithms=[vdn]"])
+    return inprocess.without_hydra("qmix-bench", bench._bench, [*typed, "algorithms=[vdn]"])
 
 
 KINDS = {

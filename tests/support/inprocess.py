@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +83,19 @@ def own_globals(argv: list[str]) -> Iterator[None]:
 
 def command(arguments: list[str], name: str = "train") -> Outcome:
     """``qmix-train`` or, with ``name="evaluate"``, ``qmix-eval``."""
+    return ended([f"qmix-{name}", *arguments], lambda: cli.run_under_hydra(name, *TASKS[name]), name)
+
+
+def without_hydra(script: str, run: Callable[[list[str]], None], arguments: list[str]) -> Outcome:
+    """A command that Hydra does not compose, such as ``qmix-bench``; ``run`` is what it does with what was typed."""
+    return ended([script, *arguments], lambda: run(arguments), "train")
+
+
+def ended(argv: list[str], run: Callable[[], None], config_name: str) -> Outcome:
+    """How a command line ends, in this process."""
     out, err = io.StringIO(), io.StringIO()
-    with own_globals([f"qmix-{name}", *arguments]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.status_of(lambda: cli.run_under_hydra(name, *TASKS[name]), name)
+    with own_globals(argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.status_of(run, config_name)
     return Outcome(status, out.getvalue(), err.getvalue())
 
 
