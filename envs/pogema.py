@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 __all__ = ["Lifelong", "make"]
 
 BOARDS = ("random", "mazes")
+Field = Tuple[int, int]
+"""Row and column."""
 
 
 class Box:
@@ -42,6 +44,9 @@ class Lifelong:
     * An agent sees the square around it: obstacles, other agents, and the direction of its goal, which is shown at the
       border when it is farther away: ``[3, 2 r + 1, 2 r + 1]``. The state is each agent's place and goal, as shares of
       the map.
+    * With ``show_path`` it sees obstacles as -1 and the shortest way to its goal as 1, and other agents:
+      ``[2, 2 r + 1, 2 r + 1]``, after the preprocessing of Follower (Skrynnik et al. 2024), whose planner knows the
+      whole map; here the way does not avoid crowded fields, and other agents do not block it.
     * A goal reached pays its agent 1 and is replaced by another one. ``throughput``, at the end of an episode: goals
       that the team reached, a step; it is what the board publishes.
     * The limit of steps is a truncation: the task goes on for ever.
@@ -53,6 +58,7 @@ class Lifelong:
         size, density: lowest and highest of maps that are made by chance.
         num_agents, obs_radius, max_steps: of the task.
         progress_reward: paid for each step nearer to the goal on the shortest way, taken for each step away from it.
+        show_path: whether an agent is shown that way.
         version: of the package.
     """
 
@@ -67,16 +73,18 @@ class Lifelong:
         obs_radius: int,
         max_steps: int,
         progress_reward: float,
+        show_path: bool,
         version: str,
     ) -> None:
         self._create, self._maps, self._size, self._density = create, maps, size, density
-        self._progress_reward = progress_reward
+        self._progress_reward, self._show_path = progress_reward, show_path
         self._radius = obs_radius
         self.max_steps = max_steps
         self.metadata = {"name": "pogema", "episode_metrics": ("throughput",), "versions": {"pogema": version}}
         self.possible_agents = [f"agent_{i}" for i in range(num_agents)]
         width = 2 * obs_radius + 1
-        self._observation_space, self._action_space = Box(0, 1, (3, width, width)), Discrete(5)
+        self._observation_space = Box(-1, 1, (2, width, width)) if show_path else Box(0, 1, (3, width, width))
+        self._action_space = Discrete(5)
         self.state_space = Box(0, 1, (4 * num_agents,))
         self._game: Any = None
 
@@ -97,9 +105,10 @@ class Lifelong:
         observations, _ = self._game.reset()
         self._grid = self._game.unwrapped.grid
         self._free = self._grid.get_obstacles() == 0
+        self._beside = _free_beside(self._free)
         self._steps, self._reached = 0, 0
         self.agents = list(self.possible_agents)
-        self._distances: list[Any] = [None] * len(self.agents)
+        self._steps_from: list[dict[Field, int]] = [{} for _ in self.agents]
         self._goals: list[Any] = [None] * len(self.agents)
         self._before = self._remaining()
         return self._by_agent(observations), {agent: {} for agent in self.agents}
@@ -112,7 +121,7 @@ class Lifelong:
         self._reached += int(sum(rewards))
         paid = [float(reward) for reward in rewards]
         if self._progress_reward:
-            now = self._remaining(rewards)
+            now = self._remaining()
             for i, reward in enumerate(rewards):
                 # Towards a goal that was reached, what remained was one step.
                 nearer = 1.0 if reward else self._before[i] - now[i]
@@ -155,16 +164,35 @@ class Lifelong:
         """Do nothing: there is no process behind it."""
 
     def _by_agent(self, observations: Sequence[Any]) -> dict[str, Any]:
-        return {agent: np.asarray(o, np.float32) for agent, o in zip(self.possible_agents, observations)}
+        seen = [np.asarray(observation, np.float32) for observation in observations]
+        if self._show_path:
+            seen = [self._with_path(i, observation) for i, observation in enumerate(seen)]
+        return dict(zip(self.possible_agents, seen))
 
-    def _remaining(self, reached: Sequence[float] = ()) -> list[float]:
+    def _with_path(self, i: int, observation: np.ndarray) -> np.ndarray:
+        """Return what agent ``i`` sees with the shortest way to its goal, as far as that lies in its square."""
+        seen, radius = observation[:2].copy(), self._radius
+        ground = seen[0]
+        ground *= -1.0
+        steps, field = self._steps_to_goal(i), self._grid.positions_xy[i]
+        top, left = field[0] - radius, field[1] - radius
+        for remaining in range(steps[field] - 1, -1, -1):
+            field = next(beside for beside in self._beside[field] if steps[beside] == remaining)
+            row, column = field[0] - top, field[1] - left
+            if not (0 <= row < len(ground) and 0 <= column < len(ground)):
+                break
+            ground[row, column] = 1.0
+        return seen
+
+    def _steps_to_goal(self, i: int) -> dict[Field, int]:
+        goal = self._grid.finishes_xy[i]
+        if self._goals[i] != goal:
+            self._goals[i], self._steps_from[i] = goal, _steps_to(goal, self._beside)
+        return self._steps_from[i]
+
+    def _remaining(self) -> list[int]:
         """Return each agent's steps to its goal on the shortest way past obstacles, others not counted."""
-        found = []
-        for i, (place, goal) in enumerate(zip(self._grid.positions_xy, self._grid.finishes_xy)):
-            if self._goals[i] != goal:
-                self._goals[i], self._distances[i] = goal, _distances(self._free, goal)
-            found.append(float(self._distances[i][place]))
-        return found
+        return [self._steps_to_goal(i)[place] for i, place in enumerate(self._grid.positions_xy)]
 
 
 def _colour(i: int, count: int) -> np.ndarray:
@@ -173,22 +201,24 @@ def _colour(i: int, count: int) -> np.ndarray:
     return (128.0 + 100.0 * np.cos(angle)).astype(np.uint8)
 
 
-def _distances(free: np.ndarray, goal: tuple[int, int]) -> np.ndarray:
-    """Return the steps from every field to ``goal`` on the shortest way over ``free`` fields."""
-    steps = np.full(free.shape, 0.0)
-    reached = np.zeros(free.shape, bool)
-    reached[goal] = True
-    front, number = reached.copy(), 0
-    while front.any():
-        steps[front] = number
-        number += 1
-        spread = np.zeros_like(front)
-        spread[1:] |= front[:-1]
-        spread[:-1] |= front[1:]
-        spread[:, 1:] |= front[:, :-1]
-        spread[:, :-1] |= front[:, 1:]
-        front = spread & free & ~reached
-        reached |= front
+def _free_beside(free: np.ndarray) -> dict[Field, list[Field]]:
+    """Return the free fields beside each free field, up, down, left and right of it in this order."""
+    fields = [(row, column) for row, column in np.argwhere(free).tolist()]
+    beside: dict[Field, list[Field]] = {field: [] for field in fields}
+    for row, column in fields:
+        around = (row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)
+        beside[row, column] = [field for field in around if field in beside]
+    return beside
+
+
+def _steps_to(goal: Field, beside: Mapping[Field, Sequence[Field]]) -> dict[Field, int]:
+    """Return the steps to ``goal`` on the shortest way, from every field that has one."""
+    steps = {goal: 0}
+    for field in (found := [goal]):
+        for next_field in beside[field]:
+            if next_field not in steps:
+                steps[next_field] = steps[field] + 1
+                found.append(next_field)
     return steps
 
 
@@ -201,6 +231,7 @@ def make(
     obs_radius: int = 5,
     collision_system: str = "soft",
     progress_reward: float = 0.0,
+    show_path: bool = False,
 ) -> Lifelong:
     """Create the lifelong task, on maps by chance or on those of the published board.
 
@@ -213,6 +244,7 @@ def make(
         obs_radius: how far an agent sees.
         collision_system: what happens when two want the same field: ``soft``, ``priority`` or ``block_both``.
         progress_reward: paid beside the goals for each step nearer, on the shortest way; 0 in what the board publishes.
+        show_path: whether observations show each agent the shortest way to its goal over the whole map.
     """
     if board is not None and board not in BOARDS:
         raise ConfigurationError(f"env.board must be one of {', '.join(BOARDS)} or null, not '{board}'")
@@ -254,6 +286,7 @@ def make(
         obs_radius=obs_radius,
         max_steps=max_steps,
         progress_reward=progress_reward,
+        show_path=show_path,
         version=version("pogema"),
     )
 
