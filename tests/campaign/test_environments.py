@@ -9,7 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from qmix_lightning.worker import fault_tolerance
 from qmix_lightning.worker.fault_tolerance import FaultLimit
 from support import commands, runs
 from support.collecting import make_policy
+from support.processes import running
 
 pytestmark = [
     pytest.mark.campaign,
@@ -186,14 +187,11 @@ def test_nothing_is_left_of_a_killed_trainer(campaign: Any, tmp_path: Path, kind
 def marked(mark: str) -> list[int]:
     """Processes that were started by the run, wherever they have gone; this one is none of them."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                variables = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if f"CAMPAIGN_MARK={mark}".encode() in variables:
-                found.append(int(entry.name))
+    for process in running():
+        with suppress(OSError):  # it has ended since
+            variables = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            if f"CAMPAIGN_MARK={mark}".encode() in variables and process.pid != os.getpid():
+                found.append(process.pid)
     return found
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 from statistics import mean
 
@@ -16,6 +15,7 @@ import pytest
 from qmix_lightning.commands import bench
 from qmix_lightning.errors import ConfigurationError
 from support import inprocess, runs
+from support.processes import running, wait_until
 from support.suites import SUITE, small_plan, write_rows
 
 
@@ -81,23 +81,13 @@ def test_nothing_is_run_if_that_was_not_asked_for(tmp_path: Path, capsys: pytest
 
 
 def wait_for(condition, process: runs.Command) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.printed()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: condition() or process.poll() is not None, "nothing is saved", 300)
+    assert process.poll() is None, process.printed()
 
 
 def at_work(folder: Path) -> list[int]:
     """Processes with a folder in their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and str(folder) in (entry / "cmdline").read_text():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return [pid for pid in found if pid != os.getpid()]
+    return [one.pid for one in running() if str(folder) in one.command and one.pid != os.getpid()]
 
 
 @pytest.mark.slow
@@ -114,10 +104,7 @@ def test_a_suite_that_was_killed_goes_on_and_its_table_is_that_of_its_rows(tmp_p
     wait_for(begun.exists, process)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
-    while at_work(study):
-        assert time.monotonic() < deadline, "a run outlived its suite"
-        time.sleep(0.05)
+    wait_until(lambda: not at_work(study), "a run outlived its suite")
     before = {path.name: path.stat().st_mtime_ns for path in rows.glob("*.json")}
     assert len(before) == 1
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from qmix_lightning.checkpoint.files import read_checkpoint
 from support import commands, inprocess, runs
+from support.processes import running, wait_until
 
 ID = "env.id=support.plain_envs:make_walk"
 BASE = [*(a for a in runs.BASE if not a.startswith("env.id")), ID, "rollout.asynchronous=false", "num_threads=1"]
@@ -22,33 +22,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(commands.TESTS)  # where the environment's module is found by both Pythons
 
 
-def in_session(leader: int) -> list[str]:
-    """Command lines of the processes of a session that still run."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == leader and fields[0] != "Z":
-                    found.append((entry / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue
-    return found
-
-
 def test_a_killed_run_ends_as_one_that_steps_in_its_own_process(tmp_path: Path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     inprocess.succeed([*BASE, "total_env_steps=300", f"run_dir={whole}"])
-    process = runs.start([*BASE, PYTHON, "total_env_steps=300", f"run_dir={folder}", *runs.counting(tmp_path / "n")])
-    while runs.lines(tmp_path / "n") < 12 and process.poll() is None:
-        time.sleep(0.01)
-    assert any("boot.py" in line for line in in_session(process.pid))
+    process = runs.begun([*BASE, PYTHON, "total_env_steps=300", f"run_dir={folder}"], tmp_path / "n", 12)
+    assert any(one.session == process.pid and "boot.py" in one.command for one in running())
     process.kill()
     runs.finish(process)
-    deadline = time.monotonic() + 30
-    while left := in_session(process.pid):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
+    wait_until(lambda: all(one.session != process.pid for one in running()), "a worker outlived its trainer", 30)
     inprocess.succeed([f"run_dir={folder}", "ckpt_path=last", ID, PYTHON])
     runs.assert_same_run(whole, folder)
     recorded = read_checkpoint(folder / "checkpoints" / "last.ckpt")

@@ -13,6 +13,7 @@ import torch
 from qmix_lightning.checkpoint.files import read_checkpoint
 from support import runs
 from support.nodes import NODES, NotPermitted, TwoNodes, finish, torchrun, torchrun_that_restarts
+from support.processes import wait_until
 
 pytestmark = pytest.mark.nodes
 
@@ -40,10 +41,7 @@ def reference(nodes: TwoNodes, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def until_saved(folder: Path) -> None:
     """Wait until a run has written its second checkpoint, and a little longer."""
-    deadline = time.monotonic() + 240
-    while not (folder / "checkpoints" / "previous.ckpt").exists():
-        assert time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.02)
+    wait_until((folder / "checkpoints" / "previous.ckpt").exists, "no checkpoint was written", 240)
     time.sleep(0.3)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from support import inprocess, runs
+from support.processes import wait_until
 
 ID = "env.id=support.fakes:VaryingLength"  # a checkpoint does not decide what is imported: it is said again
 BUDGET = 420
@@ -81,9 +81,7 @@ def test_a_killed_run_of_every_algorithm_with_replay(tmp_path: Path, algorithm: 
 def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path, number: int, status: int):
     folder, count = tmp_path / "run", tmp_path / "count"
     arguments = [*runs.BASE, f"total_env_steps={BUDGET}", f"run_dir={folder}", "checkpoint_interval=100000"]
-    process = runs.start([*arguments, *runs.counting(count)])
-    while runs.lines(count) < 20 and process.poll() is None:
-        time.sleep(0.002)
+    process = runs.begun(arguments, count, 20)
     os.kill(process.pid, number)
     output = runs.finish(process)
     assert process.returncode == status, output
@@ -124,13 +122,9 @@ def test_slurm_requeue_saves_at_an_update_and_goes_on(reference, tmp_path: Path,
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURM_NODEID", "0")
     arguments = [*runs.BASE, f"total_env_steps={BUDGET}", f"run_dir={folder}", "checkpoint_interval=100000"]
-    process = runs.start([*arguments, *runs.counting(count)])
-    while runs.lines(count) < 20 and process.poll() is None:
-        time.sleep(0.002)
+    process = runs.begun(arguments, count, 20)
     os.kill(process.pid, signal.SIGUSR1)
-    deadline = time.monotonic() + 60
-    while not asked.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(asked.exists, "no requeue was asked for")
     process.kill()  # as SLURM does
     runs.finish(process)
     assert asked.read_text().split() == ["requeue", "77"]

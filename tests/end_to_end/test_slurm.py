@@ -11,7 +11,8 @@ import pytest
 
 from support import runs
 from support.nodes import NotPermitted, TwoNodes
-from support.slurm import NAMES, Slurm, wait_until
+from support.processes import wait_until
+from support.slurm import NAMES, Slurm
 
 pytestmark = pytest.mark.slurm
 

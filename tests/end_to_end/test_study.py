@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from support import runs
+from support.processes import descendants
 
 ALGORITHMS, SEEDS = ("iql", "vdn", "qmix"), (1, 2, 3, 4, 5)
 TINY = [
@@ -48,22 +49,6 @@ def command(folder: Path, launcher: str, seeds: tuple[int, ...] = SEEDS) -> list
     return ["-m", *swept, *TINY, *LAUNCHERS[launcher], f"run_dir={folder}"]
 
 
-def tree_of(process: int) -> list[int]:
-    """A process and all below it, whatever sessions they are in."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            parents.setdefault(parent, []).append(int(entry.name))
-    found = [process]
-    for one in found:
-        found += parents.get(one, [])
-    return found
-
-
 def finished(folder: Path) -> set[str]:
     done = set()
     for path in folder.glob("*/summary.json"):
@@ -77,7 +62,7 @@ def finished(folder: Path) -> set[str]:
 
 def kill(process: int, how: str) -> None:
     """Kill a process, with ``tree`` and all below it."""
-    for victim in tree_of(process) if how == "tree" else [process]:
+    for victim in [process, *(one.pid for one in descendants(process) if how == "tree")]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGTERM if how == "term" else signal.SIGKILL)
 

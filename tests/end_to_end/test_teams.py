@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,14 @@ SELF = "env.opponents={policy:self,versions:3,interval:100}"
 def test_a_team_against_itself_goes_on_as_if_it_had_not_stopped(tmp_path: Path, collector: list[str]):
     """The versions, who plays against which, and what opponents remember are those of the run that never stopped."""
     whole, resumed, count = tmp_path / "whole", tmp_path / "resumed", tmp_path / "updates"
-    settings = [*BASE, *SIDES, SELF, *collector, *runs.counting(count), "total_env_steps=500"]
-    process = runs.start([*settings, f"run_dir={resumed}"])
-    while runs.lines(count) < 15 and process.poll() is None:
-        time.sleep(0.01)
+    settings = [*BASE, *SIDES, SELF, *collector, "total_env_steps=500"]
+    process = runs.begun([*settings, f"run_dir={resumed}"], count, 15)
     os.kill(process.pid, signal.SIGTERM)
     runs.finish(process)
     assert process.returncode == 143
     # A checkpoint does not decide what is imported: it is said again.
     runs.run([f"run_dir={resumed}", "ckpt_path=last", "env.id=support.sides:Sides", *runs.counting(count)])
-    runs.run([*settings, f"run_dir={whole}"])
+    runs.run([*settings, *runs.counting(count), f"run_dir={whole}"])
     runs.assert_same_run(whole, resumed)
 
 

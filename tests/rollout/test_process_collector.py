@@ -16,6 +16,7 @@ from qmix_lightning.vector.factory import make_vector_env
 from support import inprocess, runs
 from support.collecting import make_policy
 from support.fakes import VaryingLength
+from support.processes import descendants, wait_until
 
 REMOTE = "rollout.collector=process"
 PIPELINED = ["rollout.asynchronous=true", "rollout.update_every=2"]
@@ -27,29 +28,9 @@ def remote(factory=VaryingLength, settings=None, num_envs=3) -> CollectorProcess
 
 
 def collector_of(trainer: int) -> int:
-    """The process id of the trainer's collector: the leader of a group, with the trainer's output open."""
-    output = os.readlink(f"/proc/{trainer}/fd/1")
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != trainer:
-            try:
-                same = os.readlink(entry / "fd" / "1") == output
-                leads = os.getpgid(int(entry.name)) == int(entry.name)
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if same and leads and b"forkserver" in command:
-                found.append(int(entry.name))
-    (only,) = found
+    """The process id of the trainer's collector: the one below it that leads a group."""
+    (only,) = [p.pid for p in descendants(trainer) if p.group == p.pid and "forkserver" in p.command]
     return only
-
-
-def begun(arguments: list[str], count: Path, updates: int):
-    process = runs.start([*arguments, *runs.counting(count)])
-    deadline = time.monotonic() + 120
-    while runs.lines(count) < updates and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    return process
 
 
 def test_whatever_ends_it_the_run_resumes_exactly_with_either_collector(tmp_path: Path):
@@ -58,25 +39,22 @@ def test_whatever_ends_it_the_run_resumes_exactly_with_either_collector(tmp_path
     settings = [*runs.BASE, *PIPELINED, "total_env_steps=400"]
     inprocess.succeed([*settings, f"run_dir={whole}"])
     arguments = [*settings, REMOTE, f"run_dir={folder}"]
-    process = begun(arguments, count, 10)
+    process = runs.begun(arguments, count, 10)
     process.send_signal(signal.SIGTERM)
     output = runs.finish(process)
     assert process.returncode == 143, output
     assert "Traceback" not in output
-    process = begun([*arguments, "ckpt_path=last"], count, 15)
+    process = runs.begun([*arguments, "ckpt_path=last"], count, 15)
     os.kill(collector_of(process.pid), signal.SIGKILL)
     output = runs.finish(process)
     assert process.returncode == 1, output
     assert "Traceback" not in output
     assert re.search(r"the collector's process is killed by signal 9.*ckpt_path=last", " ".join(output.split()))
-    process = begun([*arguments, "ckpt_path=last"], count, 25)
+    process = runs.begun([*arguments, "ckpt_path=last"], count, 25)
     victim = collector_of(process.pid)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{victim}").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not Path(f"/proc/{victim}").exists()
+    wait_until(lambda: not Path(f"/proc/{victim}").exists(), "the collector outlived its trainer", 20)
     runs.run([*arguments, "ckpt_path=last", "rollout.collector=inline"])
     runs.assert_same_run(whole, folder)
 

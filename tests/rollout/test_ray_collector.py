@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 from qmix_lightning.rollout.ray_cluster import import_ray
 from support import runs
 from support.compositions import composed
+from support.processes import descendants
 from support.ray_nodes import TwoNodes
 
 BASE = [
@@ -35,18 +35,6 @@ DEALT = [
     "algorithm=coma",
     "replay.capacity=16",
 ]
-
-
-def begun(arguments: list[str], count: Path, updates: int):
-    process = runs.start([*arguments, *runs.counting(count)])
-    progress(process, count, updates)
-    return process
-
-
-def progress(process, count: Path, updates: int) -> None:
-    deadline = time.monotonic() + 240
-    while runs.lines(count) < updates and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
 
 
 # -- without Ray ---------------------------------------------------------------------------------------------------
@@ -103,12 +91,12 @@ def test_told_to_end_and_killed_it_resumes_exactly_with_any_number_of_collectors
     arguments, count = [*BASE, *SCHEDULES[schedule]], tmp_path / "count"
     runs.run([*arguments, f"run_dir={tmp_path}/whole"])
     arguments += [*RAY, f"run_dir={tmp_path}/run"]
-    process = begun(arguments, count, 4)
+    process = runs.begun(arguments, count, 4)
     process.send_signal(signal.SIGTERM)
     output = runs.finish(process)
     assert process.returncode == 143, output
     assert "Traceback" not in output
-    process = begun([*arguments, "ckpt_path=last"], count, 8)
+    process = runs.begun([*arguments, "ckpt_path=last"], count, 8)
     process.kill()
     process.wait(timeout=60)
     runs.run([*arguments, "ckpt_path=last", "rollout.num_collectors=4"])
@@ -121,9 +109,9 @@ def test_a_node_that_is_killed_costs_its_episodes_and_another_one_plays_on(tmp_p
     arguments = [*BASE, *SCHEDULES["steps"], *RAY, f"run_dir={folder}", "total_env_steps=6000"]
     arguments += ["replay.capacity=2048", "checkpoint_interval=2000", "eval_interval=3000"]
     with TwoNodes() as cluster:
-        process = begun([*arguments, f"ray.address={cluster.address}"], count, 20)
+        process = runs.begun([*arguments, f"ray.address={cluster.address}"], count, 20)
         cluster.tell("kill")
-        progress(process, count, runs.lines(count) + 30)
+        runs.wait_for_updates(process, count, runs.lines(count) + 30)
         cluster.tell("add")
         output = runs.finish(process, timeout=500)
     assert process.returncode == 0, output
@@ -145,33 +133,12 @@ def test_a_node_that_is_killed_costs_its_episodes_and_another_one_plays_on(tmp_p
 def test_an_actor_that_is_killed_is_replaced(tmp_path: Path):
     folder, count = tmp_path / "run", tmp_path / "count"
     arguments = [*BASE, *SCHEDULES["episodes"], *RAY, f"run_dir={folder}", "total_env_steps=1500"]
-    process = begun(arguments, count, 5)
-    os.kill(actors_of(process.pid)[0], signal.SIGKILL)
+    process = runs.begun(arguments, count, 5)
+    actors = [one for one in descendants(process.pid) if one.command.startswith("ray::CollectorActor")]
+    os.kill(actors[0].pid, signal.SIGKILL)
     output = runs.finish(process)
     assert process.returncode == 0, output
     assert json.loads((folder / "summary.json").read_text())["faults"]["killed"] == 1
-
-
-def actors_of(trainer: int) -> list[int]:
-    """The process ids of the collector actors below a trainer's local cluster."""
-    parents, found = {}, []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if (entry / "cmdline").read_bytes().startswith(b"ray::CollectorActor"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return [pid for pid in found if trainer in _above(pid, parents)]
-
-
-def _above(pid: int, parents: dict[int, int]) -> list[int]:
-    above = []
-    while pid in parents:
-        pid = parents[pid]
-        above.append(pid)
-    return above
 
 
 @pytest.mark.integration

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 
 from qmix_lightning.errors import RunError, RunInterrupted
 from qmix_lightning.study.runner import Job, Outcome, Processes, run, run_all, state_of
+from support.processes import runs, wait_until
 
 
 def job_in(folder: Path, calls: list[str], *, done: Callable[[], bool] = lambda: False, fail: str = "") -> Job:
@@ -156,10 +155,7 @@ def test_stopping_asks_those_that_run_and_begins_no_other(importable: Path):
 
     thread = threading.Thread(target=one)
     thread.start()
-    deadline = time.monotonic() + 60
-    while not (importable / "begun").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until((importable / "begun").exists, "it does not begin")
     processes.stop(signal.SIGINT)
     thread.join(30)
     assert raised
@@ -182,16 +178,11 @@ def test_a_process_ends_with_its_parent_even_if_that_was_killed(importable: Path
         f"Processes().call('child', [], pathlib.Path({str(importable / 'log')!r}), lock)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", parent])
-    deadline = time.monotonic() + 60
-    while not (importable / "pid").exists() or not (importable / "pid").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    pid = importable / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text(), "the child does not begin")
     process.kill()
     process.wait()
-    child = int((importable / "pid").read_text())
-    while Path(f"/proc/{child}").exists() and ") Z " not in Path(f"/proc/{child}/stat").read_text():
-        assert time.monotonic() < deadline, os.kill(child, signal.SIGKILL)
-        time.sleep(0.02)
+    wait_until(lambda: not runs(int(pid.read_text())), "the child outlived its parent")
 
 
 def test_state_of_a_folder_that_is_not_there(tmp_path: Path):

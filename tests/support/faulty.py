@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from support.fakes import VaryingLength
+from support.processes import running
 
 
 class Faulty(VaryingLength):
@@ -128,16 +129,8 @@ class MortalForaging:
 
 def games_left(folder: Path) -> list[int]:
     """Games that were started and still run."""
-    left = []
-    for path in folder.glob("game-*"):
-        pid = int(path.name.removeprefix("game-"))
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if state != "Z":
-            left.append(pid)
-    return left
+    started = {int(path.name.removeprefix("game-")) for path in folder.glob("game-*")}
+    return [process.pid for process in running() if process.pid in started]
 
 
 class Unstarted(VaryingLength):

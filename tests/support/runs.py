@@ -20,6 +20,7 @@ from qmix_lightning.config.run_config import ReplayConfig
 from qmix_lightning.replay.factory import make_store
 from qmix_lightning.types import EnvSpec
 from support.commands import Command
+from support.processes import running, wait_until
 
 BASE = [
     "preset=pymarl",
@@ -81,20 +82,22 @@ def run(arguments: list[str], command: str = "qmix_lightning.commands.train", st
 
 def group_members(group: int) -> list[int]:
     """Processes of a process group that still run."""
-    members = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] != "Z":
-                members.append(int(entry.name))
-    return members
+    return [process.pid for process in running() if process.group == group]
 
 
 def lines(file: Path) -> int:
     return len(file.read_bytes().splitlines()) if file.exists() else 0
+
+
+def begun(arguments: list[str], count: Path, updates: int) -> Command:
+    """A training that has counted so many updates into ``count``, or has ended."""
+    process = start([*arguments, *counting(count)])
+    wait_for_updates(process, count, updates)
+    return process
+
+
+def wait_for_updates(process: Command, count: Path, updates: int) -> None:
+    wait_until(lambda: lines(count) >= updates or process.poll() is not None, f"no {updates} updates", 240, every=0.002)
 
 
 def kill_once(process: Command, run_dir: Path, count: Path, rng: random.Random, in_write: bool) -> bool:
@@ -118,10 +121,7 @@ def kill_once(process: Command, run_dir: Path, count: Path, rng: random.Random, 
     with contextlib.suppress(ProcessLookupError):  # it may just have ended
         os.kill(victim, signal.SIGKILL)
     process.wait(timeout=60)
-    deadline = time.monotonic() + 30
-    while group_members(process.pid):
-        assert time.monotonic() < deadline, f"processes left running: {group_members(process.pid)}"
-        time.sleep(0.05)
+    wait_until(lambda: not group_members(process.pid), "processes left running", 30)
     return process.returncode != 0
 
 

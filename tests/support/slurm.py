@@ -6,12 +6,12 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from support.commands import environ
 from support.nodes import NotPermitted, TwoNodes
+from support.processes import wait_until
 
 NAMES = ("node0", "node1")
 
@@ -61,11 +61,12 @@ class Slurm:
         files = [f"--{option}={self.folder}/munge/{name}" for option, name in names.items()]
         # By force: a folder of pytest's is not open to all users, as munged wants it.
         self._daemon(["munged", "--foreground", "--force", *files])
-        wait_until((self.folder / "munge" / "socket").exists, "munged has no socket")
+        wait_until((self.folder / "munge" / "socket").exists, "munged has no socket", 120)
         self._daemon(self._inside(0, "slurmctld", "-D"))
         for node, name in enumerate(NAMES):
             self._daemon(self._inside(node, "slurmd", "-D", "-N", name))
-        wait_until(lambda: self.call("sinfo", "-h", "-o", "%T %D").strip() == "idle 2", "the nodes do not come up")
+        idle = ("sinfo", "-h", "-o", "%T %D")
+        wait_until(lambda: self.call(*idle).strip() == "idle 2", "the nodes do not come up", 120, every=0.5)
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -119,13 +120,5 @@ class Slurm:
                         self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
             return not {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"} & set(states)
 
-        wait_until(ended, f"jobs {jobs} do not end", timeout)
+        wait_until(ended, f"jobs {jobs} do not end", timeout, every=0.5)
         return states
-
-
-def wait_until(condition: Callable[[], bool], otherwise: str, timeout: float = 120) -> None:
-    """Wait for a condition; fail with a message after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.5)

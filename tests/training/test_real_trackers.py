@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support import runs
+from support.processes import wait_until
 from support.trackers import wandb_records
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # the trackers' own
@@ -49,8 +49,9 @@ def run(home: Path) -> Path:
         for name, value in environment.items():
             patch.setenv(name, value)
         process = runs.start(arguments)
-        while not (folder / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
-            time.sleep(0.05)
+        wait_until(
+            lambda: (folder / "checkpoints" / "last.ckpt").exists() or process.poll() is not None, "no checkpoint", 240
+        )
         assert runs.kill_once(process, folder, count, random.Random(1), in_write=False), "it was to be killed"
         if process.stdout:
             process.stdout.close()

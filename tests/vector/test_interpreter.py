@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from qmix_lightning.vector.factory import Backend, interpreter_of, make_vector_e
 from qmix_lightning.worker.fault_tolerance import FaultLimit
 from qmix_lightning.worker.protocol import VERSION
 from support import plain_envs, vector_play
+from support.processes import wait_until
 
 TESTS = Path(__file__).parent.parent
 
@@ -126,10 +126,7 @@ def test_floods_of_output_go_to_a_file_of_limited_size(tmp_path: Path, capfd, mo
             env.reset(torch.ones(3, dtype=torch.bool), torch.arange(3))
     finally:
         env.close()
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "simulator.log.1").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until((tmp_path / "simulator.log.1").exists, "no file is full", 20)
     assert all(path.stat().st_size <= 200_000 for path in tmp_path.iterdir())
     assert {b"x", b"y", b"\n"} >= {bytes([c]) for c in set((tmp_path / "simulator.log.1").read_bytes())}
     assert capfd.readouterr() == ("", "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from qmix_lightning.vector.factory import Backend, make_vector_env
 from qmix_lightning.worker.fault_tolerance import FaultLimit
 from support import faulty, runs
 from support.fakes import VaryingLength
+from support.processes import wait_until
 
 
 def make(
@@ -195,21 +195,13 @@ def test_a_run_past_the_limit_ends_with_the_cause_and_a_checkpoint(tmp_path: Pat
     [(signal.SIGKILL, 1), (signal.SIGINT, 1), pytest.param(signal.SIGKILL, 2, marks=pytest.mark.slow)],
 )
 def test_no_worker_and_no_game_outlives_the_trainer(tmp_path: Path, number: int, ranks: int):
-    count = tmp_path / "count"
     extra = runs.TWO_RANKS if ranks == 2 else []
-    process = runs.start([*runs.faulty_run(tmp_path, "env.kwargs.fault=none", *extra), "total_env_steps=100000",
-                          *runs.counting(count)])  # fmt: skip
-    deadline = time.monotonic() + 60
-    while runs.lines(count) < 5 and process.poll() is None:
-        assert time.monotonic() < deadline, "no update within a minute"
-        time.sleep(0.01)
+    arguments = [*runs.faulty_run(tmp_path, "env.kwargs.fault=none", *extra), "total_env_steps=100000"]
+    process = runs.begun(arguments, tmp_path / "count", 5)
     assert len(faulty.games_left(tmp_path / "faults")) >= 4 * ranks
     os.kill(process.pid, number)
     runs.finish(process, timeout=60)
-    deadline = time.monotonic() + 30
-    while faulty.games_left(tmp_path / "faults"):
-        assert time.monotonic() < deadline, "a game outlived its trainer"
-        time.sleep(0.1)
+    wait_until(lambda: not faulty.games_left(tmp_path / "faults"), "a game outlived its trainer", 30)
 
 
 def test_training_on_foraging_survives_deaths_and_a_hang_and_the_accounts_agree(tmp_path: Path):

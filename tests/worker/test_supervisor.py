@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 from qmix_lightning.worker.supervisor import FAMILY, end_family, family_members
+from support.processes import running, runs, wait_until
 
 SCRIPT = """
 import subprocess, sys, time
@@ -28,13 +27,6 @@ def start(then: str) -> tuple[subprocess.Popen[str], int]:
     return process, int(process.stdout.readline())
 
 
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def test_a_child_with_a_session_of_its_own_ends_soon_after_its_parent_is_killed():
     """Both at once: each child is given five seconds to end by itself."""
     children = []
@@ -43,10 +35,7 @@ def test_a_child_with_a_session_of_its_own_ends_soon_after_its_parent_is_killed(
         children.append(child)
         os.kill(process.pid, number)
         process.communicate()
-    deadline = time.monotonic() + 30
-    while any(runs(child) for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not any(map(runs, children)), "a child outlived its parent", 30)
 
 
 def test_a_process_that_ends_by_itself_takes_its_supervisor_along_and_nothing_else():
@@ -55,20 +44,9 @@ def test_a_process_that_ends_by_itself_takes_its_supervisor_along_and_nothing_el
         process.communicate(timeout=60)
         assert process.returncode == 0
         assert runs(child)  # its own to end; closing an environment does
-        assert not any("supervisor.py" in line and str(process.pid) in line for line in command_lines())
+        assert not any("supervisor.py" in one.command and str(process.pid) in one.command for one in running())
     finally:
         os.kill(child, signal.SIGKILL)
-
-
-def command_lines() -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:
-                continue
-    return found
 
 
 def test_a_family_is_ended_by_its_name_and_others_are_left_alone():
@@ -77,9 +55,7 @@ def test_a_family_is_ended_by_its_name_and_others_are_left_alone():
         for names in ("first:second", "second", "third", "seconds")
     ]
     try:
-        deadline = time.monotonic() + 10
-        while len(family_members("second")) < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: len(family_members("second")) == 2, "they do not start", 10)
         assert set(family_members("second")) == {started[0].pid, started[1].pid}
         end_family("second")
         assert [p.wait(10) for p in started[:2]] == [-signal.SIGKILL] * 2
