@@ -276,11 +276,9 @@ def test_it_trains_and_is_evaluated(tmp_path):
 
 
 def test_an_environment_without_entities_is_named(tmp_path):
-    outcome = inprocess.command(["env=two_step", "agent=entity_attention", *inprocess.TINY, f"run_dir={tmp_path}/run"])
-    assert outcome.status == 2
-    assert len(outcome.err.splitlines()) == 1
-    assert "environment 'two_step' declares none" in outcome.err
-    assert "use agent=recurrent or agent=feedforward" in outcome.err
+    typed = ["env=two_step", "agent=entity_attention", *inprocess.TINY, f"run_dir={tmp_path}/run"]
+    told = ("environment 'two_step' declares none", "use agent=recurrent or agent=feedforward")
+    inprocess.refused(typed, *told)
 
 
 def test_it_is_a_module_without_an_unused_part():

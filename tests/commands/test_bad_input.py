@@ -169,9 +169,7 @@ SWEEPS = [
 
 @pytest.mark.parametrize(("typed", "message"), SWEEPS, ids=[typed for typed, _ in SWEEPS])
 def test_a_sweep_that_cannot_begin(work: Path, typed: str, message: str):
-    outcome = inprocess.command(["-m", *inprocess.TINY, *typed.split()])
-    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1), outcome
-    assert message in outcome.err
+    inprocess.refused(["-m", *inprocess.TINY, *typed.split()], message)
     assert not list(work.rglob("config.yaml"))
 
 

@@ -56,8 +56,5 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     Path("taken").mkdir()
     Path("taken/file").touch()
-    outcome = inprocess.command([str(finished_run), *typed], "export")
-    assert outcome.status == 2
-    assert message in outcome.err
-    assert len(outcome.err.splitlines()) == 1
+    inprocess.refused([str(finished_run), *typed], message, name="export")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

@@ -60,10 +60,8 @@ def group(evil: str) -> list[str]:
 
 @pytest.mark.parametrize("write", [recipe, group])
 def test_a_file_of_settings_names_none(evil: str, write: Callable[[str], list[str]]):
-    outcome = inprocess.command(["run_dir=run", "total_env_steps=60", *write(evil), *SMALL, *WALK])
-    assert outcome.status == 2
-    assert "a file names rollout.python" in outcome.err
-    assert len(outcome.err.splitlines()) == 1
+    typed = ["run_dir=run", "total_env_steps=60", *write(evil), *SMALL, *WALK]
+    inprocess.refused(typed, "a file names rollout.python")
     assert not Path("it ran").exists()
     assert not Path("run").exists()
 
@@ -82,7 +80,5 @@ def test_what_is_no_file_or_no_variable_is_refused_before_anything_starts(evil: 
         ([f"rollout.python={evil}", "rollout.python_env=[A-B]"], "names of variables are needed"),
         (["rollout.python_env=[HOME]"], "is for another Python"),
     ):
-        outcome = inprocess.command(["run_dir=run", *WALK, *typed])
-        assert outcome.status == 2
-        assert message in outcome.err
+        inprocess.refused(["run_dir=run", *WALK, *typed], message)
     assert not Path("it ran").exists()

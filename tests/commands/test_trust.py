@@ -44,11 +44,7 @@ def rewrite(change: Callable[[dict[str, Any]], None], *paths: str) -> None:
 
 
 def assert_refused(typed: list[str], text: str, command: str = "train") -> None:
-    outcome = inprocess.command(typed, command)
-    assert outcome.status == 2, outcome
-    assert outcome.err.startswith("error: ")
-    assert len(outcome.err.splitlines()) == 1
-    assert text in outcome.err
+    inprocess.refused(typed, text, name=command)
     assert not Path("it ran").exists()
 
 

@@ -35,11 +35,9 @@ def watched(*arguments: object) -> str:
 
 
 def refused(*arguments: object) -> str:
-    outcome = inprocess.command([str(a) for a in arguments], "watch")
-    assert outcome.status == 2, outcome
-    assert outcome.err.count("\n") == 1
+    line = inprocess.refused([str(a) for a in arguments], name="watch")
     assert not list(Path.cwd().iterdir()), "nothing was written"
-    return outcome.err
+    return line
 
 
 def test_a_run_folder_becomes_a_video(runs: Path):

@@ -104,9 +104,8 @@ def test_a_new_name_in_one_file_wins_over_an_old_one_in_another():
 
 
 def test_an_old_name_that_cannot_be_renamed_is_named():
-    refused = inprocess.command(["env=two_step", "checkpoint_interval=${rollout.pipelined}"])
-    assert refused.status == 2
-    assert refused.err == "error: unknown key 'rollout.pipelined': it is called 'rollout.asynchronous' now\n"
+    line = inprocess.refused(["env=two_step", "checkpoint_interval=${rollout.pipelined}"])
+    assert line == "error: unknown key 'rollout.pipelined': it is called 'rollout.asynchronous' now"
 
 
 def test_an_old_name_goes_on_with_a_run(tmp_path: Path):

@@ -37,8 +37,5 @@ def test_rounds_that_cannot_be_are_refused(overrides: list[str], message: str):
 
 
 def test_what_learns_on_policy_refuses_replay(tmp_path: Path):
-    outcome = inprocess.command(
-        ["algorithm=coma", "replay=uniform", "replay.batch_size=8", "replay.capacity=8", f"run_dir={tmp_path}"]
-    )
-    assert outcome.status == 2
-    assert "algorithm 'coma' learns on-policy only: use replay=on_policy" in outcome.err
+    typed = ["algorithm=coma", "replay=uniform", "replay.batch_size=8", "replay.capacity=8", f"run_dir={tmp_path}"]
+    inprocess.refused(typed, "algorithm 'coma' learns on-policy only: use replay=on_policy")

@@ -130,8 +130,7 @@ def test_it_is_known_by_name_and_not_imported_for_that(installed: Path, tmp_path
     assert NAME in line.removeprefix("env: ").split(", ")
     assert f"name: {NAME}" in inprocess.succeed([f"env={NAME}", "--cfg", "job", "--package", "env"]).out
     inprocess.succeed(["env=two_step", f"run_dir={tmp_path}/run", *inprocess.TINY])
-    refused = inprocess.command([f"env={NAME[:-1]}"])
-    assert (refused.status, f"Did you mean 'env={NAME}'?" in refused.err) == (2, True)
+    inprocess.refused([f"env={NAME[:-1]}"], f"Did you mean 'env={NAME}'?")
     assert not (installed / "imported").exists()
     assert MODULE not in sys.modules
 
@@ -145,14 +144,10 @@ def test_it_is_known_by_name_and_not_imported_for_that(installed: Path, tmp_path
     ],
 )
 def test_its_settings_are_checked_against_its_signature(installed: Path, tmp_path: Path, typed: str, message: str):
-    outcome = inprocess.command([f"env={NAME}", typed, f"run_dir={tmp_path}/run"])
-    assert outcome.status == 2
-    assert len(outcome.err.splitlines()) == 1
-    assert message in outcome.err
+    inprocess.refused([f"env={NAME}", typed, f"run_dir={tmp_path}/run"], message)
     assert not (tmp_path / "run").exists()
 
 
 def test_without_the_package_the_name_is_unknown():
-    outcome = inprocess.command([f"env={NAME}x"])
-    assert (outcome.status, "unknown env" in outcome.err) == (2, True)
+    inprocess.refused([f"env={NAME}x"], "unknown env")
     assert NAME not in environment.names()

@@ -35,9 +35,8 @@ def test_a_run_of_one_side(tmp_path: Path):
     opponents = "env.opponents=support.sides:first_or_second"
     inprocess.succeed([*BASE, *SIDES, opponents, "total_env_steps=150", f"run_dir={folder}"])
     checkpoint = f"ckpt_path={folder}/checkpoints/last.ckpt"
-    refused = inprocess.command([checkpoint, "episodes=2", "env.id=support.sides:Sides"], "evaluate")
-    assert refused.status == 2
-    assert "say env.opponents=support.sides:first_or_second" in refused.err
+    typed = [checkpoint, "episodes=2", "env.id=support.sides:Sides"]
+    inprocess.refused(typed, "say env.opponents=support.sides:first_or_second", name="evaluate")
     told = inprocess.succeed([checkpoint, "episodes=2", "env=support.sides:Sides", "env.opponents=random"], "evaluate")
     assert "on Sides" in told.out
 

@@ -75,8 +75,8 @@ def test_by_the_command(tmp_path: Path):
     assert "tensors of the agents" in outcome.out
     outcome = inprocess.succeed([f"run_dir={tmp_path / 'run'}", "ckpt_path=last", "total_env_steps=70", GAME[1]])
     assert "tensors of the agents" not in outcome.out, "a resumed run goes on from its own checkpoint"
-    refused = inprocess.command([*typed[:-2], f"run_dir={tmp_path / 'other'}", "init_from=nothing.ckpt"])
-    assert (refused.status, refused.err) == (2, "error: there is no checkpoint at nothing.ckpt\n")
+    line = inprocess.refused([*typed[:-2], f"run_dir={tmp_path / 'other'}", "init_from=nothing.ckpt"])
+    assert line == "error: there is no checkpoint at nothing.ckpt"
     assert not (tmp_path / "other").exists()
 
 

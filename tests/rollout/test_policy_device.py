@@ -14,8 +14,7 @@ def test_where_the_policy_acts_is_a_setting(tmp_path: Path, monkeypatch: pytest.
     for name, more in (("plain", []), ("device", ["rollout.policy_device=device"])):
         inprocess.succeed([*inprocess.TINY, f"run_dir={name}", *more])
     assert Path("plain", "metrics.csv").read_text() == Path("device", "metrics.csv").read_text()
-    refused = inprocess.command([*inprocess.TINY, "rollout.policy_device=device", "rollout.collector=process"])
-    assert refused.status == 2
-    assert refused.err == (
-        "error: rollout.collector=process acts on the CPU, in processes of its own: rollout.policy_device must be env\n"
+    line = inprocess.refused([*inprocess.TINY, "rollout.policy_device=device", "rollout.collector=process"])
+    assert line == (
+        "error: rollout.collector=process acts on the CPU, in processes of its own: rollout.policy_device must be env"
     )

@@ -139,7 +139,5 @@ def test_a_storage_that_is_none_is_told(made: list[float], kind: str):
     ],
 )
 def test_a_search_that_cannot_begin(made: list[float], typed: list[str], message: str):
-    outcome = search(*typed)
-    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1), outcome
-    assert message in outcome.err
+    inprocess.refused(["-m", *inprocess.TINY, *SEARCH, *typed], message)
     assert made == []

@@ -106,6 +106,16 @@ def succeed(arguments: list[str], name: str = "train") -> Outcome:
     return outcome
 
 
+def refused(arguments: list[str], *texts: str, name: str = "train") -> str:
+    """A command that has to end with status 2 and one line, which holds the texts; returns the line."""
+    outcome = command(arguments, name)
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1), outcome
+    assert outcome.err.startswith("error: "), outcome
+    for text in texts:
+        assert text in outcome.err, outcome
+    return outcome.err.rstrip("\n")
+
+
 def snapshot(folder: Path) -> dict[str, str]:
     """Every path below ``folder`` with the hash of its content."""
     return {

@@ -78,9 +78,8 @@ def _spoil(path: Path) -> None:
 def test_an_evaluation_refuses_such_a_network_and_a_resume_passes_it_over(finished_run: Path):
     shutil.copytree(finished_run, "run")
     _spoil(Path("run/checkpoints/last.ckpt"))
-    refused = inprocess.command(["ckpt_path=run/checkpoints/last.ckpt", "episodes=2"], "evaluate")
-    assert refused.status == 2
-    assert "holds NaN or infinity in" in refused.err
+    typed = ["ckpt_path=run/checkpoints/last.ckpt", "episodes=2"]
+    inprocess.refused(typed, "holds NaN or infinity in", name="evaluate")
     went_on = inprocess.succeed(["run_dir=run", "ckpt_path=last", "total_env_steps=70"])
     assert "passed over: run/checkpoints/last.ckpt cannot be resumed: its networks hold NaN or infinity" in went_on.err
     assert "going on from run/checkpoints/previous.ckpt" in went_on.err

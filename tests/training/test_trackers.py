@@ -133,9 +133,7 @@ def test_what_is_no_id_is_refused(copied: tuple[Path, Path], ids: Any):
         if "callbacks" in payload:
             payload["callbacks"]["RunCheckpoint"]["trackers"] = ids
             torch.save(payload, path)
-    outcome = inprocess.command([f"run_dir={run}", "ckpt_path=last", *with_tracker(store)])
-    assert outcome.status == 2
-    assert outcome.err.startswith("error: the checkpoint's trackers")
+    inprocess.refused([f"run_dir={run}", "ckpt_path=last", *with_tracker(store)], "error: the checkpoint's trackers")
 
 
 def test_a_tracker_that_fails_costs_its_rows_and_not_the_run(tmp_path: Path):
@@ -147,21 +145,19 @@ def test_a_tracker_that_fails_costs_its_rows_and_not_the_run(tmp_path: Path):
 
 
 def test_a_tracker_that_does_not_open_ends_the_command_before_anything_is_written(tmp_path: Path):
-    outcome = inprocess.command([f"run_dir={tmp_path}/run", *with_tracker(tmp_path / "store", fail="open"), *TINY])
-    assert outcome.status == 2
-    assert outcome.err == "error: logger.file: OSError: nobody answers; logger=none goes without\n"
+    line = inprocess.refused([f"run_dir={tmp_path}/run", *with_tracker(tmp_path / "store", fail="open"), *TINY])
+    assert line == "error: logger.file: OSError: nobody answers; logger=none goes without"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["mlflow", "trackio", "wandb"])
 def test_a_missing_package_is_named_with_what_installs_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("qmix_lightning.training.trackers.base.is_installed", lambda package: False)
-    outcome = inprocess.command([f"run_dir={tmp_path}/run", f"logger=[tensorboard,{name}]", *TINY])
-    assert outcome.status == 2
-    assert f"pip install 'qmix-lightning[{name}]'" in outcome.err
+    typed = [f"run_dir={tmp_path}/run", f"logger=[tensorboard,{name}]", *TINY]
+    inprocess.refused(typed, f"pip install 'qmix-lightning[{name}]'")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_setting_of_a_tracker_gets_the_closest_name(tmp_path: Path):
-    outcome = inprocess.command([f"run_dir={tmp_path}/run", "logger=mlflow", "logger.mlflow.projct=x", *TINY])
-    assert outcome.err == "error: unknown key 'logger.mlflow.projct'. Did you mean 'logger.mlflow.project'?\n"
+    line = inprocess.refused([f"run_dir={tmp_path}/run", "logger=mlflow", "logger.mlflow.projct=x", *TINY])
+    assert line == "error: unknown key 'logger.mlflow.projct'. Did you mean 'logger.mlflow.project'?"
