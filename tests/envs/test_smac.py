@@ -21,10 +21,9 @@ from qmix_lightning.errors import (
     StartupError,
 )
 from qmix_lightning.vector.factory import make_vector_env
-from qmix_lightning.worker.buffers import Buffers
-from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 from support import fake_smac
 from support.fake_smac import SERVER, LaunchError, NoMapError
+from support.playing import Player
 
 
 @pytest.fixture(autouse=True)
@@ -33,38 +32,16 @@ def flags(monkeypatch):
     return fake_smac.install(monkeypatch)
 
 
-class Played:
+def play(settings=None, **more):
     """A map behind an adapter, with the row it writes."""
+    return Player(smac.make(**(settings or {}), **more))
 
-    def __init__(self, settings=None, **more):
-        self.env = smac.make(**(settings or {}), **more)
-        self.adapter = ParallelAdapter(self.env, name="smac")
-        self.spec = self.adapter.spec
-        self.row = Buffers.zeros(self.spec, 1).row(self.spec, 0)
-        self.rng = np.random.default_rng(0)
 
-    def reset(self, seed=0):
-        self.adapter.reset(seed, self.row)
-        return self
-
-    def step(self, actions=None):
-        if actions is None:
-            actions = [int(self.rng.choice(np.flatnonzero(legal))) for legal in self.row.avail_actions]
-        return self.adapter.step(actions, self.row)
-
-    def episode(self, seed=0, actions=None):
-        """A whole episode: its steps and how it ended."""
-        self.reset(seed)
-        for t in range(1, 1000):
-            outcome = self.step(actions)
-            if outcome.terminated or outcome.truncated:
-                return t, outcome
-        raise AssertionError("no end")
-
-    def fight(self):
-        """Actions: shoot whoever is in reach, else walk there."""
-        legal = self.row.avail_actions
-        return [int(np.flatnonzero(m[6:])[0]) + 6 if m[6:].any() else (4 if m[4] else int(m.argmax())) for m in legal]
+def fight(played):
+    """Shoot whoever is in reach, else walk there."""
+    legal = played.row.avail_actions
+    moves = [int(np.flatnonzero(m[6:])[0]) + 6 if m[6:].any() else (4 if m[4] else int(m.argmax())) for m in legal]
+    return played.step(*moves)
 
 
 STAY = [1, 1, 1]
@@ -75,7 +52,7 @@ STAY = [1, 1, 1]
     [("3m", 48, 30, 9), ("2s3z", 120, 80, 11), ("MMM", 290, 160, 16), ("27m_vs_30m", 1170, 285, 36)],
 )
 def test_shapes_need_no_game_and_no_reset(map_name, state, obs, actions):
-    played = Played(map_name=map_name)
+    played = play(map_name=map_name)
     assert (played.spec.state_dim, played.spec.obs_dim, played.spec.n_actions) == (state, obs, actions)
     assert SERVER.games == []
     assert played.spec.episode_metrics == ("won", "dead_allies", "dead_enemies")
@@ -84,10 +61,10 @@ def test_shapes_need_no_game_and_no_reset(map_name, state, obs, actions):
 
 
 def test_an_episode_to_the_end_and_the_published_scale_of_its_return():
-    played = Played().reset()
+    played = play().reset()
     total, shown = 0.0, []
     while True:
-        outcome = played.step(played.fight())
+        outcome = fight(played)
         total += outcome.reward
         shown.append(played.row.agent_mask.tolist())
         if outcome.terminated or outcome.truncated:
@@ -102,23 +79,23 @@ def test_an_episode_to_the_end_and_the_published_scale_of_its_return():
 
 
 def test_the_dead_keep_their_slot_with_only_the_no_op():
-    played = Played().reset()
+    played = play().reset()
     while played.row.agent_mask.all():
-        played.step(played.fight())
+        fight(played)
     dead = int(np.flatnonzero(~played.row.agent_mask)[0])
     assert played.row.avail_actions[dead].tolist() == [True] + [False] * 8
     assert not played.row.obs[dead].any()
     for alive in np.flatnonzero(played.row.agent_mask):
         assert not played.row.avail_actions[alive, 0]  # the no-op is never an option of who is alive
         assert played.row.avail_actions[alive, 1]  # stop always is
-    played.step(played.fight())  # the adapter sends the no-op for the dead, or the game would refuse
+    fight(played)  # the adapter sends the no-op for the dead, or the game would refuse
 
 
 def test_the_limit_is_a_truncation_and_bootstraps_from_the_true_last_observation():
-    played = Played().reset()
+    played = play().reset()
     played.env._game.agents[2].health = 1.0  # this one falls
     for t in range(1, 61):
-        outcome = played.step([1, 1, 1])
+        outcome = played.step(*STAY)
         assert (outcome.terminated, outcome.truncated) == (False, t == 60)
     alive = [unit.health > 0 for unit in played.env._game.agents.values()]
     assert alive == [True, True, False]
@@ -129,38 +106,36 @@ def test_the_limit_is_a_truncation_and_bootstraps_from_the_true_last_observation
 
 
 def test_timeout_is_terminal_is_pymarls_published_way():
-    adapter = ParallelAdapter(smac.make(), timeout_is_terminal=True)
-    row = Buffers.zeros(adapter.spec, 1).row(adapter.spec, 0)
-    adapter.reset(0, row)
+    played = Player(smac.make(), timeout_is_terminal=True).reset()
     for _ in range(59):
-        assert not adapter.step(STAY, row).terminated
-    outcome = adapter.step(STAY, row)
+        assert not played.step(*STAY).terminated
+    outcome = played.step(*STAY)
     assert (outcome.terminated, outcome.truncated) == (True, False)
 
 
 def test_a_battle_lost_on_the_last_step_is_an_end():
-    played = Played(kwargs={"move_amount": 0}).reset()
+    played = play(kwargs={"move_amount": 0}).reset()
     for unit in played.env._game.enemies.values():
         unit.health = 0.0
-    outcome = played.step(STAY)
+    outcome = played.step(*STAY)
     assert outcome.terminated
 
 
 def test_medivacs_aim_at_allies():
-    played = Played(map_name="MMM").reset()
+    played = play(map_name="MMM").reset()
     played.env._game.enemies.clear()
     medivac = played.env._game.get_avail_agent_actions(9)
     assert medivac[6:15] == [1] * 9  # the nine others, under the numbers that are enemies to everyone else
 
 
 def test_an_illegal_action_is_not_swallowed():
-    played = Played().reset()
+    played = play().reset()
     with pytest.raises(AssertionError, match="cannot perform action 0"):
-        played.step([0, 1, 1])
+        played.step(0, 1, 1)
 
 
 def test_everything_is_float32():
-    played = Played(kwargs={"obs_timestep_number": True}).reset()
+    played = play(kwargs={"obs_timestep_number": True}).reset()
     observations, _ = played.env.reset()
     assert {o.dtype for o in observations.values()} == {np.dtype(np.float32)}
     assert played.env.state().dtype == np.float32
@@ -172,23 +147,23 @@ def test_everything_is_float32():
 def test_obs_timestep_number_declares_81_and_delivers_82():
     raw = fake_smac.StarCraft2Env(map_name="2s3z", obs_timestep_number=True)
     assert raw.get_env_info()["obs_shape"] == 81
-    played = Played(map_name="2s3z", kwargs={"obs_timestep_number": True})
+    played = play(map_name="2s3z", kwargs={"obs_timestep_number": True})
     assert played.spec.obs_dim == 82
     played.reset()
-    played.step([1] * 5)
+    played.step(*[1] * 5)
     assert played.row.obs[0, 81] == np.float32(1 / 120)
     assert played.spec.state_dim == 120
 
 
 def test_obs_timestep_number_in_the_state_too():
-    played = Played(map_name="2s3z", kwargs={"obs_timestep_number": True, "obs_instead_of_state": True}).reset()
+    played = play(map_name="2s3z", kwargs={"obs_timestep_number": True, "obs_instead_of_state": True}).reset()
     assert played.spec.state_dim == 5 * 82
     assert played.row.state.reshape(5, 82).tolist() == played.row.obs.tolist()
 
 
 def test_a_version_that_delivers_what_it_declares_is_padded(monkeypatch):
     monkeypatch.setattr(fake_smac.StarCraft2Env, "declares_too_little", False)
-    played = Played(map_name="2s3z", kwargs={"obs_timestep_number": True}).reset()
+    played = play(map_name="2s3z", kwargs={"obs_timestep_number": True}).reset()
     assert played.spec.obs_dim == 82
     assert not played.row.obs[:, 81].any()
 
@@ -199,7 +174,7 @@ def test_a_version_that_delivers_what_it_declares_is_padded(monkeypatch):
 @pytest.mark.parametrize("at", [1, 5])
 def test_a_relaunch_is_an_invalid_episode_and_the_next_has_a_new_game(at):
     SERVER.step_errors.append(at)
-    played = Played().reset(seed=3)
+    played = play().reset(seed=3)
     for _ in range(at - 1):
         played.step()
     with pytest.raises(InvalidEpisodeError, match="SMAC map '3m': the game had to be relaunched in the middle"):
@@ -220,7 +195,7 @@ def test_the_reward_scale_would_double_without_care():
 
 
 def test_a_second_reset_without_steps_is_absorbed():
-    played = Played().reset(seed=1)
+    played = play().reset(seed=1)
     first = played.row.obs.copy()
     played.reset(seed=2)
     assert len(SERVER.games) == 1
@@ -230,18 +205,18 @@ def test_a_second_reset_without_steps_is_absorbed():
 
 
 def test_a_reset_in_the_first_episode_takes_a_new_game():
-    played = Played().reset(seed=1)
-    played.step(STAY)
+    played = play().reset(seed=1)
+    played.step(*STAY)
     played.reset(seed=2)
     assert [game.running for game in SERVER.games] == [False, True]
     assert played.env._game.max_reward == 365
 
 
 def test_a_reset_in_a_later_episode_keeps_the_game():
-    played = Played()
+    played = play()
     played.episode()
     played.reset()
-    played.step(STAY)
+    played.step(*STAY)
     played.reset()
     assert len(SERVER.games) == 1
     assert played.env._game.max_reward == 365
@@ -252,12 +227,12 @@ def test_units_that_appear_late_do_not_change_the_scale():
     raw = fake_smac.StarCraft2Env(map_name="3m")
     raw.reset()
     assert raw.max_reward == 365 + 2 * 45
-    assert Played().reset().env._game.max_reward == 365
+    assert play().reset().env._game.max_reward == 365
 
 
 def test_the_first_observation_that_fails():
     SERVER.observe_errors.append(1)
-    played = Played()
+    played = play()
     with pytest.raises(InvalidEpisodeError, match="SMAC map '3m': the game failed at its first observation"):
         played.reset()
     assert SERVER.running == 0
@@ -267,7 +242,7 @@ def test_the_first_observation_that_fails():
 
 def test_a_later_first_observation_that_fails_would_show_the_episode_before():
     SERVER.observe_errors.append(2)
-    played = Played()
+    played = play()
     played.episode()
     with pytest.raises(InvalidEpisodeError, match="had to be relaunched while an episode started"):
         played.reset()
@@ -278,7 +253,7 @@ def test_a_later_first_observation_that_fails_would_show_the_episode_before():
 
 def test_a_failing_relaunch_is_an_invalid_episode_too():
     SERVER.step_errors.append(1)
-    played = Played().reset()
+    played = play().reset()
     SERVER.launch_errors.append(OSError("port taken"))
     with pytest.raises(InvalidEpisodeError, match="the game failed in a step: OSError: port taken"):
         played.step()
@@ -291,11 +266,11 @@ def test_a_failing_relaunch_is_an_invalid_episode_too():
 
 def test_ports_in_use_are_tried_again():
     SERVER.launch_errors.extend([ConnectionError("Failed to connect to the SC2 websocket. Is it up?")] * 2)
-    Played().reset()
+    play().reset()
     assert SERVER.running == 1
     SERVER.launch_errors.extend([ConnectionError("no")] * 2)
     with pytest.raises(StartupError, match="could not be launched in 2 attempts: ConnectionError: no"):
-        Played(launch_attempts=2).reset()
+        play(launch_attempts=2).reset()
 
 
 def test_a_game_that_has_never_started_ends_the_run_with_its_last_words(monkeypatch):
@@ -362,14 +337,14 @@ def test_without_a_game_nothing_is_said_to_have_been_tried():
 def test_what_is_missing_is_one_helpful_line_and_not_tried_again(error, message):
     SERVER.launch_errors.append(error)
     with pytest.raises(ConfigurationError, match=f"SMAC map '3m': .*{message}") as caught:
-        Played().reset()
+        play().reset()
     assert "\n" not in str(caught.value)
     assert not SERVER.launch_errors
     assert SERVER.games == []
 
 
 def test_the_hang_is_bounded_by_a_setting(flags):
-    Played(timeout_s=25).reset()
+    play(timeout_s=25).reset()
     assert flags.parsed
     assert flags.sc2_timeout == 25
 
@@ -378,16 +353,16 @@ def test_the_hang_is_bounded_by_a_setting(flags):
 
 
 def test_the_first_seed_is_the_games_and_a_new_game_has_a_new_one():
-    Played().reset(seed=11).reset(seed=12)
+    play().reset(seed=11).reset(seed=12)
     assert [game.seed for game in SERVER.games] == [11]
-    Played({"kwargs": {"seed": 5}}).reset(seed=11)
+    play({"kwargs": {"seed": 5}}).reset(seed=11)
     assert SERVER.games[-1].seed == 5
 
 
 def test_the_same_seed_plays_the_same_first_episode():
     seen = []
     for seed in (7, 7, 8):
-        played = Played().reset(seed=seed)
+        played = play().reset(seed=seed)
         seen.append([played.row.obs.copy(), *(played.step() and played.row.obs.copy() for _ in range(5))])
     assert np.array_equal(seen[0], seen[1])
     assert not np.array_equal(seen[0], seen[2])
@@ -431,7 +406,7 @@ def test_a_new_game_is_due_well_before_its_last_loop(step_mul, steps):
 
 
 def test_a_new_game_is_taken_between_episodes():
-    played = Played(rebuild_after_steps=100, kwargs={"move_amount": 0})
+    played = play(rebuild_after_steps=100, kwargs={"move_amount": 0})
     assert played.episode(seed=1, actions=STAY)[0] == 60
     assert played.episode(seed=2, actions=STAY)[0] == 60
     assert played.env.steps_since_launch == 120
@@ -442,15 +417,15 @@ def test_a_new_game_is_taken_between_episodes():
 
 
 def test_the_last_game_loop_loses_an_episode_if_it_is_reached():
-    played = Played(rebuild_after_steps=10**6).reset()
+    played = play(rebuild_after_steps=10**6).reset()
     SERVER.games[0].loops = 2**19 - 10
-    played.step(STAY)
+    played.step(*STAY)
     with pytest.raises(InvalidEpisodeError, match="relaunched"):
-        played.step(STAY)
+        played.step(*STAY)
 
 
 def test_close_is_for_good_and_may_be_called_twice():
-    played = Played().reset()
+    played = play().reset()
     played.adapter.close()
     played.env.close()
     assert SERVER.running == 0
@@ -460,8 +435,8 @@ def test_close_is_for_good_and_may_be_called_twice():
 
 
 def test_a_game_that_fails_to_close_is_replaced_all_the_same(monkeypatch):
-    played = Played().reset()
-    played.step(STAY)
+    played = play().reset()
+    played.step(*STAY)
 
     def broken(self):
         raise fake_smac.ProtocolError("gone")
@@ -473,13 +448,13 @@ def test_a_game_that_fails_to_close_is_replaced_all_the_same(monkeypatch):
 
 
 def test_replays_are_saved_at_the_end_of_evaluation_episodes_only():
-    Played(save_replay=True).episode()
+    play(save_replay=True).episode()
     assert SERVER.replays == []
-    played = Played(save_replay=True, evaluation=True, kwargs={"replay_prefix": "watch"})
+    played = play(save_replay=True, evaluation=True, kwargs={"replay_prefix": "watch"})
     played.episode()
     played.episode()
     assert SERVER.replays == ["watch", "watch"]
-    Played(evaluation=True).episode()
+    play(evaluation=True).episode()
     assert len(SERVER.replays) == 2
 
 
@@ -488,7 +463,7 @@ def test_a_replay_that_cannot_be_saved_does_not_end_the_run(monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(fake_smac.StarCraft2Env, "save_replay", full)
-    assert Played(save_replay=True, evaluation=True).episode()[0] > 0
+    assert play(save_replay=True, evaluation=True).episode()[0] > 0
 
 
 # Settings ------------------------------------------------------------------------------------------------------

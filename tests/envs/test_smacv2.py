@@ -5,16 +5,14 @@ import sys
 from copy import deepcopy
 from types import ModuleType
 
-import numpy as np
 import pytest
 import yaml
 
 from qmix_lightning.envs import smacv2, starcraft
 from qmix_lightning.errors import ConfigurationError, InvalidEpisodeError, MissingDependencyError
-from qmix_lightning.worker.buffers import Buffers
-from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 from support import fake_smac
 from support.fake_smac import SERVER
+from support.playing import Player
 
 
 @pytest.fixture(autouse=True)
@@ -24,26 +22,20 @@ def _game(monkeypatch):
 
 
 def play(env, steps, seed=0):
-    """Random legal play; the rows seen."""
-    adapter = ParallelAdapter(env, name="smacv2")
-    row = Buffers.zeros(adapter.spec, 1).row(adapter.spec, 0)
-    adapter.reset(seed, row)
-    rng = np.random.default_rng(0)
-    seen = [row.obs.copy()]
-    for _ in range(steps):
-        outcome = adapter.step([int(rng.choice(np.flatnonzero(m))) for m in row.avail_actions], row)
-        seen.append(row.obs.copy())
-        if outcome.terminated or outcome.truncated:
-            break
-    return adapter.spec, seen
+    """Random legal play; what it is of, and the steps taken."""
+    player, length, over = Player(env).reset(seed), 0, False
+    while length < steps and not over:
+        outcome = player.step()
+        length, over = length + 1, outcome.terminated or outcome.truncated
+    return player.spec, length
 
 
 def test_an_authors_task():
     env = smacv2.make(race="terran", n_units=5, n_enemies=6)
-    spec, seen = play(env, 500)
+    spec, length = play(env, 500)
     assert (spec.n_agents, spec.n_actions, spec.episode_limit) == (5, 12, 200)
     assert spec.episode_metrics == ("won", "dead_allies", "dead_enemies")
-    assert len(seen) > 5
+    assert length > 4
     team = SERVER.spawned[0]["team_gen"]
     assert set(team["ally_team"]) <= {"marine", "marauder", "medivac"}
     assert env._game.env.settings.map_name == "10gen_terran"

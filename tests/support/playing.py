@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class Player:
         self.row = Buffers.zeros(self.spec, 1).row(self.spec, 0)
         self.rng = np.random.default_rng(seed)
 
-    def reset(self, seed: int = 0) -> Player:
+    def reset(self, seed: Any = 0) -> Player:
         self.adapter.reset(seed, self.row)
         return self
 
@@ -34,37 +35,15 @@ class Player:
     def step(self, *actions: int) -> Outcome:
         return self.adapter.step(actions or self.choose(), self.row)
 
-    def seen(self) -> list[np.ndarray]:
-        r = self.row
-        return [a.copy() for a in (r.obs, r.state, r.avail_actions, r.agent_mask, r.agent_reward)]
-
-    def episode(self, seed: int = 0, limit: int = 5000) -> tuple[int, Outcome, float]:
-        """Random legal play to the end: steps, how it ended, and the return."""
+    def episode(self, seed: int = 0, actions: Sequence[int] = (), limit: int = 5000) -> tuple[int, Outcome, float]:
+        """Random legal play, or always the same actions, to the end: steps, how it ended, and the return."""
         self.reset(seed)
         total = 0.0
         for t in range(1, limit + 1):
-            outcome = self.step()
+            outcome = self.step(*actions)
             total += outcome.reward
             assert np.isfinite(self.row.obs).all()
             assert np.isfinite(self.row.state).all()
             if outcome.terminated or outcome.truncated:
                 return t, outcome, total
         raise AssertionError("no end")
-
-
-def record(env: Any, seed: int, steps: int, play: int = 0) -> list[list[np.ndarray]]:
-    """Everything seen in some steps of random legal play."""
-    player = Player(env, play).reset(seed)
-    seen = [player.seen()]
-    for _ in range(steps):
-        outcome = player.step()
-        seen.append([*player.seen(), np.array(outcome[:3])])
-        if outcome.terminated or outcome.truncated:
-            break
-    return seen
-
-
-def same(one: list[list[np.ndarray]], other: list[list[np.ndarray]]) -> bool:
-    return len(one) == len(other) and all(
-        np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)
-    )

@@ -7,28 +7,17 @@ from gymnasium import spaces
 from gymnasium.spaces.utils import flatten
 
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, InvalidEpisodeError
-from qmix_lightning.worker.buffers import Buffers
-from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 from support.fakes import Scripted, WithState
+from support.playing import Player
 
 BOTH = {"a_0": True, "a_1": True}
 
 
-class Played:
-    """One environment behind an adapter, with the row it writes."""
+class Played(Player):
+    """Takes the first action where none is given."""
 
-    def __init__(self, env, **settings):
-        self.adapter = ParallelAdapter(env, name="fake", **settings)
-        self.spec = self.adapter.spec
-        self.env = env
-        self.row = Buffers.zeros(self.spec, 1).row(self.spec, 0)
-
-    def reset(self, seed: Any = 0):
-        self.adapter.reset(seed, self.row)
-        return self
-
-    def step(self, *actions):
-        return self.adapter.step(actions or [0] * self.spec.n_agents, self.row)
+    def choose(self) -> list[int]:
+        return [0] * self.spec.n_agents
 
 
 # Observation spaces --------------------------------------------------------------------------------------------
@@ -374,7 +363,7 @@ def test_contract_violations_are_one_line(case):
     violate, message = REFUSED[case]
     with pytest.raises(EnvironmentContractError, match=message) as refusal:
         violate()
-    assert str(refusal.value).startswith("environment 'fake'")
+    assert str(refusal.value).startswith("environment 'played'")
     assert "\n" not in str(refusal.value)
 
 
