@@ -17,7 +17,7 @@ from qmix_lightning.algorithms.networks.coma import CounterfactualCritic, counte
 from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import TrajectoryBatch
 from support import inprocess
-from support.batches import random_batch
+from support.batches import LENGTHS, double_batch, random_batch
 from support.garbage import INF, NAN
 from support.on_policy_learners import COMA_SETTINGS as SETTINGS
 from support.on_policy_learners import make_coma, with_round
@@ -25,11 +25,9 @@ from support.plain_losses.coma import plain_loss
 from support.small_policies import AGENTS, OBS, A, N, S
 from support.updates import team
 
-LENGTHS = [9, 1, 4, 6, 3]
-
 
 def batch(seed: int = 0, lengths: list[int] = LENGTHS) -> TrajectoryBatch:
-    return with_round(random_batch(seed, lengths).to(torch.device("cpu"), torch.float64), seed)
+    return with_round(double_batch(seed, lengths), seed)
 
 
 # Critic and advantage -------------------------------------------------------------------------------------------------

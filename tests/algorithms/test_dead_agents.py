@@ -14,7 +14,7 @@ from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.types import HostMasks, TrajectoryBatch
 from support import joint_learners
-from support.batches import random_batch
+from support.batches import LENGTHS, double_batch
 from support.cases import every_value
 from support.deaths import GAMMA, HIDDEN, SACRIFICE, episodes, fitted
 from support.deaths import make_learner as make_for_games
@@ -23,7 +23,6 @@ from support.learners import MIXERS, make_learner
 from support.plain_losses.q_learning import episode_values, plain_loss
 from support.small_policies import A, N
 
-LENGTHS = [9, 1, 4, 6, 3]
 LEARNERS: dict[str, Callable[..., Any]] = {
     **{f"qmix, {m}": lambda m=m, **settings: make_learner(m, **settings) for m in MIXERS},
     "vdn, feedforward": lambda **settings: make_learner("vdn", "feedforward", **settings),
@@ -34,7 +33,7 @@ LEARNERS: dict[str, Callable[..., Any]] = {
 
 def batch(*, revived: bool) -> TrajectoryBatch:
     """Agents die at random; ``revived``: some live again, and some come late."""
-    data = random_batch(0, LENGTHS).to(torch.device("cpu"), torch.float64)
+    data = double_batch()
     if not revived:
         data.agent_mask = data.agent_mask.int().cummin(dim=1).values.bool()
     assert not data.agent_mask[data.row_valid()].all()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from qmix_lightning.types import TrajectoryBatch
-from support.joint_learners import LEARNERS, data, make
+from support.batches import double_batch
+from support.joint_learners import LEARNERS, make
 
 
 def rows_of(batch: TrajectoryBatch, rows: slice) -> TrajectoryBatch:
@@ -19,7 +20,7 @@ def rows_of(batch: TrajectoryBatch, rows: slice) -> TrajectoryBatch:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_two_parts_of_a_batch_add_up_to_the_whole(name: str):
     """Loss, count and gradients: so ranks that hold a part each train as one that holds all."""
-    learner, batch = make(name), data()
+    learner, batch = make(name), double_batch()
     whole = learner.loss(batch)
     whole.total.backward()
     expected = [p.grad.clone() for p in learner.parameters() if p.requires_grad]
@@ -34,7 +35,7 @@ def test_two_parts_of_a_batch_add_up_to_the_whole(name: str):
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_importance_weights_multiply_each_rows_loss(name: str):
-    learner, batch = make(name), data()
+    learner, batch = make(name), double_batch()
     alone = torch.stack([learner.loss(rows_of(batch, slice(b, b + 1))).total for b in range(5)])
     weight = torch.tensor([0.5, 1.0, 0.0, 2.0, 0.25], dtype=torch.float64)
     terms = learner.loss(replace(batch, extras={"weight": weight}))
@@ -48,7 +49,7 @@ def test_importance_weights_multiply_each_rows_loss(name: str):
 def test_values_and_rewards_may_be_normalised(name: str):
     """Rewards a thousand times as large: the same targets in the networks' scale, and logs in the rewards' own."""
     small, large = (make(name, normalize_rewards="scale", normalize_values=True) for _ in range(2))
-    batch = data()
+    batch = double_batch()
     bigger = replace(batch, reward=1000 * batch.reward)
     for _ in range(3):
         for learner, seen in ((small, batch), (large, bigger)):
@@ -69,13 +70,13 @@ def test_values_and_rewards_may_be_normalised(name: str):
 @pytest.mark.parametrize("name", LEARNERS)
 def test_the_state_is_whole(name: str, tmp_path: Path):
     learner = make(name, normalize_values=True)
-    learner.loss(data())
+    learner.loss(double_batch())
     learner.after_update(episodes=230, updates=7)
     torch.save(learner.state_dict(), tmp_path / "state.pt")
     other = make(name, seed=1, normalize_values=True)
-    assert other.loss(data(3)).total != learner.loss(data(3)).total
+    assert other.loss(double_batch(3)).total != learner.loss(double_batch(3)).total
     learner.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    one, two = learner.loss(data(3)), other.loss(data(3))
+    one, two = learner.loss(double_batch(3)), other.loss(double_batch(3))
     assert one.total.item() == two.total.item()
     assert other.last_copy == 230

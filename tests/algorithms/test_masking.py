@@ -6,18 +6,12 @@ import pytest
 import torch
 
 from qmix_lightning.types import TrajectoryBatch
-from support.batches import random_batch
+from support.batches import double_batch
 from support.cases import every_value, pairwise
 from support.garbage import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding, garbage_like, outcome
 from support.learners import MIXERS, make_learner
 from support.small_policies import AGENTS, A
 from support.updates import MADE, batch_for
-
-LENGTHS = [9, 1, 4, 6, 3]
-
-
-def batch(seed=0):
-    return random_batch(seed, LENGTHS).to(torch.device("cpu"), torch.float64)
 
 
 @pytest.mark.parametrize("name", [name for name in MADE if name not in ("ippo", "mappo")])  # theirs is in test_ppo
@@ -31,7 +25,7 @@ def test_padding_and_dead_agents(name):
 
 def test_what_has_meaning_has_influence():
     """The check itself: one number that counts changes the loss."""
-    clean, learner = batch(), make_learner()
+    clean, learner = double_batch(), make_learner()
     before = outcome(learner, clean)[0].total.item()
     alive = clean.agent_mask[0, :, 0].nonzero()[0, 0]
     for name, index in [("obs", (0, alive, 0, 0)), ("state", (2, 3, 0)), ("reward", (0, 8))]:
@@ -51,7 +45,7 @@ def longer(data: TrajectoryBatch, steps: int) -> TrajectoryBatch:
 @pytest.mark.parametrize(("agent", "mixer"), every_value(AGENTS, MIXERS))
 def test_longer_padding(mixer, agent):
     """Other episodes in the batch decide how long the rows are."""
-    clean, learner = batch(), make_learner(mixer, agent)
+    clean, learner = double_batch(), make_learner(mixer, agent)
     terms, gradients = outcome(learner, clean)
     other, other_gradients = outcome(learner, longer(clean, 5))
     assert other.count == terms.count
@@ -75,7 +69,7 @@ class Spoiled(torch.nn.Module):
 
 @pytest.mark.parametrize(("double_q", "garbage", "agent", "mixer"), pairwise([True, False], GARBAGE, AGENTS, MIXERS))
 def test_values_of_illegal_actions(mixer, agent, garbage, double_q):
-    clean, learner = batch(), make_learner(mixer, agent, double_q=double_q)
+    clean, learner = double_batch(), make_learner(mixer, agent, double_q=double_q)
     # No-ops that padding and the dead take are legal after the batch is cleaned; every other action taken was legal.
     learner.policy, learner.target_policy = Spoiled(learner.policy, 0.0), Spoiled(learner.target_policy, 0.0)
     terms, gradients = outcome(learner, clean)
@@ -90,7 +84,7 @@ def test_values_of_illegal_actions(mixer, agent, garbage, double_q):
 @pytest.mark.parametrize(("garbage", "agent", "mixer"), pairwise([INF, -INF, NAN], AGENTS, MIXERS))
 def test_an_action_that_is_never_legal(mixer, agent, garbage):
     """Padded actions of an agent with fewer have outputs too, of which nothing is ever learned."""
-    clean, learner = batch(), make_learner(mixer, agent)
+    clean, learner = double_batch(), make_learner(mixer, agent)
     clean.avail_actions[..., A - 1] = False
     clean.actions[clean.actions == A - 1] = 0
     terms, gradients = outcome(learner, clean)
@@ -105,8 +99,8 @@ def test_an_action_that_is_never_legal(mixer, agent, garbage):
 
 
 def test_masking_leaves_what_counts_as_it_is():
-    clean = dirty_dead(dirty_padding(batch(), NAN), INF).mask_invalid()
-    original = batch()
+    clean = dirty_dead(dirty_padding(double_batch(), NAN), INF).mask_invalid()
+    original = double_batch()
     valid, filled = original.row_valid(), original.filled
     alive = original.agent_mask & valid[..., None]
     assert torch.equal(clean.obs[alive], original.obs[alive])

@@ -19,7 +19,7 @@ from qmix_lightning.nn.layers import AgentLinear
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import Observation, TrajectoryBatch
 from support import inprocess
-from support.batches import random_batch, value_settings
+from support.batches import double_batch, random_batch, value_settings
 from support.cases import every_value, pairwise
 from support.learners import make_learner
 from support.small_policies import AGENTS, OBS, PLAIN_AGENT, N, S, build_policy
@@ -40,7 +40,7 @@ def learner(mixer=None, *, agent="recurrent", share=True, normalize_obs=True, ex
 
 
 def batch_of(seed: int, scale: float = 5.0, shift: float = 2.0) -> TrajectoryBatch:
-    batch = random_batch(seed, LENGTHS).map(lambda t: t.double() if t.is_floating_point() else t)
+    batch = double_batch(seed, LENGTHS)
     return replace(batch, obs=batch.obs * scale + shift, reward=batch.reward * 3.0 + 1.0)
 
 
@@ -214,7 +214,7 @@ def test_values_reach_their_true_scale():
     made = learner(NoMixer(), agent="feedforward", normalize_obs=False, normalize_values=True)
     made.value_moments.horizon = 10
     optimizer = torch.optim.Adam(made.policy.parameters(), lr=0.02)
-    batch = random_batch(0, [1] * 40).map(lambda t: t.double() if t.is_floating_point() else t)
+    batch = double_batch(0, [1] * 40)
     batch = replace(
         batch,
         obs=torch.zeros_like(batch.obs),

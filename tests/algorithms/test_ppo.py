@@ -17,19 +17,18 @@ from qmix_lightning.algorithms.returns import continuation_mask
 from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.types import TrajectoryBatch
 from support import inprocess
-from support.batches import random_batch
+from support.batches import LENGTHS, double_batch
 from support.cases import every_value, pairwise
 from support.garbage import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
 from support.on_policy_learners import changed_since, make_ppo, with_round
 from support.plain_losses import ppo as plain
 from support.small_policies import AGENTS, SPEC, N
 
-LENGTHS = [9, 1, 4, 6, 3]
 NAMES = ("ippo", "mappo")
 
 
 def batch(seed: int = 0, lengths: list[int] = LENGTHS, epsilon: float = 0.0) -> TrajectoryBatch:
-    return with_round(random_batch(seed, lengths).to(torch.device("cpu"), torch.float64), seed, epsilon)
+    return with_round(double_batch(seed, lengths), seed, epsilon)
 
 
 def prepared(learner, data: TrajectoryBatch) -> TrajectoryBatch:

@@ -9,21 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from qmix_lightning.types import TrajectoryBatch
 from support import runs
-from support.batches import random_batch
+from support.batches import double_batch
 from support.cases import every_value
 from support.compositions import run_config
 from support.on_policy_learners import make_pqn
 from support.plain_losses.pqn import plain_loss
 from support.small_policies import AGENTS
 
-LENGTHS = [9, 1, 4, 6, 3]
 MIXERS = ("none", "vdn", "qmix")
-
-
-def batch(seed: int = 0, lengths: list[int] = LENGTHS) -> TrajectoryBatch:
-    return random_batch(seed, lengths).to(torch.device("cpu"), torch.float64)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -31,7 +25,7 @@ def batch(seed: int = 0, lengths: list[int] = LENGTHS) -> TrajectoryBatch:
 def test_loss_equals_plain_loops(mixer: str, agent: str):
     learner = make_pqn(mixer, agent)
     for seed, lengths in [(1, [9, 1, 5, 7]), (2, [2, 3])]:
-        data = batch(seed, lengths)
+        data = double_batch(seed, lengths)
         terms = learner.loss(data)
         total, count = plain_loss(learner, data, lengths, mixer != "none")
         assert terms.count.item() == count
@@ -50,7 +44,7 @@ def test_there_is_no_target_network():
 
 @pytest.mark.parametrize(("agent", "mixer"), every_value(AGENTS, MIXERS))
 def test_every_parameter_learns_and_nothing_flows_through_the_return(mixer: str, agent: str):
-    learner, data = make_pqn(mixer, agent), batch(7, [6, 9, 3])
+    learner, data = make_pqn(mixer, agent), double_batch(7, [6, 9, 3])
     learner.loss(data).total.backward()
     got = {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
     assert got.keys() == dict(learner.named_parameters()).keys()

@@ -7,15 +7,11 @@ from torch import nn
 
 from qmix_lightning.algorithms.base import trainable_groups
 from qmix_lightning.algorithms.q_learning import QLearning
-from support.batches import random_batch, value_settings
+from support.batches import double_batch, value_settings
 from support.cases import pairwise
 from support.learners import MIXERS, make_learner
 from support.plain_losses.q_learning import plain_loss
 from support.small_policies import AGENTS
-
-
-def data(seed, lengths):
-    return random_batch(seed, lengths).to(torch.device("cpu"), torch.float64)
 
 
 def parameters(*modules):
@@ -36,7 +32,7 @@ def same(left, right):
 def test_loss_equals_plain_loops(mixer, agent, double_q):
     learner = make_learner(mixer, agent, double_q=double_q, share="group")
     for seed, lengths in [(1, [9, 1, 5, 7]), (2, [2, 3]), (3, [6])]:
-        batch = data(seed, lengths)
+        batch = double_batch(seed, lengths)
         assert not batch.agent_mask.all()
         terms = learner.loss(batch)
         total, count = plain_loss(learner, batch, lengths, mixer)
@@ -49,7 +45,7 @@ def test_loss_equals_plain_loops(mixer, agent, double_q):
 def test_segments_with_their_state_equal_the_whole(cut):
     """A segment that carries the memory and the action before computes what the whole episode does."""
     policy = make_learner("vdn").policy
-    batch = data(5, [9, 9]).mask_invalid()
+    batch = double_batch(5, [9, 9]).mask_invalid()
     whole = policy.unroll(batch)
     head = replace(
         batch,

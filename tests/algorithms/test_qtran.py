@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from qmix_lightning.algorithms.qtran import counterfactual_sums, least_over_own_actions, summed_values
+from support.batches import LENGTHS, double_batch
 from support.cases import every_value
 from support.garbage import INF, NAN
-from support.joint_learners import LENGTHS, RETURNS, data, joint_actions, make
+from support.joint_learners import RETURNS, joint_actions, make
 from support.matrix_games import recipe_returns, train_on
 from support.plain_losses.qtran import plain_loss
 from support.small_policies import A, N, S
@@ -25,7 +26,7 @@ F64 = torch.float64
 
 def check_loss(name, lengths=LENGTHS, agent="recurrent", **settings):
     learner = make(name, agent, **settings)
-    batch = data(1, lengths)
+    batch = double_batch(1, lengths)
     assert not batch.agent_mask.all()
     terms = learner.loss(batch)
     expected = plain_loss(learner, batch, lengths, name == "qtran_alt")
@@ -53,7 +54,7 @@ def test_loss_equals_plain_loops_with_other_settings(name):
 
 def gradients(name, **settings):
     learner = make(name, **settings)
-    learner.loss(data()).total.backward()
+    learner.loss(double_batch()).total.backward()
     return {n: p.grad for n, p in learner.named_parameters() if p.requires_grad}
 
 
@@ -73,7 +74,7 @@ def test_the_joint_value_learns_from_the_temporal_difference_alone(name):
 
 @pytest.mark.parametrize(("garbage", "name"), every_value([INF, -INF, NAN], NAMES))
 def test_an_action_that_is_never_legal_has_no_influence(name, garbage):
-    batch, learner = data(), make(name)
+    batch, learner = double_batch(), make(name)
     batch.avail_actions[..., A - 1] = False
     batch.actions[batch.actions == A - 1] = 0
     before = learner.loss(batch).total.item()

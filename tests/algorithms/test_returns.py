@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qmix_lightning.action_selection import chosen_values
 from qmix_lightning.algorithms.returns import continuation_mask, lambda_returns, n_step_returns, one_step_targets
 from qmix_lightning.algorithms.value_learner import ValueLearner, td_errors
-from support.batches import random_batch, value_settings
+from support.batches import double_batch, value_settings
 from support.cases import every_value, pairwise
 from support.learners import make_learner
 
@@ -215,9 +215,8 @@ def batch_rows(batch, greedy, taken, kind) -> list[list[Row]]:
     return rows
 
 
-def double_batch(seed: int, *, segment: bool = False):
-    batch = random_batch(seed, LENGTHS)
-    batch = batch.map(lambda t: t.double() if t.is_floating_point() else t)
+def batch_of(seed: int, *, segment: bool = False):
+    batch = double_batch(seed, LENGTHS)
     if segment:  # the last row is the first part of an episode
         batch.terminated[-1] = batch.truncated[-1] = False
     return batch
@@ -226,7 +225,7 @@ def double_batch(seed: int, *, segment: bool = False):
 @pytest.mark.parametrize(("kind", "agents"), every_value(KINDS, [None, 3]))
 def test_every_kind_on_a_batch(kind, agents):
     values = value_settings(returns=kind, gamma=0.8, td_lambda=0.7)
-    batch = double_batch(3, segment=True).mask_invalid()
+    batch = batch_of(3, segment=True).mask_invalid()
     shape = batch.reward.shape if agents is None else (*batch.reward.shape, agents)
     greedy, taken = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     got = ValueLearner(values).returns(batch, greedy, taken)
@@ -235,7 +234,7 @@ def test_every_kind_on_a_batch(kind, agents):
 
 
 def test_td_lambda_asks_for_what_was_taken():
-    batch = double_batch(0).mask_invalid()
+    batch = batch_of(0).mask_invalid()
     with pytest.raises(ValueError, match="td_lambda needs the values of the actions taken"):
         ValueLearner(value_settings(returns="td_lambda")).returns(batch, batch.reward)
 
@@ -244,7 +243,7 @@ def test_td_lambda_asks_for_what_was_taken():
 def test_a_learners_targets(kind, mixer):
     """From the networks' values, by the mixer, to the kind of return: recomputed by loops over agents and steps."""
     learner = make_learner(mixer, returns=kind, gamma=0.8)
-    batch = double_batch(5).mask_invalid()
+    batch = batch_of(5).mask_invalid()
     with torch.no_grad():
         q, q_target = learner.policy.unroll(batch), learner.target_policy.unroll(batch)
         alive = batch.agent_mask[:, 1:]

@@ -10,8 +10,9 @@ import torch
 
 from qmix_lightning.algorithms.networks.weighted_qmix import CentralMixer
 from qmix_lightning.algorithms.weighted_qmix import central_weights, optimistic_weights
+from support.batches import LENGTHS, double_batch
 from support.cases import every_value
-from support.joint_learners import LENGTHS, RETURNS, data, make
+from support.joint_learners import RETURNS, make
 from support.matrix_games import recipe_returns, train_on
 from support.plain_losses.weighted_qmix import plain_loss
 from support.small_policies import A, N, S
@@ -25,7 +26,7 @@ F64 = torch.float64
 
 def check_loss(name, lengths=LENGTHS, agent="recurrent", **settings):
     learner = make(name, agent, **settings)
-    batch = data(2, lengths)
+    batch = double_batch(2, lengths)
     assert not batch.agent_mask.all()
     terms = learner.loss(batch)
     qmix_loss, central_loss, full = plain_loss(learner, batch, lengths, name == "cw_qmix")
@@ -64,7 +65,7 @@ def test_optimistic_weights():
 @pytest.mark.parametrize(("online", "target", "full"), [(0.0, 2.0, 0), (2.0, 0.0, 1)])
 def test_the_central_weighting_compares_with_the_target_networks_value(online: float, target: float, full: int):
     """One step that pays ``y = 1`` and ends, by other actions than the greedy ones: full weight if ``Q*`` is below."""
-    learner, batch = make("cw_qmix"), data(0, [1])
+    learner, batch = make("cw_qmix"), double_batch(0, [1])
     batch.terminated = batch.filled.clone()
     batch.reward[:] = 1.0
     batch.agent_mask[:] = batch.avail_actions[:] = True
@@ -85,7 +86,7 @@ def test_the_weights_scale_what_the_acting_network_learns_and_nothing_else(name)
 
     def gradients(alpha):
         learner = make(name, alpha=alpha)
-        learner.loss(data()).total.backward()
+        learner.loss(double_batch()).total.backward()
         return {n: p.grad for n, p in learner.named_parameters() if p.requires_grad}
 
     full, half, none = gradients(1.0), gradients(0.5), gradients(1e-9)

@@ -11,7 +11,7 @@ import torch
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.types import TrainBatch
 from support import runs
-from support.batches import random_batch
+from support.batches import double_batch
 from support.episodes import episode, spec
 from support.learners import make_learner
 from support.updates import MADE, batch_for, team, update
@@ -49,7 +49,7 @@ def test_every_gpu_trains_with_nccl(tmp_path: Path):
 @pytest.mark.gpu
 @pytest.mark.parametrize("share", [True, False, "group"])
 def test_the_learner_computes_the_same_on_a_gpu(share):
-    batch = random_batch(0, [9, 1, 4, 6, 3]).to(torch.device("cpu"), torch.float64)
+    batch = double_batch()
     found = []
     for device in ("cpu", "cuda"):
         learner = make_learner("qmix", share=share).to(device)

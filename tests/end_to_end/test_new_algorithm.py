@@ -16,7 +16,8 @@ from torch import Tensor
 
 from qmix_lightning.checkpoint.files import read_checkpoint
 from support import inprocess, runs
-from support.batches import random_batch, small_policy, value_settings
+from support.batches import double_batch, value_settings
+from support.small_policies import build_policy
 
 PAGE = Path(__file__).parents[2] / "docs" / "new_algorithm.md"
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -114,10 +115,11 @@ def test_its_name_is_shown_without_importing_it(installed: Path):
 def test_its_loss_is_what_its_docstring_says(installed: Path):
     """Recomputed by loops over rows and steps."""
     my_team = importlib.import_module("my_team")
+    torch.manual_seed(0)
     learner = my_team.Hysteretic(
-        policy=small_policy(), mixer=my_team.MeanMixer(), settings=value_settings(), disappointment=0.25
+        policy=build_policy(), mixer=my_team.MeanMixer(), settings=value_settings(), disappointment=0.25
     ).double()
-    batch = random_batch(3, [4, 9, 6]).map(lambda t: t.double() if t.is_floating_point() else t)
+    batch = double_batch(3, [4, 9, 6])
     terms = learner.loss(batch)
     terms.total.backward()
     clean = batch.mask_invalid()

@@ -9,7 +9,7 @@ import torch
 from qmix_lightning.action_selection import greedy_actions
 from qmix_lightning.envs.matrix import Matrix
 from qmix_lightning.mixers.base import MixerCall
-from support.batches import random_batch
+from support.batches import double_batch
 from support.cases import every_value
 from support.small_mixers import qplex, seen_at, small_mixer
 from support.small_policies import OBS, A, N, S
@@ -53,7 +53,7 @@ def test_the_greedy_joint_action_is_the_agents_own(seed, spread):
     """Individual-global-max by enumeration: with illegal actions and dead agents."""
     mixer = make(seed=seed, spread=spread)
     mix = MixerCall(mixer)
-    batch = random_batch(seed, [9, 4, 1]).to(torch.device("cpu"), F64).mask_invalid()
+    batch = double_batch(seed, [9, 4, 1]).mask_invalid()
     rows = slice(0, -1)
     b, t = batch.filled.shape
     g = torch.Generator().manual_seed(seed)

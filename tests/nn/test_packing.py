@@ -8,13 +8,12 @@ import torch
 from qmix_lightning.agents.base import Agent
 from qmix_lightning.nn.mlp import hypernetwork, side_by_side
 from qmix_lightning.nn.packing import Packing
-from support.batches import random_batch
+from support.batches import LENGTHS, double_batch, random_batch
 from support.cases import every_value, pairwise
 from support.learners import make_learner
 from support.small_policies import AGENTS, A, N, build_policy
 
 SHARING = [True, False, "group"]
-LENGTHS = [9, 1, 4, 6, 3]
 
 
 def masks():
@@ -103,7 +102,7 @@ def spoiled(batch):
 )
 def test_packed_values_and_gradients_are_the_plain_ones(agent, share, settings, segment):
     net = policy(agent, share, **settings)
-    batch = random_batch(1, LENGTHS).to(torch.device("cpu"), torch.float64)
+    batch = double_batch(1)
     if segment:
         batch = with_state(batch, net)
     clean = batch.mask_invalid()
@@ -133,7 +132,7 @@ INPUTS = [
 @pytest.mark.parametrize(("inputs", "share"), every_value(INPUTS, SHARING))
 def test_packed_inputs_are_rows_of_the_joined_input(inputs, share):
     net = policy("recurrent", share, inputs=inputs)
-    batch = random_batch(2, LENGTHS).to(torch.device("cpu"), torch.float64).mask_invalid()
+    batch = double_batch(2).mask_invalid()
     net.inputs.observe(batch, lambda tensor: tensor)
     packing = Packing.of(batch.agent_mask, net.agent.columns)
     expected = net.inputs(batch.obs, batch.last_actions())[batch.agent_mask]
@@ -146,7 +145,7 @@ def test_two_policies_at_once_are_one_after_the_other(agent):
     with torch.no_grad():
         for p in other.parameters():
             p.add_(torch.randn_like(p))
-    batch = random_batch(1, LENGTHS).to(torch.device("cpu"), torch.float64).mask_invalid()
+    batch = double_batch(1).mask_invalid()
     q, target = net.unroll_online_and_target(other, batch)
     torch.testing.assert_close(q, net.unroll(batch))
     torch.testing.assert_close(target, other.unroll(batch).detach())
@@ -187,7 +186,7 @@ def test_precision_of_loss_and_gradient(agent, share):
 def test_a_team_that_is_dead_altogether():
     """There is nothing to compute, and the loss knows."""
     learner = make_learner("vdn")
-    batch = random_batch(4, [3, 2]).to(torch.device("cpu"), torch.float64)
+    batch = double_batch(4, [3, 2])
     batch.agent_mask[:] = False
     terms = learner.loss(batch)
     terms.total.backward()
@@ -196,10 +195,7 @@ def test_a_team_that_is_dead_altogether():
 
 
 def test_a_changed_batch_forgets_what_was_computed_of_it():
-    net, batch = (
-        policy("recurrent", True),
-        random_batch(5, LENGTHS).to(torch.device("cpu"), torch.float64).mask_invalid(),
-    )
+    net, batch = policy("recurrent", True), double_batch(5).mask_invalid()
     before = net.unroll(batch)
     fewer = batch.agent_mask.clone()
     fewer[0, 0, 0] = not fewer[0, 0, 0]

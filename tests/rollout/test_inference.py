@@ -13,12 +13,28 @@ from qmix_lightning.rollout.inference import fold_for_inference
 from qmix_lightning.rollout.numpy_inference import NumpyFeedForward, NumpyRecurrent, to_numpy_inference
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import Observation
-from support.acting import OBS, A, N, make_policy
 from support.cases import pairwise
+from support.small_policies import build_policy
 
+N, A, OBS = 3, 5, 11
 B = 7
 MANY = 10_000  # environments whose agents are too many for numpy
 SWITCHES = [s for s in itertools.product([True, False], repeat=3) if any(s)]
+
+
+def make_policy(agent=RecurrentAgent, switches=(True, True, True), *, share=True, normalize=False, **options):
+    torch.manual_seed(1)
+    names = ("use_obs", "use_last_action", "use_agent_id")
+    inputs = {**dict(zip(names, switches, strict=True)), "normalize_obs": normalize}
+    sizes = {"sizes": (N, A, OBS), "groups": (0, 0, 1), "hidden_dim": 16}
+    policy = build_policy(agent, share=share, inputs=inputs, **sizes, **options)
+    with torch.no_grad():
+        for parameter in policy.agent.parameters():  # layer norms and biases that do something
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    if policy.inputs.moments is not None:
+        seen = 3.0 + 5.0 * torch.randn(100, OBS)
+        policy.inputs.moments.update(seen, torch.ones(100, dtype=torch.bool), lambda x: x)
+    return policy
 
 
 @torch.no_grad()

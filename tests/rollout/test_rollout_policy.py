@@ -4,20 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.policy import Policy
-from qmix_lightning.agents.recurrent import RecurrentAgent
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import Observation, TrajectoryBatch
 from support.collecting import make_policy, varying
-from support.small_agents import CLASSES, A, N, make
+from support.small_policies import AGENTS, A, N, build_policy
 
 
-def policy(cls=RecurrentAgent, **changes):
+def policy(agent="recurrent"):
     torch.manual_seed(0)
-    switches = {"use_obs": True, "use_last_action": True, "use_agent_id": True, "normalize_obs": False, **changes}
-    inputs = InputBuilder(n_agents=N, n_actions=A, obs_dim=5, **switches)
-    return Policy(inputs=inputs, agent=make(cls, input_dim=inputs.output_dim))
+    return build_policy(agent)
 
 
 def observation(obs, mask):
@@ -63,10 +58,10 @@ def test_the_rollout_policy_has_its_own_parameters_until_published():
     assert not any(p.requires_grad for p in rollout_policy.policy.parameters())
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_acting_and_learning_compute_the_same_values(cls):
+@pytest.mark.parametrize("agent", AGENTS)
+def test_acting_and_learning_compute_the_same_values(agent):
     """What the rollout policy saw step by step is what the learner unrolls: inputs, last actions and memory."""
-    net = policy(cls)
+    net = policy(agent)
     rollout_policy = RolloutPolicy(net, 4, torch.device("cpu"))
     g = torch.Generator().manual_seed(4)
     obs, alive = torch.randn(4, 7, N, 5, generator=g), torch.rand(4, 7, N, generator=g) > 0.3

@@ -1,16 +1,14 @@
-"""Random trajectories and small learners for tests."""
+"""Random trajectories, and settings of what learns from them."""
 
 from __future__ import annotations
 
 import torch
 
-from qmix_lightning.agents.policy import Policy
-from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.algorithms.value_learner import ValueSettings
 from qmix_lightning.types import TrajectoryBatch
-from support.small_mixers import small_mixer
-from support.small_policies import OBS, A, N, S, build_policy
+from support.small_policies import OBS, A, N, S
 
+LENGTHS = [9, 1, 4, 6, 3]
 VALUES = {
     "gamma": 0.9,
     "double_q": True,
@@ -55,21 +53,6 @@ def random_batch(seed: int, lengths: list[int]) -> TrajectoryBatch:
     )
 
 
-def small_policy(seed: int = 0, hidden: int = 8) -> Policy:
-    torch.manual_seed(seed)
-    return build_policy(groups=[0] * N, hidden_dim=hidden)
-
-
-def small_learner(mixer: str, seed: int = 0) -> QLearning:
-    """A recurrent learner whose targets differ from its online networks."""
-    policy = small_policy(seed)
-    torch.manual_seed(seed + 1)
-    learner = QLearning(
-        policy=policy,
-        mixer=small_mixer(mixer, n=N, a=A, obs=OBS, state=S),
-        settings=value_settings(target_update_every=100, target_update_unit="updates"),
-    )
-    with torch.no_grad():
-        for p in [*learner.target_policy.parameters(), *learner.target_mixer.parameters()]:
-            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + 2)) * 0.1)
-    return learner
+def double_batch(seed: int = 0, lengths: list[int] = LENGTHS) -> TrajectoryBatch:
+    """The same in double precision."""
+    return random_batch(seed, lengths).to(torch.device("cpu"), torch.float64)

@@ -21,7 +21,8 @@ from qmix_lightning.optimizers import LearningRate, rmsprop
 from qmix_lightning.runtime.distributed import rank, world_size
 from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
-from support.batches import random_batch, small_learner
+from support import learners
+from support.batches import random_batch
 from support.joint_learners import LEARNERS as JOINT
 from support.joint_learners import make as make_joint
 from support.on_policy_learners import changed_since, make_coma, make_ppo, make_pqn, with_round
@@ -74,7 +75,9 @@ def make_learner(name: str) -> Learner:
         return make_pqn(name.removeprefix("pqn_"), dtype=torch.float32)
     if name in ("ippo", "mappo"):
         return make_ppo(name, dtype=torch.float32)
-    return make_coma(dtype=torch.float32) if name == "coma" else small_learner("none" if name == "iql" else name)
+    if name == "coma":
+        return make_coma(dtype=torch.float32)
+    return learners.make_learner("none" if name == "iql" else name, share=False, dtype=torch.float32)
 
 
 def save_gradients(ranks: str, path: Path, name: str) -> None:

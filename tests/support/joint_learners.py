@@ -11,8 +11,7 @@ import torch
 from qmix_lightning.algorithms.qtran import QTranAlt, QTranBase
 from qmix_lightning.algorithms.value_learner import ValueLearner, ValueSettings
 from qmix_lightning.algorithms.weighted_qmix import CWQMIX, OWQMIX
-from qmix_lightning.types import TrajectoryBatch
-from support.batches import VALUES, random_batch, value_settings
+from support.batches import VALUES, value_settings
 from support.small_mixers import small_mixer
 from support.small_policies import OBS, SPEC, A, N, S, build_policy
 
@@ -25,7 +24,6 @@ LEARNERS = {
     "ow_qmix": (OWQMIX, "qmix", WEIGHTED),
 }
 RETURNS = ("one_step", "n_step", "peng_lambda", "td_lambda")
-LENGTHS = [9, 1, 4, 6, 3]
 
 
 def make(
@@ -52,10 +50,6 @@ def make(
             for p in target.parameters():
                 p.add_(0.2 * torch.randn_like(p))
     return learner
-
-
-def data(seed: int = 0, lengths: list[int] = LENGTHS) -> TrajectoryBatch:
-    return random_batch(seed, lengths).to(torch.device("cpu"), torch.float64)
 
 
 def plain_targets(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qmix_lightning.agents.feedforward import FeedForwardAgent
-from qmix_lightning.agents.inputs import InputBuilder
-from qmix_lightning.agents.policy import Policy
 from qmix_lightning.envs.matrix import Matrix
 from qmix_lightning.types import EnvSpec, TrajectoryBatch
 from support import inprocess
 from support.batches import value_settings
 from support.joint_learners import LEARNERS
 from support.small_mixers import small_mixer
-from support.small_policies import PLAIN_AGENT, PLAIN_INPUTS
+from support.small_policies import build_policy
 
 CELLS = torch.tensor(list(product(range(3), repeat=2)))  # [9, 2]
 
@@ -121,18 +118,7 @@ def train_on(preset: str, name: str, *, seed: int, updates: int, lr: float = 5e-
 def small_game_learner(name: str, spec: EnvSpec, **changed: Any) -> Any:
     kind, mixer, _ = LEARNERS[name]
 
-    def make_policy() -> Policy:
-        inputs = InputBuilder(n_agents=2, n_actions=3, obs_dim=1, **PLAIN_INPUTS)
-        agent = FeedForwardAgent(
-            input_dim=inputs.output_dim,
-            n_actions=3,
-            group_of_agent=spec.group_of_agent,
-            hidden_dim=64,
-            share_parameters=True,
-            **PLAIN_AGENT,
-        )
-        return Policy(inputs=inputs, agent=agent)
-
+    make_policy = partial(build_policy, "feedforward", sizes=(2, 3, 1), groups=spec.group_of_agent, hidden_dim=64)
     weighted = {"alpha": 0.1, "central_hidden_dim": 64, "central_hidden_layers": 2}
     qtran = {"lambda_opt": 1.0, "lambda_nopt": 1.0, "joint_hidden_dim": 64, "joint_state": False}
     own = weighted | {"make_policy": make_policy} if name.endswith("qmix") else qtran

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from qmix_lightning.agents.base import Agent
 from qmix_lightning.agents.feedforward import FeedForwardAgent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
@@ -28,7 +29,7 @@ PLAIN_AGENT = {"layer_norm": False, "dueling": False, "orthogonal_init": False}
 
 
 def build_policy(
-    agent: str = "recurrent",
+    agent: str | type[Agent] = "recurrent",
     *,
     kind: type[Policy] = Policy,
     sizes: tuple[int, int, int] = (N, A, OBS),
@@ -41,7 +42,7 @@ def build_policy(
     """A policy for ``sizes`` (agents, actions, observation), with the weights that torch's generator gives it now."""
     n, actions, obs = sizes
     builder = InputBuilder(n_agents=n, n_actions=actions, obs_dim=obs, **{**PLAIN_INPUTS, **(inputs or {})})
-    network = AGENTS[agent](
+    network = (AGENTS[agent] if isinstance(agent, str) else agent)(
         input_dim=builder.output_dim,
         n_actions=actions,
         group_of_agent=groups,

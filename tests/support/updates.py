@@ -10,10 +10,9 @@ import torch
 from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
 from support import joint_learners, on_policy_learners
-from support.batches import random_batch
+from support.batches import LENGTHS, random_batch
 from support.learners import MIXERS, make_learner
 
-LENGTHS = [9, 1, 4, 6, 3]
 NORMALIZED = {"normalize_rewards": "standardize", "normalize_values": True, "target_update_mode": "soft"}
 MADE: dict[str, Any] = {
     **{f"qmix, {m}": lambda m=m: make_learner(m) for m in MIXERS},

@@ -14,7 +14,8 @@ from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.counters import FIRST_EPISODES, Counters
 from qmix_lightning.training.module import PlayedReturns, summarize_returns
 from support import inprocess
-from support.batches import random_batch, small_learner, value_settings
+from support.batches import random_batch
+from support.learners import make_learner
 
 
 class Watched:
@@ -135,8 +136,7 @@ def test_what_was_told_is_not_told_again_after_a_resume(capsys: pytest.CaptureFi
 
 def test_played_returns_by_hand():
     """Gamma 1/2: a row that ended, one cut off whose mean reward goes on, and one shorter than the batch."""
-    learner = small_learner("vdn")
-    learner.settings = value_settings(gamma=0.5)
+    learner = make_learner("vdn", gamma=0.5)
     batch = random_batch(0, [2, 2, 1])
     first = (slice(None), slice(0, 2))  # the batch is padded to nine steps
     batch.reward[first] = torch.tensor([[1.0, 4.0], [1.0, 3.0], [8.0, torch.nan]])
@@ -150,8 +150,7 @@ def test_played_returns_by_hand():
 
 def test_costs_that_go_on_behind_the_limit_are_no_bound():
     """Every step costs 1 and gamma is 1/2: values begin at 0, above every return, and a reward is -1."""
-    learner = small_learner("vdn")
-    learner.settings = value_settings(gamma=0.5)
+    learner = make_learner("vdn", gamma=0.5)
     batch = random_batch(0, [2, 2, 2])
     batch.reward[:] = -1.0
     batch.terminated[:] = False

@@ -15,8 +15,8 @@ from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.runtime.transfer import copy_values
 from qmix_lightning.types import HostMasks, TrainBatch
 from support import inprocess, waiting
-from support.batches import random_batch
-from support.updates import LENGTHS, MADE, batch_for, team, update
+from support.batches import LENGTHS, random_batch
+from support.updates import MADE, batch_for, team, update
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -5,29 +5,18 @@ import itertools
 import pytest
 import torch
 
-from qmix_lightning.agents.feedforward import FeedForwardAgent
-from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.training.callbacks.q_table import learned_tables
 from support.small_mixers import FORMULAS, Seen, small_mixer
-from support.small_policies import PLAIN_AGENT, PLAIN_INPUTS
+from support.small_policies import build_policy
 
 SIZES = {"n": 2, "a": 2, "obs": 3, "state": 3}
 
 
 def policy() -> Policy:
     torch.manual_seed(0)
-    inputs = InputBuilder(n_agents=2, n_actions=2, obs_dim=3, **PLAIN_INPUTS)
-    agent = FeedForwardAgent(
-        input_dim=inputs.output_dim,
-        n_actions=2,
-        group_of_agent=[0, 0],
-        hidden_dim=8,
-        share_parameters=True,
-        **PLAIN_AGENT,
-    )
-    return Policy(inputs=inputs, agent=agent)
+    return build_policy("feedforward", sizes=(2, 2, 3), groups=[0, 0])
 
 
 @pytest.mark.parametrize("name", ["vdn", "qmix", "qplex", "qatten"])
