@@ -9,6 +9,7 @@ from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import jaxmarl
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.rendering.frames import action_names
+from support.collecting import legal
 from support.pictures import drawn
 
 SPREAD = "MPE_simple_spread_v3"
@@ -22,16 +23,11 @@ def everyone(env):
     return torch.ones(env.num_envs, dtype=torch.bool)
 
 
-def random_actions(env, observation, generator):
-    rows = observation.avail_actions.float().flatten(0, 1)
-    return torch.multinomial(rows, 1, generator=generator).reshape(env.num_envs, -1)
-
-
 def to_the_end(env, seeds, generator):
     """Random play until every environment has ended once; the step and the flags of each end."""
     observation, active, ends = env.reset(everyone(env), seeds), everyone(env), {}
     for t in range(1, 200):
-        transition = env.step(random_actions(env, observation, generator), active)
+        transition = env.step(legal(observation, generator), active)
         observation = transition.next
         assert torch.isfinite(observation.obs).all()
         assert not (transition.terminated & transition.truncated).any()
@@ -61,7 +57,7 @@ def test_simple_spread_is_its_own_step_and_the_limit_is_a_truncation():
     obs, state = own.reset(jax.random.fold_in(key, 0))
     np.testing.assert_allclose(observation.obs[slot], np.stack([obs[a] for a in own.agents]), atol=1e-5)
     for t in range(1, 26):
-        actions = random_actions(env, observation, generator)
+        actions = legal(observation, generator)
         transition = env.step(actions, everyone(env))
         played = {a: np.int32(actions[slot, i]) for i, a in enumerate(own.agents)}
         obs, state, rewards, dones, _ = step(jax.random.fold_in(key, t), state, played)
@@ -83,7 +79,7 @@ def test_the_limit_as_an_end_the_mean_and_a_limit_of_ones_own():
     ends, _ = to_the_end(env, torch.tensor([1, 2]), torch.Generator().manual_seed(0))
     assert ends == {0: (4, True), 1: (4, True)}
     observation = env.reset(everyone(env), torch.tensor([1, 2]))
-    transition = env.step(random_actions(env, observation, torch.Generator().manual_seed(0)), everyone(env))
+    transition = env.step(legal(observation, torch.Generator().manual_seed(0)), everyone(env))
     torch.testing.assert_close(transition.reward, transition.agent_reward.mean(1))
     assert env.spec.episode_limit == 4
 

@@ -17,7 +17,9 @@ from qmix_lightning.envs import smax
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.rendering.frames import action_names
 from support import inprocess
+from support.collecting import legal
 from support.pictures import drawn
+from support.vector_play import snapshot
 
 E = 4
 STOP = 4  # SMAX's own no-op of the dead; 0 to 3 are moves
@@ -30,23 +32,11 @@ def make(num_envs=E, **settings):
     return smax.make(num_envs=num_envs, **settings)
 
 
-def random_legal(avail, generator):
-    rows = avail.float().flatten(0, -2)
-    return torch.multinomial(rows, 1, generator=generator).reshape(avail.shape[:-1])
-
-
 def attack(avail):
     """Shoot the first enemy in range, otherwise stand."""
     targets = avail[..., STOP + 1 :]
     idle = torch.where(avail[..., STOP], STOP, 0)
     return torch.where(targets.any(-1), STOP + 1 + targets.int().argmax(-1), idle)
-
-
-def snapshot(transition):
-    nxt = transition.next
-    fields = [nxt.obs, nxt.state, nxt.avail_actions, nxt.agent_mask, transition.reward, transition.agent_reward]
-    fields += [transition.terminated, transition.truncated, *transition.metrics.values()]
-    return [field.clone() for field in fields]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +48,7 @@ def battle():
     first = observation.obs.clone()
     joint_actions, shown, outcomes, done = [], [], [], torch.zeros(E, dtype=torch.bool)
     while not done.all():
-        joint_actions.append(random_legal(observation.avail_actions, generator))
+        joint_actions.append(legal(observation, generator))
         shown.append([observation.avail_actions.clone(), observation.agent_mask.clone()])
         transition = env.step(joint_actions[-1], EVERYONE)
         outcomes.append(snapshot(transition))
@@ -134,7 +124,7 @@ def test_other_maps_play_to_the_end(scenario):
         assert torch.isfinite(observation.obs).all()
         assert torch.isfinite(observation.state).all()
         assert observation.avail_actions.any(-1).all()
-        transition = env.step(random_legal(observation.avail_actions, generator), everyone)
+        transition = env.step(legal(observation, generator), everyone)
         observation = transition.next
         if (transition.terminated | transition.truncated).any():
             break
@@ -296,7 +286,7 @@ def test_what_was_returned_outlives_the_next_step():
     observation = env.reset(EVERYONE, torch.arange(E))
     kept, copies = [], []
     for _ in range(10):
-        transition = env.step(random_legal(observation.avail_actions, generator), EVERYONE)
+        transition = env.step(legal(observation, generator), EVERYONE)
         observation = transition.next
         kept.append(transition)
         copies.append(snapshot(transition))

@@ -8,6 +8,7 @@ import vmas as own
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import vmas
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
+from support.vector_play import snapshot
 
 E = 4
 EVERYONE = torch.ones(E, dtype=torch.bool)
@@ -20,12 +21,6 @@ def make(scenario="balance", num_envs=E, **settings):
 def random_actions(spec, generator, num_envs=E):
     draws = torch.rand(num_envs, spec.n_agents, generator=generator)
     return (draws * torch.tensor(spec.action_counts)).long()
-
-
-def snapshot(transition):
-    nxt = transition.next
-    fields = (nxt.obs, nxt.state, transition.reward, transition.agent_reward, transition.terminated)
-    return [field.clone() for field in (*fields, transition.truncated)]
 
 
 def test_balance_is_its_own_step_and_the_last_observation_is_true():

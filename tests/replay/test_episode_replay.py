@@ -11,15 +11,7 @@ from qmix_lightning.errors import CheckpointError, RunError
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.types import Episode
 from support.cases import every_value
-from support.episodes import OBS, TENSORS, A, N, battle, episode, spec
-
-
-def assert_same(left, right):
-    assert (left.terminated, left.truncated, left.length) == (right.terminated, right.truncated, right.length)
-    for name in TENSORS:
-        a, b = getattr(left, name), getattr(right, name)
-        assert a.shape == b.shape, name
-        assert torch.equal(a, b.to(a.dtype)), name
+from support.episodes import OBS, TENSORS, A, N, assert_same, battle, episode, spec
 
 
 def assert_holds(replay, model):

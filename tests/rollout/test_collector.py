@@ -11,7 +11,8 @@ from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import make_vector_env
 from support.cases import every_value
-from support.collecting import assert_same, collect, copied, make_policy, two_step, varying
+from support.collecting import collect, copied, make_policy, two_step, varying
+from support.episodes import assert_same
 from support.fakes import VaryingLength
 
 MAKERS = {"varying": varying, "two_step": two_step}

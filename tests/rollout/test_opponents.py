@@ -15,7 +15,8 @@ from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.vector.env_section import OpponentSettings
 from qmix_lightning.vector.factory import make_vector_env
 from qmix_lightning.vector.team_env import TeamEnv, spec_of_slots, team_env
-from support.collecting import assert_same, collect, make_policy
+from support.collecting import collect, make_policy
+from support.episodes import assert_same
 from support.sides import Duel, Sides
 
 POLICIES = {

@@ -11,7 +11,8 @@ from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import Backend, make_vector_env
 from qmix_lightning.worker.fault_tolerance import FaultLimit
 from support import faulty
-from support.collecting import assert_same, copied, make_collector, play_round
+from support.collecting import copied, make_collector, play_round
+from support.episodes import assert_same
 from support.fakes import VaryingLength
 
 

@@ -7,10 +7,9 @@ from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.rollout.collector import Collector
 from qmix_lightning.types import Episode
 from qmix_lightning.vector.factory import make_vector_env
+from support.episodes import TENSORS
 from support.fakes import VaryingLength
 from support.small_policies import build_policy
-
-TENSORS = ("obs", "state", "avail_actions", "agent_mask", "actions", "reward")
 
 
 def varying(num_envs, **settings) -> VectorEnv:
@@ -44,12 +43,6 @@ def collect(source, count, epsilon=0.5):
         returns += list(zip(got.stats.returns, got.stats.lengths, strict=True))
         steps += got.env_steps
     return found, returns, steps
-
-
-def assert_same(left, right):
-    assert (left.terminated, left.truncated) == (right.terminated, right.truncated)
-    for name in TENSORS:
-        assert torch.equal(getattr(left, name), getattr(right, name)), name
 
 
 def play_round(collector: Collector) -> tuple[list[Episode], int]:

@@ -41,6 +41,15 @@ def episode(number, length, n_actions=A):
     )
 
 
+def assert_same(left, right):
+    """Two episodes are equal bit for bit."""
+    assert (left.terminated, left.truncated, left.length) == (right.terminated, right.truncated, right.length)
+    for name in TENSORS:
+        a, b = getattr(left, name), getattr(right, name)
+        assert a.shape == b.shape, name
+        assert torch.equal(a, b.to(a.dtype)), name
+
+
 def battle(n, obs, state, actions, limit):
     """SMAC's shapes: 3s5z and MMM."""
     names = tuple(f"unit_{i}" for i in range(n))

@@ -1,4 +1,4 @@
-"""Random legal play in a vector environment, summed up in one number."""
+"""Random legal play in a vector environment, copied, or summed up in one number."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from qmix_lightning.types import Transition
+
+
+def snapshot(transition: Transition) -> list[torch.Tensor]:
+    """Copies of a transition's tensors: observation, state, masks of actions and agents, rewards, ends, metrics."""
+    shown, t = transition.next, transition
+    assert t.agent_reward is not None
+    fields = (shown.obs, shown.state, shown.avail_actions, shown.agent_mask, t.reward, t.agent_reward)
+    return [field.clone() for field in (*fields, t.terminated, t.truncated, *t.metrics.values())]
 
 
 def checksum(env: Any, steps: int) -> int:

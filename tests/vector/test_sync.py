@@ -10,15 +10,9 @@ from qmix_lightning.vector.sync import SyncVectorEnv
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 from support.collecting import varying
 from support.fakes import Scripted
+from support.vector_play import snapshot
 
 BOTH = {"a_0": True, "a_1": True}
-
-
-def snapshot(transition):
-    shown = transition.next
-    tensors = (shown.obs, shown.state, shown.avail_actions, shown.agent_mask, transition.reward,
-               transition.terminated, transition.truncated, transition.agent_reward)  # fmt: skip
-    return [t.clone() for t in (*tensors, *transition.metrics.values())]
 
 
 def test_vector_env_protocol():
@@ -29,7 +23,7 @@ def test_vector_env_protocol():
     assert not env.spec.natively_batched
     dtypes = [t.dtype for t in snapshot(env.step(torch.zeros(3, 3, dtype=torch.int64), torch.zeros(3).bool()))]
     f, b = torch.float32, torch.bool
-    assert dtypes == [f, f, b, b, f, b, b, f, f]
+    assert dtypes == [f, f, b, b, f, f, b, b, f]
 
 
 def test_an_ended_slot_that_waits_does_not_end_again():
