@@ -83,12 +83,12 @@ def test_a_trainer_of_ones_own_stops_at_the_budget(tmp_path: Path):
     assert len(seen) == 2, "evaluated at 30 and at 60 steps"
 
 
-def test_a_module_is_loaded_from_a_checkpoint(tmp_path: Path):
-    run = ql.train(VaryingLength, run_dir=tmp_path / "run", **TINY)
+def test_a_module_is_loaded_from_a_checkpoint(finished_run: Path, tmp_path: Path):
+    last = finished_run / "checkpoints" / "last.ckpt"
     rate = LearningRate(lr=1e-3, lr_schedule="constant", lr_anneal_steps=1, lr_final=0.0)
     optimizer = adam(rate=rate, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=None)
-    module = TeamModule.load_from_checkpoint(run.last, optimizer=optimizer)
-    saved = read_checkpoint(run.last)["state_dict"]
+    module = TeamModule.load_from_checkpoint(last, optimizer=optimizer)
+    saved = read_checkpoint(last)["state_dict"]
     assert all(torch.equal(p, saved[name]) for name, p in module.named_parameters())
     assert len(module.configure_optimizers().param_groups) == 2
     with pytest.raises(CheckpointError, match="no checkpoint at"):

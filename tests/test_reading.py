@@ -10,18 +10,15 @@ from types import FrameType
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
 import qmix_lightning
 import qmix_lightning.envs
 from qmix_lightning.components import build_learner, env_maker
-from qmix_lightning.config.run_config import validate
 from qmix_lightning.replay.factory import make_store
 from qmix_lightning.replay.sampler import ReplaySampler
 from qmix_lightning.rollout.collector import Collector
 from qmix_lightning.types import Episode
+from support.compositions import run_config
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("a joint step", "store and draw", "learn")
@@ -56,14 +53,7 @@ def files_of(run: Callable[[], Any]) -> set[str]:
 
 
 def test_the_page_names_the_files_of_one_update(tmp_path: Path):
-    GlobalHydra.instance().clear()
-    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        composed = compose(
-            "train", ["preset=pymarl", "env=mpe", "algorithm=qmix", f"run_dir={tmp_path}", "replay.batch_size=4"]
-        )
-    tree = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(tree, dict)
-    config = validate({str(key): value for key, value in tree.items()})
+    config = run_config("preset=pymarl", "env=mpe", "algorithm=qmix", "replay.batch_size=4")
     env = env_maker(config.env)(1)
     learner = build_learner(config, env.spec)
     collector = Collector(env, learner.policy, seed=1, rank=0)

@@ -1,6 +1,5 @@
 """Observations, rewards and values by their running statistics: who sees them, and what the logs show."""
 
-import csv
 import json
 import math
 from dataclasses import replace
@@ -22,6 +21,7 @@ from support import inprocess
 from support.batches import double_batch, random_batch, value_settings
 from support.cases import every_value, pairwise
 from support.learners import make_learner
+from support.runs import rows
 from support.small_policies import AGENTS, OBS, PLAIN_AGENT, N, S, build_policy
 
 LENGTHS = [4, 9, 6]
@@ -327,11 +327,6 @@ def test_a_resumed_run_has_the_same_statistics_and_learning_rates(whole, tmp_pat
     assert max(rates) < 5e-4
     assert rates[-1] == 1e-4
     assert sorted(rates, reverse=True) == rates
-
-
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_an_evaluation_of_the_checkpoint_plays_with_its_statistics(whole):

@@ -136,14 +136,7 @@ def _check(command: str, words: list[str], outcome: inprocess.Outcome) -> None:
         assert "HYDRA_FULL_ERROR" not in outcome.err, where
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    inprocess.succeed([f"run_dir={folder}", *inprocess.TINY])
-    return folder
-
-
-def test_in_one_process(campaign, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_in_one_process(campaign, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Training itself is left out: what is composed and checked before it is what is mutated."""
     monkeypatch.setattr(train, "_run", lambda *_, **__: {})
     monkeypatch.setattr(bench, "_run_missing", lambda *_: 0)
@@ -155,7 +148,7 @@ def test_in_one_process(campaign, finished: Path, tmp_path: Path, monkeypatch: p
         work = tmp_path / str(number)
         work.mkdir()
         monkeypatch.chdir(work)
-        shutil.copytree(finished, work / "run")
+        shutil.copytree(finished_run, work / "run")
         before = inprocess.snapshot(work)
         outcome = _in_this_process(command, words)
         # Hydra composes a later batch of a sweep when the one before has run: its jobs are there by then.
@@ -169,7 +162,7 @@ def test_in_one_process(campaign, finished: Path, tmp_path: Path, monkeypatch: p
     campaign.check()
 
 
-def test_through_the_console_scripts(campaign, finished: Path, tmp_path: Path):
+def test_through_the_console_scripts(campaign, finished_run: Path, tmp_path: Path):
     rng, part = campaign.rng("console scripts"), "command lines, console scripts"
     for number in range(campaign.number(300)):
         command, line = rng.choice(LINES)
@@ -180,7 +173,7 @@ def test_through_the_console_scripts(campaign, finished: Path, tmp_path: Path):
             words.append("jobs=0")
         work = tmp_path / str(number)
         work.mkdir()
-        shutil.copytree(finished, work / "run")
+        shutil.copytree(finished_run, work / "run")
         before = inprocess.snapshot(work)
         ended = subprocess.run(
             [Path(sys.executable).with_name(SCRIPTS[command]), *words],

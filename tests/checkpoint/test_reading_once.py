@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from support import inprocess
-from support.inprocess import TINY
 
 OPENED: list[str] = []
 WATCHED: list[Path] = []
@@ -25,9 +25,8 @@ def on_open(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(on_open)
 
 
-def test_resuming_reads_everything_once(tmp_path: Path):
-    run_dir = tmp_path / "run"
-    inprocess.succeed([*TINY, f"run_dir={run_dir}"])
+def test_resuming_reads_everything_once(finished_run: Path, tmp_path: Path):
+    run_dir = Path(shutil.copytree(finished_run, tmp_path / "run"))
     last = run_dir / "checkpoints" / "last.ckpt"
     for steps, named in ((120, ["ckpt_path=last", f"run_dir={run_dir}"]), (180, [f"ckpt_path={last}"])):
         segments = [path.name for path in (run_dir / "checkpoints" / "replay").glob("*.pt")]

@@ -9,7 +9,6 @@ import torch
 from qmix_lightning.checkpoint.files import read_checkpoint, write_checkpoint
 from qmix_lightning.config.resume import fill_missing_defaults, missing_settings
 from support import inprocess
-from support.inprocess import TINY
 
 NEWER = {
     "num_threads": None,
@@ -33,15 +32,8 @@ def without_newer(config):
     return older
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("older") / "run"
-    inprocess.succeed([*TINY, f"run_dir={folder}"])
-    return folder / "checkpoints" / "last.ckpt"
-
-
-def test_defaults_fill_what_is_missing(finished: Path, capsys: pytest.CaptureFixture[str]):
-    config = read_checkpoint(finished)["config"]
+def test_defaults_fill_what_is_missing(finished_run: Path, capsys: pytest.CaptureFixture[str]):
+    config = read_checkpoint(finished_run / "checkpoints" / "last.ckpt")["config"]
     assert missing_settings(config) == {}
     assert fill_missing_defaults(config, "last.ckpt") == config
     assert capsys.readouterr().err == ""
@@ -61,12 +53,12 @@ def test_a_plugins_settings_are_its_own():
     assert not missing_settings(config).keys() & {"agent", "algorithm", "mixer"}
 
 
-def test_an_older_run_goes_on_as_a_newer_one(finished: Path, tmp_path: Path):
+def test_an_older_run_goes_on_as_a_newer_one(finished_run: Path, tmp_path: Path):
     """To the same weights, and it can be evaluated."""
     found = {}
     for name in ("older", "newer"):
         folder = tmp_path / name
-        shutil.copytree(finished.parents[1], folder)
+        shutil.copytree(finished_run, folder)
         path = folder / "checkpoints" / "last.ckpt"
         if name == "older":
             payload = read_checkpoint(path)

@@ -2,19 +2,16 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 
 from qmix_lightning.build import build_run
 from qmix_lightning.commands.train import quieten_lightning
-from qmix_lightning.config.run_config import validate
 from qmix_lightning.envs import starcraft
 from qmix_lightning.types import Episode
 from support import fake_smac
 from support.cases import mostly_slow
+from support.compositions import composed, run_config
 from support.fake_smac import SERVER
 
 SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "mixer.embed_dim=4", "eval_episodes=2"]
@@ -31,22 +28,11 @@ RECIPES = {
 }
 
 
-def composed(*overrides: str) -> dict[str, Any]:
-    """The configuration as the commands see it."""
-    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-        tree = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
-    assert isinstance(tree, dict)
-    tree.pop("hydra", None)
-    return {str(k): v for k, v in tree.items()}
-
-
 def train(tmp_path: Path, recipe: str, overrides: list[str]):
     """The run of a recipe, trained to its end."""
     budget = overrides[0].partition("=")[2]
-    settings = [f"experiment={recipe}", *SMALL, f"eval_interval={budget}", f"run_dir={tmp_path}", *overrides]
-    config = validate(composed(*settings))
     quieten_lightning()
-    run = build_run(config, tmp_path)
+    run = build_run(run_config(f"experiment={recipe}", *SMALL, f"eval_interval={budget}", *overrides), tmp_path)
     try:
         run.trainer.fit(run.module, datamodule=run.data)
     finally:
@@ -71,7 +57,7 @@ def test_a_recipe_trains(recipe, tmp_path):
 @pytest.mark.parametrize(("name", "mixer"), [("vdn", "vdn"), ("iql", "none")])
 def test_the_foraging_recipes_differ_in_algorithm_and_mixer_alone(name, mixer):
     """Otherwise their results side by side would compare something else too."""
-    qmix, other = (composed(f"experiment=lbf_8x8_2p_3f{suffix}", "run_dir=x") for suffix in ("", f"_{name}"))
+    qmix, other = (composed(f"experiment=lbf_8x8_2p_3f{suffix}", resolve=True) for suffix in ("", f"_{name}"))
     assert other.pop("mixer") == {"name": mixer}
     assert qmix.pop("mixer")["name"] == "qmix"
     assert (other["algorithm"].pop("name"), qmix["algorithm"].pop("name")) == (name, "qmix")
@@ -113,7 +99,7 @@ def test_the_tuned_recipe_of_a_map_trains(name, tmp_path, monkeypatch):
     run = train(tmp_path, f"smac_{name}_tuned", small)
     assert run.data.counters.updates > 1
     # What the sizes of this test hide.
-    published = composed(f"experiment=smac_{name}_tuned")
+    published = composed(f"experiment=smac_{name}_tuned", resolve=True)
     assert published["env"]["map_name"] == name
     assert (published["optimizer"]["name"], published["optimizer"]["lr"]) == ("adam", 0.001)
     assert (published["replay"]["batch_size"], published["rollout"]["num_envs"]) == (128, 8)

@@ -51,7 +51,7 @@ def fingerprint(batch):
     return (batch.env_steps, batch.episodes, batch.epsilon, t.obs.tolist(), t.actions.tolist(), t.filled.tolist())
 
 
-def resumed(data, tmp_path, settings):
+def resumed(data, tmp_path, settings, make=make):
     """Through the checkpoint's own containers into a new data module."""
     if data.store is None:
         data.store = SegmentStore(tmp_path, 0)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import RunError, RunInterrupted
 from qmix_lightning.replay import sampler as batch_source
 from qmix_lightning.replay.on_policy import RoundStore
@@ -104,13 +103,7 @@ SETTINGS = {
 
 
 def resumed(data, folder: Path, settings):
-    if data.store is None:
-        data.store = SegmentStore(folder, 0)
-    torch.save(data.state_dict(), folder / "data.pt")
-    other = make(**settings)
-    other.store = SegmentStore(folder, 0)
-    other.load_state_dict(torch.load(folder / "data.pt", weights_only=True))
-    return other
+    return data_modules.resumed(data, folder, settings, make)
 
 
 def seen(batch):
