@@ -2,12 +2,15 @@
 
 import itertools
 
+import pytest
 import torch
 
 from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import RunInterrupted
+from qmix_lightning.replay import sampler
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.training import datamodule
 from qmix_lightning.training.datamodule import ReplayDataModule
 from qmix_lightning.training.loaders import PLACEHOLDER
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
@@ -38,6 +41,14 @@ def make(env=two_step, num_envs=1, *, every=1, unit="episodes", updates=1, batch
     )
     data.policy = policy
     return data
+
+
+def be_one_of(monkeypatch: pytest.MonkeyPatch, ranks: int, number: int = 0) -> None:
+    """Be one rank of several, of which the others do exactly what this one does."""
+    for where in (datamodule, sampler):
+        monkeypatch.setattr(where, "world_size", lambda: ranks)
+        monkeypatch.setattr(where, "rank", lambda: number)
+    monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [ranks * x for x in numbers])
 
 
 def next_batch(data) -> TrainBatch:

@@ -8,14 +8,12 @@ import torch
 
 from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import RunError, RunInterrupted
-from qmix_lightning.replay import sampler as batch_source
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
-from qmix_lightning.training import datamodule
 from qmix_lightning.training.counters import FIRST_EPISODES
 from qmix_lightning.training.loaders import PLACEHOLDER
 from support.collecting import two_step, varying
-from support.data_modules import fingerprint, make, next_batch, resumed, stopped_in_step
+from support.data_modules import be_one_of, fingerprint, make, next_batch, resumed, stopped_in_step
 
 
 def test_placeholders_are_endless_and_hold_nothing():
@@ -217,10 +215,7 @@ def test_lightning_is_told_of_the_last_batch():
 
 
 def test_counters_are_global_and_shares_are_local(monkeypatch):
-    """Two ranks, of which the other one does exactly what this one does."""
-    for where in (datamodule, batch_source):
-        monkeypatch.setattr(where, "world_size", lambda: 2)
-    monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [2 * x for x in numbers])
+    be_one_of(monkeypatch, ranks=2)
     data = make(batch_size=8, eval_episodes=5)
     batch = next_batch(data)
     c = data.counters
@@ -230,8 +225,7 @@ def test_counters_are_global_and_shares_are_local(monkeypatch):
     assert (c.updates, c.updates_due) == (1, 1)
     assert data.counters.pop_window()["length"] == 2.0
     assert len(data.evaluate()) == 3  # ids 0, 2 and 4
-    for where in (datamodule, batch_source):
-        monkeypatch.setattr(where, "rank", lambda: 1)
+    be_one_of(monkeypatch, ranks=2, number=1)
     other = make(batch_size=8, eval_episodes=5)
     assert len(other.evaluate()) == 2  # ids 1 and 3
     sampled = next_batch(other).trajectories
@@ -239,18 +233,13 @@ def test_counters_are_global_and_shares_are_local(monkeypatch):
 
 
 def test_a_rank_with_nothing_to_evaluate(monkeypatch):
-    for where in (datamodule, batch_source):
-        monkeypatch.setattr(where, "world_size", lambda: 4)
-    for where in (datamodule, batch_source):
-        monkeypatch.setattr(where, "rank", lambda: 3)
+    be_one_of(monkeypatch, ranks=4, number=3)
     assert len(make(eval_episodes=2).evaluate()) == 0
 
 
 def test_a_round_on_several_ranks_is_not_cut_short(monkeypatch):
     """A signal reaches ranks at different moments; they stop together, between rounds."""
-    for where in (datamodule, batch_source):
-        monkeypatch.setattr(where, "world_size", lambda: 2)
-    monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [2 * x for x in numbers])
+    be_one_of(monkeypatch, ranks=2)
     data = make(batch_size=8)
     data.stop.signal_number = 15
     with pytest.raises(RunInterrupted):

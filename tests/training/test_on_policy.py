@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from qmix_lightning.errors import RunError, RunInterrupted
-from qmix_lightning.replay import sampler as batch_source
 from qmix_lightning.replay.on_policy import RoundStore
-from qmix_lightning.training import datamodule
 from support import data_modules
 from support.collecting import two_step, varying
 from support.data_modules import fingerprint, next_batch, stopped_in_step
@@ -83,10 +81,7 @@ def test_a_round_that_outlasts_the_budget_is_not_the_end():
 
 
 def test_ranks_play_and_learn_from_their_shares(monkeypatch: pytest.MonkeyPatch):
-    """Two ranks, of which the other one does exactly what this one does."""
-    for where in (datamodule, batch_source):
-        monkeypatch.setattr(where, "world_size", lambda: 2)
-    monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [2 * x for x in numbers])
+    data_modules.be_one_of(monkeypatch, ranks=2)
     data = make(capacity=12, batch_size=4, updates=3, ranks=2)
     for update in range(6):
         batch = next_batch(data)
