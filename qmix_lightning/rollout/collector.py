@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,16 +38,24 @@ class Collected:
 
     ``interrupted``: it was interrupted before it was over; the next one is the rest of it.
     ``act_s`` and ``env_s``: seconds spent on acting, and on environments and recording what they returned.
-    ``vector_steps``: steps that all environments took together.
+    ``vector_steps``: steps that all environments took together, in one call of :meth:`Collector.collect`.
     """
 
-    env_steps: int
-    episodes: list[Episode]
-    stats: EpisodeStats
+    env_steps: int = 0
+    episodes: list[Episode] = field(default_factory=list[Episode])
+    stats: EpisodeStats = field(default_factory=EpisodeStats)
     interrupted: bool = False
     act_s: float = 0.0
     env_s: float = 0.0
     vector_steps: int = 0
+
+    def extend(self, part: Collected) -> None:
+        """Add what was collected after it, or beside it; whether that was interrupted is not taken over."""
+        self.env_steps += part.env_steps
+        self.episodes += part.episodes
+        self.stats.extend(part.stats)
+        self.act_s += part.act_s
+        self.env_s += part.env_s
 
 
 class Collector:
@@ -142,12 +150,7 @@ class Collector:
         ``max_vector_steps`` ends it too, after so many steps of all environments together. All episodes that end in
         the same joint step are returned together; none where the share of a round is played.
         """
-        taken, vector_steps, act_s, began = 0, 0, 0.0, time.perf_counter()
-
-        def result(finished: list[Episode], stats: EpisodeStats, interrupted: bool = False) -> Collected:
-            env_s = time.perf_counter() - began - act_s
-            return Collected(taken, finished, stats, interrupted, act_s, env_s, vector_steps)
-
+        collected, began = Collected(), time.perf_counter()
         exploring = epsilon > 0.0 or self.rollout_policy.policy.stochastic
         while True:
             begin = self._ended if self._quota is None else self._ended & (self._quota > 0)
@@ -156,19 +159,22 @@ class Collector:
             active = ~self._ended
             playing = int(active.sum())
             if playing == 0:
-                return result([], EpisodeStats())
+                break
             assert self._observation is not None
             waiting = torch.from_numpy(self._ended).to(self.env.device) if playing < self.env.num_envs else None
             before = time.perf_counter()
             actions = self.rollout_policy.act(self._observation, epsilon, self._draws() if exploring else None, waiting)
-            act_s += time.perf_counter() - before
-            finished, stats, dropped = self._advance(actions, active)
-            taken += playing - dropped
-            vector_steps += 1
-            over = bool(finished) or (max_steps is not None and taken >= max_steps)
-            over = over or vector_steps == max_vector_steps
+            collected.act_s += time.perf_counter() - before
+            collected.episodes, collected.stats, dropped = self._advance(actions, active)
+            collected.env_steps += playing - dropped
+            collected.vector_steps += 1
+            over = bool(collected.episodes) or (max_steps is not None and collected.env_steps >= max_steps)
+            over = over or collected.vector_steps == max_vector_steps
             if over or interrupted():
-                return result(finished, stats, interrupted=not over)
+                collected.interrupted = not over
+                break
+        collected.env_s = time.perf_counter() - began - collected.act_s
+        return collected
 
     def _advance(self, actions: Tensor, active: np.ndarray) -> tuple[list[Episode], EpisodeStats, int]:
         """Take a joint step; return the episodes that ended, and the steps of those that were dropped with a fault."""
@@ -324,20 +330,17 @@ def whole_round(
         steps: ``None`` if episodes are counted.
         episodes: ``None`` if steps are counted.
     """
-    total = Collected(0, [], EpisodeStats())
-    while total.env_steps < (steps or 0) or len(total.episodes) < (episodes or 0):
+    total = Collected()
+    while not total.interrupted and (total.env_steps < (steps or 0) or len(total.episodes) < (episodes or 0)):
         try:
             part = collect(None if steps is None else steps - total.env_steps)
         except EnvironmentFault as error:
-            return replace(total, interrupted=True), error
-        total.env_steps += part.env_steps
+            total.interrupted = True
+            return total, error
         # The collector reuses the buffers of what it returned.
-        total.episodes.extend(episode.map(Tensor.clone) for episode in part.episodes)
-        total.stats.extend(part.stats)
-        total.act_s += part.act_s
-        total.env_s += part.env_s
-        if part.interrupted:
-            return replace(total, interrupted=True), None
+        part.episodes = [episode.map(Tensor.clone) for episode in part.episodes]
+        total.extend(part)
+        total.interrupted = part.interrupted
     return total, None
 
 

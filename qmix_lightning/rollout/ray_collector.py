@@ -28,7 +28,6 @@ from qmix_lightning.rollout.ray_cluster import ActorSlot, RayCluster
 from qmix_lightning.rollout.rollout_policy import frozen_copy, values_of
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.runtime.transfer import copy_values, on_host
-from qmix_lightning.types import EpisodeStats
 
 __all__ = ["RayCollector"]
 
@@ -110,14 +109,14 @@ class RayCollector:
         self, epsilon: float, *, max_steps: int | None = None, interrupted: Callable[[], bool] = lambda: False
     ) -> Collected:
         """Collect as :meth:`.Collector.collect` does."""
-        total = Collected(0, [], EpisodeStats())
+        total = Collected()
         while True:
             live = self._join()
             if self._quota is not None and not self._quota.any():
                 return total
             limit = None if max_steps is None else self._vector_steps(max_steps - total.env_steps)
             part, fault = self._play(epsilon, limit if len(live) == 1 else 1, interrupted, until_end=True)
-            _add(total, part)
+            total.extend(part)
             self._deal_again()
             if fault is not None:
                 raise fault
@@ -131,14 +130,14 @@ class RayCollector:
         """Collect a round of so many joint steps or episodes, as :meth:`.Collector.collect_round` does."""
         if steps is None:
             return whole_round(lambda _: self.collect(epsilon, interrupted=interrupted), steps=None, episodes=episodes)
-        total = Collected(0, [], EpisodeStats())
+        total = Collected()
         while total.env_steps < steps:
             try:
                 self._join()
                 part, fault = self._play(epsilon, self._vector_steps(steps - total.env_steps), interrupted)
             except EnvironmentFault as error:
                 return replace(total, interrupted=True), error
-            _add(total, part)
+            total.extend(part)
             if fault is not None or part.interrupted:
                 return replace(total, interrupted=True), fault
         return total, None
@@ -299,16 +298,8 @@ def _rows(state: Mapping[str, Any], slots: slice) -> dict[str, Any]:
 
 
 def _joined(parts: list[Part]) -> Collected:
-    """Return what several actors collected , as one would have."""
-    total = Collected(0, [], EpisodeStats())
+    """Return what several actors collected, as one would have."""
+    total = Collected()
     for part in parts:
-        _add(total, to_tensors(part.collected))
+        total.extend(to_tensors(part.collected))
     return total
-
-
-def _add(total: Collected, part: Collected) -> None:
-    total.env_steps += part.env_steps
-    total.episodes.extend(part.episodes)
-    total.stats.extend(part.stats)
-    total.act_s += part.act_s
-    total.env_s += part.env_s

@@ -264,7 +264,7 @@ class ReplayDataModule(LightningDataModule):
                 )
             except EnvironmentFault as error:
                 # Not raised yet: the other ranks wait for this one's counters, and all save together.
-                collected, fault = Collected(0, [], EpisodeStats(), interrupted=True), error
+                collected, fault = Collected(interrupted=True), error
             self._account(collected, fault)
         counters.updates_due -= 1
         counters.updates += 1
