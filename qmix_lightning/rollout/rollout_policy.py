@@ -49,15 +49,19 @@ class RolloutPolicy:
         self.policy = frozen_copy(policy, device)
         self.device = device
         self._num_envs = num_envs
-        self._forward = self._fold()
-        self._first_state: AgentState = self.policy.initial_state(num_envs)
+        self._first_state: AgentState
+        self._forward: ActFunction
+        self._fold()
         self.values: Tensor | None = None
         self.state: AgentState = self.policy.initial_state(num_envs)
         self.last_action = torch.full((num_envs, self.policy.inputs.n_agents), -1, device=device)
 
     @torch.no_grad()
-    def _fold(self) -> ActFunction:
-        return to_numpy_inference(fold_for_inference(self.policy), self._num_envs * self.policy.inputs.n_agents)
+    def _fold(self) -> None:
+        """Fold the policy for inference, now that its parameters stand still until they are published again."""
+        self._first_state = self.policy.initial_state(self._num_envs)
+        rows = self._num_envs * self.policy.inputs.n_agents
+        self._forward = to_numpy_inference(fold_for_inference(self.policy), rows)
 
     def publish(self, policy: Policy) -> None:
         """Take over the parameters of ``policy``, and its statistics."""
@@ -66,17 +70,12 @@ class RolloutPolicy:
     def set_parameters(self, values: Sequence[Tensor]) -> None:
         """Take over what :func:`values_of` gives of another copy of :attr:`policy`."""
         copy_values(values_of(self.policy), values)
-        self._fold_again()
+        self._fold()
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a ``state_dict`` of :attr:`policy`."""
         self.policy.load_state_dict(weights)
-        self._fold_again()
-
-    def _fold_again(self) -> None:
-        """Fold the policy for inference again, after its parameters have changed in place."""
-        self._first_state = self.policy.initial_state(self._num_envs)
-        self._forward = self._fold()
+        self._fold()
 
     @torch.inference_mode()
     def begin(self, mask: Tensor) -> None:
