@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -75,47 +76,6 @@ def _folder_of_envs() -> str:
     return str(Path(spec.origin).parent)
 
 
-class _Process(Protocol):
-    """What is needed of a process, however it was started."""
-
-    pid: int
-
-    def join(self, timeout: float) -> int | None:
-        """Wait for its end; return its exit status, negative for a signal, ``None`` if it goes on."""
-        ...
-
-    def kill(self) -> None:
-        """Kill it, if it has not ended."""
-        ...
-
-
-class _Forked:
-    def __init__(self, process: Any) -> None:
-        self._process = process
-        self.pid: int = process.pid
-
-    def join(self, timeout: float) -> int | None:
-        self._process.join(timeout)
-        return self._process.exitcode
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
-class _Started:
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-        self.pid = process.pid
-
-    def join(self, timeout: float) -> int | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout)
-        return self._process.returncode
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
 class WorkerProcess:
     """The trainer's side of one worker process.
 
@@ -136,13 +96,13 @@ class WorkerProcess:
         log = os.dup(2)
         self._interpreter = interpreter
         self._family = f"worker-{os.getpid()}-{os.urandom(4).hex()}"
-        self._process: _Process | None = None
+        self._process: BaseProcess | subprocess.Popen[bytes] | None = None
         try:
             if interpreter is not None:
                 descriptors = [theirs.fileno(), their_lifeline.fileno(), log]
-                self._process = _Started(interpreter.start(descriptors, self.words.descriptor, self._family))
+                self._process = interpreter.start(descriptors, self.words.descriptor, self._family)
             else:
-                self._process = _Forked(self._fork(theirs, their_lifeline, log, f"{order.environment['name']}-worker"))
+                self._process = self._fork(theirs, their_lifeline, log, f"{order.environment['name']}-worker")
         except BaseException:
             self.kill()
             raise
@@ -154,7 +114,7 @@ class WorkerProcess:
         with contextlib.suppress(OSError):  # it has ended already, which is noticed when its answer is read
             send(self.connection, asdict(replace(order, family=self._family)))
 
-    def _fork(self, connection: socket.socket, lifeline: socket.socket, log: int, name: str) -> Any:
+    def _fork(self, connection: socket.socket, lifeline: socket.socket, log: int, name: str) -> BaseProcess:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["qmix_lightning.worker.loop"])
         streams = [Connection(os.dup(fd), readable=False) for fd in (self.words.descriptor, log)]
@@ -195,13 +155,20 @@ class WorkerProcess:
         except (TypeError, ValueError):
             raise ConnectionError("it sent what is no picture") from None
 
-    def join(self, timeout: float) -> None:
-        if self._process is not None:
+    def join(self, timeout: float) -> int | None:
+        """Wait for the worker's end; return its exit status, negative for a signal, ``None`` if it goes on."""
+        if self._process is None:
+            return None
+        if isinstance(self._process, BaseProcess):
             self._process.join(timeout)
+            return self._process.exitcode
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+        return self._process.returncode
 
     def end(self) -> str:
         """Return how the worker ended, in words."""
-        code = self._process.join(1) if self._process is not None else None
+        code = self.join(1)
         if code is None:
             how = "it closed its connection"
         else:
@@ -212,12 +179,12 @@ class WorkerProcess:
         """End the worker and everything that its environments started."""
         self.connection.close()
         self.lifeline.close()
-        if self._process is not None:
+        if self._process is not None and self._process.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # the group that the worker made, its games included
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            self._process.join(5)
+            self.join(5)
             end_family(self._family)  # what has left the group
 
 
