@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,14 +97,12 @@ class CheckedVectorEnv:
         self._record(*wrong)
         failed = torch.from_numpy(wrong[0]).to(self.device)
         known = torch.zeros_like(failed) if outcome.failed is None else outcome.failed
-        return Transition(
-            outcome.next,
-            torch.where(failed, outcome.reward.new_zeros(()), outcome.reward),
-            outcome.terminated & ~failed,
-            outcome.truncated & ~failed,
-            outcome.agent_reward,
-            outcome.metrics,
-            known | failed,
+        return replace(
+            outcome,
+            reward=torch.where(failed, outcome.reward.new_zeros(()), outcome.reward),
+            terminated=outcome.terminated & ~failed,
+            truncated=outcome.truncated & ~failed,
+            failed=known | failed,
         )
 
     def close(self) -> None:
