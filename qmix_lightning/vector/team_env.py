@@ -65,6 +65,9 @@ class TeamEnv:
     Args:
         env: shows and steps every agent; closed with this object.
         opponents: how the others act.
+
+    Attributes:
+        env_steps: joint steps taken here, over all environments.
     """
 
     def __init__(self, env: VectorEnv, opponents: Opponents) -> None:
@@ -78,22 +81,15 @@ class TeamEnv:
         self._sizes = spec_of_slots(env.spec, self._others.tolist())
         self._keys = np.zeros(self.num_envs, np.uint64)  # of the episodes
         self._t = np.zeros(self.num_envs, np.int64)
-        self._steps = 0
+        self.env_steps = 0
         self._played: list[list[NDArray[np.int64]]] = [[] for _ in range(self.num_envs)]
         self._script: list[Tensor] | None = None
         self._shown: Observation | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("whole", "faults", "versions", "seeded", "first_env"):
-            if name == "whole":  # not set yet: being copied or unpickled
-                raise AttributeError(name)
-            return getattr(self.whole, name)
-        raise AttributeError(name)
-
-    @property
-    def env_steps(self) -> int:
-        """Return the joint steps taken here, over all environments."""
-        return self._steps
+        if name not in ("faults", "versions", "seeded", "first_env"):
+            raise AttributeError(name)
+        return getattr(self.whole, name)
 
     def reset(self, mask: Tensor, seeds: Tensor) -> Observation:
         """Start the episodes of ``seeds [E]`` where ``mask [E]``."""
@@ -116,7 +112,7 @@ class TeamEnv:
         for e in np.flatnonzero(taken):
             self._played[e].append(theirs[e].numpy())
         self._t += taken
-        self._steps += int(taken.sum())
+        self.env_steps += int(taken.sum())
         outcome = self.whole.step(joint, active)
         agent_reward = None if outcome.agent_reward is None else outcome.agent_reward[:, self._slots]
         return replace(outcome, next=self._team_view(outcome.next), agent_reward=agent_reward)
@@ -132,7 +128,7 @@ class TeamEnv:
         m = len(self._others)
         played = [np.array(steps, np.int64).reshape(-1, m) for steps in self._played]
         return {
-            "env_steps": self._steps,
+            "env_steps": self.env_steps,
             "actions": [torch.from_numpy(steps) for steps in played],
             "opponents": self.opponents.state_dict(),
         }
@@ -144,7 +140,7 @@ class TeamEnv:
     def end_replay(self, state: dict[str, Any]) -> None:
         """Let the opponents go on from where ``state`` says they were."""
         self._script = None
-        self._steps = int(state["env_steps"])
+        self.env_steps = int(state["env_steps"])
         self.opponents.load_state_dict(state["opponents"])
 
     # Views ------------------------------------------------------------------------------------------------------
