@@ -40,7 +40,7 @@ from qmix_lightning.worker.blame import traceback_of
 from qmix_lightning.worker.lifeline import is_gone, watch
 from qmix_lightning.worker.supervisor import supervise
 
-__all__ = ["CollectorProcess", "RemoteCollector", "portable", "to_arrays", "to_tensors"]
+__all__ = ["CollectorProcess", "RemoteCollector", "describe", "portable", "to_arrays", "to_tensors"]
 
 _POLL_S = 0.05
 _JOIN_S = 10.0
@@ -87,17 +87,13 @@ class CollectorProcess:
             raise
         self.spec = EnvSpec.from_dict(started["spec"])
         self.versions: dict[str, str] = started["versions"]
-        self.faults = started["faults"]
 
     def send(self, name: str, *arguments: Any) -> None:
         """Send the collector's process a request that has no answer.
 
         What it raises, the next :meth:`request` raises.
         """
-        try:
-            self._connection.send_bytes(pickle.dumps((name, arguments, False), protocol=5))
-        except OSError:
-            raise self._gone() from None
+        self._post(name, arguments, answered=False)
 
     def request(self, name: str, *arguments: Any, interrupted: Callable[[], bool] | None = None) -> Any:
         """Send the collector's process a request and return its answer; raise what the process raised.
@@ -109,11 +105,14 @@ class CollectorProcess:
 
     def submit(self, name: str, *arguments: Any) -> Callable[[Callable[[], bool] | None], Any]:
         """Begin a :meth:`request`; return what waits for its answer, to be called before anything else is requested."""
+        self._post(name, arguments, answered=True)
+        return self._answer
+
+    def _post(self, name: str, arguments: tuple[Any, ...], *, answered: bool) -> None:
         try:
-            self._connection.send_bytes(pickle.dumps((name, arguments, True), protocol=5))
+            self._connection.send_bytes(pickle.dumps((name, arguments, answered), protocol=5))
         except OSError:
             raise self._gone() from None
-        return self._answer
 
     def _answer(self, interrupted: Callable[[], bool] | None) -> Any:
         stop_polling = interrupted is None
@@ -284,6 +283,23 @@ class _Served:
             self.interrupted = False  # only now: the signal may be here before the request that it is for
 
 
+def describe(env: VectorEnv, collector: str) -> dict[str, Any]:
+    """Return an environment's sizes and versions, in plain containers.
+
+    Args:
+        env: of a collector elsewhere than in the trainer's process.
+        collector: the value of ``rollout.collector``.
+
+    Raises:
+        ConfigurationError: its tensors are not on the CPU.
+    """
+    if env.device.type != "cpu":
+        raise ConfigurationError(
+            f"the environments are on {env.device.type}: rollout.collector={collector} is for those on a CPU"
+        )
+    return {"spec": env.spec.to_dict(), "versions": dict(getattr(env, "versions", {}))}
+
+
 def to_arrays(collected: Collected) -> Collected:
     """Return the episodes with arrays instead of tensors, which pickle in one piece each."""
     return replace(collected, episodes=[e.map(lambda t: t.numpy(force=True)) for e in collected.episodes])
@@ -315,11 +331,7 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
     try:
         try:
             env = make()
-            if env.device.type != "cpu":
-                raise ConfigurationError(
-                    f"the environments are on {env.device.type}: rollout.collector=process is for those on a CPU"
-                )
-            send("done", {"spec": env.spec.to_dict(), "versions": dict(getattr(env, "versions", {})), "faults": {}})
+            send("done", describe(env, "process"))
         except Exception as error:
             send("error", portable(error))
             return

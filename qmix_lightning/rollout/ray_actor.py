@@ -16,9 +16,9 @@ import torch
 import qmix_lightning
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+from qmix_lightning.errors import MissingDependencyError
 from qmix_lightning.rollout.collector import Collected, Collector
-from qmix_lightning.rollout.process_collector import portable, to_arrays
+from qmix_lightning.rollout.process_collector import describe, portable, to_arrays
 from qmix_lightning.runtime.resources import keep_freed_memory
 
 __all__ = ["Answer", "CollectorActor", "Order", "Part", "import_ray"]
@@ -102,22 +102,19 @@ class CollectorActor:
 
     def describe(self) -> Answer:
         """Create the environments and return their sizes, and the versions of what is here."""
-        return self._answer(self._describe)
+        return self._answer(lambda _: self._describe())
 
     def start(self, policy: Policy, seed: int, rank: int, episode: np.ndarray | None) -> Answer:
         """Create the collector; with ``episode [E]`` its slots go on behind the episodes of these numbers."""
-        return self._answer(lambda: self._start(policy, seed, rank, episode))
+        return self._answer(lambda _: self._start(policy, seed, rank, episode))
 
     def request(self, name: str, *arguments: Any) -> Answer:
         """Call a method of the collector."""
-        return self._answer(lambda: getattr(self._ready, name)(*arguments))
+        return self._answer(lambda _: getattr(self._ready, name)(*arguments))
 
     def play(self, order: Order) -> Answer:
         """Play as ordered."""
-        answer = Answer()
-        played = self._answer(lambda: self._play(order, answer))
-        answer.error = played.error
-        answer.faults, answer.episode = played.faults, played.episode
+        answer = self._answer(lambda answer: self._play(order, answer))
         # Of no other answer: a round that was dealt meanwhile is known here with the next order.
         _, answer.quota = self._ready.progress()
         return answer
@@ -132,10 +129,11 @@ class CollectorActor:
         assert self._collector is not None, "the collector was not started"
         return self._collector
 
-    def _answer(self, work: Callable[[], Any]) -> Answer:
+    def _answer(self, work: Callable[[Answer], Any]) -> Answer:
+        """Return the answer that ``work`` is given to fill, with its value, or with what it raised."""
         answer = Answer()
         try:
-            answer.value = work()
+            answer.value = work(answer)
         except Exception as error:
             answer.error = portable(error)
         answer.faults = dict(getattr(self._env, "faults", {}))
@@ -145,13 +143,8 @@ class CollectorActor:
 
     def _describe(self) -> dict[str, Any]:
         self._env = self._make_env()
-        if self._env.device.type != "cpu":
-            raise ConfigurationError(
-                f"the environments are on {self._env.device.type}: rollout.collector=ray is for those on a CPU"
-            )
         return {
-            "spec": self._env.spec.to_dict(),
-            "versions": dict(getattr(self._env, "versions", {})),
+            **describe(self._env, "ray"),
             "package": qmix_lightning.__version__,
             "build": f"torch {torch.__version__}, CPU capability {torch.backends.cpu.get_cpu_capability()}",
         }

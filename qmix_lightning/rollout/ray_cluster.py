@@ -35,12 +35,14 @@ class ActorSlot:
     """The place of an actor: the slots that it plays, and the actor, while there is one.
 
     Attributes:
+        number: of the actor, for messages.
         first: its first slot.
         size: how many it plays.
         actor: Ray's handle.
         opening: the answer that a new actor owes before it can play; ``None`` once it came.
         seen_faults: what the present actor has counted so far.
         losses: actors lost in a row, without an answer between them.
+        orders: how many the actors of this place were given, see :class:`~qmix_lightning.rollout.ray_actor.Order`.
     """
 
     def __init__(self, number: int, first: int, size: int) -> None:
