@@ -28,7 +28,6 @@ from qmix_lightning.replay.layout import (
     host_dtype,
     narrow,
     obs_dtype,
-    widen,
 )
 from qmix_lightning.replay.segment_check import check_segment
 from qmix_lightning.replay.storage import PADDING_ROW, RowQueue
@@ -291,7 +290,7 @@ class EpisodeReplay:
         if dtype == torch.float32:
             queue.gather(index.reshape(-1), out=out.numpy())
         else:
-            widen(queue.gather(index.reshape(-1)), dtype, out)
+            out.copy_(torch.from_numpy(queue.gather(index.reshape(-1))).view(dtype))  # undoes narrow()
         return out
 
     def _read_states(self, records: NDArray[np.int64], within: NDArray[np.bool_], obs: Tensor, pin: bool) -> Tensor:
@@ -336,21 +335,6 @@ class EpisodeReplay:
         Raises:
             RunError: it belongs to other episodes.
         """
-
-    def _stored(self, episode_id: int) -> _StoredEpisodes:
-        records = self._records.gather(np.array([self._records.first + episode_id - self.first_id]))
-        record = records[0].tolist()
-        rows, state_from_obs = record[_LENGTH] + 1, record[_STATE] == _STATE_FROM_OBS
-        return _StoredEpisodes(
-            steps=self._steps.gather(record[_STEP] + np.arange(rows)),
-            obs=self._obs.gather(record[_OBS] + np.arange(record[_ALIVE])),
-            state=self._state.gather(record[_STATE] + np.arange(0 if state_from_obs else rows)),
-            lengths=records[:, _LENGTH],
-            alive_rows=records[:, _ALIVE],
-            state_from_obs=records[:, _STATE] == _STATE_FROM_OBS,
-            terminated=records[:, _TERMINATED] == 1,
-            truncated=records[:, _TRUNCATED] == 1,
-        )
 
     def last_within(self, first_id: int, size: int) -> int:
         """Return the id before which the episodes from ``first_id`` on take ``size`` bytes at most; one always fits."""
@@ -410,9 +394,9 @@ class EpisodeReplay:
         """Return the SHA-256 over ids and contents in order; equal for equal stores whatever their layout."""
         digest = hashlib.sha256(f"{self.first_id}:{self.next_id}".encode())
         for i in range(self.first_id, self.next_id):
-            stored = self._stored(i)
-            ended = bool(stored.terminated[0]), bool(stored.truncated[0])
-            digest.update(f"{len(stored.steps)},{bool(stored.state_from_obs[0])},{ended[0]},{ended[1]};".encode())
-            for part in (stored.steps, stored.obs, stored.state):
-                digest.update(part.tobytes())
+            one = self.export(i, i + 1)
+            flags = (bool(one[name]) for name in ("state_from_obs", "terminated", "truncated"))
+            digest.update(f"{len(one['steps'])},{','.join(map(str, flags))};".encode())
+            for part in ("steps", "obs", "state"):
+                digest.update(one[part].numpy().tobytes())
         return digest.hexdigest()

@@ -13,7 +13,7 @@ from torch import Tensor
 from qmix_lightning.errors import RunError
 from qmix_lightning.types import NO_OP, EnvSpec
 
-__all__ = ["DTYPES", "JoinedState", "StepLayout", "Steps", "host_dtype", "narrow", "obs_dtype", "widen"]
+__all__ = ["DTYPES", "JoinedState", "StepLayout", "Steps", "host_dtype", "narrow", "obs_dtype"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """The dtypes in which observations and states can be stored."""
@@ -139,8 +139,3 @@ def narrow(values: NDArray[np.float32], dtype: torch.dtype) -> NDArray[Any]:
                 "set replay.dtype=bfloat16 or float32"
             )
     return torch.from_numpy(values).to(dtype).view(torch.int16).numpy()
-
-
-def widen(values: NDArray[Any], dtype: torch.dtype, out: Tensor) -> None:
-    """Write what :func:`narrow` made into ``out``, float32 of the same shape."""
-    out.copy_(torch.from_numpy(values).view(dtype))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmix_lightning.errors import CheckpointError
-from qmix_lightning.replay.layout import StepLayout, host_dtype, widen
+from qmix_lightning.replay.layout import StepLayout, host_dtype
 from qmix_lightning.types import EnvSpec
 
 __all__ = ["check_segment"]
@@ -79,10 +79,9 @@ def _rows_problem(
     for start in range(0, len(encoded), _ROWS_AT_A_TIME):
         part = slice(start, start + _ROWS_AT_A_TIME)
         steps = layout.decode(encoded[part])
-        alive[part] = steps.agent_mask.reshape(len(steps.reward), -1).sum(1)
+        alive[part] = steps.agent_mask.sum(1)
         acting = ~np.isin(np.arange(start, start + len(steps.reward)), ends - 1)
-        actions = steps.actions.reshape(len(steps.reward), layout.n_agents)[acting]
-        legal = steps.avail_actions.reshape(len(steps.reward), layout.n_agents, layout.n_actions)[acting]
+        actions, legal = steps.actions[acting], steps.avail_actions[acting]
         if actions.size and (actions.min() < 0 or actions.max() >= layout.n_actions):
             return "holds actions that this environment does not have"
         if not np.take_along_axis(legal, actions[..., None], -1).all():
@@ -96,13 +95,7 @@ def _rows_problem(
 
 def _floats_problem(segment: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> str | None:
     for name, dtype in dtypes.items():
-        values = segment[name].numpy()
-        for start in range(0, len(values), _ROWS_AT_A_TIME):
-            part = values[start : start + _ROWS_AT_A_TIME]
-            wide = torch.from_numpy(part)
-            if dtype != torch.float32:
-                wide = torch.empty(part.shape)
-                widen(part, dtype, wide)
-            if not torch.isfinite(wide).all():
+        for part in segment[name].view(dtype).split(_ROWS_AT_A_TIME):
+            if not part.isfinite().all():
                 return f"holds '{name}' that are not finite"
     return None
