@@ -156,11 +156,10 @@ class PrioritizedReplay(EpisodeReplay):
         ids, priorities = ids[held], priorities[held]
         if not len(ids):
             return
-        order = np.argsort(priorities, kind="stable")  # of equal indices the last written stays
         self.largest = max(self.largest, float(priorities.max()))
         unique, inverse = np.unique(ids, return_inverse=True)
         merged = np.zeros(len(unique))
-        merged[inverse[order]] = priorities[order]
+        np.maximum.at(merged, inverse, priorities)
         self._set(unique, merged)
 
     # -- between processes ---------------------------------------------------------------------------------------
