@@ -39,20 +39,6 @@ def make_store(
     return kinds[config.kind](spec, capacity, dtype=config.dtype, folder=folder, device=device)
 
 
-def _choose_device(
-    config: ReplayConfig, size: ReplaySize, spec: EnvSpec, device: torch.device, ranks: int
-) -> ReplayDevice:
-    """Choose where a rank's observations and states go: ``device`` is its own, ``ranks`` those of its machine."""
-    return choose_replay_device(
-        config.device,
-        accelerator=device,
-        in_file=config.storage == "memmap",
-        need=size.floats // ranks,
-        free=free_memory(device),
-        growing=spec.episode_limit is None,
-    )
-
-
 def memmap_folder(config: ReplayConfig, run_dir: Path) -> Path | None:
     """Return the folder in which the replay is kept on disk, ``None`` if it is in host memory."""
     return Path(config.memmap_dir or run_dir) if config.storage == "memmap" else None
@@ -92,6 +78,14 @@ def plan_replay(config: RunConfig, spec: EnvSpec, run_dir: Path, trainer: Traine
     """Predict the replay's size and choose where observations and states go; refuse it if there is no room."""
     replay, nodes, device = config.replay, trainer.num_nodes, trainer.strategy.root_device
     size = _size(config, spec, run_dir, nodes)
-    replay_device = _choose_device(replay, size, spec, device, max(1, trainer.world_size // nodes))
+    ranks = max(1, trainer.world_size // nodes)  # of this machine
+    replay_device = choose_replay_device(
+        replay.device,
+        accelerator=device,
+        in_file=replay.storage == "memmap",
+        need=size.floats // ranks,
+        free=free_memory(device),
+        growing=spec.episode_limit is None,
+    )
     (size if replay_device.device is None else size.without_floats()).check()
     return size, replay_device

@@ -111,7 +111,8 @@ class RowQueue:
         self.dtype = np.dtype(dtype)
         self.row_bytes = width * self.dtype.itemsize
         wanted = min(max(expected_rows // _CHUNKS, _LEAST_ROWS), _MOST_ROWS)
-        self._shift = wanted.bit_length() - 1  # rows of a chunk: a power of two
+        self._shift = wanted.bit_length() - 1
+        self.chunk_rows = 1 << self._shift  # a power of two
         self._memory = GrowableBuffer(folder)
         self._padding_row = padding_row
         self._rows: NDArray[Any] = np.empty((0, width), self.dtype)
@@ -120,10 +121,6 @@ class RowQueue:
         self._place = np.zeros(8, np.int64)  # where chunk number c of the queue lies, at c modulo the size
         self.first = 0
         self.end = 0
-
-    @property
-    def chunk_rows(self) -> int:
-        return 1 << self._shift
 
     @property
     def nbytes(self) -> int:
