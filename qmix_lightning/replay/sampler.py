@@ -9,7 +9,7 @@ from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.replay.on_policy import RoundStore
 from qmix_lightning.replay.prioritized import PrioritizedReplay, importance_weights
 from qmix_lightning.runtime import prng
-from qmix_lightning.runtime.distributed import least_number, rank, world_size
+from qmix_lightning.runtime.distributed import least_number
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.runtime.transfer import Fetched, pinned
 from qmix_lightning.types import TrajectoryBatch
@@ -22,22 +22,18 @@ class ReplaySampler:
 
     Args:
         replay: this rank's shard.
-        batch_size: episodes in a batch, over all ranks.
+        share: how many episodes of a batch are this rank's.
         seed: the run's seed.
+        rank: this process's rank: ranks draw different episodes.
     """
 
-    def __init__(self, replay: EpisodeReplay, batch_size: int, seed: int) -> None:
+    def __init__(self, replay: EpisodeReplay, *, share: int, seed: int, rank: int) -> None:
+        self.share = share
         self._replay = replay
         self._rounds = replay if isinstance(replay, RoundStore) else None
         self._prioritized = replay if isinstance(replay, PrioritizedReplay) else None
-        self._batch_size = batch_size
-        self._seed = seed
+        self._seed, self._rank = seed, rank
         self._errors: tuple[Tensor, Fetched] | None = None
-
-    @property
-    def share(self) -> int:
-        """Return how many episodes of a batch are this rank's."""
-        return self._batch_size // world_size()
 
     def draw(self, update: int, env_steps: int, device: torch.device) -> tuple[TrajectoryBatch, Tensor | None]:
         """Draw the ``update``-th update's batch from the replay, to learn on ``device``.
@@ -47,7 +43,7 @@ class ReplaySampler:
         """
         self.apply_priorities()
         pin = device.type == "cuda"
-        key = int(prng.derive_key(self._seed, rank(), Purpose.SAMPLE, update)[0])
+        key = int(prng.derive_key(self._seed, self._rank, Purpose.SAMPLE, update)[0])
         ids, probabilities = self._replay.draw(self.share, key)
         batch = self._replay.gather(ids, pin=pin)
         if self._prioritized is None or probabilities is None:
@@ -61,7 +57,7 @@ class ReplaySampler:
         """Return the ``update``-th batch, from 0, of the present round, which was played with ``epsilon``."""
         assert self._rounds is not None
         pin = device.type == "cuda"
-        batch = self._rounds.minibatch(self.share, update, seed=self._seed, rank=rank(), pin=pin)
+        batch = self._rounds.minibatch(self.share, update, seed=self._seed, rank=self._rank, pin=pin)
         batch.extras["epsilon"] = torch.full((self.share,), epsilon)
         if pin:
             batch.extras = {name: pinned(values) for name, values in batch.extras.items()}
@@ -70,7 +66,7 @@ class ReplaySampler:
     def whole_round(self, epsilon: float) -> TrajectoryBatch:
         """Return this rank's whole share of the present round, which was played with ``epsilon``."""
         assert self._rounds is not None
-        batch = self._rounds.whole(seed=self._seed, rank=rank())
+        batch = self._rounds.whole(seed=self._seed, rank=self._rank)
         batch.extras["epsilon"] = torch.full((batch.batch_size,), epsilon)
         return batch
 

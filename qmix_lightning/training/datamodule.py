@@ -9,6 +9,7 @@ data is ahead of the optimiser.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
@@ -101,7 +102,6 @@ class ReplayDataModule(LightningDataModule):
         self.replay = replay
         self.rounds = replay if isinstance(replay, RoundStore) else None
         self.batch_size = batch_size
-        self.batches = ReplaySampler(replay, batch_size, seed)
         self.schedule = schedule
         self.epsilon = epsilon
         self.seed = seed
@@ -205,6 +205,11 @@ class ReplayDataModule(LightningDataModule):
             raise RunError(f"the replay came back with {self.replay.next_id} episodes, not {mine['next_id']}")
         self.replay.restore_beside(mine, self._round_extras)
         self._resume_from, self._resume_acting = mine["collector"], mine.get("acting")
+
+    @functools.cached_property
+    def batches(self) -> ReplaySampler:
+        """What draws this rank's share of each batch; made when first asked for, since no ranks are known before."""
+        return ReplaySampler(self.replay, share=self.batch_size // world_size(), seed=self.seed, rank=rank())
 
     # -- training ------------------------------------------------------------------------------------------------
 

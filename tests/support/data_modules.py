@@ -7,7 +7,6 @@ import torch
 
 from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import RunInterrupted
-from qmix_lightning.replay import sampler
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.runtime.signals import StopFlag
 from qmix_lightning.training import datamodule
@@ -45,9 +44,8 @@ def make(env=two_step, num_envs=1, *, every=1, unit="episodes", updates=1, batch
 
 def be_one_of(monkeypatch: pytest.MonkeyPatch, ranks: int, number: int = 0) -> None:
     """Be one rank of several, of which the others do exactly what this one does."""
-    for where in (datamodule, sampler):
-        monkeypatch.setattr(where, "world_size", lambda: ranks)
-        monkeypatch.setattr(where, "rank", lambda: number)
+    monkeypatch.setattr(datamodule, "world_size", lambda: ranks)
+    monkeypatch.setattr(datamodule, "rank", lambda: number)
     monkeypatch.setattr(datamodule, "sum_numbers", lambda numbers, device: [ranks * x for x in numbers])
 
 
