@@ -11,8 +11,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["SignalHandlers", "StopFlag", "end_with_parent"]
+__all__ = ["STOP_SIGNALS", "SignalHandlers", "StopFlag", "end_with_parent"]
 
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What asks a run to stop."""
 
 _PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
 
@@ -62,7 +65,7 @@ class SignalHandlers:
         """Install the handlers; do nothing outside the main thread, where Python allows no handlers."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._on_stop)
         if requeue_signal is not None and callable(handler := signal.getsignal(requeue_signal)):
             self._deferred = handler

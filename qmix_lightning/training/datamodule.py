@@ -33,7 +33,7 @@ from qmix_lightning.rollout.collectors import RolloutCollector, TrainingEnvs, go
 from qmix_lightning.rollout.evaluation import Evaluator
 from qmix_lightning.runtime.distributed import all_gather_objects, least_number, rank, sum_numbers, world_size
 from qmix_lightning.runtime.kill_points import reached
-from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.runtime.signals import STOP_SIGNALS, StopFlag
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.training.counters import FIRST_EPISODES, Counters
 from qmix_lightning.training.loaders import PLACEHOLDER, EvaluationLoader
@@ -345,28 +345,28 @@ class ReplayDataModule(LightningDataModule):
         stats = collected.stats
         names = sorted(self.replay.spec.episode_metrics)
         mine = [
+            *(self.stop.signal_number == number for number in STOP_SIGNALS),
+            *self._new_faults("training", self._env),
             collected.env_steps,
             len(collected.episodes),
-            0 if self._ready(len(self.replay)) else 1,
+            not self._ready(len(self.replay)),
             short,
-            self.stop.signal_number,
-            0 if fault is None else 1,
-            *self._new_faults("training", self._env),
+            fault is not None,
             sum(value * value for value in stats.returns),
             sum(stats.returns),
             sum(stats.lengths),
             *(sum(stats.metrics.get(name, [])) for name in names),
         ]
-        steps, episodes, unready, short, stop, fatal, *sums = sum_numbers([float(x) for x in mine], self._device)
-        self.counters.count_faults(sums[: len(FAULT_KINDS)])
-        del sums[: len(FAULT_KINDS)]
-        self._agreed_stop = int(stop)
+        summed = iter(sum_numbers([float(x) for x in mine], self._device))
+        asked_by = {number: next(summed) for number in STOP_SIGNALS}  # how many ranks each signal has reached
+        counters.count_faults([next(summed) for _ in FAULT_KINDS])
+        steps, episodes, unready, short, fatal, squares, *sums = summed
+        self._agreed_stop = next((number for number, ranks in asked_by.items() if ranks), 0)
         if fatal:
             self._fault = fault or EnvironmentFault("the environments of another rank failed for good")
         episodes_before = counters.episodes
         counters.env_steps += int(steps)
         counters.episodes += int(episodes)
-        squares = sums.pop(0)
         if episodes and episodes_before < FIRST_EPISODES:  # one that 0.1.0 began has counted none of them
             counters.add_first_episodes(episodes, sums[0], squares)
         window = counters.window
@@ -417,15 +417,13 @@ class ReplayDataModule(LightningDataModule):
         mine = list(range(rank(), self.eval_episodes, world_size()))
         if not mine:
             return EpisodeStats()
-        alone = world_size() == 1
         stats = self._evaluator.play(
             self._policy,
             mine,
             device=self._device if self._policy_on_device else None,
-            interrupted=self.stop.is_set if alone else lambda: False,
+            interrupted=self._interrupted,
         )
-        if alone:
-            self._raise_if_stopped(agreed=0)
+        self._raise_if_stopped(agreed=0)  # several ranks agree on it in the next round
         return stats
 
     def evaluated(self) -> None:

@@ -1,6 +1,7 @@
 """The data module without a Trainer: what is collected, when updates are due, and what a checkpoint holds."""
 
 import math
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -245,6 +246,22 @@ def test_a_round_on_several_ranks_is_not_cut_short(monkeypatch):
     with pytest.raises(RunInterrupted):
         next_batch(data)
     assert (data.counters.env_steps, data.counters.episodes) == (4, 2)  # one episode of 2 steps on each
+
+
+def test_ranks_agree_on_a_signal_that_some_of_them_have_not_seen(monkeypatch):
+    """Its number is not summed over ranks: three times 15 is no signal."""
+    monkeypatch.setattr(datamodule, "world_size", lambda: 4)
+
+    def summed(numbers, device):
+        """Three others, which have received SIGTERM and otherwise did what this one did."""
+        summed = [4 * number for number in numbers]
+        summed[datamodule.STOP_SIGNALS.index(signal.SIGTERM)] = 3.0
+        return summed
+
+    monkeypatch.setattr(datamodule, "sum_numbers", summed)
+    with pytest.raises(RunInterrupted, match="stopped by SIGTERM") as caught:
+        next_batch(make(batch_size=16))
+    assert caught.value.exit_status == 128 + 15
 
 
 # Evaluation -----------------------------------------------------------------------------------------------------------
