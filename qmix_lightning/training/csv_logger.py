@@ -22,12 +22,22 @@ _KEY = "updates"
 
 def _update_of(row: dict[Any, Any]) -> float:
     """Return the update that a row belongs to; infinity if the row is damaged."""
+    if None in row or None in row.values():
+        return math.inf
     try:
-        whole = None not in row and None not in row.values()
-        update = float(row[_KEY]) if whole else math.inf
-    except (KeyError, TypeError, ValueError):
+        update = float(row[_KEY])
+    except (KeyError, ValueError):
         return math.inf
     return update if update >= 0 else math.inf
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()  # a killed process was writing it
+    return list(csv.DictReader(lines))
 
 
 class RunCSVLogger(Logger):
@@ -72,7 +82,7 @@ class RunCSVLogger(Logger):
         new = [name for name in self._pending if name not in self._columns]
         if new:
             # Without columns of its own the run begins here; a file that is there is a run's that left no checkpoint.
-            rows = self._read() if self._columns else []
+            rows = _read(self.path) if self._columns else []
             self._columns += new
             self._rewrite([*rows, self._formatted(self._pending)])
         else:
@@ -86,15 +96,7 @@ class RunCSVLogger(Logger):
 
     def rows(self) -> list[dict[str, str]]:
         """Return the rows of the file, and the row in the making."""
-        return [*self._read(), *([self._formatted(self._pending)] if self._pending else [])]
-
-    def _read(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text().splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()  # a killed process was writing it
-        return list(csv.DictReader(lines))
+        return [*_read(self.path), *([self._formatted(self._pending)] if self._pending else [])]
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,21 +121,18 @@ class RunCSVLogger(Logger):
     def load_state_dict(self, state: dict[str, Any], updates: int, source: Path | None = None) -> None:
         """Drop what was written after the checkpoint's ``updates``; ``source`` is another run's file to go on from."""
         pending = {str(name): float(value) for name, value in dict(state.get("pending", {})).items()}
-        target, self.path = self.path, source or self.path
+        path, lost = source or self.path, f"its rows up to update {updates:,} are lost"
         try:
-            rows = self._read()
+            rows = _read(path)
+            if not rows and state.get("begun"):
+                print(f"{path} is gone: {lost}", file=sys.stderr)
         except (OSError, ValueError, csv.Error) as error:
-            rows = None
-            problem = f"cannot be read ({type(error).__name__})"
-        else:
-            problem = "is gone" if not rows and state.get("begun") else ""
-        if problem:
-            print(f"{self.path} {problem}: its rows up to update {updates:,} are lost", file=sys.stderr)
-        if rows is None and source is None:
-            aside = self.path.with_name(f"{self.path.name}.damaged")
-            os.replace(self.path, aside)
-            print(f"{self.path} is kept as {aside.name}", file=sys.stderr)
-        self.path, rows = target, rows or []
+            rows = []
+            print(f"{path} cannot be read ({type(error).__name__}): {lost}", file=sys.stderr)
+            if source is None:
+                aside = path.with_name(f"{path.name}.damaged")
+                os.replace(path, aside)
+                print(f"{path} is kept as {aside.name}", file=sys.stderr)
         # An evaluation at this very update, the first row of all, is repeated.
         limit = pending.get(_KEY, updates + 1 if state.get("begun", True) else 0)
         kept = [row for row in rows if _update_of(row) < limit]
