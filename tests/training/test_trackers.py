@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from qmix_lightning.training.trackers.base import TrackedRun
+from qmix_lightning.training.trackers.mlflow import MLflowTracker
+from qmix_lightning.training.trackers.wandb import WandbTracker
 from support import inprocess, runs
 from support.trackers import events, steps_of
 
@@ -161,3 +166,23 @@ def test_a_missing_package_is_named_with_what_installs_it(name: str, tmp_path: P
 def test_a_wrong_setting_of_a_tracker_gets_the_closest_name(tmp_path: Path):
     line = inprocess.refused([f"run_dir={tmp_path}/run", "logger=mlflow", "logger.mlflow.projct=x", *TINY])
     assert line == "error: unknown key 'logger.mlflow.projct'. Did you mean 'logger.mlflow.project'?"
+
+
+@pytest.mark.parametrize(
+    ("status", "shown_by_mlflow", "exit_code"),
+    [("completed", "FINISHED", 0), ("pruned", "FINISHED", 0), ("interrupted", "KILLED", 0), ("failed", "FAILED", 1)],
+)
+def test_trackers_tell_a_failure_from_other_ends(
+    status: str, shown_by_mlflow: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By stand-ins for the packages: a trial that a sweep's pruner gave up has not failed."""
+    monkeypatch.setattr("qmix_lightning.training.trackers.base.require", lambda package: None)
+    monkeypatch.setitem(sys.modules, "mlflow", Mock())
+    monkeypatch.setitem(sys.modules, "mlflow.entities", Mock())
+    run = TrackedRun(tmp_path, "it", "two_step", "qmix", "some_id")
+    mlflow, wandb = MLflowTracker(run), WandbTracker(run)
+    for tracker in (mlflow, wandb):
+        tracker.experiment = Mock()
+        tracker.finish({"status": status})
+    mlflow.experiment.set_terminated.assert_called_once_with("some_id", shown_by_mlflow)
+    wandb.experiment.finish.assert_called_once_with(exit_code=exit_code)

@@ -17,7 +17,7 @@ __all__ = ["MLflowTracker"]
 
 _MOST_TEXT = 500
 _AT_ONCE = 100  # parameters or tags that MLflow takes in one request
-_STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
+_STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "pruned": "FINISHED", "interrupted": "KILLED"}
 
 
 @contextlib.contextmanager

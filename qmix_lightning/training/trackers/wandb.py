@@ -12,6 +12,9 @@ from qmix_lightning.training.trackers.base import TrackedRun, Tracker, new_id
 
 __all__ = ["WandbTracker"]
 
+_NO_FAILURE = ("completed", "stopped", "pruned", "interrupted")
+"""The status of runs that did what they were asked for."""
+
 
 class WandbTracker(Tracker):
     """Tracker that writes to Weights & Biases; its step is the environment step.
@@ -84,4 +87,4 @@ class WandbTracker(Tracker):
 
     def close(self, summary: Mapping[str, Any], step: int) -> None:
         self.experiment.summary.update({f"summary/{key}": value for key, value in summary.items()})
-        self.experiment.finish(exit_code=0 if summary["status"] in ("completed", "stopped", "interrupted") else 1)
+        self.experiment.finish(exit_code=0 if summary["status"] in _NO_FAILURE else 1)
