@@ -85,9 +85,9 @@ def train(
 
     typed = [*_typed(env, algorithm, groups), *overrides]
     if run_dir is not None:
-        typed.append(f"run_dir={_literal(str(run_dir))}")
+        typed.append(f"run_dir={_literal(run_dir)}")
     if resume:
-        typed.append(f"ckpt_path={'last' if resume is True else _literal(str(resume))}")
+        typed.append(f"ckpt_path={'last' if resume is True else _literal(resume)}")
     config = _composed(typed)
     folder = Path(str(config.run_dir))
     return TrainedRun(folder, train_composed(config.to_dict(), folder, typed))
@@ -241,9 +241,12 @@ def _literal(value: Any) -> str:
     """Return a value as Hydra's grammar writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        plain = value and all(c.isalnum() or c in "_-./%" for c in value)
-        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, str | Path):
+        text = str(value)
+        plain = text and all(c.isalnum() or c in "_-./%" for c in text)
+        return text if plain else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_literal, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_literal(key)}:{_literal(inner)}" for key, inner in value.items()) + "}"
     return str(value)

@@ -14,6 +14,7 @@ import torch
 import qmix_lightning as ql
 from qmix_lightning import api
 from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.environment import register
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.optimizers import LearningRate, adam
 from qmix_lightning.policies import team
@@ -66,6 +67,22 @@ def test_a_mistake_is_what_the_command_says(tmp_path: Path):
     with pytest.raises(ConfigurationError, match="Did you mean 'env=two_step'"):
         ql.train("two_stp", run_dir=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_values_of_python(tmp_path: Path):
+    """A path with blanks and brackets, and mappings within a list, which Hydra's grammar writes in its own way."""
+    goals: list[dict[str, Any]] = [{"at": "a place", "worth": 1.5}, {"at": "another, far", "worth": None}]
+    folder = tmp_path / "levels (1), of=2"
+    given: list[object] = []
+
+    def playing_for(goals: list[dict[str, Any]], folder: str) -> VaryingLength:
+        given.append((goals, folder))
+        return VaryingLength()
+
+    register("goals_of_a_test", playing_for, overwrite=True)
+    env = {"name": "goals_of_a_test", "kwargs": {"goals": goals, "folder": folder}}
+    ql.build_lightning(env, run_dir=tmp_path / "run", **TINY)
+    assert given[0] == (goals, str(folder))
 
 
 def test_a_trainer_of_ones_own_stops_at_the_budget(tmp_path: Path):
