@@ -129,10 +129,12 @@ class TeamModule(LightningModule):
         Raises:
             RunDiverged: one is NaN or infinite, on any rank; the message says which.
         """
-        parts: dict[str, list[Tensor]] = {"loss or gradient": [] if self._not_finite is None else [self._not_finite]}
-        parts["network"] = [*self.learner.parameters(), *self.learner.buffers()]
         states = [state for optimizer in self.trainer.optimizers for state in optimizer.state.values()]
-        parts["state of the optimiser"] = [v for state in states for v in state.values() if isinstance(v, Tensor)]
+        parts: dict[str, list[Tensor]] = {
+            "loss or gradient": [] if self._not_finite is None else [self._not_finite],
+            "network": [*self.learner.parameters(), *self.learner.buffers()],
+            "state of the optimiser": [v for state in states for v in state.values() if isinstance(v, Tensor)],
+        }
         found = [
             sum((~torch.isfinite(t).all()).to(self.device, torch.float32) for t in tensors if t.is_floating_point())
             for tensors in parts.values()

@@ -99,10 +99,7 @@ class HealthCheck(Callback):
                 f"{budget:,} environment steps buy only about {updates} updates: raise total_env_steps, or lower "
                 "rollout.update_every",
             )
-        copies = module.learner.target_copies(
-            episodes=round(counters.episodes * left), updates=round(counters.updates * left)
-        )
-        if copies == 0:
+        if module.learner.target_copies(episodes=round(counters.episodes * left), updates=updates) == 0:
             self._warn(
                 trainer,
                 "copies",
