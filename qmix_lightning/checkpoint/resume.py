@@ -214,7 +214,7 @@ def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], r
     """
     names = list(map(key_of, typed))
     if any(name in _MULTI_SECTION_GROUPS for name in names):
-        merged = dict(tree)
+        merged = {**tree, "run_dir": str(run_dir)}
     else:
         composed = flatten(tree)
         merged = _copy(saved)
@@ -230,19 +230,17 @@ def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], r
         else:
             _add_shipped(merged, saved, names, path)
     merged = _keep_shares(merged, saved, names)
-    merged["run_dir"] = str(run_dir)
     _refuse_imports(merged, tree)
     return validate(merged)
 
 
 def _keep_shares(merged: dict[str, Any], saved: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Return the configuration with shares of the budget, unless typed, as the steps they were when the run began."""
-    before, now = flatten(saved), flatten(merged)
-    kept = [key for key in SHARES if key not in names and str(now.get(key)).endswith("%") and key in before]
-    merged = _copy(merged)
-    for key in kept:
-        _set(merged, key, before[key])
-    return merged
+    before, now, kept = flatten(saved), flatten(merged), _copy(merged)
+    for key in SHARES:
+        if key not in names and str(now.get(key)).endswith("%") and key in before:
+            _set(kept, key, before[key])
+    return kept
 
 
 def _add_shipped(merged: dict[str, Any], saved: dict[str, Any], names: list[str], path: Path) -> None:
