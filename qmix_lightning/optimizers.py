@@ -47,7 +47,8 @@ class LearningRate:
     lr_final: float
 
     def __post_init__(self) -> None:
-        _check(None, lr=self.lr)
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, not {self.lr}")
         check_choices(self)
         if self.lr_anneal_steps < 1:
             raise ValueError(f"lr_anneal_steps must be at least 1, not {self.lr_anneal_steps}")
@@ -75,18 +76,17 @@ def set_learning_rates(optimizer: Optimizer, env_steps: int) -> None:
             group["lr"] = group["initial_lr"] * factor
 
 
-def _check(max_grad_norm: float | None, **positive: float) -> None:
-    for name, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, not {value}")
+def _check(*, eps: float, weight_decay: float, max_grad_norm: float | None, **fractions: float) -> None:
+    """Check what every optimiser has, and those settings of it that are at least 0 and below 1."""
+    if not eps > 0:
+        raise ValueError(f"eps must be above 0, not {eps}")
     if max_grad_norm is not None and not max_grad_norm > 0:
         raise ValueError(f"max_grad_norm must be above 0, or null for no clipping, not {max_grad_norm}")
-
-
-def _check_fraction(**fractions: float) -> None:
     for name, value in fractions.items():
         if not 0.0 <= value < 1.0:
             raise ValueError(f"{name} must be at least 0 and below 1, not {value}")
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")
 
 
 def _complete(groups: Groups, rate: LearningRate, max_grad_norm: float | None) -> Groups:
@@ -109,10 +109,7 @@ def rmsprop(
     *, rate: LearningRate, alpha: float, eps: float, weight_decay: float, max_grad_norm: float | None
 ) -> Callable[[Groups], Optimizer]:
     """Return a function that makes RMSprop; PyMARL trains with lr 5e-4, alpha 0.99, eps 1e-5 and clips at norm 10."""
-    _check(max_grad_norm, eps=eps)
-    _check_fraction(alpha=alpha)
-    if weight_decay < 0:
-        raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")
+    _check(eps=eps, weight_decay=weight_decay, max_grad_norm=max_grad_norm, alpha=alpha)
     return lambda groups: torch.optim.RMSprop(
         _complete(groups, rate, max_grad_norm), alpha=alpha, eps=eps, weight_decay=weight_decay, foreach=True
     )
@@ -122,10 +119,7 @@ def adam(
     *, rate: LearningRate, beta1: float, beta2: float, eps: float, weight_decay: float, max_grad_norm: float | None
 ) -> Callable[[Groups], Optimizer]:
     """Return a function that makes Adam (Kingma & Ba 2015)."""
-    _check(max_grad_norm, eps=eps)
-    _check_fraction(beta1=beta1, beta2=beta2)
-    if weight_decay < 0:
-        raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")
+    _check(eps=eps, weight_decay=weight_decay, max_grad_norm=max_grad_norm, beta1=beta1, beta2=beta2)
 
     def make(groups: Groups) -> Optimizer:
         optimizer = torch.optim.Adam(
