@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_gather_objects", "all_reduce_sum", "rank", "world_size"]
+__all__ = ["all_gather_objects", "all_reduce_sum", "least_number", "rank", "sum_numbers", "world_size"]
 
 
 def _ready() -> bool:
@@ -37,18 +37,20 @@ def sum_numbers(numbers: list[float], device: torch.device) -> list[float]:
     """Return each number summed over ranks, in double precision where the device has it."""
     if world_size() == 1:
         return numbers
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return all_reduce_sum(torch.tensor(numbers, dtype=dtype, device=device)).tolist()
+    return all_reduce_sum(_as_tensor(numbers, device)).tolist()
 
 
 def least_number(number: float, device: torch.device) -> float:
     """Return the smallest of all ranks' numbers, in double precision where the device has it."""
     if world_size() == 1:
         return number
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    value = torch.tensor(number, dtype=dtype, device=device)
+    value = _as_tensor(number, device)
     dist.all_reduce(value, op=dist.ReduceOp.MIN)
     return float(value)
+
+
+def _as_tensor(numbers: float | list[float], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 
 def all_gather_objects(value: Any) -> list[Any]:
