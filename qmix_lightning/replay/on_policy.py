@@ -84,16 +84,11 @@ class RoundStore(EpisodeReplay):
         return super().saved_beside() | {"round": self.extras}
 
     def restore_beside(self, saved: Mapping[str, Any], round_extras: Sequence[str]) -> None:
-        self.load_extras(saved.get("round", {}), round_extras)
-
-    def load_extras(self, extras: Mapping[str, Tensor], names: Sequence[str]) -> None:
-        """Take over what :attr:`extras` was in the checkpoint of a run, ``names`` or nothing at all.
-
-        Raises:
-            RunError: they are not those of the episodes held.
-        """
-        if extras and set(extras) != set(names):
-            raise RunError(f"the checkpoint's round has {', '.join(sorted(extras))}, not {', '.join(sorted(names))}")
+        """Take over what :attr:`extras` was in the checkpoint of a run, all of ``round_extras`` or nothing at all."""
+        extras: Mapping[str, Tensor] = saved.get("round", {})
+        if extras and set(extras) != set(round_extras):
+            names = ", ".join(sorted(round_extras))
+            raise RunError(f"the checkpoint's round has {', '.join(sorted(extras))}, not {names}")
         longest = self.whole(seed=0, rank=0).length if extras else 0
         for name, values in extras.items():
             if len(self) != self.capacity or tuple(values.shape[:2]) != (self.capacity, longest):

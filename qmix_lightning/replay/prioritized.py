@@ -165,23 +165,12 @@ class PrioritizedReplay(EpisodeReplay):
     # -- between processes ---------------------------------------------------------------------------------------
 
     def saved_beside(self) -> dict[str, Any]:
-        return super().saved_beside() | {"priorities": self.state_dict()}
+        """Return the priorities of what is held, from the oldest on, and the largest ever given."""
+        held = torch.from_numpy(self.priorities(np.arange(self.first_id, self.next_id)))
+        return super().saved_beside() | {"priorities": {"priorities": held, "largest": self.largest}}
 
     def restore_beside(self, saved: Mapping[str, Any], round_extras: Sequence[str]) -> None:
-        self.load_state_dict(saved["priorities"])
-
-    def state_dict(self) -> dict[str, Tensor | float]:
-        """Return the priorities of what is held, from the oldest on, and the largest ever given."""
-        held = self.priorities(np.arange(self.first_id, self.next_id))
-        return {"priorities": torch.from_numpy(held), "largest": self.largest}
-
-    def load_state_dict(self, state: dict[str, Tensor | float]) -> None:
-        """Restore the priorities of the episodes that are held again.
-
-        Raises:
-            RunError: they are of other episodes.
-        """
-        priorities, largest = state["priorities"], state["largest"]
+        priorities, largest = saved["priorities"]["priorities"], saved["priorities"]["largest"]
         if not isinstance(priorities, Tensor) or len(priorities) != len(self):
             raise RunError(f"the checkpoint does not hold the priorities of its {len(self)} episodes")
         self.largest = float(largest)

@@ -205,7 +205,7 @@ def test_priorities_come_back_exactly(count):
     replay.update_priorities(held(replay), np.linspace(0.1, 4.0, len(replay)) ** 2)
     replay.update_priorities(held(replay)[1:3], np.array([30.0, 0.7]))
     other.restore(replay.first_id, replay.export(replay.first_id, replay.next_id), replay.first_id)
-    other.load_state_dict(replay.state_dict())
+    other.restore_beside(replay.saved_beside(), ())
     for key in range(5):
         for a, b in zip(replay.draw(4, key), other.draw(4, key), strict=True):
             assert np.array_equal(a, b)
@@ -213,7 +213,7 @@ def test_priorities_come_back_exactly(count):
         one.add(episode(40, 2))
     assert np.array_equal(replay._tree._nodes, other._tree._nodes)
     with pytest.raises(RunError, match="does not hold the priorities of its"):
-        other.load_state_dict({"priorities": torch.ones(2), "largest": 1.0})
+        other.restore_beside({"priorities": {"priorities": torch.ones(2), "largest": 1.0}}, ())
 
 
 # In a run -------------------------------------------------------------------------------------------------------------

@@ -173,4 +173,4 @@ def test_what_does_not_belong_to_the_round_is_refused(extras, message: str):
     data = make(prepare_round=numbered, round_extras=("seen",))
     next_batch(data)
     with pytest.raises(RunError, match=message):
-        data.rounds.load_extras(extras, ("seen",))
+        data.rounds.restore_beside({"round": extras}, ("seen",))
