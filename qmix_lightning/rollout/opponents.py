@@ -170,10 +170,9 @@ class PolicyOpponents(Opponents):
             )
 
     def begin(self, mask: NDArray[np.bool_], draws: NDArray[np.float32]) -> None:
-        known = sorted(self._versions)
         newest = self._candidates()
         self._version[mask] = np.array(newest)[(draws[mask] * len(newest)).astype(np.int64)]
-        for number in set(known) - {*newest, *self._version.tolist()}:
+        for number in self._versions.keys() - {*newest, *self._version.tolist()}:
             del self._versions[number]
         rows = torch.from_numpy(np.repeat(mask, len(self._last) // self._num_envs))
         first = self._versions[newest[0]].initial_state(len(rows))

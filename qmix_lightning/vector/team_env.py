@@ -64,21 +64,22 @@ class TeamEnv:
 
     Args:
         env: shows and steps every agent; closed with this object.
-        opponents: how the others act.
+        make_opponents: makes what acts for the others, from their specification and the number of environments.
 
     Attributes:
+        opponents: how the others act.
         env_steps: joint steps taken here, over all environments.
     """
 
-    def __init__(self, env: VectorEnv, opponents: Opponents) -> None:
+    def __init__(self, env: VectorEnv, make_opponents: Callable[[EnvSpec, int], Opponents]) -> None:
         self.whole = env
-        self.opponents = opponents
         self.num_envs, self.device = env.num_envs, env.device
         chosen = set(env.spec.team)
         self._slots = torch.tensor(sorted(chosen))
         self._others = torch.tensor([i for i in range(env.spec.n_agents) if i not in chosen])
         self.spec = spec_of_slots(env.spec, self._slots.tolist())
         self._sizes = spec_of_slots(env.spec, self._others.tolist())
+        self.opponents = make_opponents(self._sizes, env.num_envs)
         self._keys = np.zeros(self.num_envs, np.uint64)  # of the episodes
         self._t = np.zeros(self.num_envs, np.int64)
         self.env_steps = 0
@@ -171,8 +172,7 @@ def team_env(env: VectorEnv, make_opponents: Callable[[EnvSpec, int], Opponents]
     if not env.spec.team:
         return env
     try:
-        others = [i for i in range(env.spec.n_agents) if i not in env.spec.team]
-        return TeamEnv(env, make_opponents(spec_of_slots(env.spec, others), env.num_envs))
+        return TeamEnv(env, make_opponents)
     except BaseException:
         env.close()
         raise
