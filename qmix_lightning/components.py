@@ -27,7 +27,7 @@ from qmix_lightning.rollout.opponents import OpponentMaker, opponent_maker
 from qmix_lightning.runtime.text import error_line, printable
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector.env_section import parse_env_section
-from qmix_lightning.vector.factory import Backend, make_vector_env
+from qmix_lightning.vector.factory import SYNC, Backend, make_vector_env
 from qmix_lightning.vector.sides import one_team_of_sides, opposing_sides
 from qmix_lightning.vector.team_env import team_env
 
@@ -76,7 +76,7 @@ def _no_settings() -> None:
 
 def env_maker(
     section: Mapping[str, Any],
-    backend: Backend | None = None,
+    backend: Backend = SYNC,
     *,
     evaluation: bool = False,
     open_policy: Callable[[str], Policy] | None = None,
@@ -87,7 +87,6 @@ def env_maker(
     team's, and hold its opponents; ``open_policy`` opens the policy that ``env.opponents`` may refer to.
     """
     env = parse_env_section(section)
-    backend = backend or Backend()
     extra = {"evaluation": True} if evaluation and "evaluation" in inspect.signature(env.factory).parameters else {}
     opponents = None if env.opponents is None else opponent_maker(env.opponents, open_policy)
     given = {"name": env.name, "backend": backend, **env.adapter}

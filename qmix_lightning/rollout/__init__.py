@@ -1,1 +1,1 @@
-"""Act and collect: the rollout policy, the collector, its process, and evaluation."""
+"""Act and collect: the rollout policy, the collector, here, in its process or in Ray actors, opponents, evaluation."""

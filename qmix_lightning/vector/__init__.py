@@ -1,1 +1,1 @@
-"""Step PettingZoo environments together, in this process or in worker processes, with fault tolerance."""
+"""Step environments together, in this process or in workers, with fault tolerance; show a game as its team's."""

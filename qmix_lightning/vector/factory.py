@@ -18,7 +18,7 @@ from qmix_lightning.worker.create_env import AdapterMaker, create_env
 from qmix_lightning.worker.fault_tolerance import FaultLimit, Faults, FaultTolerantEnv
 from qmix_lightning.worker.supervisor import supervise
 
-__all__ = ["Backend", "interpreter_of", "make_vector_env"]
+__all__ = ["SYNC", "Backend", "interpreter_of", "make_vector_env"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Backend:
 
 
 SYNC = Backend()
+"""This process, with the limit of faults that nobody chose."""
 
 
 def interpreter_of(path: str | None, variables: Sequence[str]) -> Interpreter | None:

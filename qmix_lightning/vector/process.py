@@ -68,6 +68,7 @@ class ProcessVectorEnv:
         self._faults = Faults(name, limit)
         self.faults = self._faults.counts
         self._workers: list[WorkerProcess | None] = []
+        self._descriptor = -1  # of the shared memory
         self._blocks = [b.tolist() for b in np.array_split(np.arange(num_envs), min(num_workers, num_envs))]
         try:
             for block in self._blocks:
@@ -281,8 +282,6 @@ class ProcessVectorEnv:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    _descriptor = -1
 
     def _end_all(self) -> None:
         for worker in self._running:
