@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.hydra_app import run_command
 from qmix_lightning.config.env_address import env_label
+from qmix_lightning.config.policy_config import validate_eval
 from qmix_lightning.config.resume import refuse_untyped_interpreter
-from qmix_lightning.config.run_config import InterpreterConfig, validate_eval
+from qmix_lightning.config.run_config import InterpreterConfig
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.runtime.text import shown_path
 

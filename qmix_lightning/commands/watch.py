@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.hydra_app import run_command
 from qmix_lightning.commands.evaluate import FRESH_SEEDS
-from qmix_lightning.config.watch_config import WatchConfig, validate_watch
+from qmix_lightning.config.policy_config import WatchConfig, validate_watch
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import shown_path
 

@@ -6,41 +6,66 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qmix_lightning.config.run_config import check_reference
+from qmix_lightning.config.run_config import (
+    InterpreterConfig,
+    NotNegative,
+    Positive,
+    Share,
+    check_interpreter,
+    check_kwargs,
+)
 from qmix_lightning.config.schema import from_mapping
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
-__all__ = ["PROGRAM_KINDS", "ExportConfig", "ProgramKind", "validate_export"]
+__all__ = ["EvalConfig", "ExportConfig", "WatchConfig", "validate_eval", "validate_export", "validate_watch"]
 
-ProgramKind = Literal["onnx", "torch_export"]
-PROGRAM_KINDS = ("onnx", "torch_export")
+_PROGRAM_KINDS = ("onnx", "torch_export")
 
 
 @dataclass(frozen=True)
-class ExportConfig:
-    """Configuration of ``qmix-export``."""
+class PolicyReference:
+    """The keys that all of these commands share: which policy they are about."""
 
     policy: str | None
     ckpt_path: str | None
     run_dir: str | None
-    output: str
-    learner: bool
-    programs: list[str] | str
-    verify_steps: int
-    card: bool
-    task: str
-    command: str
-    commit: str
-    episodes: int
-    num_envs: int
-    seed: int | None
-    env: dict[str, Any]
 
     @property
     def reference(self) -> str:
         """What names the policy."""
         return str(self.policy or self.ckpt_path)
+
+
+@dataclass(frozen=True)
+class EvalConfig(PolicyReference):
+    """Configuration of ``qmix-eval``."""
+
+    episodes: Positive | None
+    num_envs: Positive | None
+    seed: NotNegative | None
+    epsilon: Share
+    env: dict[str, Any]
+    rollout: InterpreterConfig
+    output: str | None
+
+
+@dataclass(frozen=True)
+class ExportConfig(PolicyReference):
+    """Configuration of ``qmix-export``."""
+
+    output: str
+    learner: bool
+    programs: list[str] | str
+    verify_steps: NotNegative
+    card: bool
+    task: str
+    command: str
+    commit: str
+    episodes: Positive
+    num_envs: Positive
+    seed: NotNegative | None
+    env: dict[str, Any]
 
     @property
     def program_kinds(self) -> list[str]:
@@ -48,18 +73,67 @@ class ExportConfig:
         return [self.programs] if isinstance(self.programs, str) else list(self.programs)
 
 
+@dataclass(frozen=True)
+class WatchConfig(PolicyReference):
+    """Configuration of ``qmix-watch``; ``conf/watch.yaml`` says what each key means."""
+
+    beside: str | None
+    env: dict[str, Any]
+    episodes: Positive
+    seed: NotNegative | None
+    epsilon: Share
+    render: Literal["video", "human", "none"]
+    page: bool
+    output: str | None
+    fps: Positive | None
+    max_steps: Positive
+
+
+def _check_reference(config: PolicyReference) -> None:
+    """Refuse a command that names no policy, or two."""
+    policy, ckpt_path = config.policy, config.ckpt_path
+    if not policy and not ckpt_path:
+        raise ConfigurationError("policy needs a value: policy=..., a run folder, a .ckpt, a policy folder or a name")
+    if policy and ckpt_path:
+        raise ConfigurationError(f"policy={policy} and ckpt_path={ckpt_path} are two: name one")
+
+
+def validate_eval(given: Mapping[str, Any]) -> EvalConfig:
+    """Check the configuration of ``qmix-eval`` like that of a run.
+
+    Raises:
+        ConfigurationError: an unknown key, a wrong type, a number out of range, no policy or two.
+    """
+    config = from_mapping(EvalConfig, given, "")
+    _check_reference(config)
+    check_kwargs(config.env)
+    check_interpreter(config.rollout.python, config.rollout.python_env)
+    return config
+
+
 def validate_export(given: Mapping[str, Any]) -> ExportConfig:
     """Check the configuration of ``qmix-export``.
 
     Raises:
-        ConfigurationError: an unknown key, a wrong type, or a number that is too small.
+        ConfigurationError: an unknown key, a wrong type, a number out of range, no policy or two.
     """
-    config: ExportConfig = from_mapping(ExportConfig, given, "")
-    check_reference(config.policy, config.ckpt_path)
-    for name, bound in {"episodes": 1, "num_envs": 1, "verify_steps": 0, "seed": 0}.items():
-        if (value := getattr(config, name)) is not None and value < bound:
-            raise ConfigurationError(f"{name} must be at least {bound}, not {value}")
+    config = from_mapping(ExportConfig, given, "")
+    _check_reference(config)
     for kind in config.program_kinds:
-        if kind not in PROGRAM_KINDS:
-            raise ConfigurationError(f"programs: there is no kind '{kind}'{did_you_mean(str(kind), PROGRAM_KINDS)}")
+        if kind not in _PROGRAM_KINDS:
+            raise ConfigurationError(f"programs: there is no kind '{kind}'{did_you_mean(str(kind), _PROGRAM_KINDS)}")
+    return config
+
+
+def validate_watch(given: Mapping[str, Any]) -> WatchConfig:
+    """Check the configuration of ``qmix-watch``.
+
+    Raises:
+        ConfigurationError: an unknown key, a wrong type, a number out of range, no policy or two.
+    """
+    config = from_mapping(WatchConfig, given, "")
+    _check_reference(config)
+    check_kwargs(config.env)
+    if config.beside and not config.page:
+        raise ConfigurationError("beside is shown on the page: add page=true")
     return config

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.config.env_address import is_trusted
-from qmix_lightning.config.run_config import EvalConfig, RunConfig
+from qmix_lightning.config.policy_config import EvalConfig
+from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.config.schema import typed
 from qmix_lightning.config.tree import flatten, key_of
 from qmix_lightning.config.trust import is_name, texts

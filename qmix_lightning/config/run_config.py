@@ -23,17 +23,15 @@ from qmix_lightning.errors import ConfigurationError
 
 __all__ = [
     "SHARES",
-    "EvalConfig",
     "ExplorationConfig",
     "InterpreterConfig",
     "ReplayConfig",
     "RolloutConfig",
     "RunConfig",
     "check_interpreter",
-    "check_reference",
+    "check_kwargs",
     "evaluation_plan",
     "validate",
-    "validate_eval",
 ]
 
 
@@ -151,27 +149,6 @@ class InterpreterConfig:
     python_env: list[Any] = field(default_factory=list[Any])
 
 
-@dataclass(frozen=True)
-class EvalConfig:
-    """Configuration of ``qmix-eval``."""
-
-    policy: str | None
-    ckpt_path: str | None
-    run_dir: str | None
-    episodes: Positive | None
-    num_envs: Positive | None
-    seed: NotNegative | None
-    epsilon: Share
-    env: dict[str, Any]
-    rollout: InterpreterConfig
-    output: str | None
-
-    @property
-    def reference(self) -> str:
-        """What names the policy."""
-        return str(self.policy or self.ckpt_path)
-
-
 def validate(given: Mapping[str, Any]) -> RunConfig:
     """Check a composed configuration and return it as a :class:`RunConfig`.
 
@@ -253,27 +230,6 @@ def evaluation_plan(config: RunConfig, episode_limit: int | None) -> tuple[int, 
 _EVAL_EPISODES = 32
 
 
-def validate_eval(given: Mapping[str, Any]) -> EvalConfig:
-    """Check the configuration of ``qmix-eval`` like that of a run.
-
-    Raises:
-        ConfigurationError: an unknown key, a wrong type, or a number that is too small.
-    """
-    config = from_mapping(EvalConfig, given, "")
-    check_reference(config.policy, config.ckpt_path)
-    _check_kwargs(config.env)
-    check_interpreter(config.rollout.python, config.rollout.python_env)
-    return config
-
-
-def check_reference(policy: str | None, ckpt_path: str | None) -> None:
-    """Refuse a command that names no policy, or two."""
-    if not policy and not ckpt_path:
-        raise ConfigurationError("policy needs a value: policy=..., a run folder, a .ckpt, a policy folder or a name")
-    if policy and ckpt_path:
-        raise ConfigurationError(f"policy={policy} and ckpt_path={ckpt_path} are two: name one")
-
-
 def check_interpreter(path: str | None, variables: list[Any]) -> None:
     """Check the path of another Python, and the names of the environment variables that it receives.
 
@@ -289,7 +245,8 @@ def check_interpreter(path: str | None, variables: list[Any]) -> None:
         raise ConfigurationError("rollout.python_env is for another Python, which rollout.python=PATH names")
 
 
-def _check_kwargs(env: Mapping[str, Any]) -> None:
+def check_kwargs(env: Mapping[str, Any]) -> None:
+    """Refuse keyword arguments of an environment that are no mapping."""
     if not isinstance(env.get("kwargs", {}), Mapping):
         raise ConfigurationError(f"env.kwargs must be a mapping {{key: value}}, not {typed(env['kwargs'])}")
 
@@ -312,7 +269,7 @@ def _check_values(config: RunConfig) -> None:
     if config.replay.kind == "on_policy":
         _check_rounds(config)
     _check_collector(config)
-    _check_kwargs(config.env)
+    check_kwargs(config.env)
     check_interpreter(config.rollout.python, config.rollout.python_env)
     for name, instead in _RESERVED_TRAINER_KEYS.items():
         if name in config.trainer:

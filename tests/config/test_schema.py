@@ -19,8 +19,8 @@ from qmix_lightning import environment
 from qmix_lightning.agents import AGENTS
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.algorithms import ALGORITHMS
+from qmix_lightning.config.policy_config import EvalConfig, ExportConfig, WatchConfig
 from qmix_lightning.config.run_config import (
-    EvalConfig,
     ExplorationConfig,
     ReplayConfig,
     RolloutConfig,
@@ -120,12 +120,13 @@ def test_the_top_level():
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_"))
     named = {f.name for f in fields(RunConfig)} | {"experiment", "suite"}
     assert set(groups) <= named
-    evaluation = OmegaConf.load(CONF / "evaluate.yaml")
-    assert sorted(set(evaluation) - {"defaults", "hydra"}) == sorted(field.name for field in fields(EvalConfig))
+    for command, schema in {"evaluate": EvalConfig, "export": ExportConfig, "watch": WatchConfig}.items():
+        keys = set(OmegaConf.load(CONF / f"{command}.yaml")) - {"defaults", "hydra"}
+        assert sorted(keys) == sorted(field.name for field in fields(schema)), command
 
 
 def test_no_schema_has_a_default():
-    for schema in (RunConfig, EvalConfig, ReplayConfig, RolloutConfig, ExplorationConfig):
+    for schema in (RunConfig, EvalConfig, ExportConfig, WatchConfig, ReplayConfig, RolloutConfig, ExplorationConfig):
         parameters = inspect.signature(schema).parameters.values()
         assert [p.name for p in parameters if p.default is not p.empty] == [], schema
 
