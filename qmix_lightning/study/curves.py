@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from html import escape
 
+from qmix_lightning.study.bands import Band
 from qmix_lightning.study.plan import Plan
-from qmix_lightning.study.summary import Curve, Summary
+from qmix_lightning.study.summary import Summary
 
 __all__ = ["picture"]
 
@@ -52,9 +53,9 @@ def picture(plan: Plan, summary: Summary) -> str | None:
     )
 
 
-def _panel(title: str, label: str, curves: dict[str, Curve], names: list[str]) -> str:
-    left = min(curve.env_steps[0] for curve in curves.values())
-    right = max(curve.env_steps[-1] for curve in curves.values())
+def _panel(title: str, label: str, curves: dict[str, Band], names: list[str]) -> str:
+    left = min(curve.x[0] for curve in curves.values())
+    right = max(curve.x[-1] for curve in curves.values())
     low = min(min(curve.low) for curve in curves.values())
     high = max(max(curve.high) for curve in curves.values())
     margin = 0.05 * (high - low) or 0.5
@@ -78,10 +79,10 @@ def _panel(title: str, label: str, curves: dict[str, Curve], names: list[str]) -
     parts.append(f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#999"/>')
     for number, name in enumerate(names):
         if (curve := curves.get(name)) is not None:
-            upper = [at(*point) for point in zip(curve.env_steps, curve.high, strict=True)]
-            lower = [at(*point) for point in zip(curve.env_steps, curve.low, strict=True)]
+            upper = [at(*point) for point in zip(curve.x, curve.high, strict=True)]
+            lower = [at(*point) for point in zip(curve.x, curve.low, strict=True)]
             band = "M" + "L".join([*upper, *reversed(lower)]) + "Z"
-            line = "M" + "L".join(at(*point) for point in zip(curve.env_steps, curve.iqm, strict=True))
+            line = "M" + "L".join(at(*point) for point in zip(curve.x, curve.iqm, strict=True))
             parts.append(f'<path d="{band}" fill="{_COLORS[number % len(_COLORS)]}" fill-opacity="0.13"/>')
             parts.append(f'<path d="{line}" fill="none" {_stroke(number)}/>')
     return "\n".join(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -72,7 +71,7 @@ def write_report(plan: Plan, summary: Summary, command: str, page: Path | None) 
         written[0].write_text(_section(plan, command, tables, "curves.svg" if drawn else None))
         rows = [row.content for row in summary.rows]
         content = {"suite": name, "command": command, **summary.as_dict(), "rows": rows}
-        write_lines(json.loads(json.dumps(content)), written[1])
+        write_lines(content, written[1])
         if drawn:
             written[2].write_text(drawn)
         if page is not None:

@@ -11,24 +11,15 @@ from typing import Any
 import numpy as np
 
 from qmix_lightning.study import statistics
+from qmix_lightning.study.bands import Band, band_of
 from qmix_lightning.study.code_version import changed_parts
 from qmix_lightning.study.plan import Plan
 from qmix_lightning.study.rows import Row, time_to
 from qmix_lightning.study.suite import Published
 
-__all__ = ["Aggregate", "Curve", "Result", "Summary", "comparable", "sum_up"]
+__all__ = ["Aggregate", "Result", "Summary", "comparable", "sum_up"]
 
 _THRESHOLDS = np.linspace(0, 1, 21)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Evaluations over environment steps: the interquartile mean over seeds and its 95 % interval."""
-
-    env_steps: list[float]
-    iqm: list[float]
-    low: list[float]
-    high: list[float]
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ class Result:
     iqm: float
     mean: float
     interval: tuple[float, float] | None
-    curve: Curve | None
+    curve: Band | None
     stale: list[str]
     time_s: float | None
     reached: int
@@ -92,8 +83,11 @@ class Summary:
             "steps": self.steps,
             "tasks": {
                 task: {
-                    algorithm: {**vars(result), "curve": vars(result.curve) if result.curve else None}
-                    | {"time_s": None if result.time_s is None or math.isinf(result.time_s) else result.time_s}
+                    algorithm: {
+                        **vars(result),
+                        "curve": _curve(result.curve),
+                        "time_s": None if result.time_s is None or math.isinf(result.time_s) else result.time_s,
+                    }
                     for algorithm, result in results.items()
                 }
                 for task, results in self.results.items()
@@ -103,6 +97,10 @@ class Summary:
             "probability_of_improvement": self.improvement,
             "missing": self.missing,
         }
+
+
+def _curve(band: Band | None) -> dict[str, list[float]] | None:
+    return band and {"env_steps": band.x, "iqm": band.iqm, "low": band.low, "high": band.high}
 
 
 def sum_up(plan: Plan) -> Summary:
@@ -138,26 +136,11 @@ def _result(plan: Plan, task: str, runs: list[tuple[int, Row, list[str]]]) -> Re
         iqm=float(statistics.interquartile_mean(values)),
         mean=float(np.mean(values)),
         interval=statistics.bootstrap_interval([values]) if len(values) > 1 else None,
-        curve=_curve([row for _, row, _ in runs], settings.metric),
+        curve=band_of([row.evaluations for _, row, _ in runs], "env_steps", settings.metric),
         stale=sorted({part for _, _, parts in runs for part in parts}),
         time_s=None if times is None else median(math.inf if time is None else time for time in times),
         reached=0 if times is None else sum(time is not None for time in times),
     )
-
-
-def _curve(rows: list[Row], metric: str) -> Curve | None:
-    curves = []
-    for row in rows:
-        pairs = zip(row.evaluations["env_steps"], row.evaluations.get(metric, []), strict=False)
-        known = [(step, value) for step, value in pairs if step is not None and value is not None]
-        if not known:
-            return None
-        curves.append(tuple(zip(*known, strict=True)))
-    grid, values = statistics.common_grid(curves)
-    if not len(grid):
-        return None
-    low, high = statistics.bootstrap_band(values).tolist()
-    return Curve(grid.tolist(), statistics.interquartile_mean(values.T).tolist(), low, high)
 
 
 def _scores(plan: Plan, results: dict[str, dict[str, Result]]) -> dict[str, list[list[float]]]:

@@ -8,24 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from qmix_lightning.study import statistics
+from qmix_lightning.study.bands import Band, band_of
 from qmix_lightning.study.reporting.grouping import Group, group_runs
 from qmix_lightning.study.reporting.runs import Absent, Found, Run, without_doubles
 
-__all__ = ["AXES", "THRESHOLDS", "Analysis", "Band", "Overall", "Result", "analyse"]
+__all__ = ["AXES", "THRESHOLDS", "Analysis", "Overall", "Result", "analyse"]
 
 THRESHOLDS = np.linspace(0, 1, 51)
 AXES = ("env_steps", "wall_s")
-
-
-@dataclass(frozen=True)
-class Band:
-    """A curve: the interquartile mean over runs and its 95 % interval, on a grid of steps or of seconds."""
-
-    x: list[float]
-    iqm: list[float]
-    low: list[float]
-    high: list[float]
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,7 @@ def _result(group: Group, metric: str) -> Result:
     ended = [run for run in group.runs if run.ended and metric in run.final]
     drawn = ended or [run for run in group.runs if run.columns.get(metric)]
     values = [run.final[metric] for run in ended]
-    bands = {axis: band for axis in AXES if (band := _band(drawn, axis, metric)) is not None}
+    found = {axis: band_of([run.columns for run in drawn], axis, metric) for axis in AXES}
     steps = [int(step) for run in group.runs for step in run.columns["env_steps"][-1:] if step is not None]
     return Result(
         task=group.task,
@@ -163,28 +153,10 @@ def _result(group: Group, metric: str) -> Result:
         mean=float(np.mean(values)) if values else None,
         median=float(np.median(values)) if values else None,
         interval=statistics.bootstrap_interval([values]) if len(values) > 1 else None,
-        bands=bands,
+        bands={axis: band for axis, band in found.items() if band is not None and len(band.x) > 1},
         running=0 if ended else len(drawn),
         env_steps=max(steps, default=0),
     )
-
-
-def _band(runs: Sequence[Run], axis: str, metric: str) -> Band | None:
-    curves = []
-    for run in runs:
-        pairs = zip(run.columns.get(axis, []), run.columns.get(metric, []), strict=False)
-        known = [(x, value) for x, value in pairs if x is not None and value is not None]
-        if len(known) < 2:
-            return None
-        curves.append(tuple(zip(*known, strict=True)))
-    if not curves:
-        return None
-    grid, values = statistics.common_grid(curves)
-    if len(grid) < 2:
-        return None
-    iqm = statistics.interquartile_mean(values.T)
-    low, high = statistics.bootstrap_band(values) if len(values) > 1 else (iqm, iqm)
-    return Band(grid.tolist(), iqm.tolist(), low.tolist(), high.tolist(), len(values))
 
 
 def _scores(
