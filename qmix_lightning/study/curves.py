@@ -6,6 +6,7 @@ import math
 from html import escape
 
 from qmix_lightning.study.bands import Band
+from qmix_lightning.study.formatting import shown_steps
 from qmix_lightning.study.plan import Plan
 from qmix_lightning.study.summary import Summary
 
@@ -72,10 +73,13 @@ def _panel(title: str, label: str, curves: dict[str, Band], names: list[str]) ->
     ]
     for tick in _ticks(low, high):
         x, y = map(float, at(left, tick).split())
-        parts += [f'<path d="M{x} {y}h{_WIDTH}" stroke="#e4e4e4"/>', _text(x - 6, y + 4, _short(tick), anchor="end")]
+        parts += [
+            f'<path d="M{x} {y}h{_WIDTH}" stroke="#e4e4e4"/>',
+            _text(x - 6, y + 4, shown_steps(tick), anchor="end"),
+        ]
     for tick in _ticks(left, right):
         x, y = map(float, at(tick, low).split())
-        parts += [f'<path d="M{x} {y}v4" stroke="#999"/>', _text(x, y + 18, _short(tick))]
+        parts += [f'<path d="M{x} {y}v4" stroke="#999"/>', _text(x, y + 18, shown_steps(tick))]
     parts.append(f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#999"/>')
     for number, name in enumerate(names):
         if (curve := curves.get(name)) is not None:
@@ -100,12 +104,6 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if (high - low) / (m * power) <= _TICKS)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(number * step, 10) for number in range(first, last + 1)]
-
-
-def _short(value: float) -> str:
-    if abs(value) >= 1_000_000:
-        return f"{value / 1_000_000:g}M"
-    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
 def _text(x: float, y: float, text: str, *, size: int = 11, anchor: str = "middle", more: str = "") -> str:

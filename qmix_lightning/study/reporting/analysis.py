@@ -87,9 +87,9 @@ class Analysis:
     def algorithms(self) -> list[str]:
         return sorted({result.algorithm for result in self.results})
 
-    @property
-    def runs(self) -> list[Run]:
-        return [run for group in self.groups for run in group.runs]
+    def results_on(self, task: str) -> list[Result]:
+        """Return the results on one task."""
+        return [result for result in self.results if result.task == task]
 
 
 def analyse(found: Found, metric: str | None = None) -> Analysis:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.errors import MissingDependencyError
+from qmix_lightning.study.formatting import shown_steps
 from qmix_lightning.study.reporting.analysis import AXES, THRESHOLDS, Analysis
 from qmix_lightning.study.reporting.tables import METRIC_NAMES
 
-__all__ = ["AXIS_NAMES", "COLORS", "DASHES", "draw"]
+__all__ = ["AXIS_NAMES", "COLORS", "draw"]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#444444")
 """Told apart by people who see few colours; the second round of them is dashed."""
 
-DASHES = ("-", "--", ":")
+_DASHES = ("-", "--", ":")
 AXIS_NAMES = {"env_steps": "joint steps", "wall_s": "training time in minutes"}
 _WIDTH, _HEIGHT = 3.6, 2.7  # inches of a panel
 
@@ -54,7 +55,7 @@ def draw(analysis: Analysis, folder: Path, formats: Sequence[str]) -> list[Path]
 
 
 def _style(analysis: Analysis) -> dict[str, dict[str, Any]]:
-    looks = itertools.cycle(itertools.product(DASHES, COLORS))
+    looks = itertools.cycle(itertools.product(_DASHES, COLORS))
     return {name: {"color": c, "linestyle": d} for name, (d, c) in zip(analysis.algorithms, looks, strict=False)}
 
 
@@ -80,7 +81,7 @@ def _curves(axis: str) -> Callable[[Any, Analysis], bool]:
             panel.set(title=task, xlabel=AXIS_NAMES[axis], ylabel=METRIC_NAMES[analysis.metrics[task]])
             panel.grid(alpha=0.25)
             if axis == "env_steps":
-                panel.xaxis.set_major_formatter(_steps)
+                panel.xaxis.set_major_formatter(lambda value, _: shown_steps(value))
         for panel in panels[len(tasks) :]:
             panel.set_axis_off()
         _legend(figure, handles)
@@ -94,10 +95,6 @@ def _legend(figure: Any, handles: dict[str, Any]) -> None:
     figure.legend(
         [handles[n] for n in names], names, loc="outside lower center", ncols=min(5, len(names)), frameon=False
     )
-
-
-def _steps(value: float, position: int | None = None) -> str:
-    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
 
 
 def _profiles(figure: Any, analysis: Analysis) -> bool:
@@ -117,6 +114,13 @@ def _profiles(figure: Any, analysis: Analysis) -> bool:
     return True
 
 
+def _bar(panel: Any, y: float, values: tuple[float, float, float], color: str) -> None:
+    """Draw an interval as a bar, and the value in it as a line."""
+    value, low, high = values
+    panel.barh(y, max(high - low, 1e-3), left=low, height=0.55, color=color, alpha=0.35)
+    panel.plot([value, value], [y - 0.28, y + 0.28], color=color, linewidth=2)
+
+
 def _aggregates(figure: Any, analysis: Analysis) -> bool:
     if not analysis.overall:
         return False
@@ -126,10 +130,7 @@ def _aggregates(figure: Any, analysis: Analysis) -> bool:
     looks = _style(analysis)
     for panel, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         for y, overall in enumerate(ordered):
-            value, low, high = overall.aggregates[name]
-            color = looks[overall.algorithm]["color"]
-            panel.barh(y, max(high - low, 1e-3), left=low, height=0.55, color=color, alpha=0.35)
-            panel.plot([value, value], [y - 0.28, y + 0.28], color=color, linewidth=2)
+            _bar(panel, y, overall.aggregates[name], looks[overall.algorithm]["color"])
         panel.use_sticky_edges = False  # bars would begin at the edge
         panel.margins(x=0.1)
         panel.set(title=name, yticks=range(len(ordered)), yticklabels=[overall.algorithm for overall in ordered])
@@ -148,9 +149,8 @@ def _improvement(figure: Any, analysis: Analysis) -> bool:
         return False
     figure.set_size_inches(5.2, 0.32 * len(pairs) + 1)
     panel = figure.subplots()
-    for y, (_, _, (value, low, high)) in enumerate(reversed(pairs)):
-        panel.barh(y, max(high - low, 1e-3), left=low, height=0.55, color=COLORS[0], alpha=0.35)
-        panel.plot([value, value], [y - 0.28, y + 0.28], color=COLORS[0], linewidth=2)
+    for y, (_, _, values) in enumerate(reversed(pairs)):
+        _bar(panel, y, values, COLORS[0])
     panel.axvline(0.5, color="#888888", linewidth=1)
     panel.set(xlim=(0, 1), xlabel="P(first > second)", yticks=range(len(pairs)))
     panel.set_yticklabels([f"{one} > {other}" for one, other, _ in reversed(pairs)])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from html import escape
 from importlib import resources
 from typing import Any
 
 from qmix_lightning.errors import MissingDependencyError
-from qmix_lightning.study.formatting import shown_interval, shown_number
+from qmix_lightning.study.formatting import shown_interval, shown_number, with_interval
 from qmix_lightning.study.reporting.analysis import AXES, THRESHOLDS, Analysis, Result
-from qmix_lightning.study.reporting.figures import AXIS_NAMES, COLORS, DASHES
+from qmix_lightning.study.reporting.figures import AXIS_NAMES, COLORS
 from qmix_lightning.study.reporting.tables import METRIC_NAMES, scale_note
 
 __all__ = ["page"]
@@ -50,19 +51,15 @@ def _for_script(content: object) -> str:
 
 def _data(analysis: Analysis) -> dict[str, Any]:
     """Return what the page's script draws."""
-    dashes = dict(zip(DASHES, ("solid", "dash", "dot"), strict=True))
-    looks = [
-        {"color": COLORS[n % len(COLORS)], "dash": dashes[DASHES[n // len(COLORS) % len(DASHES)]]}
-        for n in range(len(analysis.algorithms))
-    ]
+    looks = itertools.cycle(itertools.product(("solid", "dash", "dot"), COLORS))
     return {
         "algorithms": analysis.algorithms,
-        "looks": looks,
+        "looks": [{"color": color, "dash": dash} for _, (dash, color) in zip(analysis.algorithms, looks, strict=False)],
         "tasks": [
             {
                 "name": task,
                 "metric": METRIC_NAMES[analysis.metrics[task]],
-                "curves": [_curve(analysis, r) for r in analysis.results if r.task == task and r.bands],
+                "curves": [_curve(analysis, r) for r in analysis.results_on(task) if r.bands],
             }
             for task in analysis.tasks
         ],
@@ -92,7 +89,7 @@ def _table(head: list[str], rows: list[tuple[int | None, list[str]]], caption: s
 
 
 def _task(analysis: Analysis, number: int, task: str) -> str:
-    results = [result for result in analysis.results if result.task == task]
+    results = analysis.results_on(task)
     rows: list[tuple[int | None, list[str]]] = [
         (
             analysis.algorithms.index(r.algorithm),
@@ -122,16 +119,15 @@ def _overall(analysis: Analysis) -> str:
     if not analysis.overall:
         return ""
     names = list(analysis.overall[0].aggregates)
-
-    def shown(values: tuple[float, float, float]) -> str:
-        return f"{shown_number(values[0])} [{shown_number(values[1])}, {shown_number(values[2])}]"
-
     rows: list[tuple[int | None, list[str]]] = [
-        (analysis.algorithms.index(o.algorithm), [o.algorithm, str(o.runs), *(shown(o.aggregates[n]) for n in names)])
+        (
+            analysis.algorithms.index(o.algorithm),
+            [o.algorithm, str(o.runs), *(with_interval(*o.aggregates[n]) for n in names)],
+        )
         for o in sorted(analysis.overall, key=lambda o: -o.aggregates["IQM"][0])
     ]
     pairs: list[tuple[int | None, list[str]]] = [
-        (analysis.algorithms.index(one), [one, other, shown(values)])
+        (analysis.algorithms.index(one), [one, other, with_interval(*values)])
         for one, others in analysis.improvement.items()
         for other, values in others.items()
     ]

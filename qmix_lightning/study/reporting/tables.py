@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from qmix_lightning.runtime.text import shown_path
-from qmix_lightning.study.formatting import markdown_table, shown_interval, shown_number
+from qmix_lightning.study.formatting import markdown_table, shown_interval, shown_number, with_interval
 from qmix_lightning.study.reporting.analysis import Analysis, Result
 
 __all__ = ["METRIC_NAMES", "latex", "markdown", "results_csv", "runs_csv", "scale_note"]
@@ -29,7 +29,7 @@ def markdown(analysis: Analysis) -> str:
                 shown_number(r.mean),
                 shown_number(r.median),
             ]
-            for r in _of(analysis, task)
+            for r in analysis.results_on(task)
         ]
         parts += [
             f"### {task}",
@@ -39,13 +39,13 @@ def markdown(analysis: Analysis) -> str:
     if analysis.overall and len(analysis.tasks) > 1:
         names = list(analysis.overall[0].aggregates)
         rows = [
-            [o.algorithm, str(o.runs), *(_with_interval(*o.aggregates[name]) for name in names)]
+            [o.algorithm, str(o.runs), *(with_interval(*o.aggregates[name]) for name in names)]
             for o in sorted(analysis.overall, key=lambda o: -o.aggregates["IQM"][0])
         ]
         parts += ["### Over all tasks", scale_note(analysis), markdown_table(["algorithm", "runs", *names], rows)]
     if analysis.improvement and any(analysis.improvement.values()):
         rows = [
-            [one, other, _with_interval(*values)]
+            [one, other, with_interval(*values)]
             for one, others in analysis.improvement.items()
             for other, values in others.items()
         ]
@@ -76,7 +76,7 @@ def latex(analysis: Analysis) -> str:
     tasks = analysis.tasks
     lines = [f"\\begin{{tabular}}{{l{'c' * len(tasks)}}}", "\\toprule"]
     lines += [" & ".join(["algorithm", *map(_tex, tasks)]) + r" \\", "\\midrule"]
-    best = {task: max((r.iqm for r in _of(analysis, task) if r.iqm is not None), default=None) for task in tasks}
+    best = {task: max((r.iqm for r in analysis.results_on(task) if r.iqm is not None), default=None) for task in tasks}
     for algorithm in analysis.algorithms:
         cells = [_cell(by_name.get((task, algorithm)), best[task]) for task in tasks]
         lines.append(" & ".join([_tex(algorithm), *cells]) + r" \\")
@@ -128,16 +128,8 @@ def _no_formula(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 
-def _of(analysis: Analysis, task: str) -> list[Result]:
-    return [result for result in analysis.results if result.task == task]
-
-
 def _runs(result: Result) -> str:
     return str(len(result.values)) if not result.running else f"0, {result.running} running"
-
-
-def _with_interval(value: float, low: float, high: float) -> str:
-    return f"{shown_number(value)} [{shown_number(low)}, {shown_number(high)}]"
 
 
 def _cell(result: Result | None, best: float | None) -> str:
