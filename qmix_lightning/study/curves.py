@@ -36,8 +36,7 @@ def picture(plan: Plan, summary: Summary) -> str | None:
     across, down = _LEFT + _WIDTH + _RIGHT, _TOP + _HEIGHT + _BOTTOM
     panels = []
     for number, (task, found) in enumerate(curves.items()):
-        title = plan.suite.tasks[task].title or task
-        label = "win rate" if plan.suite.tasks[task].metric == "win_rate" else "return"
+        title, label = plan.suite.title(task), plan.suite.tasks[task].metric_name
         where = f"translate({number % columns * across} {number // columns * down})"
         panels.append(f'<g transform="{where}">\n{_panel(title, label, found, names)}\n</g>')
     each = max(2, columns * across // 130)

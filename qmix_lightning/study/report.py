@@ -23,7 +23,7 @@ def markdown(plan: Plan, summary: Summary) -> str:
     parts = []
     for task in plan.tasks:
         if summary.results[task]:
-            parts += [f"### {_title(plan, task)}", _about(plan, summary, task), _task_table(plan, summary, task)]
+            parts += [f"### {plan.suite.title(task)}", _about(plan, summary, task), _task_table(plan, summary, task)]
             parts += _published_elsewhere(plan, summary, task)
     if summary.aggregates:
         rows = [
@@ -103,19 +103,16 @@ def _section(plan: Plan, command: str, tables: str, image: str | None) -> str:
     return f"## {plan.suite.name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n    {command}\n\n{tables}{shown}\n"
 
 
-def _title(plan: Plan, task: str) -> str:
-    return plan.suite.tasks[task].title or task
-
-
 def _about(plan: Plan, summary: Summary, task: str) -> str:
     settings = plan.suite.tasks[task]
-    metric = "win rate" if settings.metric == "win_rate" else "return"
     ends = [f"random play {shown_number(settings.random)}"] if settings.random is not None else []
     ends += [f"the best possible {shown_number(settings.best)}"] if settings.best is not None else []
     episodes = plan.suite.final_episodes
     played = f"{episodes} fresh episode{'s' if episodes > 1 else ''}"
     return (
-        f"Greedy {metric} after {summary.steps[task]:,} joint steps, {played}" + "".join(f"; {e}" for e in ends) + "."
+        f"Greedy {settings.metric_name} after {summary.steps[task]:,} joint steps, {played}"
+        + "".join(f"; {e}" for e in ends)
+        + "."
     )
 
 

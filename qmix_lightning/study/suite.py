@@ -43,6 +43,11 @@ class Task:
     best: float | None = None
     threshold: float | None = None
 
+    @property
+    def metric_name(self) -> str:
+        """What tables and axes call the metric."""
+        return "win rate" if self.metric == "win_rate" else "return"
+
 
 @dataclass(frozen=True)
 class Algorithm:
@@ -107,6 +112,10 @@ class Suite:
     def budget(self, task: str) -> int:
         """Return the environment steps of a run on a task, if nothing else was typed."""
         return self.tasks[task].total_env_steps or self.total_env_steps
+
+    def title(self, task: str) -> str:
+        """Return what tables call a task."""
+        return self.tasks[task].title or task
 
     def overrides_of(self, task: str, algorithm: str) -> list[str]:
         """Return what ``qmix-train`` is told, without the seed."""
