@@ -158,7 +158,7 @@ def _results(suite: str, folder: Path, changed: bool) -> Path:
 
 def _run_missing(plan: Plan, options: Options) -> int:
     """Make the rows that are missing; return how many still are."""
-    from qmix_lightning.study.runner import Job, Outcome, Processes, run_all
+    from qmix_lightning.study.runner import THERE, Job, Outcome, Processes, run_all
 
     again = options.rerun == "stale"
     for line in plan.problems:
@@ -177,9 +177,9 @@ def _run_missing(plan: Plan, options: Options) -> int:
         nonlocal done
         if outcome.status == "stopped":
             return
-        done += outcome.status in ("done", "made")
+        done += outcome.status in THERE
         text = outcome.message
-        if (row := plan.row(wanted[number])) is not None and outcome.status in ("done", "made"):
+        if (row := plan.row(wanted[number])) is not None and outcome.status in THERE:
             text = f"{row.final[plan.suite.tasks[wanted[number].task].metric]:.4g}"
         spent = f" ({outcome.seconds:,.0f} s)" if outcome.status == "made" else ""
         word = {"failed": "failed: ", "locked": "left: "}.get(outcome.status, "")
@@ -191,7 +191,7 @@ def _run_missing(plan: Plan, options: Options) -> int:
         interrupted = RunInterrupted(processes.stopping)
         interrupted.args = (f"{interrupted}; what was begun is saved: the same command goes on",)
         raise interrupted from stop
-    return sum(outcome.status not in ("done", "made") for outcome in outcomes)
+    return sum(outcome.status not in THERE for outcome in outcomes)
 
 
 def _report(plan: Plan, command: str, page: Path | None) -> None:

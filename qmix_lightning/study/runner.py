@@ -15,14 +15,14 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from qmix_lightning.errors import CheckpointError, QMixLightningError, RunError, RunInterrupted
+from qmix_lightning.errors import CheckpointError, ConfigurationError, QMixLightningError, RunError, RunInterrupted
 from qmix_lightning.runtime.regular_files import read_json
 from qmix_lightning.runtime.resources import CORES
 from qmix_lightning.runtime.text import error_line, shortened
 
-__all__ = ["Job", "Outcome", "Processes", "run", "run_all"]
+__all__ = ["THERE", "Job", "Outcome", "Processes", "failed_by", "read_summary", "run", "run_all", "state_of"]
 
 State = Literal["finished", "begun", "missing"]
 
@@ -47,6 +47,10 @@ class Job:
     is_done: Callable[[], bool]
     train: Callable[[bool, int], None]
     finish: Callable[[int], None] = lambda lock: None
+
+
+THERE = ("done", "made")
+"""How a job ends whose run is there, by :attr:`Outcome.status`."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +96,30 @@ def run(job: Job, patience_s: float = 10.0) -> Outcome:
             job.finish(lock)
     except RunInterrupted as error:
         return Outcome("stopped", str(error))
-    except QMixLightningError as error:
-        return Outcome("failed", shortened(error, 500))
     except Exception as error:
-        return Outcome("failed", shortened(error_line(error), 500))
+        return failed_by(error)
     return Outcome("made", seconds=time.monotonic() - started)
+
+
+def failed_by(error: Exception) -> Outcome:
+    """Return the outcome of a job that an error ended."""
+    text = str(error) if isinstance(error, QMixLightningError) else error_line(error)
+    return Outcome("failed", shortened(text, 500), invalid=isinstance(error, ConfigurationError))
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return a run's ``summary.json``; empty if there is none that can be read."""
+    try:
+        content = read_json(folder / "summary.json")
+    except CheckpointError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def state_of(folder: Path) -> State:
     """Return how far the run in a folder is, by its ``summary.json`` and its checkpoints."""
-    with contextlib.suppress(CheckpointError, AttributeError):
-        if read_json(folder / "summary.json").get("status") in ("completed", "stopped"):
-            return "finished"
+    if read_summary(folder).get("status") in ("completed", "stopped"):
+        return "finished"
     resumable = any((folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "previous.ckpt"))
     return "begun" if resumable else "missing"
 

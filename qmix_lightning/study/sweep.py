@@ -18,18 +18,17 @@ from qmix_lightning.cli.overrides import path_override
 from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.config.tree import key_of
-from qmix_lightning.errors import CheckpointError, ConfigurationError, QMixLightningError, RunError
+from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
 from qmix_lightning.runtime.regular_files import read_json
 from qmix_lightning.runtime.signals import end_with_parent
-from qmix_lightning.runtime.text import error_line, shortened
 from qmix_lightning.runtime.trial import TRIAL
 from qmix_lightning.study.code_version import code_version
 from qmix_lightning.study.index import Study, identity, write_lines
 from qmix_lightning.study.launchers import share_of_cores
 from qmix_lightning.study.rows import commit
-from qmix_lightning.study.runner import Job, Outcome, Processes, run_all, state_of
+from qmix_lightning.study.runner import THERE, Job, Outcome, Processes, failed_by, read_summary, run_all, state_of
 
-__all__ = ["Sweep", "read_summary"]
+__all__ = ["Sweep"]
 
 _TRAIN = "qmix_lightning.commands.train"
 _PATIENCE_S = 60.0  # the runs of a sweep that was killed are still saving
@@ -100,13 +99,11 @@ class Sweep:
             begun_with = {"overrides": overrides, "code": code_version(config.to_dict()), "commit": commit()}
             name = Study(self.folder).place(key, run_name(config, swept), begun_with)["folder"]
             outcome = self._make(key, name, overrides, hydra.launcher)
-            if outcome.status in ("done", "made"):
+            if outcome.status in THERE:
                 summary = read_summary(self.folder / name)
                 objective = _objective(summary, config)
-        except QMixLightningError as error:
-            outcome = Outcome("failed", shortened(error, 500), invalid=isinstance(error, ConfigurationError))
         except Exception as error:
-            outcome = Outcome("failed", shortened(error_line(error), 500))
+            outcome = failed_by(error)
         record = {"sweep": self.id, "number": hydra.job.num, "name": name, **vars(outcome)}
         write_lines(record, self.folder / "outcomes" / f"{key}.json")
         print(f"{name}: {described(outcome)}", flush=True)
@@ -143,7 +140,7 @@ class Sweep:
         if not records:
             return
         print(f"\n{job_table(self.folder, records)}\n", flush=True)
-        failed = [record for record in records if record["status"] not in ("done", "made")]
+        failed = [record for record in records if record["status"] not in THERE]
         if failed and all(record["invalid"] for record in records):
             raise ConfigurationError(f"{failed[0]['name']}: {failed[0]['message']}")
         if failed:
@@ -203,12 +200,3 @@ def run_name(config: RunConfig, swept: Sequence[str]) -> str:
 
 def _is_basic(launcher: Mapping[str, Any]) -> bool:
     return str(launcher["_target_"]).endswith("BasicLauncher")
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return a run's ``summary.json``; empty if there is none that can be read."""
-    try:
-        content = read_json(folder / "summary.json")
-    except CheckpointError:
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from qmix_lightning.runtime.text import printable, shown_path
 from qmix_lightning.study.index import Study
-from qmix_lightning.study.sweep import read_summary
+from qmix_lightning.study.runner import THERE, read_summary
 
 __all__ = ["job_table"]
 
@@ -31,7 +31,7 @@ def job_table(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     shown = [column for column, width in enumerate(widths) if width and any(row[column] for row in rows[1:])]
     lines = ["  ".join(row[c].ljust(widths[c]) if c < 2 else row[c].rjust(widths[c]) for c in shown) for row in rows]
-    done = sum(record["status"] in ("done", "made") for record in records)
+    done = sum(record["status"] in THERE for record in records)
     head = f"{shown_path(folder)}: {done} of {len(records)} runs are there"
     return "\n".join([head, *(f"  {line.rstrip()}" for line in lines)])
 
