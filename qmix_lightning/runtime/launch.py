@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.errors import ConfigurationError, FailedTogether, QMixLightningError, RunError
-from qmix_lightning.runtime.text import error_line, printable, shortened, shown_path
+from qmix_lightning.runtime.text import error_line, message_of, printable, shortened, shown_path
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -152,9 +152,8 @@ class Ranks:
         if self._store is None or not isinstance(error, Exception) or isinstance(error, FailedTogether):
             return
         status = error.exit_status if isinstance(error, QMixLightningError) else 1
-        told = str(error) if isinstance(error, QMixLightningError) else error_line(error)
         with contextlib.suppress(RuntimeError):  # nobody is there to be told
-            self._tell(self._store, {"error": shortened(told, 1000), "status": status})
+            self._tell(self._store, {"error": shortened(message_of(error), 1000), "status": status})
         time.sleep(_HEARD_S)
         if not is_first_on_machine():
             raise FailedTogether(status) from error

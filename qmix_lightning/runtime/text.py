@@ -6,9 +6,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from qmix_lightning.errors import QMixLightningError
+
 __all__ = [
     "did_you_mean",
     "error_line",
+    "message_of",
     "on_one_line",
     "printable",
     "printable_items",
@@ -50,6 +53,11 @@ def on_one_line(value: object) -> str:
 def error_line(error: BaseException) -> str:
     """Return an exception, with the name of its class, as one line."""
     return on_one_line(f"{type(error).__name__}: {error}")
+
+
+def message_of(error: BaseException) -> str:
+    """Return what a user is told of an error: the message of one of this package's, any other as :func:`error_line`."""
+    return str(error) if isinstance(error, QMixLightningError) else error_line(error)
 
 
 def shortened(value: object, width: int = 120) -> str:

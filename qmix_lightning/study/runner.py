@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qmix_lightning.errors import CheckpointError, ConfigurationError, QMixLightningError, RunError, RunInterrupted
+from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError, RunInterrupted
 from qmix_lightning.runtime.regular_files import read_json
 from qmix_lightning.runtime.resources import CORES
-from qmix_lightning.runtime.text import error_line, shortened
+from qmix_lightning.runtime.text import message_of, shortened
 
 __all__ = ["THERE", "Job", "Outcome", "Processes", "failed_by", "read_summary", "run", "run_all", "state_of"]
 
@@ -103,8 +103,7 @@ def run(job: Job, patience_s: float = 10.0) -> Outcome:
 
 def failed_by(error: Exception) -> Outcome:
     """Return the outcome of a job that an error ended."""
-    text = str(error) if isinstance(error, QMixLightningError) else error_line(error)
-    return Outcome("failed", shortened(text, 500), invalid=isinstance(error, ConfigurationError))
+    return Outcome("failed", shortened(message_of(error), 500), invalid=isinstance(error, ConfigurationError))
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError
-from qmix_lightning.runtime.text import error_line
+from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.runtime.text import message_of
 from qmix_lightning.worker.blame import traceback_of
 from qmix_lightning.worker.buffers import SharedBuffers
 from qmix_lightning.worker.create_env import AdapterMaker
@@ -106,8 +106,7 @@ def work(connection: socket.socket, lifeline: socket.socket, output: int, log: i
             _create(envs, order, faults)
         except Exception as error:
             status = getattr(error, "exit_status", 1)
-            text = str(error) if isinstance(error, QMixLightningError) else error_line(error)
-            send(connection, {"protocol": VERSION, "error": text, "status": status})
+            send(connection, {"protocol": VERSION, "error": message_of(error), "status": status})
             return
         spec = envs[order.slots[0]].spec
         send(connection, _introduction(envs[order.slots[0]]))
@@ -181,9 +180,9 @@ def _serve(connection: socket.socket, shared: SharedBuffers, envs: dict[int, Fau
                     shared.failed[slot] = True
         except Exception as error:
             connection.sendall(FATAL)
-            told = str(error) if isinstance(error, QMixLightningError) else error_line(error)
             configuration = isinstance(error, ConfigurationError)
-            send(connection, {"error": told, "configuration": configuration, "traceback": traceback_of(error)})
+            told = {"error": message_of(error), "configuration": configuration, "traceback": traceback_of(error)}
+            send(connection, told)
             continue
         if faults.counts == before:
             connection.sendall(DONE)

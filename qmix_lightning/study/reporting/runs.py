@@ -10,7 +10,7 @@ from typing import Any
 
 from qmix_lightning.errors import CheckpointError, ConfigurationError, QMixLightningError, RunError
 from qmix_lightning.runtime.regular_files import read_json, read_yaml
-from qmix_lightning.runtime.text import error_line, printable, printable_items, shown_path
+from qmix_lightning.runtime.text import message_of, printable, printable_items, shown_path
 from qmix_lightning.study.index import Study, deciding_settings
 from qmix_lightning.study.rows import METRICS, evaluations, number, read_row
 
@@ -86,8 +86,7 @@ def find_runs(folders: Sequence[Path]) -> Found:
                 _refuse_links(place)
                 run = _from_row(place) if place.suffix == ".json" else _from_folder(place)
             except (*_UNREADABLE, QMixLightningError) as error:
-                told = str(error) if isinstance(error, QMixLightningError) else error_line(error)
-                reason = printable(told.replace(f"{place}/", ""), 200)
+                reason = printable(message_of(error).replace(f"{place}/", ""), 200)
                 absent.append(Absent(shown_path(place), "unreadable", reason))
             else:
                 if run is not None:
