@@ -114,12 +114,9 @@ def improvement_interval(scores: Scores, others: Scores) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     total = np.zeros(_BAND_RESAMPLES)
     for one, other in zip(scores, others, strict=True):
-        x, y = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        shares = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])  # [N, M]
-        of_x, of_y = (
-            rng.multinomial(len(z), np.full(len(z), 1 / len(z)), size=_BAND_RESAMPLES) / len(z) for z in (x, y)
-        )
-        total += np.einsum("rn,nm,rm->r", of_x, shares, of_y)
+        wins = _wins(one, other)
+        of_x, of_y = (rng.multinomial(n, np.full(n, 1 / n), size=_BAND_RESAMPLES) / n for n in wins.shape)
+        total += np.einsum("rn,nm,rm->r", of_x, wins, of_y)
     low, high = percentile_interval(total / len(scores))
     return float(low), float(high)
 
@@ -129,11 +126,13 @@ def probability_of_improvement(scores: Scores, others: Scores) -> float:
 
     For each task it is the Mann-Whitney statistic: the share of pairs in which the first is higher, ties counting half.
     """
-    shares = []
-    for one, other in zip(scores, others, strict=True):
-        x, y = np.asarray(one, np.float64)[:, None], np.asarray(other, np.float64)[None, :]
-        shares.append(((x > y) + 0.5 * (x == y)).mean())
-    return float(np.mean(shares))
+    return float(np.mean([_wins(one, other).mean() for one, other in zip(scores, others, strict=True)]))
+
+
+def _wins(scores: ArrayLike, others: ArrayLike) -> Floats:
+    """Return [N, M]: 1 where a run is above one of the others, a half where they are equal."""
+    x, y = np.asarray(scores, np.float64)[:, None], np.asarray(others, np.float64)[None, :]
+    return (x > y) + 0.5 * (x == y)
 
 
 def normalized(values: ArrayLike, low: float, high: float) -> Floats:

@@ -84,13 +84,10 @@ def find_runs(folders: Sequence[Path]) -> Found:
         for place in _places(folder):
             try:
                 _refuse_links(place)
-                run = _from_row(place) if place.suffix == ".json" else _from_folder(place)
+                runs[place.resolve()] = _from_row(place) if place.suffix == ".json" else _from_folder(place)
             except (*_UNREADABLE, QMixLightningError) as error:
                 reason = printable(message_of(error).replace(f"{place}/", ""), 200)
                 absent.append(Absent(shown_path(place), "unreadable", reason))
-            else:
-                if run is not None:
-                    runs[place.resolve()] = run
         absent += _never_begun(folder)
     if not runs and not absent:
         raise ConfigurationError(f"there is no run below {', '.join(map(shown_path, folders))}")
@@ -122,7 +119,7 @@ def _refuse_links(place: Path) -> None:
             raise RunError(f"{path.name} is a link or no file: not followed")
 
 
-def _from_folder(folder: Path) -> Run | None:
+def _from_folder(folder: Path) -> Run:
     tree = read_yaml(folder / "config.yaml")
     path = folder / "summary.json"
     summary = read_json(path) if path.exists() else {"status": "running"}
@@ -131,42 +128,38 @@ def _from_folder(folder: Path) -> Run | None:
     if (folder / "final.json").is_file():
         final, fresh = _metrics(read_json(folder / "final.json")), True
     status = summary.get("status") if isinstance(summary.get("status"), str) else "running"
+    settings = {key: value for key, value in deciding_settings(tree).items() if key != "seed"}
     return Run(
-        folder,
-        printable(tree["env"]["name"], 40),
-        printable(tree["algorithm"]["name"], 40),
-        int(tree["seed"]),
-        _settings(tree),
-        printable(status, 20),
-        columns,
-        final,
-        fresh,
-        printable_items(summary.get("versions"), 40),
+        place=folder,
+        env=printable(tree["env"]["name"], 40),
+        algorithm=printable(tree["algorithm"]["name"], 40),
+        seed=int(tree["seed"]),
+        settings=printable_items(settings, 60),
+        status=printable(status, 20),
+        columns=columns,
+        final=final,
+        fresh=fresh,
+        versions=printable_items(summary.get("versions"), 40),
     )
 
 
-def _from_row(path: Path) -> Run | None:
+def _from_row(path: Path) -> Run:
     """Return the run of a row of ``qmix-bench``, whose configuration is not kept: its task is its environment."""
     row = read_row(path)
     assert row is not None
     content = row.content
-    settings = {"env.suite": printable(content["suite"], 40)}
     return Run(
-        path,
-        printable(content["task"], 40),
-        printable(content["algorithm"], 40),
-        row.seed,
-        settings,
-        printable(content["status"], 20),
-        row.evaluations,
-        row.final,
-        True,
-        printable_items(content.get("versions"), 40),
+        place=path,
+        env=printable(content["task"], 40),
+        algorithm=printable(content["algorithm"], 40),
+        seed=row.seed,
+        settings={"env.suite": printable(content["suite"], 40)},
+        status=printable(content["status"], 20),
+        columns=row.evaluations,
+        final=row.final,
+        fresh=True,
+        versions=printable_items(content.get("versions"), 40),
     )
-
-
-def _settings(tree: Mapping[str, Any]) -> dict[str, str]:
-    return printable_items({k: v for k, v in deciding_settings(tree).items() if k != "seed"}, 60)
 
 
 def _last(columns: Mapping[str, list[float | None]]) -> dict[str, float]:
