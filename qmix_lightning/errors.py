@@ -79,9 +79,9 @@ class FailedTogether(QMixLightningError):
 
 
 class RunInterrupted(QMixLightningError):
-    """Raised when a signal asked the run to end; the run was saved before."""
+    """Raised when a signal asked the run to end; the run was saved before. The message ends in ``more``."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {'Ctrl-C' if signal_number == SIGINT else Signals(signal_number).name}")
+    def __init__(self, signal_number: int, more: str = "") -> None:
+        super().__init__(f"stopped by {'Ctrl-C' if signal_number == SIGINT else Signals(signal_number).name}{more}")
         self.signal_number = signal_number
         self.exit_status = 128 + signal_number

@@ -211,9 +211,8 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
     except (KeyboardInterrupt, SystemExit) as stop:
         if sweep is None:
             raise
-        interrupted = RunInterrupted(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
-        interrupted.args = (f"{interrupted}; what was begun is saved: the same command goes on",)
-        raise interrupted from stop
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        raise RunInterrupted(number, "; what was begun is saved: the same command goes on") from stop
     except (ValueError, OSError, YAMLError) as error:
         if started or sweep is not None:
             raise

@@ -163,7 +163,7 @@ def _run_missing(plan: Plan, options: Options) -> int:
     again = options.rerun == "stale"
     for line in plan.problems:
         print(line, file=sys.stderr)
-    wanted = [cell for cell in plan.cells if plan.row(cell) is None or (again and plan.stale(cell))]
+    wanted = [cell for cell in plan.cells if not plan.is_done(cell, again=again)]
     side_by_side = min(options.jobs or available_cores(), max(1, len(wanted)))
     done = len(plan.cells) - len(wanted)
     print(f"{plan.suite.name}: {done} of {len(plan.cells)} runs are done", flush=True)
@@ -188,9 +188,7 @@ def _run_missing(plan: Plan, options: Options) -> int:
     try:
         outcomes = run_all(jobs, side_by_side, processes, tell)
     except (KeyboardInterrupt, SystemExit) as stop:
-        interrupted = RunInterrupted(processes.stopping)
-        interrupted.args = (f"{interrupted}; what was begun is saved: the same command goes on",)
-        raise interrupted from stop
+        raise RunInterrupted(processes.stopping, "; what was begun is saved: the same command goes on") from stop
     return sum(outcome.status not in THERE for outcome in outcomes)
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,10 @@ class Plan:
         played = [row.content["final"].get(name) for name in ("episodes", "seed")]
         return row if played == [self.suite.final_episodes, self.suite.final_seed] else None
 
-    def stale(self, cell: Cell) -> list[str]:
-        """Return the parts of a run whose code has changed since its row was made."""
+    def is_done(self, cell: Cell, *, again: bool = False) -> bool:
+        """Return whether the row of a run is there; with ``again`` one that other code made does not count."""
         row = self.row(cell)
-        return [] if row is None else changed_parts(row.code, cell.code)
+        return row is not None and not (again and changed_parts(row.code, cell.code))
 
     def job(self, cell: Cell, processes: Processes, side_by_side: int, *, again: bool = False) -> Job:
         """Return what makes a run's row; with ``again`` a row, and a folder, of other code do not count."""
@@ -132,10 +133,6 @@ class Plan:
         )
         folder = self.study.folder / entry["folder"]
         log = self.study.folder / "logs" / f"{cell.task}-{cell.algorithm}-seed{cell.seed}.log"
-
-        def is_done() -> bool:
-            row = self.row(cell)
-            return row is not None and not (again and row.code != cell.code)
 
         def train(resume: bool, lock: int) -> None:
             checkpoints = f"checkpoint_interval={max(1, cell.config.total_env_steps // 10)}"
@@ -152,7 +149,8 @@ class Plan:
                 raise RunError(f"{shown_path(folder)} cannot be summed up: {error_line(error)}") from error
             write_lines(content, self._path(cell))
 
-        return Job(cell.name, folder, self.study.lock_of(cell.identity), is_done, train, finish)
+        lock = self.study.lock_of(cell.identity)
+        return Job(cell.name, folder, lock, partial(self.is_done, cell, again=again), train, finish)
 
     def _evaluation(self, cell: Cell, folder: Path) -> list[str]:
         return [
