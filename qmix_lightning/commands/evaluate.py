@@ -101,7 +101,6 @@ def _write(result: dict[str, Any], target: Path) -> None:
     from qmix_lightning.training.summary import write_json
 
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_json(result, target)
     except OSError as error:
         raise RunError(f"the result could not be written to {target}: {error}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.regular_files import write_whole
 
 __all__ = ["env_label", "is_address", "is_trusted", "trust", "trust_file", "trusted_modules"]
 
@@ -74,10 +75,7 @@ def trust(module: str, *, remove: bool = False) -> Path:
         raise ConfigurationError(f"'{module}' is not among the trusted modules of {path}")
     kept = [name for name in known if name != module] + ([] if remove else [module])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.writing")
-        temporary.write_text("".join(f"{name}\n" for name in kept))
-        os.replace(temporary, path)
+        write_whole("".join(f"{name}\n" for name in kept), path)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error}") from error
     return path

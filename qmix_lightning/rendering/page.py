@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from qmix_lightning.errors import MissingDependencyError
 from qmix_lightning.rendering.canvas import Frame, agent_colour, require_pillow
 from qmix_lightning.rendering.episode import RecordedEpisode
 from qmix_lightning.rendering.recorder import Moment
+from qmix_lightning.runtime.regular_files import write_whole
 from qmix_lightning.runtime.text import printable
 
 __all__ = ["PageFrames", "check_page", "write_page"]
@@ -79,11 +79,7 @@ def write_page(path: Path, title: str, runs: Sequence[tuple[str, float, Recorded
         "PLOTLY": _plotly(),
     }
     text = template.joinpath("page.html").read_text(encoding="utf-8")
-    text = re.sub("@([A-Z]+)@", lambda place: parts[place[1]], text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{os.getpid()}{path.suffix}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(re.sub("@([A-Z]+)@", lambda place: parts[place[1]], text), path)
 
 
 def _told(title: str, gamma: float, episode: RecordedEpisode, frames: list[str]) -> Mapping[str, Any]:

@@ -1,8 +1,9 @@
-"""Read files that may come from anybody: no links, no pipes, nothing larger than it should be."""
+"""Read files that may come from anybody: no links, no pipes, nothing too large; and write files whole or not at all."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.runtime.text import printable
 
-__all__ = ["is_bounded", "read_json", "read_regular", "read_yaml"]
+__all__ = ["is_bounded", "read_json", "read_regular", "read_yaml", "write_whole"]
 
 _MOST_JSON_BYTES = 64 * 2**20
 _MOST_YAML_BYTES = 2**20
@@ -88,3 +89,15 @@ def is_bounded(tree: object) -> bool:
         elif isinstance(value, list | tuple):
             waiting += value
     return not waiting
+
+
+def write_whole(text: str, path: Path) -> None:
+    """Write a text file in the place of the one that was there, so that a reader never finds half of it.
+
+    Folders above it are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    temporary.unlink(missing_ok=True)  # a link that was left there is not followed
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

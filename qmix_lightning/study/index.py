@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from qmix_lightning.config.resume import MAY_CHANGE
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import CheckpointError, ConfigurationError
-from qmix_lightning.runtime.regular_files import read_json
+from qmix_lightning.runtime.regular_files import read_json, write_whole
 from qmix_lightning.runtime.text import shown_path
 
 __all__ = ["Study", "deciding_settings", "identity", "write_lines"]
@@ -65,10 +64,7 @@ def identity(config: Mapping[str, Any]) -> str:
 def write_lines(content: Mapping[str, Any], path: Path) -> None:
     """Write a JSON object, one line for each of its keys, atomically."""
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    temporary.write_text(f"{{\n{lines}\n}}\n")
-    os.replace(temporary, path)
+    write_whole(f"{{\n{lines}\n}}\n", path)
 
 
 class Study:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,7 @@ from packaging.requirements import Requirement
 from qmix_lightning.config.env_address import env_label
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.environment import ENVIRONMENTS
+from qmix_lightning.runtime.regular_files import write_whole
 
 if TYPE_CHECKING:
     from qmix_lightning.training.ending import Ending
@@ -61,10 +61,7 @@ def _plain(value: Any) -> Any:
 
 def write_json(value: dict[str, Any], path: Path) -> None:
     """Write ``value`` as JSON atomically, so that a reader never finds half of it."""
-    temporary = path.with_name(path.name + ".writing")
-    temporary.unlink(missing_ok=True)  # a link that was left there is not followed
-    temporary.write_text(json.dumps(_plain(value), indent=2) + "\n")
-    os.replace(temporary, path)
+    write_whole(json.dumps(_plain(value), indent=2) + "\n", path)
 
 
 def eval_summary(results: dict[str, float]) -> dict[str, Any] | None:

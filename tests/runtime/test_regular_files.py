@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qmix_lightning.errors import CheckpointError
-from qmix_lightning.runtime.regular_files import read_json, read_regular, read_yaml
+from qmix_lightning.runtime.regular_files import read_json, read_regular, read_yaml, write_whole
 
 
 def test_what_is_there_is_read(tmp_path: Path):
@@ -46,3 +46,14 @@ def test_links_pipes_and_folders_are_not_read(tmp_path: Path):
     for path in (tmp_path / "link", tmp_path / "pipe", tmp_path, tmp_path / "none"):
         with pytest.raises(CheckpointError, match="is not"):
             read_regular(path, 10**9)
+
+
+def test_a_text_is_written_in_the_place_of_what_was_there(tmp_path: Path):
+    (tmp_path / "other").write_text("theirs")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").symlink_to(tmp_path / "other")
+    for path in (tmp_path / "folder" / "a", tmp_path / "new" / "a"):
+        write_whole("ours", path)
+        assert (path.read_text(), path.is_symlink()) == ("ours", False)
+        assert os.listdir(path.parent) == ["a"]
+    assert (tmp_path / "other").read_text() == "theirs", "a link is replaced, not followed"
