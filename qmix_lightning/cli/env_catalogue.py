@@ -13,7 +13,6 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from qmix_lightning.config.shipped import shipped_files
 from qmix_lightning.environment import ENVIRONMENTS
 from qmix_lightning.registry import OWN_DISTRIBUTION
 
@@ -58,11 +58,7 @@ class Entry:
 def catalogue() -> dict[str, Entry]:
     """Return every environment by name."""
     targets = ENVIRONMENTS.targets()
-    files = {
-        file.name.removesuffix(".yaml"): file.read_text()
-        for file in resources.files("qmix_lightning.conf").joinpath("env").iterdir()
-        if file.name.endswith(".yaml")
-    }
+    files = {name: file.read_text() for name, file in shipped_files("env").items()}
     found = {}
     for name in sorted(files.keys() | targets.keys()):
         text = files.get(name, "")

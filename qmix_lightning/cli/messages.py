@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib import resources
 
 from qmix_lightning.cli.known_tasks import typed_as
 from qmix_lightning.cli.overrides import COMMANDS_ON_A_POLICY, config_groups
 from qmix_lightning.config.aliases import KEYS
+from qmix_lightning.config.shipped import shipped_files
 from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.runtime.text import did_you_mean
 
@@ -58,16 +58,10 @@ def _explain(error: BaseException, config_name: str) -> str:
         )
     if match := re.search(r"Could not load '(\w+)/([^'/]+)'", text):  # one of a list: callbacks=[a,b]
         group, name = match.groups()
-        return f"unknown {group} '{name}'{did_you_mean(name, _choices(group), f'{group}=')}"
+        return f"unknown {group} '{name}'{did_you_mean(name, shipped_files(group), f'{group}=')}"
     if re.search(r"Could not load '([^']+)'|In '([^']+)': .*", text):
         return " ".join(text.split())
     return text.splitlines()[0]
-
-
-def _choices(group: str) -> list[str]:
-    """Return the names of the shipped files of a group."""
-    folder = resources.files("qmix_lightning.conf").joinpath(group)
-    return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
 
 
 def _unknown_key(key: str, config_name: str) -> str:

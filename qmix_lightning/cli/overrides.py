@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from qmix_lightning.config.aliases import rename_override
 from qmix_lightning.config.env_address import env_label, is_address
+from qmix_lightning.config.shipped import shipped_files
 from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.config.tree import key_of
 from qmix_lightning.errors import ConfigurationError
@@ -52,11 +53,8 @@ def register_plugin_names() -> None:
     from qmix_lightning.config.search_path import PluginFolders
 
     Plugins.instance().register(PluginFolders)
-    folder = resources.files("qmix_lightning.conf").joinpath("env")
-    shipped = {path.name.removesuffix(".yaml") for path in folder.iterdir()}
-    for name in environment.names():
-        if name not in shipped:
-            ConfigStore.instance().store(group="env", name=name, node={"name": name, "kwargs": {}})
+    for name in set(environment.names()) - shipped_files("env").keys():
+        ConfigStore.instance().store(group="env", name=name, node={"name": name, "kwargs": {}})
 
 
 def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:

@@ -19,6 +19,7 @@ from qmix_lightning.config.env_address import is_trusted
 from qmix_lightning.config.policy_config import EvalConfig
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.config.schema import typed
+from qmix_lightning.config.shipped import plain_settings
 from qmix_lightning.config.tree import flatten, key_of
 from qmix_lightning.config.trust import is_name, texts
 from qmix_lightning.errors import ConfigurationError
@@ -197,7 +198,7 @@ def missing_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
 
     A newer setting has the value that leaves things as they were.
     """
-    frozen = _frozen_settings()
+    frozen = plain_settings(resources.files("qmix_lightning.config").joinpath("frozen_0_1_0.yaml").read_text())
     missing: dict[str, Any] = {key: value for key, value in frozen["top"].items() if key not in saved}
     for group in _GROUPS:
         section = saved.get(group)
@@ -235,8 +236,7 @@ def _read(name: str) -> dict[str, Any]:
     file = resources.files("qmix_lightning.conf").joinpath(f"{name}.yaml")
     if not file.is_file():
         return {}
-    own = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=False)
-    assert isinstance(own, dict)
+    own = plain_settings(file.read_text())
     bases = [base for base in own.get("defaults", ()) if isinstance(base, str) and base != "_self_"]
     trees = [*(_read(f"{name.partition('/')[0]}/{base}") for base in bases), own]
     plain = OmegaConf.to_container(OmegaConf.merge(*trees), resolve=False)
@@ -248,12 +248,3 @@ def _choice(group: str, section: Mapping[str, Any]) -> str:
     """Return the name of the component that a section is about, as far as its content says."""
     by_content = {"replay": section.get("kind"), "rollout": section.get("backend"), "exploration": "epsilon_greedy"}
     return str(by_content.get(group, section.get("name")))
-
-
-def _frozen_settings() -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    text = resources.files("qmix_lightning.config").joinpath("frozen_0_1_0.yaml").read_text()
-    tree = OmegaConf.to_container(OmegaConf.create(text))
-    assert isinstance(tree, dict)
-    return {str(group): value for group, value in tree.items()}

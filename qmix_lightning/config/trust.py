@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from qmix_lightning.config.env_address import is_address, is_trusted
+from qmix_lightning.config.shipped import plain_settings, shipped_files
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import CheckpointError
 from qmix_lightning.runtime.text import printable
@@ -215,14 +215,10 @@ def recorded_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def shipped_section(group: str, name: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the settings of a shipped logger or callback, made for a run's configuration; ``None``: there is none."""
-    from omegaconf import OmegaConf
-
-    for file in resources.files("qmix_lightning.conf").joinpath(group).iterdir():
-        if file.name.endswith(".yaml"):
-            tree = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=False)
-            if isinstance(tree, dict) and isinstance(section := tree.get(name), dict):
-                known = flatten(config)
-                return {str(key): _filled(value, known) for key, value in section.items()}
+    for file in shipped_files(group).values():
+        if isinstance(section := plain_settings(file.read_text()).get(name), dict):
+            known = flatten(config)
+            return {str(key): _filled(value, known) for key, value in section.items()}
     return None
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from qmix_lightning.config.run_config import NotNegative, Positive
 from qmix_lightning.config.schema import from_mapping
+from qmix_lightning.config.shipped import shipped_files
 from qmix_lightning.config.trust import may_be_in_a_file
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.regular_files import is_bounded
@@ -132,8 +132,7 @@ class Suite:
 
 def suite_names() -> list[str]:
     """Return the suites that come with the package."""
-    folder = resources.files("qmix_lightning.conf").joinpath("suite")
-    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+    return sorted(shipped_files("suite"))
 
 
 def load_suite(name: str) -> Suite:
@@ -149,10 +148,10 @@ def load_suite(name: str) -> Suite:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
             raise ConfigurationError(f"the suite {path} cannot be read: {reason}") from error
-    if name not in suite_names():
-        raise ConfigurationError(f"unknown suite '{name}'{did_you_mean(name, suite_names())}")
-    file = resources.files("qmix_lightning.conf").joinpath("suite", f"{name}.yaml")
-    return parse_suite(file.read_text(), name, f"{name}.yaml")
+    shipped = shipped_files("suite")
+    if name not in shipped:
+        raise ConfigurationError(f"unknown suite '{name}'{did_you_mean(name, shipped)}")
+    return parse_suite(shipped[name].read_text(), name, f"{name}.yaml")
 
 
 def parse_suite(text: str, name: str, shown: str) -> Suite:
