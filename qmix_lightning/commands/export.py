@@ -49,7 +49,14 @@ def export(config: ExportConfig) -> None:
             from qmix_lightning.policies.programs import export_programs
 
             programs = Path(temporary)
-            for line in export_programs(stored, programs, config):
+            for line in export_programs(
+                stored,
+                programs,
+                kinds=config.program_kinds,
+                verify_steps=config.verify_steps,
+                num_envs=config.num_envs,
+                env=config.env,
+            ):
                 print(line, flush=True)
         write_policy_folder(stored, output, programs)
     print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")

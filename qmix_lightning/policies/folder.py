@@ -20,7 +20,7 @@ from qmix_lightning.config.trust import trusted_config
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
 from qmix_lightning.nn.layers import parameter_sets
 from qmix_lightning.policies.card import check_card
-from qmix_lightning.policies.reference import POLICY_FILE
+from qmix_lightning.policies.reference import LEARNER, OPTIMIZER, POLICY, POLICY_FILE
 from qmix_lightning.policies.spec import read_spec
 from qmix_lightning.policies.stored import Provenance, StoredPolicy
 from qmix_lightning.policies.tensors import describe, read_tensors, write_tensors
@@ -30,7 +30,6 @@ from qmix_lightning.runtime.text import printable, printable_items
 __all__ = ["FORMAT", "PROGRAMS", "read_policy_folder", "refuse_taken", "write_policy_folder"]
 
 FORMAT = "qmix-lightning-policy/1"
-POLICY, LEARNER, OPTIMIZER = "policy.safetensors", "learner.safetensors", "optimizer.safetensors"
 PROGRAMS = "programs"
 MOST_JSON_BYTES = 4 * 2**20
 _SECTIONS = ("env", "agent", "mixer", "algorithm")
@@ -65,11 +64,10 @@ def write_policy_folder(stored: StoredPolicy, folder: Path, programs: Path | Non
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        write_tensors(stored.weights, temporary / POLICY)
-        if stored.learner_weights is not None:
-            write_tensors(stored.learner_weights, temporary / LEARNER)
-        if stored.optimizer is not None:
-            write_tensors(stored.optimizer, temporary / OPTIMIZER)
+        parts = {POLICY: stored.weights, LEARNER: stored.learner_weights, OPTIMIZER: stored.optimizer}
+        for name, tensors in parts.items():
+            if tensors is not None:
+                write_tensors(tensors, temporary / name)
         if programs is not None:
             (temporary / PROGRAMS).mkdir()
             for path in programs.iterdir():

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.errors import CheckpointError, MissingDependencyError
-from qmix_lightning.policies.reference import POLICY_FILE
+from qmix_lightning.policies.reference import LEARNER, OPTIMIZER, POLICY, POLICY_FILE
 from qmix_lightning.runtime.text import error_line, printable
 
 __all__ = ["MOST_BYTES", "cache_folder", "fetch_policy"]
 
 MOST_BYTES = 64 * 2**20
-_TENSORS = ("policy.safetensors", "learner.safetensors", "optimizer.safetensors")
 _REFERENCE = re.compile(
     r"hf://([A-Za-z0-9][\w.-]{0,95})/([A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w.-]{0,95}))?", re.ASCII
 )
@@ -117,7 +116,7 @@ def _fetch(hub: Any, repository: str, commit: str, temporary: Path) -> Path:
 
     try:
         files = json.loads(fetch(POLICY_FILE).read_bytes()).get("files")
-        wanted = [name for name in _TENSORS if name in files]
+        wanted = [name for name in (POLICY, LEARNER, OPTIMIZER) if name in files]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"hf://{repository} holds no policy: its {POLICY_FILE} cannot be read") from error
     for name in wanted:

@@ -7,10 +7,10 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,24 +22,27 @@ from qmix_lightning.policies.agent_program import AgentProgram, agent_programs
 from qmix_lightning.policies.stored import StoredPolicy
 from qmix_lightning.policies.verify import Program, verify_programs
 
-__all__ = ["ExportSettings", "export_programs"]
+__all__ = ["export_programs"]
 
 
-class ExportSettings(Protocol):
-    """What an export is asked for; see ``conf/export.yaml``."""
-
-    @property
-    def program_kinds(self) -> list[str]: ...
-    @property
-    def verify_steps(self) -> int: ...
-    @property
-    def num_envs(self) -> int: ...
-    @property
-    def env(self) -> dict[str, Any]: ...
-
-
-def export_programs(stored: StoredPolicy, folder: Path, settings: ExportSettings) -> Iterator[str]:
+def export_programs(
+    stored: StoredPolicy,
+    folder: Path,
+    *,
+    kinds: Sequence[str],
+    verify_steps: int,
+    num_envs: int,
+    env: Mapping[str, Any],
+) -> Iterator[str]:
     """Write ``set_0.onnx``, ``set_0.pt2``, ... and ``programs.json`` into ``folder``; yield lines for people.
+
+    Args:
+        stored: the policy.
+        folder: that is written.
+        kinds: of program, ``onnx`` and ``torch_export``.
+        verify_steps: joint steps on which each is compared with the policy; 0: it is not.
+        num_envs: environments that step together meanwhile.
+        env: settings that differ from the policy's.
 
     Raises:
         MissingDependencyError: an extra is not installed.
@@ -48,7 +51,7 @@ def export_programs(stored: StoredPolicy, folder: Path, settings: ExportSettings
     programs = agent_programs(stored.build())
     share = stored.agent.get("share_parameters", True)
     sets = parameter_sets(share, stored.spec.group_of_agent) if len(programs) > 1 else [0] * stored.spec.n_agents
-    for kind in settings.program_kinds:
+    for kind in kinds:
         write, load, suffix = _KINDS[kind]
         running = []
         for number, program in enumerate(programs):
@@ -57,15 +60,15 @@ def export_programs(stored: StoredPolicy, folder: Path, settings: ExportSettings
                 write(program, path)
                 running.append(load(path, program))
             yield f"{kind}: {path.name}, {path.stat().st_size:,} bytes"
-        if settings.verify_steps:
+        if verify_steps:
             report = verify_programs(
                 stored,
                 running,
                 sets,
                 programs[0].memory_sizes,
-                steps=settings.verify_steps,
-                num_envs=settings.num_envs,
-                env=settings.env,
+                steps=verify_steps,
+                num_envs=num_envs,
+                env=env,
             )
             yield f"{kind}: {report}"
             if report.differing:
@@ -118,14 +121,13 @@ def _write_onnx(program: AgentProgram, path: Path) -> None:
         raise MissingDependencyError(
             f"programs=onnx needs the package '{error.name}': pip install 'qmix-lightning[export]'"
         ) from error
-    rows = torch.export.Dim("B", min=1)
     torch.onnx.export(
         program,
         program.example(2),
         str(path),
         input_names=program.input_names,
         output_names=program.output_names,
-        dynamic_shapes=_dynamic(program, rows),
+        dynamic_shapes=_dynamic(program),
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -149,8 +151,7 @@ def _load_onnx(path: Path, program: AgentProgram) -> Program:
 
 
 def _write_torch_export(program: AgentProgram, path: Path) -> None:
-    rows = torch.export.Dim("B", min=1)
-    exported = torch.export.export(program, program.example(2), dynamic_shapes=_dynamic(program, rows), strict=False)
+    exported = torch.export.export(program, program.example(2), dynamic_shapes=_dynamic(program), strict=False)
     torch.export.save(exported, path)
 
 
@@ -165,8 +166,9 @@ def _load_torch_export(path: Path, program: AgentProgram) -> Program:
     return run
 
 
-def _dynamic(program: AgentProgram, rows: Any) -> tuple[Any, ...]:
+def _dynamic(program: AgentProgram) -> tuple[Any, ...]:
     """Return which axes may have any length: the first of every input."""
+    rows = torch.export.Dim("B", min=1)
     memory = tuple({0: rows} for _ in program.memory_sizes)
     return *({0: rows} for _ in range(4)), *((memory,) if memory else ())
 

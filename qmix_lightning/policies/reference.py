@@ -11,9 +11,12 @@ from pathlib import Path
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean, printable
 
-__all__ = ["HUB", "POLICY_FILE", "find_policy"]
+__all__ = ["HUB", "LEARNER", "OPTIMIZER", "POLICY", "POLICY_FILE", "find_policy"]
 
 POLICY_FILE = "policy.json"
+POLICY, LEARNER, OPTIMIZER = "policy.safetensors", "learner.safetensors", "optimizer.safetensors"
+"""Files of a policy folder: what it holds, and its tensors; the last two may be missing."""
+
 HUB = "hf://"
 _OF_A_RUN = ("last", "best")
 

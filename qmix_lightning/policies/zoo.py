@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from qmix_lightning.policies.reference import POLICY_FILE
+
 __all__ = ["zoo_folder", "zoo_names"]
 
 
@@ -15,7 +17,7 @@ def _root() -> Path:
 def zoo_names() -> list[str]:
     """Return the names of the policies that come with this package."""
     root = _root()
-    return sorted(path.name for path in root.iterdir() if (path / "policy.json").is_file()) if root.is_dir() else []
+    return sorted(path.name for path in root.iterdir() if (path / POLICY_FILE).is_file()) if root.is_dir() else []
 
 
 def zoo_folder(name: str) -> Path:

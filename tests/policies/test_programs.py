@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,8 @@ def of_agent(name: str) -> list[str]:
     return [f"agent={name}", f"agent.normalize_obs={'true' if name in NORMALISE else 'false'}"]
 
 
-def settings(kind: str, steps: int = 300) -> Any:
-    return SimpleNamespace(program_kinds=[kind], verify_steps=steps, num_envs=4, env=TYPED)
+def export(stored: StoredPolicy, folder: Path, kind: str, steps: int = 300) -> list[str]:
+    return list(export_programs(stored, folder, kinds=[kind], verify_steps=steps, num_envs=4, env=TYPED))
 
 
 def eager(program: AgentProgram) -> Any:
@@ -108,7 +107,7 @@ def test_probabilities_are_those_of_the_policy():
 )
 def test_torch_export_of_a_policy_with_groups(algorithm: str, agent: str, tmp_path: Path):
     stored = stored_policy(f"algorithm={algorithm}", "agent.share_parameters=group", *of_agent(agent))
-    lines = list(export_programs(stored, tmp_path, settings("torch_export")))
+    lines = export(stored, tmp_path, "torch_export")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["programs.json", "set_0.pt2", "set_1.pt2"]
     assert " 0 of " in lines[-1]
 
@@ -116,7 +115,7 @@ def test_torch_export_of_a_policy_with_groups(algorithm: str, agent: str, tmp_pa
 def test_an_onnx_policy_plays_without_torch_and_this_package(tmp_path: Path):
     """The runner that is written beside it, in a process that cannot import either."""
     stored = stored_policy("agent.share_parameters=group")
-    list(export_programs(stored, tmp_path, settings("onnx")))
+    export(stored, tmp_path, "onnx")
     team, env = stored.team(), Skirmish()
     observations, infos = env.reset(seed=3)
     shown, chosen = [], []
@@ -140,7 +139,7 @@ def test_an_onnx_policy_plays_without_torch_and_this_package(tmp_path: Path):
 def test_a_program_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(AgentProgram, "forward", _of_nobody)
     with pytest.raises(RunError, match="does not choose what the policy chooses"):
-        list(export_programs(stored_policy(*ENV), tmp_path, settings("torch_export")))
+        export(stored_policy(*ENV), tmp_path, "torch_export")
 
 
 def _of_nobody(self: AgentProgram, obs: Any, last_action: Any, agent_id: Any, mask: Any, *memory: Any) -> Any:
@@ -153,5 +152,5 @@ def _of_nobody(self: AgentProgram, obs: Any, last_action: Any, agent_id: Any, ma
 @pytest.mark.parametrize("algorithm", ALGORITHMS.names())
 def test_onnx_of_everything(algorithm: str, agent: str, share: str, tmp_path: Path):
     stored = stored_policy(f"algorithm={algorithm}", f"agent.share_parameters={share}", *of_agent(agent))
-    lines = list(export_programs(stored, tmp_path, settings("onnx", steps=10_000)))
+    lines = export(stored, tmp_path, "onnx", steps=10_000)
     assert ": 0 of " in lines[-1]
