@@ -77,10 +77,10 @@ class InstrumentedEnv:
     def reset(self, wanted: Sequence[bool], seeds: Sequence[int]) -> list[Snapshot]:
         """Reset the slots that are ``wanted``; return what every slot shows."""
         mask, numbers = torch.tensor(list(wanted)), torch.tensor(list(seeds), dtype=torch.int64)
-        before = list(self.shown)
-        for slot in np.flatnonzero(list(wanted)).tolist():
+        before, begun = list(self.shown), _true_places(wanted)
+        for slot in begun:
             self.seed[slot], self.t[slot], before[slot] = seeds[slot], 0, None
-        self.where = "reset of slot " + (", ".join(map(str, np.flatnonzero(list(wanted)).tolist())) or "none")
+        self.where = f"reset of slot {', '.join(map(str, begun)) or 'none'}"
         observation = self._call(self.env.reset, mask, numbers)
         rows = self._rows(observation, list(wanted), [False] * self.num_envs)
         for slot, row in enumerate(rows):
@@ -101,12 +101,10 @@ class InstrumentedEnv:
         """Take a joint step with ``actions [E, N]``; rows and steps of slots that are not active mean nothing."""
         given = torch.from_numpy(actions.copy()).to(self.env.device)
         stepped = torch.tensor(list(active))
-        for slot in np.flatnonzero(list(active)).tolist():
+        for slot in _true_places(active):
             self.t[slot] += 1
-        self._paused = [self._paused[slot] if active[slot] else True for slot in range(self.num_envs)]
-        for slot in np.flatnonzero(list(active)).tolist():
-            self._paused[slot] = False
-        self.where = f"step {max(self.t[s] for s in range(self.num_envs) if active[s])}"
+        self._paused = [not stepping for stepping in active]
+        self.where = f"step {max(self.t[slot] for slot in _true_places(active))}"
         outcome: Transition = self._call(self.env.step, given, stepped)
         if not torch.equal(given.cpu(), torch.from_numpy(actions)) or stepped.tolist() != list(active):
             self._fail("runs", "arguments", f"{self.where}: step changed the tensors it was given")
@@ -118,7 +116,7 @@ class InstrumentedEnv:
         steps = self._steps(outcome, actions, active)
         terminated = [bool(active[s]) and steps[s].terminated for s in range(self.num_envs)]
         rows = self._rows(outcome.next, list(active), terminated)
-        for slot in np.flatnonzero(list(active)).tolist():
+        for slot in _true_places(active):
             self.shown[slot] = None if steps[slot].terminated or steps[slot].truncated else rows[slot]
         return rows, steps
 
@@ -159,7 +157,7 @@ class InstrumentedEnv:
         state = self._array(shown.state, "state", (e, spec.state_dim), torch.float32)
         avail = self._array(shown.avail_actions, "avail_actions", (e, n, spec.n_actions), torch.bool)
         mask = self._array(shown.agent_mask, "agent_mask", (e, n), torch.bool)
-        for slot in np.flatnonzero(inspect).tolist():
+        for slot in _true_places(inspect):
             self._inspect(slot, obs[slot], state[slot], avail[slot], mask[slot], terminated[slot])
         return [
             Snapshot(
@@ -190,8 +188,7 @@ class InstrumentedEnv:
                 continue
             if obs[i].any():
                 self._fail("death", "observation", f"{at}: it is dead, but its observation is not zero")
-            if avail[i].nonzero()[0].tolist() != [NO_OP]:
-                legal = avail[i].nonzero()[0].tolist()
+            if (legal := _true_places(avail[i])) != [NO_OP]:
                 self._fail("death", "actions", f"{at}: it is dead, but its legal actions are {legal}, not [{NO_OP}]")
 
     def _steps(self, outcome: Transition, actions: np.ndarray, active: Sequence[bool]) -> list[Step]:
@@ -207,7 +204,7 @@ class InstrumentedEnv:
             self._fail("spec", "metrics", f"{self.where}: metrics are {have}, spec.episode_metrics says {want}")
             raise Unusable
         metrics = {k: self._array(v, f"metrics['{k}']", (e,), torch.float32) for k, v in outcome.metrics.items()}
-        for slot in np.flatnonzero(list(active)).tolist():
+        for slot in _true_places(active):
             at = self._at(slot)
             if not np.isfinite(reward[slot]):
                 self._fail("finite", "reward", f"{at}: the reward is {reward[slot]}")
@@ -235,6 +232,11 @@ class InstrumentedEnv:
                 self._fail("finite", f"metric {name}", f"{at}: the metric '{name}' is {value}")
             elif name == "won" and value not in (0.0, 1.0):
                 self._fail("spec", "won", f"{at}: the metric 'won' is {value}, 0 or 1 is needed")
+
+
+def _true_places(flags: Sequence[bool] | np.ndarray) -> list[int]:
+    """Return where flags are true."""
+    return np.flatnonzero(flags).tolist()
 
 
 def _crc(values: np.ndarray) -> int:

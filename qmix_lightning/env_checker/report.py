@@ -57,8 +57,7 @@ class CheckReport:
     """Collects check results; a check that fails in the same way again is counted, not repeated."""
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, str, str], str] = {}
-        self._times: dict[tuple[str, str, str], int] = {}
+        self._told: dict[tuple[str, str, str], list[str]] = {}  # by check, status and kind
         self._seen: set[str] = set()
         self._unseen: dict[str, str] = {}
 
@@ -80,13 +79,11 @@ class CheckReport:
 
     def _add(self, check: str, status: str, kind: str, message: str) -> None:
         assert check in CHECKS
-        key = (check, status, kind)
-        self._first.setdefault(key, message)
-        self._times[key] = self._times.get(key, 0) + 1
+        self._told.setdefault((check, status, kind), []).append(message)
 
     def failed(self, *checks: str) -> bool:
         """Return whether any of these (or of all) checks failed."""
-        return any(status == "failed" and (not checks or name in checks) for name, status, _ in self._first)
+        return any(status == "failed" and (not checks or name in checks) for name, status, _ in self._told)
 
     def results(self) -> list[CheckResult]:
         """Return everything, in the order of ``CHECKS``; one line at least for each."""
@@ -94,10 +91,10 @@ class CheckReport:
         for name, sentence in CHECKS.items():
             lines = []
             for status in ("failed", "note"):
-                for key, message in self._first.items():
+                for key, (message, *again) in self._told.items():
                     if key[:2] == (name, status):
-                        again = self._times[key] - 1
-                        lines.append(CheckResult(name, status, f"{message} (and {again} more)" if again else message))
+                        more = f" (and {len(again)} more)" if again else ""
+                        lines.append(CheckResult(name, status, message + more))
             if not any(line.status == "failed" for line in lines):
                 if name in self._seen:
                     lines.insert(0, CheckResult(name, "ok", sentence))

@@ -107,11 +107,12 @@ def record_episode(
             raise RunError(f"the environment failed in step {len(chosen)} of the episode that was being recorded")
         shown = _kept(outcome.next)
         observations.append(shown)
-        transitions.append(_kept_outcome(outcome, shown))
+        parts = (outcome.reward, outcome.terminated, outcome.truncated)
+        transitions.append(Transition(shown, *(part.to("cpu", copy=True) for part in parts)))
         reward = float(outcome.reward[0])
         total += reward
         over = bool((outcome.terminated | outcome.truncated)[0])
-        told = {name: float(value[0]) for name, value in transitions[-1].metrics.items()} if over else {}
+        told = {name: float(value[0]) for name, value in outcome.metrics.items()} if over else {}
     batch = _as_batch(observations, transitions, chosen)
     rewards = batch.reward[0].double().numpy()
     mixed = None if team_values is None else team_values(batch)
@@ -137,14 +138,6 @@ def _kept(shown: Observation) -> Observation:
     """Return a copy on the CPU: environments reuse their buffers."""
     parts = (shown.obs, shown.state, shown.avail_actions, shown.agent_mask)
     return Observation(*(part.to("cpu", copy=True) for part in parts))
-
-
-def _kept_outcome(outcome: Transition, shown: Observation) -> Transition:
-    return Transition(
-        shown,
-        *(part.to("cpu", copy=True) for part in (outcome.reward, outcome.terminated, outcome.truncated)),
-        metrics={name: value.to("cpu", copy=True) for name, value in outcome.metrics.items()},
-    )
 
 
 def _readable(policy: Policy, q: Tensor, shown: Observation) -> Tensor:
