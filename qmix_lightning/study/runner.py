@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -268,12 +269,13 @@ def _follow(process: subprocess.Popen[bytes], log: Path, begun: int) -> int:
 
     The process writes to the file and not to a pipe: it can still save what it has if this one is killed.
     """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # half of a letter may be there
     with open(log, "rb") as file:
         file.seek(begun)
         ended = False
         while True:
             with contextlib.suppress(BrokenPipeError):
-                sys.stdout.write(file.read().decode(errors="replace"))
+                sys.stdout.write(decoder.decode(file.read(), final=ended))
                 sys.stdout.flush()
             if ended:
                 return process.returncode

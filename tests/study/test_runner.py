@@ -127,6 +127,18 @@ def test_a_process_that_fails_says_why_in_one_line(importable: Path):
         call(Processes(), importable, "1 / 0")
 
 
+def test_what_a_process_prints_is_shown_by_whole_letters(importable: Path, capsys: pytest.CaptureFixture[str]):
+    code = (
+        "import sys, time\n"
+        "for part in (b'7 \\xc2', b'\\xb1 1 \\xff', b'.'):\n"
+        "    sys.stdout.buffer.write(part); sys.stdout.buffer.flush(); time.sleep(0.7)\n"
+    )
+    (importable / "some_module.py").write_text(code)
+    with open(importable / "lock", "w") as lock:
+        Processes().call("some_module", [], importable / "log", lock.fileno(), show=True)
+    assert capsys.readouterr().out == "7 \u00b1 1 \ufffd."
+
+
 def test_a_process_computes_with_one_thread_and_holds_the_lock(importable: Path):
     code = (
         "import fcntl, os\n"
