@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.text import aligned
 
-__all__ = ["print_table", "show_settings"]
+__all__ = ["show_settings"]
 
 _ADAPTER = {
     "reward_aggregation": ("sum", "str", "the team reward: sum or mean of the agents' rewards"),
@@ -40,8 +41,7 @@ def show_settings(section: dict[str, Any]) -> None:
     provided = "num_envs" if environment.is_natively_batched(factory) else ""
     rows = _setting_rows(section, factory, adapter, provided, _described_arguments(text))
     if rows:
-        print()
-        print_table(["  setting", "value", "type", "meaning"], rows)
+        print("", *aligned([["  setting", "value", "type", "meaning"], *rows]), sep="\n")
 
 
 def _setting_rows(
@@ -103,10 +103,3 @@ def _described_arguments(text: str) -> dict[str, str]:
             for name in names:
                 found[name] += " " + line.strip()
     return {name: _plain(meaning) for name, meaning in found.items()}
-
-
-def print_table(head: list[str], rows: list[list[str]], right: Sequence[int] = ()) -> None:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        print("  ".join(cells).rstrip())

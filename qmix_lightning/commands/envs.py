@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qmix_lightning.cli.env_catalogue import SIZES, Entry, catalogue
-from qmix_lightning.cli.env_settings import print_table, show_settings
+from qmix_lightning.cli.env_settings import show_settings
 from qmix_lightning.cli.hydra_app import run_without_hydra
 from qmix_lightning.cli.known_tasks import typed_as
 from qmix_lightning.cli.overrides import register_plugin_names
@@ -20,7 +20,7 @@ from qmix_lightning.config.env_address import trust, trust_file, trusted_modules
 from qmix_lightning.config.run_config import InterpreterConfig, check_interpreter
 from qmix_lightning.config.schema import from_mapping
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
-from qmix_lightning.runtime.text import did_you_mean
+from qmix_lightning.runtime.text import aligned, did_you_mean
 from qmix_lightning.types import EnvSpec
 
 __all__ = ["main"]
@@ -90,14 +90,14 @@ def _list(arguments: list[str]) -> None:
     parser = _Parser("list", "The table of environments.")
     parser.add_argument("--sizes", action="store_true", help="create each that can run here and look")
     options = parser.parse_args(arguments)
-    rows = []
+    rows = [["env", "family", "origin", *SIZES, "can run here"]]
     for entry in catalogue().values():
         sizes, missing = entry.sizes, entry.install
         if options.sizes and entry.install is None:
             sizes, missing = _sizes_of(entry.name) or (sizes, None)
         shown = ["-" if n is None else str(n) for n in sizes or (None,) * len(SIZES)]
         rows.append([entry.name, entry.family, entry.origin, *shown, missing or "yes"])
-    print_table(["env", "family", "origin", *SIZES, "can run here"], rows, right=range(3, 3 + len(SIZES)))
+    print(*aligned(rows, right=range(3, 3 + len(SIZES))), sep="\n")
     print("\nSizes are those of the default settings; qmix-envs show NAME tells more.")
 
 
@@ -244,9 +244,8 @@ def _show(arguments: list[str]) -> None:
             raise
         where = f"not with these settings: {error}"
     rows.append(("can run here", where))
-    width = max(len(name) for name, _ in rows)
     print(f"{options.name}: {entry.summary}\n" if entry and entry.summary else f"{options.name}\n")
-    print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
+    print(*aligned([(f"  {name}", value) for name, value in rows]), sep="\n")
     show_settings(section)
 
 

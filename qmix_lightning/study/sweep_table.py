@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qmix_lightning.runtime.text import printable, shown_path
+from qmix_lightning.runtime.text import aligned, printable, shown_path
 from qmix_lightning.study.index import Study
 from qmix_lightning.study.runner import THERE, read_summary
 
@@ -28,12 +28,11 @@ def job_table(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
         summary = read_summary(folder / record["name"]) if record["name"] in placed else {}
         status = "pruned" if summary.get("status") == "pruned" else str(record["status"])
         rows.append([printable(record["name"], 70), _STATES.get(status, status), *_figures(summary)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    shown = [column for column, width in enumerate(widths) if width and any(row[column] for row in rows[1:])]
-    lines = ["  ".join(row[c].ljust(widths[c]) if c < 2 else row[c].rjust(widths[c]) for c in shown) for row in rows]
+    filled = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
+    lines = aligned([[row[column] for column in filled] for row in rows], right=range(2, len(filled)))
     done = sum(record["status"] in THERE for record in records)
     head = f"{shown_path(folder)}: {done} of {len(records)} runs are there"
-    return "\n".join([head, *(f"  {line.rstrip()}" for line in lines)])
+    return "\n".join([head, *(f"  {line}" for line in lines)])
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:

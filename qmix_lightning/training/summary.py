@@ -15,6 +15,7 @@ from qmix_lightning.config.env_address import env_label
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.environment import ENVIRONMENTS
 from qmix_lightning.runtime.regular_files import write_whole
+from qmix_lightning.runtime.text import aligned
 
 if TYPE_CHECKING:
     from qmix_lightning.training.ending import Ending
@@ -75,8 +76,7 @@ def eval_summary(results: dict[str, float]) -> dict[str, Any] | None:
 
 def print_table(rows: dict[str, str]) -> None:
     """Print ``rows`` as two aligned columns."""
-    width = max(map(len, rows))
-    print("\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items()), flush=True)
+    print(*aligned([(f"  {name}", value) for name, value in rows.items()]), sep="\n", flush=True)
 
 
 def with_interval(mean: float, half_width: float | None) -> str:
