@@ -59,7 +59,7 @@ def import_from_here() -> None:
         sys.path.append(os.getcwd())
 
 
-Task = Callable[[dict[str, Any], Path, "list[str] | None"], None]
+Task = Callable[[dict[str, Any], Path, "list[str] | None"], object]
 """``task(configuration, output folder, what was typed)``; ``None`` for a rank that receives its configuration."""
 
 

@@ -50,11 +50,7 @@ __all__ = ["main", "train"]
 
 def main() -> None:
     """Run the command; the console entry point."""
-    run_command("train", _task, begin_sweep)
-
-
-def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> None:
-    train(tree, folder, overrides)
+    run_command("train", train, begin_sweep)
 
 
 def begin_sweep(folder: Path, flags: Sequence[str], fixed: Sequence[str]) -> SweepJobs:

@@ -63,7 +63,7 @@ def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path):
             "    os.environ.pop('HYDRA_FULL_ERROR', None)",
             "    sys.argv = ['qmix-train', *typed.split()]",
             "    with contextlib.redirect_stderr(io.StringIO()) as said:",
-            "        assert status_of(lambda: run_under_hydra('train', train._task), 'train') == 2",
+            "        assert status_of(lambda: run_under_hydra('train', train.train), 'train') == 2",
             "    print(said.getvalue(), end='')",
         ]
     )

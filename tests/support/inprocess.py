@@ -21,7 +21,7 @@ from qmix_lightning.cli import hydra_app as cli
 from qmix_lightning.commands import evaluate, export, train, watch
 
 TASKS = {
-    "train": (train._task, train.begin_sweep),
+    "train": (train.train, train.begin_sweep),
     "evaluate": (evaluate._task,),
     "export": (export._task,),
     "watch": (watch._task,),
