@@ -11,6 +11,7 @@ from qmix_lightning.cli.overrides import (
     explicit_overrides,
     prepare_overrides,
     register_plugin_names,
+    shipped_configuration,
     with_typed_algorithms_mixer,
 )
 from qmix_lightning.config.aliases import rename_settings
@@ -50,15 +51,12 @@ def composer() -> Generator[Compose]:
     Raises:
         ConfigurationError: an override does not exist or fit; one line, with the closest name.
     """
-    from hydra import initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     register_plugin_names()
-    GlobalHydra.instance().clear()
     before = HydraConfig.instance().cfg
     try:
-        with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+        with shipped_configuration():
             yield _compose
     finally:
         HydraConfig.instance().cfg = before

@@ -6,7 +6,7 @@ import re
 import sys
 
 from qmix_lightning.cli.known_tasks import typed_as
-from qmix_lightning.cli.overrides import COMMANDS_ON_A_POLICY, config_groups
+from qmix_lightning.cli.overrides import COMMANDS_ON_A_POLICY, config_groups, shipped_configuration
 from qmix_lightning.config.aliases import KEYS
 from qmix_lightning.config.shipped import shipped_files
 from qmix_lightning.config.synonyms import meant_by
@@ -86,8 +86,7 @@ def _unknown_key(key: str, config_name: str) -> str:
 
 def _known_keys(config_name: str) -> list[str]:
     """Return every key and section of the configuration, with the choices that were typed as far as they exist."""
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
@@ -95,15 +94,11 @@ def _known_keys(config_name: str) -> list[str]:
 
     choice = re.compile(rf"({'|'.join(config_groups())})=[\w.-]+")
     choices = [a for a in sys.argv[1:] if choice.fullmatch(a)]
-    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # there is one at a time
-    try:
-        with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
-            try:
-                composed = compose(config_name, choices)
-            except HydraException:
-                composed = compose(config_name)
-    finally:
-        GlobalHydra.instance().hydra = outer
+    with shipped_configuration():
+        try:
+            composed = compose(config_name, choices)
+        except HydraException:
+            composed = compose(config_name)
     tree = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(tree, dict)
     flat = flatten({str(k): v for k, v in tree.items()})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Generator
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qmix_lightning.config.aliases import rename_override
 from qmix_lightning.config.env_address import env_label, is_address
@@ -17,14 +19,19 @@ from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.launch import launched_by
 from qmix_lightning.runtime.text import did_you_mean
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
 __all__ = [
     "COMMANDS_ON_A_POLICY",
     "config_groups",
     "explicit_overrides",
     "is_sweep",
+    "parse_swept",
     "path_override",
     "prepare_overrides",
     "register_plugin_names",
+    "shipped_configuration",
     "sweep_parts",
     "with_typed_algorithms_mixer",
 ]
@@ -55,6 +62,20 @@ def register_plugin_names() -> None:
     Plugins.instance().register(PluginFolders)
     for name in set(environment.names()) - shipped_files("env").keys():
         ConfigStore.instance().store(group="env", name=name, node={"name": name, "kwargs": {}})
+
+
+@contextlib.contextmanager
+def shipped_configuration() -> Generator[None]:
+    """Let ``hydra.compose`` read this package's configuration, also while Hydra runs a job of its own."""
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # there is one at a time
+    try:
+        with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
@@ -123,18 +144,20 @@ def sweep_parts(arguments: list[str]) -> tuple[Path, list[str], list[str]]:
     folder = [o.partition("=")[2] for o in overrides if o.startswith("run_dir=")][-1]
     if folder[:1] in ("'", '"'):
         folder = folder[1:-1].replace(f"\\{folder[0]}", folder[0])
-    fixed = [o for o in overrides if not o.startswith(("hydra.", "hydra/")) and not _is_swept(o)]
+    fixed = [o for o in overrides if not o.startswith(("hydra.", "hydra/")) and parse_swept(o) is None]
     return Path(folder), [flag for flag in flags if flag not in ("-m", "--multirun")], fixed
 
 
-def _is_swept(argument: str) -> bool:
+def parse_swept(argument: str) -> Override | None:
+    """Return what Hydra reads of an override with several values; ``None`` for any other."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        return OverridesParser.create().parse_override(argument).is_sweep_override()
+        parsed = OverridesParser.create().parse_override(argument)
     except HydraException:
-        return False  # Hydra will say what is wrong with it
+        return None  # composing says what is wrong with it
+    return parsed if parsed.is_sweep_override() else None
 
 
 def _chosen_run_dir(sweep: bool, label: str) -> list[str]:

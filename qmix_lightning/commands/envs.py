@@ -15,7 +15,7 @@ from qmix_lightning.cli.env_catalogue import SIZES, Entry, catalogue
 from qmix_lightning.cli.env_settings import show_settings
 from qmix_lightning.cli.hydra_app import run_without_hydra
 from qmix_lightning.cli.known_tasks import typed_as
-from qmix_lightning.cli.overrides import register_plugin_names
+from qmix_lightning.cli.overrides import register_plugin_names, shipped_configuration
 from qmix_lightning.config.env_address import trust, trust_file, trusted_modules
 from qmix_lightning.config.run_config import InterpreterConfig, check_interpreter
 from qmix_lightning.config.schema import from_mapping
@@ -136,8 +136,7 @@ def find_entry(name: str) -> Entry | None:
 
 def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> dict[str, Any]:
     """Return the ``env`` section of ``qmix-train env=NAME OVERRIDES``; ``complete``: refuse values that are missing."""
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
     from hydra.errors import OverrideParseException
     from omegaconf import OmegaConf
 
@@ -154,8 +153,7 @@ def compose_env(name: str, overrides: list[str], *, complete: bool = True) -> di
         typed = [f"++env.id='{name}'", *typed]
         name = "pettingzoo"
     register_plugin_names()
-    GlobalHydra.instance().clear()
-    with initialize_config_module("qmix_lightning.conf", version_base="1.3"):
+    with shipped_configuration():
         try:
             composed = compose("train", [f"env={name}", *typed]).env
         except OverrideParseException as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qmix_lightning.cli.compose import composer
+from qmix_lightning.cli.overrides import parse_swept
 from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.errors import ConfigurationError
 
@@ -49,15 +50,10 @@ def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 def _choices(override: str) -> list[str]:
     """Return an override with each of its swept values; of an interval, its ends."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import IntervalSweep
-    from hydra.errors import HydraException
 
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-    except HydraException:
-        return [override]  # composing says what is wrong with it
-    if not parsed.is_sweep_override():
+    parsed = parse_swept(override)
+    if parsed is None:
         return [override]
     key, swept = override.partition("=")[0], parsed.value()
     if isinstance(swept, IntervalSweep):

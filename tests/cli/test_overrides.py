@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from qmix_lightning.cli.compose import composer
 from qmix_lightning.cli.overrides import prepare_overrides, sweep_parts
 from support import inprocess
 
@@ -49,3 +50,11 @@ def test_a_typed_run_folder_is_the_only_one(typed, monkeypatch):
         prepare_overrides(["env=support.sides:Duel", typed], "train"),
     ):
         assert [a for a in prepared if "run_dir" in a] == ["run_dir=here"]
+
+
+def test_composing_leaves_what_hydra_has_composed_as_it_was():
+    """A program of the user's that runs under Hydra may train from Python, too."""
+    with composer() as outer:
+        with composer() as inner:
+            assert inner(["env=two_step", "seed=4"], None)[0].seed == 4
+        assert outer(["env=two_step"], [5])[0].seed == 5
