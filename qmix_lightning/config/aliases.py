@@ -29,10 +29,10 @@ _UNTIL = "0.3.0"
 _warned: set[str] = set()
 
 
-def _warn_once(old: str, new: str | None) -> None:
+def _warn_once(old: str, new: str | None, silent: bool = False) -> None:
     """Print once for each name, on the first rank, that ``old`` is called ``new`` now, or does nothing any more."""
     first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-    if first and old not in _warned:
+    if first and not silent and old not in _warned:
         _warned.add(old)
         what = f"is called {new} now; the old name works" if new else "has no effect any more; it may be typed"
         print(f"{old} {what} until version {_UNTIL}", file=sys.stderr)
@@ -58,32 +58,33 @@ def rename_settings(tree: Mapping[str, Any], typed: Collection[str] = (), *, sil
         typed: keys that were typed: they win over a file's old name for the same setting.
         silent: print nothing, because nobody typed it.
     """
-    renamed = {
-        key: dict(value) if isinstance(value, Mapping) else value
-        for key, value in _rename_targets(tree, silent).items()
-    }
+    renamed = _rename_targets(tree, silent)
     for gone in GONE:
-        section, _, key = gone.partition(".")
-        if isinstance(found := renamed.get(section), dict) and key in found:
-            del found[key]
-            if not silent:
-                _warn_once(gone, None)
+        section, key = _place(renamed, gone)
+        if key in section:
+            del section[key]
+            _warn_once(gone, None, silent)
     for old, new in KEYS.items():
-        section, _, key = old.partition(".")
-        if isinstance(found := renamed.get(section), dict) and key in found:
-            value, name = found.pop(key), new.partition(".")[2]
-            if new not in typed and found.get(name, _SHIPPED[new]) == _SHIPPED[new]:
-                found[name] = value
-            if not silent:
-                _warn_once(old, new)
+        section, key = _place(renamed, old)
+        if key in section:
+            value, name = section.pop(key), new.partition(".")[2]
+            if new not in typed and section.get(name, _SHIPPED[new]) == _SHIPPED[new]:
+                section[name] = value
+            _warn_once(old, new, silent)
     for name, values in VALUES.items():
-        section, _, key = name.partition(".")
-        found = renamed.get(section)
-        if isinstance(found, dict) and isinstance(value := found.get(key), str) and value in values:
-            found[key] = values[value]
-            if not silent:
-                _warn_once(f"{name}={value}", f"{name}={values[value]}")
+        section, key = _place(renamed, name)
+        value = section.get(key)
+        if isinstance(value, str) and value in values:
+            section[key] = values[value]
+            _warn_once(f"{name}={value}", f"{name}={values[value]}", silent)
     return renamed
+
+
+def _place(tree: dict[str, Any], dotted: str) -> tuple[dict[str, Any], str]:
+    """Return the section of a dotted key, an empty one if there is none, and the name of the key in it."""
+    name, _, key = dotted.partition(".")
+    section = tree.get(name)
+    return section if isinstance(section, dict) else {}, key
 
 
 def _rename_targets(tree: Any, silent: bool) -> Any:
@@ -96,6 +97,5 @@ def _rename_targets(tree: Any, silent: bool) -> Any:
     target = renamed.get("_target_")
     if isinstance(target, str) and target in TARGETS:
         renamed["_target_"] = TARGETS[target]
-        if not silent:
-            _warn_once(target, TARGETS[target])
+        _warn_once(target, TARGETS[target], silent)
     return renamed
