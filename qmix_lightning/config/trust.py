@@ -207,9 +207,7 @@ def recorded_config(config: Mapping[str, Any]) -> dict[str, Any]:
             different = sorted({str(k) for k in keys if settings.get(k) != shipped.get(k)})
             values = {key: settings.get(key) for key in different}
             recorded[group][name] = _changed(values, values=True) if group == "callbacks" else different
-    for key in (*_PATHS, *_LISTS):
-        section, _, name = key.rpartition(".")
-        (recorded[section] if section else recorded)[name] = [] if key in _LISTS else None
+    _forget_paths(recorded)
     return recorded
 
 
