@@ -20,7 +20,7 @@ from typing import Any
 from qmix_lightning.env_checker.instrumented_env import InstrumentedEnv, Unusable, random_episodes
 from qmix_lightning.env_checker.judge import judge_episodes
 from qmix_lightning.env_checker.parallel_env import check_parallel_env
-from qmix_lightning.env_checker.replays import SLOTS, Replays, close_twice, play_unseeded, put_off
+from qmix_lightning.env_checker.replays import SLOTS, Replays, close, close_twice, play_unseeded, put_off
 from qmix_lightning.env_checker.report import CHECKS, CheckReport, CheckResult, failures, report
 from qmix_lightning.environment import VectorEnv, is_natively_batched
 from qmix_lightning.errors import QMixLightningError
@@ -120,7 +120,7 @@ def check_factory(
             limit = adapter.spec.episode_limit if episode_limit is None else None
             check_parallel_env(adapter.env, check_report, steps=steps, seed=seed, limit=limit)
         finally:
-            _close(adapter, check_report)
+            close(adapter, check_report)
     hidden = "what a ParallelEnv returns stays in its worker, which looks at it"
     only_single = "only a single environment (ParallelEnv) has dicts by agent"
     check_report.unseen("accounts", only_single if interpreter is None else hidden)
@@ -149,19 +149,12 @@ def _check_keywords(
             env = make(given)
         except QMixLightningError:
             continue
-        _close(env, check_report)
+        close(env, check_report)
         check_report.fail(
             "keywords",
             prefix,
             f"the setting '{prefix}{_UNKNOWN}' was taken without a word; a misspelt one would be too",
         )
-
-
-def _close(env: Any, check_report: CheckReport) -> None:
-    try:
-        env.close()
-    except Exception as error:
-        check_report.fail("close", "raised", f"close() raised {type(error).__name__}: {error}")
 
 
 # A vector environment --------------------------------------------------------------------------------------------
@@ -173,7 +166,7 @@ def _check_vector_env(make: Callable[[int], VectorEnv], check_report: CheckRepor
         instrumented = InstrumentedEnv(first, SLOTS, check_report, "runs")
         episodes = random_episodes(instrumented, [_seeds(seed, slot) for slot in range(SLOTS)], steps, until_episodes=3)
     except Unusable:
-        _close(first, check_report)
+        close(first, check_report)
         put_off(check_report, "an episode could not be played")
         return
     check_report.seen("runs", "spec", "finite", "masks", "reset")

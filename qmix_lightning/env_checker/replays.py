@@ -10,8 +10,9 @@ from qmix_lightning.env_checker.instrumented_env import InstrumentedEnv, Unusabl
 from qmix_lightning.env_checker.report import CHECKS, CheckReport
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.runtime import prng
+from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
-__all__ = ["SLOTS", "Replays", "close_twice", "play_unseeded", "put_off"]
+__all__ = ["SLOTS", "Replays", "close", "close_twice", "play_unseeded", "put_off"]
 
 SLOTS = 3
 _ROUNDING = 1e-4
@@ -170,11 +171,16 @@ def put_off(check_report: CheckReport, why: str = "tried only once the failures 
 def close_twice(env: VectorEnv, check_report: CheckReport) -> None:
     """Close an environment, which may be done twice."""
     check_report.seen("close")
-    for time in ("", "the second "):
-        try:
-            env.close()
-        except Exception as error:
-            check_report.fail("close", "raised", f"{time}close() raised {type(error).__name__}: {error}")
+    close(env, check_report)
+    close(env, check_report, "the second ")
+
+
+def close(env: VectorEnv | ParallelAdapter, check_report: CheckReport, which: str = "") -> None:
+    """Close an environment, and record what that raises."""
+    try:
+        env.close()
+    except Exception as error:
+        check_report.fail("close", "raised", f"{which}close() raised {type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
