@@ -107,8 +107,9 @@ def record_episode(
             raise RunError(f"the environment failed in step {len(chosen)} of the episode that was being recorded")
         shown = _kept(outcome.next)
         observations.append(shown)
-        parts = (outcome.reward, outcome.terminated, outcome.truncated)
-        transitions.append(Transition(shown, *(part.to("cpu", copy=True) for part in parts)))
+        transitions.append(
+            Transition(shown, _copy(outcome.reward), _copy(outcome.terminated), _copy(outcome.truncated))
+        )
         reward = float(outcome.reward[0])
         total += reward
         over = bool((outcome.terminated | outcome.truncated)[0])
@@ -135,9 +136,12 @@ def record_episode(
 
 
 def _kept(shown: Observation) -> Observation:
+    return Observation(_copy(shown.obs), _copy(shown.state), _copy(shown.avail_actions), _copy(shown.agent_mask))
+
+
+def _copy(part: Tensor) -> Tensor:
     """Return a copy on the CPU: environments reuse their buffers."""
-    parts = (shown.obs, shown.state, shown.avail_actions, shown.agent_mask)
-    return Observation(*(part.to("cpu", copy=True) for part in parts))
+    return part.to("cpu", copy=True)
 
 
 def _readable(policy: Policy, q: Tensor, shown: Observation) -> Tensor:
