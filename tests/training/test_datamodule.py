@@ -11,6 +11,7 @@ from qmix_lightning.checkpoint.segments import SegmentStore
 from qmix_lightning.errors import RunError, RunInterrupted
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
+from qmix_lightning.training import datamodule
 from qmix_lightning.training.counters import FIRST_EPISODES
 from qmix_lightning.training.loaders import PLACEHOLDER
 from support.collecting import two_step, varying
@@ -250,7 +251,7 @@ def test_a_round_on_several_ranks_is_not_cut_short(monkeypatch):
 
 def test_ranks_agree_on_a_signal_that_some_of_them_have_not_seen(monkeypatch):
     """Its number is not summed over ranks: three times 15 is no signal."""
-    monkeypatch.setattr(datamodule, "world_size", lambda: 4)
+    be_one_of(monkeypatch, ranks=4)
 
     def summed(numbers, device):
         """Three others, which have received SIGTERM and otherwise did what this one did."""
