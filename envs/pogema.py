@@ -10,17 +10,18 @@ import importlib
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any, Mapping, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 import numpy as np
 
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 
+if TYPE_CHECKING:
+    Field = tuple[int, int]  # row and column
+
 __all__ = ["Lifelong", "make"]
 
 BOARDS = ("random", "mazes")
-Field = Tuple[int, int]
-"""Row and column."""
 
 
 class Box:
