@@ -17,7 +17,7 @@ import numpy as np
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
-    Field = tuple[int, int]  # row and column
+    Cell = tuple[int, int]  # row and column
 
 __all__ = ["Lifelong", "make"]
 
@@ -45,9 +45,9 @@ class Lifelong:
     * An agent sees the square around it: obstacles, other agents, and the direction of its goal, which is shown at the
       border when it is farther away: ``[3, 2 r + 1, 2 r + 1]``. The state is each agent's place and goal, as shares of
       the map.
-    * With ``show_path`` it sees obstacles as -1 and the shortest way to its goal as 1, and other agents:
+    * With ``show_path`` it sees obstacles as -1 and the shortest path to its goal as 1, and other agents:
       ``[2, 2 r + 1, 2 r + 1]``, after the preprocessing of Follower (Skrynnik et al. 2024), whose planner knows the
-      whole map; here the way does not avoid crowded fields, and other agents do not block it.
+      whole map; here the path does not avoid crowded cells, and other agents do not block it.
     * A goal reached pays its agent 1 and is replaced by another one. ``throughput``, at the end of an episode: goals
       that the team reached, a step; it is what the board publishes.
     * The limit of steps is a truncation: the task goes on for ever.
@@ -58,8 +58,8 @@ class Lifelong:
         maps: of which an episode takes one by its seed; none: obstacles by chance.
         size, density: lowest and highest of maps that are made by chance.
         num_agents, obs_radius, max_steps: of the task.
-        progress_reward: paid for each step nearer to the goal on the shortest way, taken for each step away from it.
-        show_path: whether an agent is shown that way.
+        progress_reward: paid for each step nearer to the goal on the shortest path, taken for each step away from it.
+        show_path: whether an agent is shown that path.
         version: of the package.
     """
 
@@ -106,10 +106,10 @@ class Lifelong:
         observations, _ = self._game.reset()
         self._grid = self._game.unwrapped.grid
         self._free = self._grid.get_obstacles() == 0
-        self._beside = _free_beside(self._free)
+        self._neighbours = _neighbours_of(self._free)
         self._steps, self._reached = 0, 0
         self.agents = list(self.possible_agents)
-        self._steps_from: list[dict[Field, int]] = [{} for _ in self.agents]
+        self._to_goal: list[dict[Cell, int]] = [{} for _ in self.agents]
         self._goals: list[Any] = [None] * len(self.agents)
         self._before = self._remaining()
         return self._by_agent(observations), {agent: {} for agent in self.agents}
@@ -171,29 +171,29 @@ class Lifelong:
         return dict(zip(self.possible_agents, seen))
 
     def _with_path(self, i: int, observation: np.ndarray) -> np.ndarray:
-        """Return what agent ``i`` sees with the shortest way to its goal, as far as that lies in its square."""
+        """Return what agent ``i`` sees with the shortest path to its goal, as far as that lies in its square."""
         seen, radius = observation[:2].copy(), self._radius
         ground = seen[0]
         ground *= -1.0
-        steps, field = self._steps_to_goal(i), self._grid.positions_xy[i]
-        top, left = field[0] - radius, field[1] - radius
-        for remaining in range(steps[field] - 1, -1, -1):
-            field = next(beside for beside in self._beside[field] if steps[beside] == remaining)
-            row, column = field[0] - top, field[1] - left
+        distances, cell = self._distances(i), self._grid.positions_xy[i]
+        top, left = cell[0] - radius, cell[1] - radius
+        for distance in range(distances[cell] - 1, -1, -1):
+            cell = next(neighbour for neighbour in self._neighbours[cell] if distances[neighbour] == distance)
+            row, column = cell[0] - top, cell[1] - left
             if not (0 <= row < len(ground) and 0 <= column < len(ground)):
                 break
             ground[row, column] = 1.0
         return seen
 
-    def _steps_to_goal(self, i: int) -> dict[Field, int]:
+    def _distances(self, i: int) -> dict[Cell, int]:
         goal = self._grid.finishes_xy[i]
         if self._goals[i] != goal:
-            self._goals[i], self._steps_from[i] = goal, _steps_to(goal, self._beside)
-        return self._steps_from[i]
+            self._goals[i], self._to_goal[i] = goal, _distances_to(goal, self._neighbours)
+        return self._to_goal[i]
 
     def _remaining(self) -> list[int]:
-        """Return each agent's steps to its goal on the shortest way past obstacles, others not counted."""
-        return [self._steps_to_goal(i)[place] for i, place in enumerate(self._grid.positions_xy)]
+        """Return each agent's distance to its goal past obstacles, others not counted."""
+        return [self._distances(i)[place] for i, place in enumerate(self._grid.positions_xy)]
 
 
 def _colour(i: int, count: int) -> np.ndarray:
@@ -202,25 +202,25 @@ def _colour(i: int, count: int) -> np.ndarray:
     return (128.0 + 100.0 * np.cos(angle)).astype(np.uint8)
 
 
-def _free_beside(free: np.ndarray) -> dict[Field, list[Field]]:
-    """Return the free fields beside each free field, up, down, left and right of it in this order."""
-    fields = [(row, column) for row, column in np.argwhere(free).tolist()]
-    beside: dict[Field, list[Field]] = {field: [] for field in fields}
-    for row, column in fields:
+def _neighbours_of(free: np.ndarray) -> dict[Cell, list[Cell]]:
+    """Return the free cells next to each free cell, up, down, left and right of it in this order."""
+    cells = {(row, column) for row, column in np.argwhere(free).tolist()}
+    found: dict[Cell, list[Cell]] = {}
+    for row, column in cells:
         around = (row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)
-        beside[row, column] = [field for field in around if field in beside]
-    return beside
+        found[row, column] = [cell for cell in around if cell in cells]
+    return found
 
 
-def _steps_to(goal: Field, beside: Mapping[Field, Sequence[Field]]) -> dict[Field, int]:
-    """Return the steps to ``goal`` on the shortest way, from every field that has one."""
-    steps = {goal: 0}
-    for field in (found := [goal]):
-        for next_field in beside[field]:
-            if next_field not in steps:
-                steps[next_field] = steps[field] + 1
-                found.append(next_field)
-    return steps
+def _distances_to(goal: Cell, neighbours: Mapping[Cell, Sequence[Cell]]) -> dict[Cell, int]:
+    """Return the distance to ``goal`` of every cell from which it can be reached: a breadth-first search."""
+    distances = {goal: 0}
+    for cell in (queue := [goal]):
+        for neighbour in neighbours[cell]:
+            if neighbour not in distances:
+                distances[neighbour] = distances[cell] + 1
+                queue.append(neighbour)
+    return distances
 
 
 def make(
@@ -243,9 +243,9 @@ def make(
         density: lowest and highest share of obstacles of maps by chance.
         max_steps: of an episode; the board's are 256 on random maps and 128 in mazes.
         obs_radius: how far an agent sees.
-        collision_system: what happens when two want the same field: ``soft``, ``priority`` or ``block_both``.
-        progress_reward: paid beside the goals for each step nearer, on the shortest way; 0 in what the board publishes.
-        show_path: whether observations show each agent the shortest way to its goal over the whole map.
+        collision_system: what happens when two want the same cell: ``soft``, ``priority`` or ``block_both``.
+        progress_reward: paid beside the goals for each step nearer on the shortest path; 0 in what the board publishes.
+        show_path: whether observations show each agent the shortest path to its goal over the whole map.
     """
     if board is not None and board not in BOARDS:
         raise ConfigurationError(f"env.board must be one of {', '.join(BOARDS)} or null, not '{board}'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from qmix_lightning.config.run_config import (
     InterpreterConfig,
@@ -21,6 +21,7 @@ from qmix_lightning.runtime.text import did_you_mean
 __all__ = ["EvalConfig", "ExportConfig", "WatchConfig", "validate_eval", "validate_export", "validate_watch"]
 
 _PROGRAM_KINDS = ("onnx", "torch_export")
+_Config = TypeVar("_Config", bound="PolicyReference")
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,14 @@ class WatchConfig(PolicyReference):
     max_steps: Positive
 
 
-def _check_reference(config: PolicyReference) -> None:
-    """Refuse a command that names no policy, or two."""
-    policy, ckpt_path = config.policy, config.ckpt_path
-    if not policy and not ckpt_path:
+def _read(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
+    """Return a configuration of this kind; refuse one that names no policy, or two."""
+    config = from_mapping(kind, given, "")
+    if not config.policy and not config.ckpt_path:
         raise ConfigurationError("policy needs a value: policy=..., a run folder, a .ckpt, a policy folder or a name")
-    if policy and ckpt_path:
-        raise ConfigurationError(f"policy={policy} and ckpt_path={ckpt_path} are two: name one")
+    if config.policy and config.ckpt_path:
+        raise ConfigurationError(f"policy={config.policy} and ckpt_path={config.ckpt_path} are two: name one")
+    return config
 
 
 def validate_eval(given: Mapping[str, Any]) -> EvalConfig:
@@ -104,8 +106,7 @@ def validate_eval(given: Mapping[str, Any]) -> EvalConfig:
     Raises:
         ConfigurationError: an unknown key, a wrong type, a number out of range, no policy or two.
     """
-    config = from_mapping(EvalConfig, given, "")
-    _check_reference(config)
+    config = _read(EvalConfig, given)
     check_kwargs(config.env)
     check_interpreter(config.rollout.python, config.rollout.python_env)
     return config
@@ -117,8 +118,7 @@ def validate_export(given: Mapping[str, Any]) -> ExportConfig:
     Raises:
         ConfigurationError: an unknown key, a wrong type, a number out of range, no policy or two.
     """
-    config = from_mapping(ExportConfig, given, "")
-    _check_reference(config)
+    config = _read(ExportConfig, given)
     for kind in config.program_kinds:
         if kind not in _PROGRAM_KINDS:
             raise ConfigurationError(f"programs: there is no kind '{kind}'{did_you_mean(str(kind), _PROGRAM_KINDS)}")
@@ -131,8 +131,7 @@ def validate_watch(given: Mapping[str, Any]) -> WatchConfig:
     Raises:
         ConfigurationError: an unknown key, a wrong type, a number out of range, no policy or two.
     """
-    config = from_mapping(WatchConfig, given, "")
-    _check_reference(config)
+    config = _read(WatchConfig, given)
     check_kwargs(config.env)
     if config.beside and not config.page:
         raise ConfigurationError("beside is shown on the page: add page=true")

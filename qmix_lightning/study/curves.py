@@ -6,7 +6,7 @@ import math
 from html import escape
 
 from qmix_lightning.study.bands import Band
-from qmix_lightning.study.formatting import shown_steps
+from qmix_lightning.study.formatting import shown_tick
 from qmix_lightning.study.plan import Plan
 from qmix_lightning.study.summary import Summary
 
@@ -74,11 +74,11 @@ def _panel(title: str, label: str, curves: dict[str, Band], names: list[str]) ->
         x, y = map(float, at(left, tick).split())
         parts += [
             f'<path d="M{x} {y}h{_WIDTH}" stroke="#e4e4e4"/>',
-            _text(x - 6, y + 4, shown_steps(tick), anchor="end"),
+            _text(x - 6, y + 4, shown_tick(tick), anchor="end"),
         ]
     for tick in _ticks(left, right):
         x, y = map(float, at(tick, low).split())
-        parts += [f'<path d="M{x} {y}v4" stroke="#999"/>', _text(x, y + 18, shown_steps(tick))]
+        parts += [f'<path d="M{x} {y}v4" stroke="#999"/>', _text(x, y + 18, shown_tick(tick))]
     parts.append(f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#999"/>')
     for number, name in enumerate(names):
         if (curve := curves.get(name)) is not None:

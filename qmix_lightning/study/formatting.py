@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["markdown_table", "shown_interval", "shown_number", "shown_steps", "with_interval"]
+__all__ = ["markdown_table", "shown_interval", "shown_number", "shown_tick", "shown_with_interval"]
 
 
 def shown_number(value: float | None) -> str:
@@ -17,12 +17,12 @@ def shown_interval(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"{shown_number(interval[0])} to {shown_number(interval[1])}"
 
 
-def with_interval(value: float, low: float, high: float) -> str:
+def shown_with_interval(value: float, low: float, high: float) -> str:
     """Return a number with its interval in brackets."""
     return f"{shown_number(value)} [{shown_number(low)}, {shown_number(high)}]"
 
 
-def shown_steps(value: float) -> str:
+def shown_tick(value: float) -> str:
     """Return a number at an axis in as few letters as it takes: ``2M``, ``50k``."""
     if abs(value) >= 1_000_000:
         return f"{value / 1_000_000:g}M"

@@ -14,7 +14,7 @@ MAP = (
     ".##.",
     "....",
 )
-"""A ring, whose shortest ways are unlike straight ones."""
+"""A ring, whose shortest paths are unlike straight ones."""
 STAY, UP, DOWN, LEFT, RIGHT = range(5)
 MOVES = {STAY: (0, 0), UP: (-1, 0), DOWN: (1, 0), LEFT: (0, -1), RIGHT: (0, 1)}
 
@@ -59,10 +59,10 @@ def lifelong(*, show_path: bool, progress_reward: float = 0.0, goal: tuple[int, 
     )  # fmt: skip
 
 
-def test_the_shortest_way_is_shown_as_far_as_the_agent_sees():
+def test_the_shortest_path_is_shown_as_far_as_the_agent_sees():
     game = lifelong(show_path=True)
     ground, others = game.reset(seed=0)[0]["agent_0"]
-    # From the corner both ways round are as short; down comes first. The way leaves the square two fields on.
+    # From the corner both ways round are as short; down comes first. The path leaves the square two cells on.
     assert np.argwhere(ground == 1).tolist() == [[3, 2], [4, 2]]
     assert np.argwhere(ground == -1).tolist() == np.argwhere(Ring((0, 0), (3, 3)).observations()[0][0]).tolist()
     assert np.argwhere(others).tolist() == [[2, 2]]
@@ -70,14 +70,14 @@ def test_the_shortest_way_is_shown_as_far_as_the_agent_sees():
     assert ground.min() >= game.observation_space("agent_0").low.min()
 
 
-def test_the_way_ends_at_the_goal_and_is_none_at_it():
+def test_the_path_ends_at_the_goal_and_is_none_at_it():
     shown = lifelong(show_path=True, goal=(0, 1)).reset(seed=0)[0]["agent_0"][0]
     assert np.argwhere(shown == 1).tolist() == [[2, 3]]
     at_it = lifelong(show_path=True, goal=(0, 0)).reset(seed=0)[0]["agent_0"][0]
     assert not (at_it == 1).any()
 
 
-def test_following_the_way_reaches_the_goal_in_as_many_steps_and_is_paid_for_each():
+def test_following_the_path_reaches_the_goal_in_as_many_steps_and_is_paid_for_each():
     game = lifelong(show_path=True, progress_reward=0.05)
     seen, paid = game.reset(seed=0)[0]["agent_0"], []
     for _ in range(6):

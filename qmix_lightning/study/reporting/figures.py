@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qmix_lightning.errors import MissingDependencyError
-from qmix_lightning.study.formatting import shown_steps
+from qmix_lightning.study.formatting import shown_tick
 from qmix_lightning.study.reporting.analysis import AXES, THRESHOLDS, Analysis
 from qmix_lightning.study.reporting.tables import METRIC_NAMES
 
@@ -81,7 +81,7 @@ def _curves(axis: str) -> Callable[[Any, Analysis], bool]:
             panel.set(title=task, xlabel=AXIS_NAMES[axis], ylabel=METRIC_NAMES[analysis.metrics[task]])
             panel.grid(alpha=0.25)
             if axis == "env_steps":
-                panel.xaxis.set_major_formatter(lambda value, _: shown_steps(value))
+                panel.xaxis.set_major_formatter(lambda value, _: shown_tick(value))
         for panel in panels[len(tasks) :]:
             panel.set_axis_off()
         _legend(figure, handles)

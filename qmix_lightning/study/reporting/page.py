@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from qmix_lightning.errors import MissingDependencyError
-from qmix_lightning.study.formatting import shown_interval, shown_number, with_interval
+from qmix_lightning.study.formatting import shown_interval, shown_number, shown_with_interval
 from qmix_lightning.study.reporting.analysis import AXES, THRESHOLDS, Analysis, Result
 from qmix_lightning.study.reporting.figures import AXIS_NAMES, COLORS
 from qmix_lightning.study.reporting.tables import METRIC_NAMES, scale_note
@@ -122,12 +122,12 @@ def _overall(analysis: Analysis) -> str:
     rows: list[tuple[int | None, list[str]]] = [
         (
             analysis.algorithms.index(o.algorithm),
-            [o.algorithm, str(o.runs), *(with_interval(*o.aggregates[n]) for n in names)],
+            [o.algorithm, str(o.runs), *(shown_with_interval(*o.aggregates[n]) for n in names)],
         )
         for o in sorted(analysis.overall, key=lambda o: -o.aggregates["IQM"][0])
     ]
     pairs: list[tuple[int | None, list[str]]] = [
-        (analysis.algorithms.index(one), [one, other, with_interval(*values)])
+        (analysis.algorithms.index(one), [one, other, shown_with_interval(*values)])
         for one, others in analysis.improvement.items()
         for other, values in others.items()
     ]

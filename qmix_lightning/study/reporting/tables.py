@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from qmix_lightning.runtime.text import shown_path
-from qmix_lightning.study.formatting import markdown_table, shown_interval, shown_number, with_interval
+from qmix_lightning.study.formatting import markdown_table, shown_interval, shown_number, shown_with_interval
 from qmix_lightning.study.reporting.analysis import Analysis, Result
 
 __all__ = ["METRIC_NAMES", "latex", "markdown", "results_csv", "runs_csv", "scale_note"]
@@ -39,13 +39,13 @@ def markdown(analysis: Analysis) -> str:
     if analysis.overall and len(analysis.tasks) > 1:
         names = list(analysis.overall[0].aggregates)
         rows = [
-            [o.algorithm, str(o.runs), *(with_interval(*o.aggregates[name]) for name in names)]
+            [o.algorithm, str(o.runs), *(shown_with_interval(*o.aggregates[name]) for name in names)]
             for o in sorted(analysis.overall, key=lambda o: -o.aggregates["IQM"][0])
         ]
         parts += ["### Over all tasks", scale_note(analysis), markdown_table(["algorithm", "runs", *names], rows)]
     if analysis.improvement and any(analysis.improvement.values()):
         rows = [
-            [one, other, with_interval(*values)]
+            [one, other, shown_with_interval(*values)]
             for one, others in analysis.improvement.items()
             for other, values in others.items()
         ]
