@@ -17,15 +17,17 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.algorithms.ppo import PPO
+from qmix_lightning.algorithms.q_learning import QLearning
 from qmix_lightning.optimizers import LearningRate, rmsprop
 from qmix_lightning.runtime.distributed import rank, world_size
 from qmix_lightning.training.module import TeamModule
 from qmix_lightning.types import TrainBatch, TrajectoryBatch
-from support import learners
-from support.batches import random_batch
+from support.batches import random_batch, value_settings
 from support.joint_learners import LEARNERS as JOINT
 from support.joint_learners import make as make_joint
 from support.on_policy_learners import changed_since, make_coma, make_ppo, make_pqn, with_round
+from support.small_mixers import small_mixer
+from support.small_policies import OBS, A, N, S, build_policy
 
 
 class Fixed(LightningDataModule):
@@ -77,7 +79,23 @@ def make_learner(name: str) -> Learner:
         return make_ppo(name, dtype=torch.float32)
     if name == "coma":
         return make_coma(dtype=torch.float32)
-    return learners.make_learner("none" if name == "iql" else name, share=False, dtype=torch.float32)
+    return value_learner("none" if name == "iql" else name)
+
+
+def value_learner(mixer: str) -> QLearning:
+    """One network for all agents, and targets that differ from it."""
+    torch.manual_seed(0)
+    policy = build_policy(groups=[0] * N)
+    torch.manual_seed(1)
+    learner = QLearning(
+        policy=policy,
+        mixer=small_mixer(mixer, n=N, a=A, obs=OBS, state=S),
+        settings=value_settings(target_update_every=100, target_update_unit="updates"),
+    )
+    with torch.no_grad():
+        for p in [*learner.target_policy.parameters(), *learner.target_mixer.parameters()]:
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(2)) * 0.1)
+    return learner
 
 
 def save_gradients(ranks: str, path: Path, name: str) -> None:
