@@ -197,6 +197,18 @@ def test_a_log_file_gets_a_line_now_and_then_from_the_start(tmp_path: Path, monk
     assert off.err == ""
 
 
+def test_the_last_return_stays_known_while_no_episode_ends(tmp_path: Path):
+    run = tmp_path / "run"
+    often = ["rollout.num_envs=1", "rollout.update_every=1", "rollout.updates=2"]  # two updates for each episode
+    inprocess.succeed([f"run_dir={run}", *inprocess.TINY, *often])
+    *_, before, last = [row for row in rows(run) if row["train/loss"]]
+    assert before["train/return_mean"]
+    assert last["train/return_mean"] == ""
+    log = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["MetricsLog"]
+    assert log["last_train"]["train/loss"] == float(last["train/loss"])
+    assert log["last_train"]["train/return_mean"] == float(before["train/return_mean"])
+
+
 def test_what_a_profiler_found_is_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO):
         inprocess.succeed([f"run_dir={tmp_path}/run", "trainer.profiler=simple", *inprocess.TINY])

@@ -81,10 +81,11 @@ class MetricsLog(Callback):
             raise diverged("loss", data.counters.updates)
         means = data.counters.pop_window() if due else data.counters.window_means()
         played = {mean_name(name): value for name, value in means.items()}
-        self.last_train = {f"train/{n}": v for n, v in {**metrics, **played, "epsilon": batch.epsilon}.items()}
-        self._publish(trainer, self.last_train)
+        row = {f"train/{n}": v for n, v in {**metrics, **played, "epsilon": batch.epsilon}.items()}
+        self.last_train |= row  # no episode may have ended since the row before: its return stays the last one
+        self._publish(trainer, row)
         if due:
-            log_row(trainer, self.last_train, self._pop_times(trainer))
+            log_row(trainer, row, self._pop_times(trainer))
         if not self._monitors_checked:
             self._monitors_checked = True
             _check_monitors(trainer, {*self.last_train, *module.eval_names})
