@@ -33,7 +33,14 @@ LIMIT, NEAR = 0.95, 0.02
 TURNS, MORE_TURNS = 7, 8
 SLICES = 4
 """Parts of a turn, in which the trees alternate: what a neighbour does to the caches lasts for seconds."""
-JOINT_STEPS = {"lbf_1": 600, "lbf_8": 2_000, "spread_8": 1_000, "jax_spread_8": 2_400, "smax_3m": 2_560}
+JOINT_STEPS = {
+    "lbf_1": 600,
+    "lbf_8": 2_000,
+    "spread_8": 1_000,
+    "jax_spread_8": 2_400,
+    "smax_3m": 2_560,
+    "cramped_room": 240,
+}
 UPDATES = {"small": 4, "large": 1, "smax": 14, "lbf": 12}
 """Work of a slice, some tenths of a second."""
 WARM_SLICES = 6

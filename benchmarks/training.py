@@ -5,10 +5,11 @@
 Every case is a real ``qmix-train`` in a process of its own, at the work per environment step of a peer's row: a
 feed-forward agent of 64 units on LBF and simple_spread (epsilon 1, so that episodes stay long), batches of 32
 episodes, an update for each so many episodes; on SMAX a recurrent agent and an update of 32 episodes for each 256 joint
-steps. Ways: ``turns`` collects, then updates; ``thread`` and ``process`` collect the next round while an update runs,
-in a thread or in a process of its own. The first quarter of a run is not counted (start, compilation, filling the first
-batch). The raw simulator plays random legal actions through its own interface, one environment in one process, right
-before and after each run, so that the ratio holds on a machine that others use too.
+steps; in Overcooked's kitchen what ``env=overcooked`` does, 4 episodes of 400 steps for each 16 joint steps. Ways:
+``turns`` collects, then updates; ``thread`` and ``process`` collect the next round while an update runs, in a thread or
+in a process of its own. The first quarter of a run is not counted (start, compilation, filling the first batch). The
+raw simulator plays random legal actions through its own interface (the kitchen: our class), one environment in one
+process, right before and after each run, so that the ratio holds on a machine that others use too.
 """
 
 from __future__ import annotations
@@ -65,6 +66,14 @@ RUNS: dict[str, tuple[str, list[str]]] = {
             *("rollout.update_every=256", "rollout.update_unit=env_steps"),
         ],
     ),
+    "cramped_room": (
+        "cramped_room",
+        [
+            *("env=overcooked", "agent=feedforward", "rollout.num_envs=16", "replay.batch_size=4"),
+            *("rollout.update_every=16", "rollout.update_unit=env_steps"),
+            *("algorithm.returns=peng_lambda", "algorithm.td_lambda=0.8", "algorithm.normalize_values=true"),
+        ],
+    ),
 }
 WAYS = {
     "turns": ["rollout.asynchronous=false"],
@@ -76,6 +85,7 @@ RAW: dict[str, Callable[[], Callable[[], int]]] = {
     "simple_spread": raw_spread,
     "smax_3m": lambda: raw_vector(CASES["smax_3m"], 16),
     "jax_spread": lambda: raw_vector({"name": "jaxmarl", "id": "MPE_simple_spread_v3"}, 8),
+    "cramped_room": lambda: raw_vector({"name": "overcooked"}, 1),
 }
 
 

@@ -114,15 +114,19 @@ def lambda_returns(
     """
     one_step = one_step_targets(reward, terminated, value_tp1, gamma)
     reward, continues = _aligned(value_tp1, reward, continues)
-    # What the step's own row says apart from what follows: r + gamma (1 - lambda c) V, or the one-step target.
-    own = torch.where(continues, reward + gamma * (1.0 - lambda_) * value_tp1, one_step)  # [B, T] or [B, T, N]
-    target = own[:, -1]
-    targets = [target]
-    for own_t, continues_t in zip(reversed(own[:, :-1].unbind(1)), reversed(continues[:, :-1].unbind(1)), strict=True):
+    # What a step says by itself: r + gamma (1 - lambda) V, or where the row ends the one-step target.
+    target = torch.where(continues, reward + gamma * (1.0 - lambda_) * value_tp1, one_step)  # [B, T] or [B, T, N]
+    # The recursion in log2(T) rounds: what a step adds up reaches over a span of steps, and each round doubles it.
+    span, decay = 1, gamma * lambda_  # decay: (gamma lambda)^span
+    reaches = continues  # whether the row goes on for a whole span after the step
+    while span < target.shape[1]:
+        near, far = target[:, :-span], target[:, span:]
         # A choice and not a product with 0: behind a row's end stands padding.
-        target = torch.where(continues_t, torch.add(own_t, target, alpha=gamma * lambda_), own_t)
-        targets.append(target)
-    return torch.stack(targets[::-1], dim=1)
+        added = torch.where(reaches[:, :-span], torch.add(near, far, alpha=decay), near)
+        target = torch.cat([added, target[:, -span:]], dim=1)
+        reaches = torch.cat([reaches[:, :-span] & reaches[:, span:], reaches[:, -span:]], dim=1)
+        span, decay = 2 * span, decay * decay
+    return target
 
 
 def _aligned(value_tp1: Tensor, *per_step: Tensor) -> list[Tensor]:
