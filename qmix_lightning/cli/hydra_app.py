@@ -21,15 +21,9 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 from qmix_lightning.cli.compose import settings_of_job
-from qmix_lightning.cli.help_text import fitted_to_terminal
+from qmix_lightning.cli.help import help_of
 from qmix_lightning.cli.messages import explain_hydra
-from qmix_lightning.cli.overrides import (
-    config_groups,
-    is_sweep,
-    prepare_overrides,
-    register_plugin_names,
-    sweep_parts,
-)
+from qmix_lightning.cli.overrides import is_sweep, prepare_overrides, register_plugin_names, sweep_parts
 from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunError, RunInterrupted
 from qmix_lightning.runtime.launch import launched_by
 from qmix_lightning.runtime.signals import end_with_parent
@@ -147,6 +141,9 @@ def _leave(status: int) -> NoReturn:
 
 def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None = None) -> None:
     """Compose the configuration of ``config_name`` and run ``task`` with it; or the jobs of a sweep, each by itself."""
+    if {"--help", "-h"} & {*sys.argv[1:]}:
+        print(help_of(config_name, sys.argv[1:]))
+        return
     if os.environ.get("LOCAL_RANK", "0") != "0" and (rank_config := os.environ.get(RANK_CONFIG)):
         from omegaconf import OmegaConf
 
@@ -201,8 +198,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
         return None
 
     try:
-        fitted = fitted_to_terminal(config_groups()) if {"--help", "-h"} & {*sys.argv} else contextlib.nullcontext()
-        with fitted, unread:
+        with unread:
             hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
         if sweep is not None:
             sweep.end()
