@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from qmix_lightning import environment
@@ -100,6 +101,14 @@ def test_help_lists_every_group_with_its_choices(tmp_path: Path):
     assert "mine" in lines["experiment"].split(", ")
     for key in ("total_env_steps", "eval_interval", "checkpoint_interval", "run_dir", "ckpt_path"):
         assert key in shown
+
+
+def test_the_tab_key_completes_choices_and_keys(monkeypatch: pytest.MonkeyPatch):
+    """Hydra's own completion, which asks with what stands on the line so far."""
+    for line, offered in (("env=l", "env=lbf"), ("algorithm=vdn optimizer.lr_f", "optimizer.lr_final=")):
+        monkeypatch.setenv("COMP_LINE", f"qmix-train {line}")
+        monkeypatch.setenv("COMP_POINT", str(len(f"qmix-train {line}")))
+        assert inprocess.succeed(["-sc", "query=bash"]).out.split() == [offered]
 
 
 def test_cfg_job_prints_the_composed_configuration():
