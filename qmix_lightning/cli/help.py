@@ -1,4 +1,4 @@
-"""Write what ``--help`` prints: a command's text, and the configuration groups with their choices.
+"""Write what ``--help`` prints: a command's text, and its settings, or the groups with their choices.
 
 Not by Hydra, which composes everything for that and copies all its sources for each group: seconds.
 """
@@ -6,6 +6,7 @@ Not by Hydra, which composes everything for that and copies all its sources for 
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import sys
 import textwrap
@@ -21,7 +22,7 @@ from qmix_lightning.config.shipped import plugin_folders, shipped_files
 
 __all__ = ["help_of"]
 
-_GROUPS = "$APP_CONFIG_GROUPS"  # Hydra's name for them
+_GROUPS, _SETTINGS = "$APP_CONFIG_GROUPS", "$CONFIG"  # Hydra's names for them
 
 
 def help_of(config_name: str, arguments: Sequence[str]) -> str:
@@ -34,7 +35,7 @@ def help_of(config_name: str, arguments: Sequence[str]) -> str:
     text = resources.files("qmix_lightning.conf").joinpath(f"{config_name}.yaml").read_text()
     template: str = yaml.safe_load(text)["hydra"]["help"]["template"]
     if _GROUPS not in template:
-        return template
+        return template.replace(_SETTINGS, _settings(text))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd", type=Path)
     typed: Path | None = parser.parse_known_args(arguments)[0].config_dir
@@ -43,6 +44,13 @@ def help_of(config_name: str, arguments: Sequence[str]) -> str:
         width = shutil.get_terminal_size().columns - 1
         lines = [textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
     return template.replace(_GROUPS, "\n".join(lines) + "\n")
+
+
+def _settings(text: str) -> str:
+    """Return the settings of a command's file as they stand there, with what is said about each."""
+    lines = text.partition("\nhydra:")[0].splitlines()
+    head = ("#", "defaults:", "  - ")
+    return "\n".join(itertools.dropwhile(lambda line: not line or line.startswith(head), lines))
 
 
 def _choices(folders: Sequence[Path]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,17 @@ def test_help_lists_every_group_with_its_choices(tmp_path: Path):
     assert "mine" in lines["experiment"].split(", ")
     for key in ("total_env_steps", "eval_interval", "checkpoint_interval", "run_dir", "ckpt_path"):
         assert key in shown
+
+
+@pytest.mark.parametrize("command", ["evaluate", "watch", "export"])
+def test_help_says_what_each_setting_is(command: str):
+    shown = inprocess.succeed(["--help"], command).out
+    settings = yaml.safe_load((CONF / f"{command}.yaml").read_text())
+    assert "env: {}            # settings that differ from the policy's" in shown
+    for key in settings.keys() - {"defaults", "hydra"}:
+        assert re.search(rf"^{key}:", shown, re.MULTILINE), key
+    assert "$" not in shown
+    assert "hydra" not in shown
 
 
 def test_the_tab_key_completes_choices_and_keys(monkeypatch: pytest.MonkeyPatch):
