@@ -14,7 +14,7 @@ from support.cases import mostly_slow
 from support.compositions import composed, run_config
 from support.fake_smac import SERVER
 
-SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "mixer.embed_dim=4", "eval_episodes=2"]
+SMALL = ["replay.batch_size=2", "replay.capacity=8", "agent.hidden_dim=8", "eval_episodes=2"]
 SMALL += ["rollout.num_eval_envs=1", "trainer.accelerator=cpu", "logger=none", "checkpoint_interval=100000"]
 SMALL += ["algorithm.target_update_every=2"]
 

@@ -13,8 +13,8 @@ from qmix_lightning.policies.zoo import zoo_folder, zoo_names
 from support import inprocess
 
 
-def test_five_policies_are_there_and_small():
-    assert set(zoo_names()) == {"two_step", "simple_spread", "lbf", "smax_3m", "balance"}
+def test_six_policies_are_there_and_small():
+    assert set(zoo_names()) == {"two_step", "simple_spread", "lbf", "smax_3m", "balance", "rware"}
     sizes = [path.stat().st_size for name in zoo_names() for path in zoo_folder(name).rglob("*")]
     assert sum(sizes) < 4_000_000
 
