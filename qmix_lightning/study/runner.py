@@ -158,12 +158,13 @@ def run_all(
         side_by_side: how many at once.
         processes: that the jobs start.
         tell: called with the number, the job and its outcome when it has ended, one at a time.
-        patience_s: how long to wait for a lock.
+        patience_s: from now on, how long to wait for locks. One that is held later is another study's at work.
     """
-    telling = threading.Lock()
+    telling, deadline = threading.Lock(), time.monotonic() + patience_s
 
     def one(number: int, job: Job) -> Outcome:
-        outcome = Outcome("stopped") if processes.stopping else run(job, patience_s)
+        left_s = max(0.0, deadline - time.monotonic())
+        outcome = Outcome("stopped") if processes.stopping else run(job, left_s)
         with telling:
             tell(number, job, outcome)
         return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import signal
@@ -10,10 +11,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from qmix_lightning.errors import RunError, RunInterrupted
+from qmix_lightning.study import runner
 from qmix_lightning.study.runner import Job, Outcome, Processes, run, run_all, state_of
 from support.processes import runs, wait_until
 
@@ -81,6 +84,22 @@ def test_what_is_locked_is_left(tmp_path: Path):
         assert run(job_in(tmp_path, calls), patience_s=0).status == "locked"
     assert calls == []
     assert run(job_in(tmp_path, calls), patience_s=0).status == "made"
+
+
+def test_locks_are_waited_for_once_not_for_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two commands that make one suite would else wait for each other at every run."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(runner, "time", clock)
+    with contextlib.ExitStack() as held:
+        for number in range(3):
+            (tmp_path / str(number) / "locks").mkdir(parents=True)
+            file = held.enter_context(open(tmp_path / str(number) / "locks" / "a1", "w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        jobs = [job_in(tmp_path / str(number), []) for number in range(3)]
+        outcomes = run_all(jobs, 1, Processes(), lambda *_: None, patience_s=10.0)
+    assert {outcome.status for outcome in outcomes} == {"locked"}
+    assert now[0] == pytest.approx(10.0, abs=0.2)
 
 
 def test_a_failure_is_an_outcome_and_is_tried_again(tmp_path: Path):
