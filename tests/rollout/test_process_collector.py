@@ -36,7 +36,7 @@ def collector_of(trainer: int) -> int:
 def test_whatever_ends_it_the_run_resumes_exactly_with_either_collector(tmp_path: Path):
     """Told to end, its collector killed, killed itself, and resumed with the other collector."""
     whole, folder, count = tmp_path / "whole", tmp_path / "run", tmp_path / "count"
-    settings = [*runs.BASE, *PIPELINED, "total_env_steps=400"]
+    settings = [*runs.BASE, *PIPELINED, "total_env_steps=800"]  # far more than the kills below wait for
     inprocess.succeed([*settings, f"run_dir={whole}"])
     arguments = [*settings, REMOTE, f"run_dir={folder}"]
     process = runs.begun(arguments, count, 10)
