@@ -5,7 +5,7 @@
 Every case is a real ``qmix-train`` in a process of its own, at the work per environment step of a peer's row: a
 feed-forward agent of 64 units on LBF and simple_spread (epsilon 1, so that episodes stay long), batches of 32
 episodes, an update for each so many episodes; on SMAX a recurrent agent and an update of 32 episodes for each 256 joint
-steps; in Overcooked's kitchen what ``env=overcooked`` does, 4 episodes of 400 steps for each 16 joint steps. Ways:
+steps; in Overcooked's kitchen, as often as ``env=overcooked``, one of 4 episodes of 400 for each 16 joint steps. Ways:
 ``turns`` collects, then updates; ``thread`` and ``process`` collect the next round while an update runs, in a thread or
 in a process of its own. The first quarter of a run is not counted (start, compilation, filling the first batch). The
 raw simulator plays random legal actions through its own interface (the kitchen: our class), one environment in one

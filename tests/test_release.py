@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from qmix_lightning.policies.zoo import zoo_names
+
 pytestmark = pytest.mark.release
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +80,7 @@ def test_a_run_and_its_evaluation_need_the_wheel_alone(installed: Path, tmp_path
     assert "episodes   2," in run(installed, tmp_path, "qmix-eval", "x", "episodes=2")
 
 
-@pytest.mark.parametrize("name", ["two_step", "simple_spread", "lbf", "balance", "smax_3m", "rware"])
+@pytest.mark.parametrize("name", zoo_names())
 def test_a_policy_that_comes_with_the_package_repeats_its_figure(installed: Path, tmp_path: Path, name: str):
     """Ends with status 1, which ``run`` refuses, where the figure on the card does not hold."""
     assert re.search(r"^ +card ", run(installed, tmp_path, "qmix-eval", name), re.MULTILINE)
