@@ -12,12 +12,13 @@ from qmix_lightning.runtime.resources import available_cores
 __all__ = ["prepare_plugins", "share_of_cores"]
 
 _PLUGINS = {
-    "hydra/launcher=joblib": "hydra_joblib_launcher",
-    "hydra/launcher=submitit_local": "hydra_submitit_launcher",
-    "hydra/launcher=submitit_slurm": "hydra_submitit_launcher",
-    "hydra/launcher=ray": "hydra_ray_launcher",
-    "hydra/sweeper=optuna": "hydra_optuna_sweeper",
+    "hydra/launcher=joblib": ("hydra_joblib_launcher", "sweep"),
+    "hydra/launcher=submitit_local": ("hydra_submitit_launcher", "sweep"),
+    "hydra/launcher=submitit_slurm": ("hydra_submitit_launcher", "sweep"),
+    "hydra/launcher=ray": ("hydra_ray_launcher", "ray"),
+    "hydra/sweeper=optuna": ("hydra_optuna_sweeper", "sweep"),
 }
+"""What is typed -> the plugin that it needs, and the extra that installs it."""
 
 
 def prepare_plugins(arguments: Sequence[str]) -> None:
@@ -27,9 +28,9 @@ def prepare_plugins(arguments: Sequence[str]) -> None:
         MissingDependencyError: with the line that installs it.
     """
     for argument in arguments:
-        module = _PLUGINS.get(argument)
+        module, extra = _PLUGINS.get(argument, (None, ""))
         if module and not importlib.util.find_spec(f"hydra_plugins.{module}"):
-            raise MissingDependencyError(f"{argument} needs its plugin: pip install 'qmix-lightning[sweep]'")
+            raise MissingDependencyError(f"{argument} needs its plugin: pip install 'qmix-lightning[{extra}]'")
     if "hydra/sweeper=optuna" in arguments:
         from qmix_lightning.study.optuna_sweeper import register_sweeper
 

@@ -145,12 +145,13 @@ def test_cores_are_shared_among_the_jobs(monkeypatch: pytest.MonkeyPatch, launch
     assert launchers.share_of_cores(launcher) == cores
 
 
+@pytest.mark.parametrize(("launcher", "extra"), [("joblib", "sweep"), ("ray", "ray")])
 def test_a_missing_plugin_is_told_with_the_line_that_installs_it(
-    made: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    made: list[list[str]], monkeypatch: pytest.MonkeyPatch, launcher: str, extra: str
 ):
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
-    line = inprocess.refused(["-m", *inprocess.TINY, "seed=1", "hydra/launcher=joblib"])
-    assert line == "error: hydra/launcher=joblib needs its plugin: pip install 'qmix-lightning[sweep]'"
+    line = inprocess.refused(["-m", *inprocess.TINY, "seed=1", f"hydra/launcher={launcher}"])
+    assert line == f"error: hydra/launcher={launcher} needs its plugin: pip install 'qmix-lightning[{extra}]'"
 
 
 @pytest.mark.parametrize(
