@@ -263,6 +263,7 @@ def test_a_new_plugin_installs_passes_and_trains(envs, tmp_path, monkeypatch):
     points = tomllib.loads((project / "pyproject.toml").read_text())["project"]["entry-points"]
     assert points == {"qmix_lightning.envs": {"my_team": "my_team.environment:MyTeam"}}
     assert not any("endezvous" in file.read_text() for file in project.rglob("*.*") if file.is_file())
+    assert "pypi.org" not in (project / "README.md").read_text(), "qmix-lightning is on no index"
 
     site = tmp_path / "site"
     install = ["install", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target"]

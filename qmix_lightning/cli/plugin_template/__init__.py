@@ -108,8 +108,8 @@ def test_the_time_limit_truncates():
 _README = """\
 # $name
 
-An environment for [qmix-lightning](https://pypi.org/project/qmix-lightning/), written by `qmix-envs new $name`. As it
-stands, two agents on a line look for each other; make it yours in `$name/environment.py`.
+An environment for qmix-lightning, written by `qmix-envs new $name`. As it stands, two agents on a line look for each
+other; make it yours in `$name/environment.py`.
 
 ```bash
 pip install -e .                     # the entry point in pyproject.toml makes env=$name known
