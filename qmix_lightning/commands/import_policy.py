@@ -22,8 +22,8 @@ qmix-import: take over a team that another program has trained, as a policy fold
   config       their config.json (FOLDER/config.json, if it is there)
 
 The agents' network, the mixer and RMSprop's state are carried over; the target networks, which are not saved there, are
-copies. Then: qmix-eval my_team, or go on training with the command that is printed. docs/policies.md has a table of
-their settings and ours.
+copies. Then: qmix-eval my_team, or go on training with the command that is printed. docs/coming_from/pymarl.md has a
+table of their settings and ours.
 """
 
 _SOURCES = ("pymarl",)
