@@ -28,6 +28,7 @@ class Counters:
         scheduled_until: the schedule's counter up to which updates have been counted as due.
         evaluation_pending: the epoch's last update is done and its evaluation is not.
         evaluated_at: environment steps at the last evaluation.
+        updated_at: environment steps when the last update's batch was drawn.
         round_start: environment steps when the present round of collecting began; epsilon is held for a round.
             On-policy, a round ends with the last update on its episodes.
         partial_rollout: the present round was interrupted; its rest is played by the policy that began it.
@@ -44,6 +45,7 @@ class Counters:
     scheduled_until: int = 0
     evaluation_pending: bool = False
     evaluated_at: int = 0
+    updated_at: int = 0
     round_start: int = 0
     partial_rollout: bool = False
     faults: dict[str, int] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class Counters:
         Raises:
             CheckpointError: they are not those of a run.
         """
+        saved = {**saved, "updated_at": saved.get("updated_at", saved.get("env_steps", 0))}  # 0.1.0 kept none
         counts = {f.name for f in fields(cls) if f.type == "int"}
         flags = {f.name for f in fields(cls) if f.type == "bool"}
         for name, value in saved.items():

@@ -235,10 +235,12 @@ class ReplayDataModule(LightningDataModule):
 
     @property
     def finished(self) -> bool:
-        """Return whether the budget is spent and no update is due; a round begun within it is played to its end."""
-        counters = self.counters
-        spent = counters.env_steps if self.rounds is None else counters.round_start
-        return spent >= self.total_env_steps and counters.updates_due == 0
+        """Return whether the budget is spent and no update is due.
+
+        The last update is drawn behind the budget: what was begun within it is played on to where one falls due, also
+        by a run that was interrupted meanwhile.
+        """
+        return self.counters.updated_at >= self.total_env_steps and self.counters.updates_due == 0
 
     def _next_batch(self) -> TrainBatch:
         """Collect until an update is due, then sample its batch."""
@@ -273,6 +275,7 @@ class ReplayDataModule(LightningDataModule):
             self._account(collected, fault)
         counters.updates_due -= 1
         counters.updates += 1
+        counters.updated_at = counters.env_steps
         self._mark_end_of_epoch()
         if self.asynchronous and counters.updates_due == 0 and counters.env_steps < self.total_env_steps:
             self._begin_background_round(collector)  # before drawing: the collector has nothing else to do meanwhile

@@ -35,7 +35,7 @@ RUNNING = Ending("running")
 
 def ending_of(trainer: Trainer, data: ReplayDataModule) -> Ending:
     """Return how a run ended whose ``fit`` returned."""
-    if data.counters.env_steps >= data.total_env_steps:
+    if data.finished:
         return Ending("completed", "budget", f"the budget of {data.total_env_steps:,} environment steps")
     callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     for callback in callbacks:

@@ -1,7 +1,9 @@
 """The data module without a Trainer: what is collected, when updates are due, and what a checkpoint holds."""
 
+import contextlib
 import math
 import signal
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from qmix_lightning.errors import RunError, RunInterrupted
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.training import datamodule
-from qmix_lightning.training.counters import FIRST_EPISODES
+from qmix_lightning.training.counters import FIRST_EPISODES, Counters
 from qmix_lightning.training.loaders import PLACEHOLDER
 from support.collecting import two_step, varying
 from support.data_modules import be_one_of, fingerprint, make, next_batch, resumed, stopped_in_step
@@ -172,6 +174,50 @@ def test_the_budget_may_end_between_updates(num_envs, unit, every):
         assert data.counters.evaluation_pending
         assert data.counters.env_steps < total + (every if unit == "env_steps" else 12 * every) + 12 * num_envs
         assert data.counters.updates_due == 0
+
+
+@pytest.mark.parametrize("at", [66, 71, 80, 109])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_interrupted_behind_the_budget_a_run_goes_on_to_its_last_update(tmp_path, monkeypatch, at, ranks):
+    """As one that was not: ``at`` is the environment step from which on a signal is there."""
+    if ranks == 2:
+        be_one_of(monkeypatch, ranks=2)
+    settings = {"env": varying, "num_envs": 2, "batch_size": 4, "every": 8, "total_env_steps": 65}
+    whole, data = make(**settings), make(**settings)
+    expected = []
+    while not whole.finished:
+        expected.append(fingerprint(next_batch(whole)))
+    step = data._env.step
+
+    def stepping(actions, active):
+        if data.counters.env_steps >= at:
+            data.stop.signal_number = 15
+        return step(actions, active)
+
+    data._env.step, found = stepping, []
+    with contextlib.suppress(RunInterrupted):  # on two ranks the last round may be over by then
+        while not data.finished:
+            found.append(fingerprint(next_batch(data)))
+    data = resumed(data, tmp_path, settings)
+    while not data.finished:
+        found.append(fingerprint(next_batch(data)))
+    assert found == expected
+    assert data.counters == whole.counters
+    assert data.counters.evaluation_pending
+
+
+def test_a_smaller_budget_than_what_was_done_ends_a_run_at_once(tmp_path):
+    settings = {"env": varying, "num_envs": 2, "batch_size": 3}
+    data = make(**settings)
+    pace(data, 50)
+    assert not data.finished
+    assert resumed(data, tmp_path, {**settings, "total_env_steps": 40}).finished
+
+
+def test_of_a_checkpoint_that_counts_no_batches_its_steps_are_taken():
+    saved = asdict(Counters(env_steps=70, updates=3))
+    del saved["updated_at"]
+    assert Counters.from_dict(saved).updated_at == 70
 
 
 def test_an_epoch_ends_with_the_last_update_due_at_a_boundary():
