@@ -216,7 +216,7 @@ class ReplayDataModule(LightningDataModule):
     def _collector(self) -> RolloutCollector:
         if self.collector is None:
             dealt = None if self.rounds is None else self.rounds.capacity
-            self.collector = make_collector(
+            collector = make_collector(
                 self._env,
                 self._policy,
                 seed=self.seed,
@@ -225,8 +225,9 @@ class ReplayDataModule(LightningDataModule):
                 policy_device=self._device if self._policy_on_device else None,
             )
             if self._resume_from is not None:
-                go_on_from(self._resume_from, self._resume_acting, self.collector, self.on_resume)
+                go_on_from(self._resume_from, self._resume_acting, collector, self.on_resume)
                 self._resume_from = self._resume_acting = None
+            self.collector = collector  # only now: one that failed half-way has lost episodes in flight
         return self.collector
 
     @property

@@ -5,12 +5,13 @@ import math
 import signal
 from dataclasses import asdict
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from qmix_lightning.checkpoint.segments import SegmentStore
-from qmix_lightning.errors import RunError, RunInterrupted
+from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.training import datamodule
@@ -398,6 +399,27 @@ def test_saving_before_anything_was_collected_keeps_the_episodes_in_flight(tmp_p
         data.store = SegmentStore(folder, 0)
         data = resumed(data, folder, settings)
     assert [fingerprint(next_batch(data)) for _ in range(4)] == expected[4:]
+
+
+@pytest.mark.parametrize("fails_at", ["reset", "step"])
+def test_environments_that_fail_while_a_run_is_resumed_cost_no_episode_in_flight(tmp_path, monkeypatch, fails_at):
+    """What is saved then, and gone on from, is what the run was resumed from."""
+    settings = SETTINGS["many env_steps"]
+    reference = make(**settings)
+    expected = [fingerprint(next_batch(reference)) for _ in range(8)]
+    data = make(**settings)
+    found = [fingerprint(next_batch(data)) for _ in range(4)]
+    assert not all(data.collector.state_dict()["ended"])
+    (first := tmp_path / "first").mkdir()
+    data = resumed(data, first, settings)
+    monkeypatch.setattr(data._env, fails_at, Mock(side_effect=EnvironmentFault("the simulator does not start")))
+    with pytest.raises(EnvironmentFault):
+        next_batch(data)
+    (second := tmp_path / "second").mkdir()
+    data.store = SegmentStore(second, 0)
+    data = resumed(data, second, settings)
+    found += [fingerprint(next_batch(data)) for _ in range(4)]
+    assert found == expected
 
 
 def test_restart_begins_new_episodes(tmp_path):

@@ -122,9 +122,10 @@ class RunCheckpoint(Checkpoint):
         self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # An environment that failed for good in the middle of an evaluation is known to one rank only, which must not
-        # wait for the others.
-        together = trainer.world_size == 1 or not data_of(trainer).counters.evaluation_pending
+        # An environment that failed for good in the middle of an evaluation, or while a resumed run played its episodes
+        # in flight again, is known to one rank only, which must not wait for the others.
+        data = data_of(trainer)
+        together = data.collector is not None and (trainer.world_size == 1 or not data.counters.evaluation_pending)
         if isinstance(exception, RunInterrupted) or (isinstance(exception, EnvironmentFault) and together):
             try:
                 self.save(trainer)

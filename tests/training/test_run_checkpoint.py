@@ -1,0 +1,37 @@
+"""The callback that writes last.ckpt and best.ckpt: what is saved when something fails, and what each file knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
+
+import pytest
+
+from qmix_lightning.errors import EnvironmentFault
+from qmix_lightning.training.callbacks.metrics_log import MetricsLog
+from qmix_lightning.training.callbacks.run_checkpoint import RunCheckpoint
+
+
+@pytest.mark.parametrize(
+    ("ranks", "collecting", "evaluating", "saved"),
+    [
+        (1, True, False, True),
+        (1, True, True, True),
+        (2, True, False, True),
+        (2, True, True, False),
+        (1, False, False, False),
+        (2, False, False, False),
+    ],
+)
+def test_what_only_one_rank_knows_is_not_saved(tmp_path: Path, ranks: int, collecting: bool, evaluating: bool, saved):
+    """A failing environment in an evaluation, or while episodes in flight are played again, is no other rank's."""
+    checkpoint = RunCheckpoint(tmp_path, 100, None, MetricsLog())
+    checkpoint.save = Mock()
+    data = SimpleNamespace(
+        collector=object() if collecting else None, counters=SimpleNamespace(evaluation_pending=evaluating)
+    )
+    trainer = cast(Any, SimpleNamespace(world_size=ranks, datamodule=data))
+    checkpoint.on_exception(trainer, cast(Any, None), EnvironmentFault("gone"))
+    assert checkpoint.save.called == saved
