@@ -72,6 +72,7 @@ MAY_CHANGE = (
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
     "trainer.limit_val_batches",
+    "trainer.max_steps",
     "trainer.max_time",
     "trainer.profiler",
 )

@@ -78,10 +78,18 @@ def _next(summary: dict[str, Any], config: RunConfig, run_dir: Path) -> list[str
         commands.append(f"qmix-eval ckpt_path={_quoted(run_dir / 'checkpoints' / 'best.ckpt')}{again}")
         if importlib.util.find_spec("qmix_lightning.commands.watch") is not None:
             commands.append(f"qmix-watch {_quoted(run_dir)}{again}")
-    more = f" total_env_steps={2 * config.total_env_steps}" if summary["status"] == "completed" else ""
     if (run_dir / "checkpoints" / "last.ckpt").exists():
-        commands.append(resume_command(config, run_dir) + more)
+        commands.append(resume_command(config, run_dir) + _more(summary["ended_by"], config))
     return commands
+
+
+def _more(ended_by: str | None, config: RunConfig) -> str:
+    """Return what to type so that a run that was ended by a limit does not end there again."""
+    if ended_by == "budget":
+        return f" total_env_steps={2 * config.total_env_steps}"
+    if ended_by == "max_steps":
+        return f" trainer.max_steps={2 * config.trainer['max_steps']}"
+    return " trainer.max_time=null" if ended_by == "max_time" else ""
 
 
 def resume_command(config: RunConfig, run_dir: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -128,6 +129,17 @@ def test_other_ends_are_named_too(argument: str, by: str, tmp_path: Path, monkey
     told = summary(tmp_path / "run")
     assert (told["status"], told["ended_by"]) == ("stopped", by)
     assert by != "max_steps" or told["updates"] == 3
+
+
+@pytest.mark.parametrize("limit", ["trainer.max_steps=14", "trainer.max_time=00:00:00:01"])
+def test_a_run_that_a_limit_has_ended_goes_on_by_the_command_that_it_prints(limit: str, tmp_path: Path):
+    ended = inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=100000", *TINY, limit])
+    before = summary(tmp_path / "run")["env_steps"]
+    command = ended.out.splitlines()[-1].partition("qmix-train ")[2]
+    inprocess.succeed([*shlex.split(command), f"total_env_steps={before + 20}"])
+    told = summary(tmp_path / "run")
+    assert told["ended_by"] == "budget"
+    assert told["env_steps"] >= before + 20
 
 
 def test_a_bar_of_the_users_takes_the_place_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
