@@ -13,6 +13,7 @@ import pytest
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 
+from qmix_lightning.checkpoint.files import read_checkpoint
 from support import inprocess, runs
 
 TINY = [a for a in inprocess.TINY if not a.startswith("total_env_steps")]
@@ -70,6 +71,17 @@ def test_the_best_checkpoints_are_kept_as_whole_runs(stopped: tuple[Path, inproc
     patient = "callbacks.early_stopping.patience=50"
     inprocess.succeed([f"ckpt_path={first}", f"run_dir={tmp_path}/again", "total_env_steps=200", patient])
     assert summary(tmp_path / "again")["status"] == "completed"
+
+
+def test_a_checkpoint_of_an_evaluation_knows_that_it_was_the_best(stopped: tuple[Path, inprocess.Outcome]):
+    """Else a run that goes on from it would take a worse one for the best."""
+    run, _ = stopped
+    for path in (run / "checkpoints").glob("update*.ckpt"):
+        saved = read_checkpoint(path)
+        known = saved["callbacks"]["RunCheckpoint"]
+        assert known["best"] == [0.0, 8.0]
+        assert known["best_eval"]["env_steps"] == saved["env_steps"]  # of several that are as good the last one
+        assert known["eval_wall_s"][-1][0] == saved["env_steps"]
 
 
 def test_a_resumed_run_stops_where_the_uninterrupted_one_did(stopped: tuple[Path, inprocess.Outcome], tmp_path: Path):

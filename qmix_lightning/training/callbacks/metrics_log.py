@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -57,6 +58,8 @@ class MetricsLog(Callback):
         self.last_eval: dict[str, float] = {}
         self.seconds = {"act": 0.0, "env": 0.0, "update": 0.0, "evaluate": 0.0}
         """Seconds of this rank so far: acting, environments, updates, evaluations."""
+        self.on_evaluation: Callable[[Trainer, TeamModule], None] | None = None
+        """Called with every evaluation, before any callback that may save the run."""
         self._logged_seconds = dict(self.seconds)
         self._begun = 0.0
         self._collected = (0.0, 0.0)
@@ -99,6 +102,8 @@ class MetricsLog(Callback):
             self.last_eval = dict(cast(TeamModule, pl_module).eval_results)
             self._publish(trainer, self.last_eval)
             log_row(trainer, self.last_eval, self._pop_times(trainer))
+            if self.on_evaluation is not None:
+                self.on_evaluation(trainer, cast(TeamModule, pl_module))
 
     @staticmethod
     def _publish(trainer: Trainer, metrics: dict[str, float]) -> None:

@@ -41,6 +41,8 @@ class RunCheckpoint(Checkpoint):
         self.interval = interval
         self.source = source
         self._metrics_log = log  # not "log": Lightning gives every callback a method of that name
+        # Not by a hook of this callback, the last one: what others save at an evaluation holds whether it was the best.
+        log.on_evaluation = self._keep_if_best
         self.best: list[float] = []
         self.best_eval: dict[str, float] = {}
         """The best evaluation, by the names of ``summary.json``, and the environment steps at it."""
@@ -95,26 +97,25 @@ class RunCheckpoint(Checkpoint):
         if not trainer.sanity_checking:
             cast(TeamModule, pl_module).check_finite()  # nothing is played by networks that have diverged
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        results = self._metrics_log.last_eval
-        if not trainer.sanity_checking:
-            self.eval_wall_s[data_of(trainer).counters.env_steps] = round(self.wall_s, 3)
+    def _keep_if_best(self, trainer: Trainer, module: TeamModule) -> None:
+        """Write ``best.ckpt`` if no evaluation was better; every rank calls it."""
+        results, env_steps = self._metrics_log.last_eval, data_of(trainer).counters.env_steps
+        self.eval_wall_s[env_steps] = round(self.wall_s, 3)
         score = [results.get("eval/win_rate", 0.0), results.get("eval/return_mean", math.nan)]
-        if trainer.sanity_checking or math.isnan(score[1]) or (self.best and score < self.best):
+        if math.isnan(score[1]) or (self.best and score < self.best):
             return
-        cast(TeamModule, pl_module).check_finite()
+        module.check_finite()
         self.best = score
-        named = {name.removeprefix("eval/"): value for name, value in results.items()}
-        self.best_eval = {"env_steps": data_of(trainer).counters.env_steps, **named}
+        self.best_eval = {"env_steps": env_steps, **{n.removeprefix("eval/"): v for n, v in results.items()}}
         reached("best.begin")
         weights = trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:
             payload = {
                 "state_dict": weights,
                 "global_step": trainer.global_step,
-                "env_steps": data_of(trainer).counters.env_steps,
+                "env_steps": env_steps,
                 "eval": results,
-                **cast(TeamModule, pl_module).recorded(),
+                **module.recorded(),
             }
             write_checkpoint(payload, self.folder / "best.ckpt")
 
