@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 
 from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.training.callbacks.best_checkpoints import BestCheckpoints
+from qmix_lightning.training.datamodule import ReplayDataModule
 from support import inprocess, runs
 
 TINY = [a for a in inprocess.TINY if not a.startswith("total_env_steps")]
@@ -94,6 +98,51 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_did(stopped: tuple[Path
     inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last", *early])
     assert runs.rows(tmp_path / "run") == runs.rows(run)
     assert summary(tmp_path / "run")["why"] == summary(run)["why"]
+
+
+def test_an_evaluation_that_is_repeated_counts_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A checkpoint at every second evaluation is there, and the same, if a signal came in that evaluation."""
+    second = ["callbacks=model_checkpoint", "callbacks.model_checkpoint.every_n_epochs=2"]
+    inprocess.succeed([f"run_dir={tmp_path}/whole", "total_env_steps=60", *second, *TINY])
+    evaluate, numbers = ReplayDataModule.evaluate, itertools.count(1)
+
+    def interrupted(data: ReplayDataModule) -> Any:
+        data.stop.signal_number = signal.SIGTERM if next(numbers) == 2 else 0
+        return evaluate(data)
+
+    monkeypatch.setattr(ReplayDataModule, "evaluate", interrupted)
+    assert inprocess.command([f"run_dir={tmp_path}/run", "total_env_steps=60", *second, *TINY]).status == 143
+    inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last"])
+    found = [tmp_path.glob(f"{name}/checkpoints/update*.ckpt") for name in ("whole", "run")]
+    saved = [{path.name: read_checkpoint(path) for path in paths} for paths in found]
+    assert saved[0].keys() == saved[1].keys()
+    assert len(saved[0]) == 1
+    assert all(saved[0][name]["loops"] == saved[1][name]["loops"] for name in saved[0])
+
+
+@pytest.mark.parametrize(
+    ("mode", "keep", "kept", "best"),
+    [
+        ("max", -1, ["a", "b", "c", "d"], "c"),
+        ("max", 2, ["c", "d"], "c"),
+        ("max", 1, ["c"], "c"),
+        ("min", 2, ["a", "d"], "a"),
+        ("max", 0, [], ""),
+    ],
+)
+def test_a_resumed_run_may_keep_fewer_checkpoints(tmp_path: Path, mode: Any, keep: int, kept: list[str], best: str):
+    """Those that are too many are not counted any more; were they, no checkpoint would ever be removed again."""
+    (tmp_path / "checkpoints").mkdir()
+    for name in "abcd":
+        (tmp_path / "checkpoints" / name).touch()
+    callback = BestCheckpoints(str(tmp_path), "eval/return_mean", mode, keep)
+    scores = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 2.0}
+    callback.load_state_dict({"scores": scores | {"gone": 9.0 if mode == "max" else 0.0}})
+    assert [Path(path).name for path in callback.best_k_models] == kept
+    assert Path(callback.best_model_path).name == best
+    if kept:
+        assert callback.best_model_score == {"max": 3.0, "min": 1.0}[mode]
+        assert callback.kth_value == callback.best_k_models[callback.kth_best_model_path]
 
 
 def test_more_patience_lets_a_stopped_run_go_on(stopped: tuple[Path, inprocess.Outcome], tmp_path: Path):

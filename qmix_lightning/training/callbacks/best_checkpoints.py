@@ -47,14 +47,20 @@ class BestCheckpoints(ModelCheckpoint):
         return {"scores": {Path(path).name: float(score) for path, score in self.best_k_models.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Find the files again by their names; those that are gone are forgotten."""
+        """Find the files again by their names; those that are gone are forgotten.
+
+        Where fewer are kept than before, the worst are forgotten too; their files stay.
+        """
         folder = Path(str(self.dirpath))
-        scores = {str(folder / Path(name).name): float(score) for name, score in state_dict["scores"].items()}
-        self.best_k_models = {path: torch.tensor(s) for path, s in scores.items() if Path(path).is_file()}
-        if not self.best_k_models:
-            return
+        found = {str(folder / Path(name).name): float(score) for name, score in state_dict["scores"].items()}
+        scores = {path: score for path, score in found.items() if Path(path).is_file()}
         worst, best = (max, min) if self.mode == "min" else (min, max)
-        self.kth_best_model_path = worst(self.best_k_models, key=lambda path: scores[path])
-        self.best_model_path = best(self.best_k_models, key=lambda path: scores[path])
+        while 0 <= self.save_top_k < len(scores):
+            del scores[worst(scores, key=scores.__getitem__)]
+        self.best_k_models = {path: torch.tensor(score) for path, score in scores.items()}
+        if not scores:
+            return
+        self.kth_best_model_path = worst(scores, key=scores.__getitem__)
+        self.best_model_path = best(scores, key=scores.__getitem__)
         self.kth_value = self.best_k_models[self.kth_best_model_path]
         self.best_model_score = self.best_k_models[self.best_model_path]

@@ -40,10 +40,18 @@ class RunControl(Callback):
         self._install_signal_handlers(trainer)
         data = data_of(trainer)
         if data.counters.evaluation_pending and trainer.enable_validation:
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+            self._evaluate(trainer)
         self._stop_at_budget(trainer)
+
+    @staticmethod
+    def _evaluate(trainer: Trainer) -> None:
+        """Run the evaluation of the epoch before, as it would have been run at that epoch's end."""
+        epoch = trainer.fit_loop.epoch_progress.current
+        epoch.completed -= 1  # it is trainer.current_epoch, by which callbacks count evaluations
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+        epoch.completed += 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
