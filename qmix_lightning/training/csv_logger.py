@@ -14,6 +14,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
 from qmix_lightning.runtime.kill_points import reached
+from qmix_lightning.training.row_position import PlacesRows
 
 __all__ = ["RunCSVLogger"]
 
@@ -40,7 +41,7 @@ def _read(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(lines))
 
 
-class RunCSVLogger(Logger):
+class RunCSVLogger(PlacesRows, Logger):
     """Logger that writes a wide CSV whose first column counts updates.
 
     What is logged at the same update is merged into one row. The row in the making is part of the checkpoint, so an
@@ -70,7 +71,8 @@ class RunCSVLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add ``metrics``, which hold the number of updates, to that update's row."""
+        """Add ``metrics`` to the row of the update that they name, or else of the one that is done."""
+        metrics, step = self.placed(metrics, step)
         key = metrics.get(_KEY, step)
         if self._pending and self._pending.get(_KEY) != key:
             self._write()

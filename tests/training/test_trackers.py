@@ -11,6 +11,8 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from qmix_lightning.training.trackers.base import TrackedRun
 from qmix_lightning.training.trackers.mlflow import MLflowTracker
@@ -81,6 +83,36 @@ def test_its_metrics_are_those_of_metrics_csv_and_times(finished: tuple[Path, Pa
                 written.setdefault(name, {}).setdefault(int(row["env_steps"]), float(value))  # of several updates, one
     assert {name: values for name, values in found.items() if name not in times} == written
     assert "lr/agents" in written or any(name.startswith("lr/") for name in written), "callbacks=learning_rate"
+
+
+class LogsByLightning(Callback):
+    """A callback of the user's, which logs as Lightning's users know it."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        pl_module.log("own/update", float(trainer.global_step))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("own/evaluation", float(trainer.global_step))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("own/epoch", float(trainer.global_step))
+
+
+def test_what_a_callback_logs_by_lightning_is_in_the_row_of_its_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Over environment steps, like everything else; Lightning's own step is the update before, and no row's."""
+    monkeypatch.setitem(sys.modules, "test_trackers", sys.modules[__name__])
+    run, store = tmp_path / "run", tmp_path / "store"
+    own = ["callbacks.own._target_=test_trackers.LogsByLightning", "logger=tensorboard", *with_tracker(store)]
+    inprocess.succeed([f"run_dir={run}", *own, *TINY, "trainer.log_every_n_steps=5"])
+    rows = runs.rows(run)
+    seen = steps_of(found_in(run, store))
+    board = EventAccumulator(str(next(run.rglob("events.out*")).parent)).Reload()
+    for name, beside in {"update": "train/loss", "evaluation": "eval/return_mean", "epoch": "eval/return_mean"}.items():
+        written = [row for row in rows if row[f"own/{name}"]]
+        assert written == [row for row in rows if row[beside]]
+        assert all(float(row[f"own/{name}"]) == float(row["updates"]) for row in written)
+        assert seen[f"own/{name}"] == sorted({int(row["env_steps"]) for row in written})
+        assert [event.step for event in board.Scalars(f"own/{name}")] == [int(row["env_steps"]) for row in written]
 
 
 def test_it_gets_the_summary_at_the_end(finished: tuple[Path, Path, inprocess.Outcome]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import data_of
 from qmix_lightning.training.metrics import mean_name
 from qmix_lightning.training.module import TeamModule, diverged
+from qmix_lightning.training.row_position import PlacesRows
 
 __all__ = ["MetricsLog", "log_row", "row_is_due"]
 
@@ -26,6 +28,12 @@ def row_is_due(trainer: Trainer) -> bool:
     return every != 0 and data_of(trainer).counters.updates % every == 0
 
 
+def _position(trainer: Trainer) -> dict[str, float]:
+    """Return where a run stands: what every row begins with."""
+    counters = data_of(trainer).counters
+    return {"updates": counters.updates, "env_steps": counters.env_steps, "episodes": counters.episodes}
+
+
 def log_row(trainer: Trainer, metrics: dict[str, float], times: dict[str, float] | None = None) -> None:
     """Send a row over environment steps to every logger, on the first rank.
 
@@ -34,17 +42,11 @@ def log_row(trainer: Trainer, metrics: dict[str, float], times: dict[str, float]
         metrics: values; NaN is left out.
         times: more of them that differ from run to run; not for ``metrics.csv``, which a resumed run repeats exactly.
     """
-    counters = data_of(trainer).counters
-    row = {
-        "updates": counters.updates,
-        "env_steps": counters.env_steps,
-        "episodes": counters.episodes,
-        **{name: value for name, value in metrics.items() if not math.isnan(value)},
-    }
+    row = _position(trainer) | {name: value for name, value in metrics.items() if not math.isnan(value)}
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             exact = isinstance(logger, RunCSVLogger)
-            logger.log_metrics(row if exact else row | (times or {}), step=counters.env_steps)
+            logger.log_metrics(row if exact else row | (times or {}), step=data_of(trainer).counters.env_steps)
 
 
 class MetricsLog(Callback):
@@ -64,6 +66,11 @@ class MetricsLog(Callback):
         self._begun = 0.0
         self._collected = (0.0, 0.0)
         self._monitors_checked = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, PlacesRows):
+                logger.position = partial(_position, trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._publish(trainer, self.last_train | self.last_eval)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import CheckpointError, ConfigurationError, MissingDependencyError, QMixLightningError
 from qmix_lightning.runtime.text import error_line, shortened
+from qmix_lightning.training.row_position import PlacesRows
 
 __all__ = [
     "TrackedRun",
@@ -83,7 +84,7 @@ def study_of(folder: Path) -> str | None:
     return None
 
 
-class Tracker(Logger):
+class Tracker(PlacesRows, Logger):
     """Base of the shipped trackers: a Lightning logger that knows its run again after a resume.
 
     Every metric arrives once for each environment step, whatever is logged again after a resume; of several updates
@@ -163,6 +164,10 @@ class Tracker(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send what the tracker does not hold yet for ``step``, in environment steps."""
+        self.send(*self.placed(metrics, step))
+
+    def send(self, metrics: Mapping[str, float], step: int | None) -> None:
+        """Send, as :meth:`log_metrics` does, metrics that belong to ``step`` wherever the run stands."""
         step = int(step or 0)
         new = {name: value for name, value in metrics.items() if step > self._last_steps.get(name, -1)}
         if new:

@@ -132,7 +132,7 @@ class MLflowTracker(Tracker):
         from mlflow.entities import RunTag  # pyright: ignore[reportMissingImports]
 
         numbers = {f"summary/{k}": float(v) for k, v in summary.items() if not isinstance(v, str)}
-        self.log_metrics(numbers, step)
+        self.send(numbers, step)
         texts = [RunTag(f"summary.{k}", v[:_MOST_TEXT]) for k, v in summary.items() if isinstance(v, str)]
         self.experiment.log_batch(self.tracker_id, tags=texts)
         self.experiment.set_terminated(self.tracker_id, _STATUS.get(summary["status"], "FAILED"))

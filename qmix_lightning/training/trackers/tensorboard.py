@@ -10,13 +10,15 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
+from qmix_lightning.training.row_position import PlacesRows
+
 __all__ = ["RunTensorBoardLogger"]
 
 _SHOWN = ("eval/return_mean", "eval/win_rate")
 """Metrics that stand beside the hyperparameters."""
 
 
-class RunTensorBoardLogger(TensorBoardLogger):
+class RunTensorBoardLogger(PlacesRows, TensorBoardLogger):
     """Lightning's logger, with hyperparameters beside the evaluations, and the summary as a text."""
 
     @rank_zero_only
@@ -25,6 +27,11 @@ class RunTensorBoardLogger(TensorBoardLogger):
         super().log_hyperparams(params)
         for part in hparams({k: "none" if v is None else v for k, v in params.items()}, dict.fromkeys(_SHOWN, 0.0)):
             self.experiment.file_writer.add_summary(part)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write ``metrics`` over environment steps."""
+        super().log_metrics(dict(metrics), self.placed(metrics, step)[1])
 
     @rank_zero_only
     def finish(self, summary: Mapping[str, Any]) -> None:
