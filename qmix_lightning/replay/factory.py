@@ -61,10 +61,11 @@ def fit_capacity(config: RunConfig, spec: EnvSpec, run_dir: Path) -> RunConfig:
     """Return the configuration with as many episodes as half of the room holds, where its own do not fit.
 
     For a capacity that nobody chose, on one process: several would measure different rooms. Where not even some batches
-    fit it stays, to be refused.
+    fit it stays, to be refused; so it does where episodes are of unknown length, since fewer of them may be longer.
     """
     size = _size(config, spec, run_dir, machines=1)
-    if size.room is None or size.most <= size.room or config.replay.kind == "on_policy":
+    fixed = config.replay.kind == "on_policy" or spec.episode_limit is None
+    if fixed or size.room is None or size.most <= size.room:
         return config
     most = config.replay.capacity * size.room / (2 * size.most)
     unit = 10 ** max(0, len(str(int(most))) - 2)

@@ -101,7 +101,11 @@ def predict_size(
     needed = (most * row + share) // machines
     if room is None:
         room = available_memory() if folder is None else shutil.disk_usage(_existing(folder)).free
-    ways = [f"lower replay.capacity ({int(capacity * room / needed):,} fit)"] if room and needed > room else []
+    ways: list[str] = []
+    if limit is None:  # then it is the budget that counts, not the capacity
+        ways.append("set env.episode_limit to the most steps of an episode")
+    elif room and needed > room:
+        ways.append(f"lower replay.capacity ({int(capacity * room / needed):,} fit)")
     ways += ["set replay.dtype=float16"] * (dtype == "float32") + ["set replay.storage=memmap"] * (folder is None)
     return ReplaySize(
         what=f"{capacity:,} episodes of {lengths}, in {dtype}",

@@ -1,5 +1,6 @@
 """A replay that nobody has sized is made to fit; one that somebody has is left, to be refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,9 @@ def test_a_round_is_never_shortened(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(memory_estimate, "available_memory", lambda: 1000)
     config = run_config("algorithm=mappo")
     assert fit_capacity(config, SPEC, Path()) is config
+
+
+def test_episodes_of_unknown_length_are_not_made_to_fit_by_having_fewer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory_estimate, "available_memory", lambda: 10**9)
+    config = run_config("preset=pymarl", "replay.capacity=5000", "replay.batch_size=32", "total_env_steps=1000000")
+    assert fit_capacity(config, replace(SPEC, episode_limit=None), Path()) is config

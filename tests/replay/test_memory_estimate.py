@@ -86,6 +86,18 @@ def test_a_replay_that_does_not_fit_is_refused():
     size_of(s, capacity=1327, room=1_000_000_000).check()
 
 
+def test_episodes_of_unknown_length_are_not_answered_with_fewer_of_them():
+    """The budget is what may fill the memory: no smaller capacity would be taken either."""
+    settings = {"dtype": "float16", "prioritized": False, "total_env_steps": 10**7, "room": 10**8}
+    unlimited = replace(spec(), episode_limit=None)
+    for capacity in (5000, 1):
+        size = predict_size(unlimited, capacity=capacity, folder=Path("/data"), **settings)
+        with pytest.raises(
+            ConfigurationError, match=r"has free: set env.episode_limit to the most steps of an episode$"
+        ):
+            size.check()
+
+
 def test_the_command_says_the_size_or_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     inprocess.refused([*inprocess.TINY, "run_dir=run", "replay.capacity=1000000000000"], "error: the replay may need ")
