@@ -1,13 +1,17 @@
 """The learned tables of a small game: every joint action, through a mixer that is given what it asks for."""
 
 import itertools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.envs.two_step import TwoStep
-from qmix_lightning.training.callbacks.q_table import learned_tables
+from qmix_lightning.training.callbacks.q_table import QTableReport, learned_tables
 from support.small_mixers import FORMULAS, Seen, small_mixer
 from support.small_policies import build_policy
 
@@ -41,3 +45,15 @@ def test_every_joint_action_by_the_formula(name):
 def test_no_table_where_every_agent_keeps_a_value_of_its_own():
     env = TwoStep(num_envs=1)
     assert learned_tables(policy(), small_mixer("none", **SIZES), env, env.histories()) is None
+
+
+@pytest.mark.parametrize("mixer", ["vdn", "none"])
+def test_the_environment_of_the_report_is_closed(tmp_path: Path, mixer: str):
+    """Its workers would stay where a program makes several runs; with or without a table to report."""
+    env = TwoStep(num_envs=1)
+    env.close = Mock()
+    trainer = SimpleNamespace(is_global_zero=True, datamodule=SimpleNamespace(make_eval_env=lambda _: env))
+    learner = SimpleNamespace(policy=policy(), mixer=small_mixer(mixer, **SIZES))
+    QTableReport(str(tmp_path), 0.9).on_train_end(cast(Any, trainer), cast(Any, SimpleNamespace(learner=learner)))
+    env.close.assert_called_once()
+    assert (tmp_path / "q_table.json").exists() == (mixer == "vdn")

@@ -116,9 +116,13 @@ class QTableReport(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        data = cast(Any, trainer).datamodule
-        env = data.make_eval_env(1)
-        learner = cast(Any, pl_module).learner
+        env = cast(Any, trainer).datamodule.make_eval_env(1)
+        try:
+            self._report(env, cast(Any, pl_module).learner)
+        finally:
+            env.close()
+
+    def _report(self, env: VectorEnv, learner: Any) -> None:
         policy = frozen_copy(learner.policy, env.device)
         mixer = getattr(learner, "mixer", None)  # not every algorithm has one
         game = env if isinstance(env, TabularGame) else None
