@@ -77,7 +77,7 @@ class EnvStepsBar(ProgressBar):
             now, steps = time.monotonic(), data.counters.env_steps
             rate = (steps - before) / (now - then)
             then, before = now, steps
-            left = tqdm.format_interval((data.total_env_steps - steps) / rate) if rate > 0 else "?"
+            left = tqdm.format_interval(max(0, data.total_env_steps - steps) / rate) if rate > 0 else "?"
             print(
                 f"{self._result()}, {steps:,}/{data.total_env_steps:,} env steps, {rate:,.0f}/s, {left} left, "
                 f"{self._details(data)}",
