@@ -114,7 +114,9 @@ class PrioritizedReplay(EpisodeReplay):
         return self._beta + done * (1.0 - self._beta)
 
     def clear(self) -> None:
-        self._set(np.arange(self.first_id, self.next_id), np.zeros(len(self)))
+        place = np.arange(self.first_id, self.next_id) % self.capacity
+        self._priorities[place] = 0.0
+        self._tree.set(place, np.zeros(len(self)))  # not by a power: 0 to the power of 0 is 1
         super().clear()
 
     def _added(self, ids: NDArray[np.int64]) -> None:

@@ -190,8 +190,9 @@ def test_an_error_of_nothing_can_still_be_drawn():
     assert replay.draw(4, 0)[0].tolist() == [0, 1, 2, 3]
 
 
-def test_what_was_cleared_is_not_drawn():
-    replay = filled(8)
+@pytest.mark.parametrize("alpha", [0.6, 0.0])
+def test_what_was_cleared_is_not_drawn(alpha):
+    replay = filled(8, alpha=alpha)
     replay.clear()
     with pytest.raises(ValueError, match="cannot draw 2 episodes from none"):
         replay.draw(2, 0)
