@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from qmix_lightning.training.callbacks.video import EpisodeVideo
 from support import inprocess
 from support.pictures import frames_of
 
@@ -32,6 +36,18 @@ def test_clips_of_evaluations(tmp_path: Path):
     assert [image.encoded_image_string for image in shown] == [clip.read_bytes() for clip in clips]
     assert len(frames_of(clips[0])) >= 4
     assert rows(plain) == rows(filmed), "the run is the same"
+
+
+def test_evaluations_are_counted_over_a_resume(tmp_path: Path):
+    trainer: Any = SimpleNamespace(sanity_checking=False, is_global_zero=True)
+    filmed, callback = [], EpisodeVideo(str(tmp_path), every_n_evaluations=3)
+    for number in range(1, 9):
+        other = EpisodeVideo(str(tmp_path), every_n_evaluations=3)  # the run is resumed before each of them
+        other.load_state_dict(callback.state_dict())
+        callback, callback._record = other, Mock()
+        callback.on_validation_end(trainer, Mock())
+        filmed += [number] if callback._record.called else []
+    assert filmed == [1, 4, 7]
 
 
 @pytest.mark.parametrize("key", ["every_n_evaluations", "max_steps"])

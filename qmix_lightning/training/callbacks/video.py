@@ -85,6 +85,12 @@ class EpisodeVideo(Callback):
             elif callable(log_video := getattr(logger, "log_video", None)):
                 log_video(TAG, [str(path)], step=step)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"evaluations": self._evaluations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._evaluations = int(state_dict["evaluations"])
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._env is not None:
             self._env.close()
