@@ -143,11 +143,16 @@ def _picture(name: str, start: int, box: Any) -> Picture | None:
     sides = shape[1:] if first else shape[:2]
     if min(sides) < 3:
         return None
-    return Picture(name, start, shape, first, 1.0 / 255.0 if box.dtype == np.uint8 else 1.0)
+    return Picture(name, start, shape, first, 1.0 / 255.0 if _dtype(box) == np.uint8 else 1.0)
 
 
 def is_bytes(space: Any) -> bool:
     """Return whether a space holds nothing but bytes."""
     if is_space(space, "Dict"):
         return bool(space.spaces) and all(map(is_bytes, space.spaces.values()))
-    return is_space(space, "Box") and space.dtype == np.uint8
+    return is_space(space, "Box") and _dtype(space) == np.uint8
+
+
+def _dtype(box: Any) -> Any:
+    """Return the dtype of a ``Box``; one of an environment's own may have none."""
+    return getattr(box, "dtype", None)

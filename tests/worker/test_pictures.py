@@ -13,7 +13,7 @@ from qmix_lightning.replay.memory_estimate import predict_size
 from qmix_lightning.rollout.collector import Collector
 from qmix_lightning.types import Picture
 from qmix_lightning.vector.factory import make_vector_env
-from qmix_lightning.worker.declared import find_pictures, own_limit
+from qmix_lightning.worker.declared import find_pictures, is_bytes, own_limit
 from support.collecting import collect, make_policy
 from support.fakes import Scripted
 from support.pixels import Catch
@@ -113,6 +113,12 @@ def test_too_many_combinations_are_refused():
     env = Scripted([], agents=("a_0",), action_spaces={"a_0": spaces.MultiDiscrete([600, 2])})
     with pytest.raises(EnvironmentContractError, match="more than 512 combinations"):
         make_vector_env(lambda: env, {}, num_envs=1, name="multi")
+
+
+def test_a_box_of_an_environments_own_may_have_a_shape_and_no_dtype():
+    box = type("Box", (), {"shape": (8, 9, 3)})()
+    assert find_pictures(box) == (Picture("observation", 0, (8, 9, 3)),)
+    assert not is_bytes(box)
 
 
 def test_limits_are_found_behind_wrappers():
