@@ -18,6 +18,7 @@ from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
+from qmix_lightning.worker.blame import is_fault
 
 __all__ = ["InstrumentedEnv", "Unusable", "random_episodes"]
 
@@ -127,7 +128,9 @@ class InstrumentedEnv:
     def _call(self, method: Callable[..., Any], *args: Any) -> Any:
         try:
             return method(*args)
-        except Exception as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             if isinstance(error, EnvironmentContractError) and self.check_report.failed():
                 raise Unusable from error  # the bare environment did it too, which is reported in detail
             message = error_line(error)

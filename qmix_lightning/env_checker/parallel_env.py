@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
-from gymnasium import spaces
 
 from qmix_lightning.env_checker.random_player import random_actions
 from qmix_lightning.env_checker.report import CheckReport
+from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.text import error_line, shortened
-from qmix_lightning.worker.agent_spaces import MASK_KEY
+from qmix_lightning.worker.agent_spaces import MASK_KEY, action_range
+from qmix_lightning.worker.blame import is_fault
 from qmix_lightning.worker.declared import metadata_of
+from qmix_lightning.worker.returned import read_flag
+from qmix_lightning.worker.spaces import is_space, observation_reader
 
 __all__ = ["check_parallel_env"]
 
@@ -54,6 +57,7 @@ class _BareEpisodes:
         self.check_report = check_report
         self.limit = limit
         self.agents = list(env.possible_agents)
+        self.actions = {a: action_range(env.action_space(a), f"the action space of agent '{a}'") for a in self.agents}
         self.metrics = tuple(metadata_of(env).get("episode_metrics", ()))
         self.where = ""
         self.taken = 0  # steps that gave something to look at
@@ -69,6 +73,7 @@ class _BareEpisodes:
         if not isinstance(result, tuple) or len(result) != 2:
             self._stop("spec", "reset", "must return (observations, infos)")
         observations, infos = result
+        self._by_agent(observations=observations, infos=infos)
         alive = self._alive()
         if not alive:
             self._stop("spec", "agents", "env.agents is empty")
@@ -77,16 +82,14 @@ class _BareEpisodes:
             chosen = random_actions(
                 seed, t, [self._legal(a, observations, infos) if a in alive else None for a in self.agents]
             )
-            actions = {
-                a: int(self.env.action_space(a).start) + action
-                for a, action in zip(self.agents, chosen, strict=True)
-                if a in alive
-            }
+            actions = {a: self._in_its_space(a, n) for a, n in zip(self.agents, chosen, strict=True) if a in alive}
             self.where = f"step {t + 1} (seed {seed})"
             result = self._call(self.env.step, actions)
             if not isinstance(result, tuple) or len(result) != 5:
                 self._stop("spec", "step", "must return (observations, rewards, terminations, truncations, infos)")
             observations, rewards, terminations, truncations, infos = result
+            self._by_agent(observations=observations, infos=infos)
+            self._by_agent(rewards=rewards, terminations=terminations, truncations=truncations)
             self.taken += 1
             self._account(alive, rewards, terminations, truncations)
             before, alive = alive, self._alive()
@@ -104,18 +107,34 @@ class _BareEpisodes:
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(*args, **kwargs)
-        except Exception as error:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             self._stop("runs", "raised", error_line(error))
 
-    def _stop(self, check: str, kind: str, message: str) -> None:
+    def _stop(self, check: str, kind: str, message: str) -> NoReturn:
         self._fail(check, kind, message)
         raise _CannotGoOn
 
     def _fail(self, check: str, kind: str, message: str) -> None:
         self.check_report.fail(check, kind, f"{self.where}: {message}")
 
+    def _by_agent(self, **returned: Any) -> None:
+        """Stop at what is no dictionary by agent."""
+        for word, value in returned.items():
+            if not isinstance(value, Mapping):
+                self._stop("spec", word, f"{word} must be a dictionary by agent, not {type(value).__name__}")
+
+    def _in_its_space(self, agent: Any, number: int) -> Any:
+        """Return the action of this number as the agent's space has it."""
+        first, _, parts = self.actions[agent]
+        return first + number if parts is None else parts[number].copy()
+
     def _alive(self) -> list[Any]:
-        alive = list(self.env.agents)
+        try:
+            alive = list(self.env.agents)
+        except (AttributeError, TypeError):
+            self._stop("spec", "agents", "there is no list env.agents of those that take part")
         strangers = [a for a in alive if a not in self.agents]
         if strangers:
             self._fail("spec", "stranger", f"env.agents holds '{strangers[0]}', which is not in possible_agents")
@@ -135,7 +154,7 @@ class _BareEpisodes:
 
     def _misfit(self, space: Any, value: Any) -> str | None:
         """Return what is wrong with ``value``, if anything."""
-        if isinstance(space, spaces.Dict):
+        if is_space(space, "Dict"):
             if not isinstance(value, Mapping):
                 return f"is {type(value).__name__}, its space is a Dict"
             for key, part in space.spaces.items():
@@ -145,41 +164,50 @@ class _BareEpisodes:
                 if key != MASK_KEY and (problem := self._misfit(part, value[key])):
                     return f"['{key}'] {problem}"
             return None
-        if not isinstance(space, spaces.Box):
-            return (
-                None
-                if space.contains(value)
-                else f"is {shortened(value, 80)}, which is not in its space {shortened(space, 80)}"
-            )
-        array = np.asarray(value)
+        if is_space(space, "Tuple"):
+            if not isinstance(value, Sequence | np.ndarray) or len(value) != len(space.spaces):
+                return f"is {shortened(value, 80)}, its space is a Tuple of {len(space.spaces)}"
+            told = (self._misfit(part, value[i]) for i, part in enumerate(space.spaces))
+            return next((f"[{i}] {problem}" for i, problem in enumerate(told) if problem), None)
+        if not is_space(space, "Box"):
+            fits = _contains(space, value)
+            return None if fits else f"is {shortened(value, 80)}, which is not in its space {shortened(space, 80)}"
+        array = _as_array(value)
         if array.dtype.kind not in "biuf":
             return f"has dtype {array.dtype}, numbers are needed"
         if array.shape != space.shape:
             return f"has shape {list(array.shape)}, its space says {list(space.shape)}"
         if not np.isfinite(array).all():
             self._fail("finite", "observation", f"an observation holds {array[~np.isfinite(array)].flat[0]}")
-        elif (array < space.low).any() or (array > space.high).any():
-            worst = array[(array < space.low) | (array > space.high)].flat[0]
-            self.check_report.note(
-                "spec", f"observations leave the bounds of their Box, e.g. {worst} at {self.where}", "bounds"
-            )
+        else:
+            outside = (array < getattr(space, "low", -np.inf)) | (array > getattr(space, "high", np.inf))
+            if outside.any():
+                worst = array[outside].flat[0]
+                self.check_report.note(
+                    "spec", f"observations leave the bounds of their Box, e.g. {worst} at {self.where}", "bounds"
+                )
         return None
 
     def _mask(self, agent: Any, observations: Any, infos: Any) -> Any:
         space = self.env.observation_space(agent)
-        if isinstance(space, spaces.Dict) and MASK_KEY in space.spaces:
+        if is_space(space, "Dict") and MASK_KEY in space.spaces:
             return observations[agent][MASK_KEY]
-        return (infos.get(agent) or {}).get(MASK_KEY)
+        info = infos.get(agent)
+        if info is not None and not isinstance(info, Mapping):
+            self._stop("spec", "info", f"the info of agent '{agent}' is {type(info).__name__}, a dictionary is needed")
+        return None if info is None else info.get(MASK_KEY)
 
     def _look_at_mask(self, agent: Any, observations: Any, infos: Any) -> None:
         mask = self._mask(agent, observations, infos)
         if mask is None:
             return
-        array, n = np.asarray(mask), int(self.env.action_space(agent).n)
+        array, n = _as_array(mask), self.actions[agent][1]
         if array.size != n:
             self._stop("masks", "size", f"the mask of agent '{agent}' has {array.size} entries for {n} actions")
-        if not np.isin(array, (0, 1)).all():
-            self._stop("masks", "values", f"the mask of agent '{agent}' holds {array.flat[0]}; 0 or 1 is needed")
+        wrong = array if array.dtype.kind not in "biuf" else array[~np.isin(array, (0, 1))]
+        if wrong.size:
+            first = wrong.ravel().tolist()[0]
+            self._stop("masks", "values", f"the mask of agent '{agent}' holds {first!r}; 0 or 1 is needed")
         if not array.any():
             self._stop(
                 "masks", "empty", f"the mask leaves agent '{agent}', who is alive, no action (1 is legal, 0 not)"
@@ -188,7 +216,7 @@ class _BareEpisodes:
     def _legal(self, agent: Any, observations: Any, infos: Any) -> np.ndarray:
         """Return which actions of an agent are legal, ``[A]``, the first of its space first."""
         mask = self._mask(agent, observations, infos)
-        return np.ones(int(self.env.action_space(agent).n)) if mask is None else np.asarray(mask).reshape(-1)
+        return np.ones(self.actions[agent][1]) if mask is None else np.asarray(mask).reshape(-1)
 
     # What a step comes to -----------------------------------------------------------------------------------
 
@@ -197,12 +225,18 @@ class _BareEpisodes:
             for agent in acted:
                 if agent not in values:
                     self._fail("accounts", name, f"agent '{agent}' acted but has no {name}")
+                elif name != "reward":
+                    try:
+                        read_flag(values[agent], f"the {name} of agent '{agent}'")
+                    except (EnvironmentContractError, ValueError) as error:
+                        self._stop("accounts", "flag", str(error))
         for agent, reward in rewards.items():
-            if np.size(reward) != 1 or np.asarray(reward).dtype.kind not in "biuf":
+            number = _as_array(reward)
+            if number.size != 1 or number.dtype.kind not in "biuf":
                 self._stop(
                     "accounts", "number", f"the reward of agent '{agent}' is {shortened(reward, 80)}, not a number"
                 )
-            value = float(np.asarray(reward).item())
+            value = float(number.item())
             if not np.isfinite(value):
                 self._fail("finite", "reward", f"the reward of agent '{agent}' is {value}")
             if agent not in acted and value != 0.0:
@@ -249,7 +283,7 @@ class _BareEpisodes:
 
     def _look_for_metrics(self, infos: Any) -> None:
         for name in self.metrics:
-            if not any(info and name in info for info in infos.values()):
+            if not any(isinstance(info, Mapping) and name in info for info in infos.values()):
                 self._fail(
                     "spec",
                     f"metric {name}",
@@ -270,3 +304,22 @@ class _BareEpisodes:
                 self.check_report.fail("ends", "both", message)
             else:
                 self.check_report.note("ends", message)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """Return what an environment gave as an array; what is no array of anything as one of objects."""
+    try:
+        return np.asarray(value)
+    except ValueError:  # nested lists of several lengths
+        return np.asarray(value, object)
+
+
+def _contains(space: Any, value: Any) -> bool:
+    """Return whether ``value`` is of a space without parts; one of an environment's own may not be able to tell."""
+    if callable(contains := getattr(space, "contains", None)):
+        return bool(contains(value))
+    try:
+        observation_reader(space, "it")[1](value)
+    except (EnvironmentContractError, TypeError, ValueError):
+        return False
+    return True

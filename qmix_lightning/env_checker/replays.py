@@ -10,6 +10,7 @@ from qmix_lightning.env_checker.instrumented_env import InstrumentedEnv, Unusabl
 from qmix_lightning.env_checker.report import CHECKS, CheckReport
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.runtime import prng
+from qmix_lightning.worker.blame import is_fault
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
 __all__ = ["SLOTS", "Replays", "close", "close_twice", "play_unseeded", "put_off"]
@@ -179,7 +180,9 @@ def close(env: VectorEnv | ParallelAdapter, check_report: CheckReport, which: st
     """Close an environment, and record what that raises."""
     try:
         env.close()
-    except Exception as error:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         check_report.fail("close", "raised", f"{which}close() raised {type(error).__name__}: {error}")
 
 
@@ -190,7 +193,9 @@ def _created(
     """Yield a new instance, closed at the end; ``blame`` is the check that fails if it raises."""
     try:
         env = make(num_envs)
-    except Exception as error:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         check_report.fail("close", "recreate", f"it cannot be created again: {type(error).__name__}: {error}")
         raise Unusable from error
     try:

@@ -23,7 +23,10 @@ def results_of(name: str) -> list[CheckResult]:
     return check_factory(getattr(broken_envs, name), name=name)
 
 
-@pytest.mark.parametrize("factory", [broken_envs.Walk, broken_envs.Lanes, VaryingLength])
+SOUND = (broken_envs.Walk, broken_envs.InParts, broken_envs.InATuple, broken_envs.WithItsOwnSpaces)
+
+
+@pytest.mark.parametrize("factory", [*SOUND, broken_envs.Lanes, VaryingLength])
 def test_sound_environments_pass(factory: Any):
     results = check_factory(factory)
     assert not failures(results), report(results)
@@ -42,6 +45,17 @@ def test_a_vector_environment_is_checked_as_training_makes_it():
 
 BROKEN = {
     # single environments
+    "Exits": ("runs", r"step 1 \(seed \d+\): SystemExit: 0"),
+    "ListsNobody": ("spec", r"reset.*there is no list env.agents"),
+    "ShowsNothing": ("spec", r"reset.*observations must be a dictionary by agent, not NoneType"),
+    "ShowsRaggedLists": ("spec", r"reset.*the observation of agent 'w_0' has dtype object, numbers are needed"),
+    "NotInItsOwnSpace": ("spec", r"agent 'w_0' \['kind'\] is 2, which is not in its space"),
+    "TellsInAList": ("spec", r"reset.*infos must be a dictionary by agent, not list"),
+    "TellsAList": ("spec", r"reset.*the info of agent 'w_0' is list, a dictionary is needed"),
+    "MaskOfTexts": ("masks", r"reset.*the mask of agent 'w_0' holds '1'; 0 or 1 is needed"),
+    "PaysInAList": ("spec", r"step 1 .*rewards must be a dictionary by agent, not list"),
+    "EndsInWords": ("accounts", r"step 1 .*the termination of agent 'w_0' is 'no', true or false is needed"),
+    "ExitsInClose": ("close", r"close\(\) raised SystemExit: 0"),
     "RaisesOnLegalPlay": ("runs", r"step 3 \(seed \d+\): IndexError: list index out of range"),
     "WrongShape": ("spec", r"step 3 \(seed \d+\): the observation of agent 'w_0' has shape \[2\].*says \[3\]"),
     "NotInItsSpace": ("spec", r"step 2 .*agent 'w_0' \['where'\] is 5, which is not in its space Discrete\(5\)"),

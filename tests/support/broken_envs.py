@@ -1,7 +1,8 @@
-"""Two sound environments, and copies of them that each break one check."""
+"""Sound environments, and copies of them that each break one check."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,109 @@ class Walk(ParallelEnv):
         pass
 
 
+class InParts(Walk):
+    """``Walk`` whose actions have two parts, the first of which leaves no choice."""
+
+    def action_space(self, agent: str) -> Any:
+        return spaces.MultiDiscrete([1, 3], start=[4, 7])
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        assert all(self.action_space(agent).contains(action) for agent, action in actions.items())
+        return super().step({agent: int(action[1]) - 7 for agent, action in actions.items()})
+
+
+class InATuple(Walk):
+    """``Walk`` whose observations are tuples of float64 and of lists."""
+
+    def observation_space(self, agent: str) -> Any:
+        return spaces.Tuple([spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.MultiBinary(2)])
+
+    def observe(self, agents: list[str]) -> dict[str, Any]:
+        return {a: (o[:2].astype(np.float64), [True, False]) for a, o in super().observe(agents).items()}
+
+
+class Space:
+    """A space of no library: its kind is its class, and it can tell nothing of values."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+
+class WithItsOwnSpaces(Walk):
+    """``Walk`` with spaces that have what ``docs/interpreters.md`` asks for and nothing else."""
+
+    Box, Discrete, Dict = (type(name, (Space,), {}) for name in ("Box", "Discrete", "Dict"))
+
+    def action_space(self, agent: str) -> Any:
+        return self.Discrete(n=3)
+
+    def observation_space(self, agent: str) -> Any:
+        return self.Dict(spaces={"where": self.Box(shape=(3,)), "kind": self.Discrete(n=2)})
+
+    def observe(self, agents: list[str]) -> dict[str, Any]:
+        return {a: {"where": o, "kind": 1} for a, o in super().observe(agents).items()}
+
+
 # -- single environments ------------------------------------------------------------------------------------------
+
+
+class Exits(Walk):
+    def step(self, actions: Any) -> Any:
+        sys.exit(0)
+
+
+class ExitsInClose(Walk):
+    def close(self) -> None:
+        sys.exit(0)
+
+
+class ListsNobody(Walk):
+    def begin(self) -> Any:
+        shown = super().begin()
+        del self.agents
+        return shown
+
+
+class ShowsNothing(Walk):
+    def observe(self, agents: list[str]) -> Any:
+        return None
+
+
+class ShowsRaggedLists(Walk):
+    def observe(self, agents: list[str]) -> dict[str, Any]:
+        return {a: [[1.0], [1.0, 2.0]] for a in agents}
+
+
+class NotInItsOwnSpace(WithItsOwnSpaces):
+    def observe(self, agents: list[str]) -> dict[str, Any]:
+        return {a: {**o, "kind": 2} for a, o in super().observe(agents).items()}
+
+
+class TellsInAList(Walk):
+    def infos(self, agents: list[str]) -> Any:
+        return [{} for _ in agents]
+
+
+class TellsAList(Walk):
+    def infos(self, agents: list[str]) -> dict[str, Any]:
+        return {a: ["action_mask"] for a in agents}
+
+
+class MaskOfTexts(Walk):
+    def infos(self, agents: list[str]) -> dict[str, Any]:
+        return {a: {"action_mask": ["1", "0", "1"]} for a in agents}
+
+
+class PaysInAList(Walk):
+    def step(self, actions: Any) -> Any:
+        result = super().step(actions)
+        return result[0], list(result[1].values()), *result[2:]
+
+
+class EndsInWords(Walk):
+    def step(self, actions: Any) -> Any:
+        result = super().step(actions)
+        return *result[:2], dict.fromkeys(result[2], "no"), *result[3:]
 
 
 class RaisesOnLegalPlay(Walk):
