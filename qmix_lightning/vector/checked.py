@@ -69,6 +69,10 @@ class CheckedVectorEnv:
         while True:
             shown = self._call("reset", mask.clone(), seeds.clone())
             self._look(shown, Observation, self._observation_layout, "reset")
+            # Not after a step, and not of others: when a game has ended, nothing may be legal until its own reset.
+            stuck = (shown.agent_mask & ~shown.avail_actions.any(-1)).any(-1)  # [E]
+            if (stuck & mask.to(self.device)).any():
+                raise self._contract("an agent that is alive has no legal action", "reset")
             wrong = self._not_finite(shown, None, mask)
             if wrong is None:
                 self._faults.started = True
@@ -137,9 +141,6 @@ class CheckedVectorEnv:
             raise self._contract(f"{type(value).__name__} was returned, {kind.__name__} is needed", method)
         for name, expected in layout.items():
             self._fits(name, getattr(value, name), expected, method)
-        # Not after a step: when a game has ended, nothing may be legal.
-        if method == "reset" and (value.agent_mask & ~value.avail_actions.any(-1)).any():
-            raise self._contract("an agent that is alive has no legal action", method)
 
     def _fits(self, name: str, value: Any, expected: tuple[tuple[int, ...], torch.dtype], method: str) -> None:
         shape, dtype = expected

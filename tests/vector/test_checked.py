@@ -119,6 +119,21 @@ def test_rows_that_are_not_stepped_may_hold_anything():
     assert sum(env.faults.values()) == 0
 
 
+def test_an_ended_game_may_leave_nothing_legal_until_its_own_reset():
+    """An evaluation resets one environment while another has ended and rests."""
+    over = False
+
+    def nothing_legal(shown: Any) -> Any:
+        return replace(shown, avail_actions=put(shown.avail_actions, False)) if over else shown
+
+    env = checked(None, nothing_legal)
+    env.reset(ON, SEEDS)
+    over = True
+    env.reset(torch.tensor([True, False, True]), SEEDS)
+    with pytest.raises(EnvironmentFault, match="reset: an agent that is alive has no legal action"):
+        env.reset(torch.tensor([False, True, False]), SEEDS)
+
+
 def test_large_numbers_are_numbers():
     env = checked(lambda o, a: observed(o, obs=torch.full_like(o.next.obs, 3e38)))
     env.reset(ON, SEEDS)
