@@ -19,6 +19,7 @@ from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.text import error_line
 from qmix_lightning.types import NO_OP, EnvSpec, Observation, Transition
 from qmix_lightning.worker.blame import is_fault
+from qmix_lightning.worker.returned import no_byte
 
 __all__ = ["InstrumentedEnv", "Unusable", "random_episodes"]
 
@@ -178,6 +179,10 @@ class InstrumentedEnv:
             if not np.isfinite(values).all():
                 bad = values[~np.isfinite(values)].flat[0]
                 self._fail("finite", word, f"{self._at(slot)}: the {word} holds {bad}")
+        if self.spec.obs_dtype == "uint8" and (wrong := no_byte(obs)) is not None:
+            self._fail(
+                "spec", "obs_dtype", f"{self._at(slot)}: an observation holds {wrong:g}, spec.obs_dtype says uint8"
+            )
         for i, name in enumerate(names):
             at = f"{self._at(slot)}, agent '{name}'"
             if obs[i, self.spec.obs_dims[i] :].any():

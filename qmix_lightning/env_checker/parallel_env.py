@@ -14,8 +14,8 @@ from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.text import error_line, shortened
 from qmix_lightning.worker.agent_spaces import MASK_KEY, action_range
 from qmix_lightning.worker.blame import is_fault
-from qmix_lightning.worker.declared import metadata_of
-from qmix_lightning.worker.returned import read_flag
+from qmix_lightning.worker.declared import is_bytes, metadata_of
+from qmix_lightning.worker.returned import no_byte, read_flag
 from qmix_lightning.worker.spaces import is_space, observation_reader
 
 __all__ = ["check_parallel_env"]
@@ -177,6 +177,8 @@ class _BareEpisodes:
             return f"has dtype {array.dtype}, numbers are needed"
         if array.shape != space.shape:
             return f"has shape {list(array.shape)}, its space says {list(space.shape)}"
+        if is_bytes(space) and (wrong := no_byte(array)) is not None:
+            return f"holds {wrong:g}, its space says bytes (uint8)"
         if not np.isfinite(array).all():
             self._fail("finite", "observation", f"an observation holds {array[~np.isfinite(array)].flat[0]}")
         else:

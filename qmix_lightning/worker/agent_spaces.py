@@ -9,10 +9,11 @@ import numpy as np
 
 from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.runtime.text import shortened
+from qmix_lightning.worker.returned import no_byte
 from qmix_lightning.worker.spaces import MOST_COMBINATIONS, Dict, combinations, is_space, observation_reader, to_vector
 from qmix_lightning.worker.teams import side_of
 
-__all__ = ["MASK_KEY", "action_range", "agent_reader", "observed_space", "state_reader", "unit_groups"]
+__all__ = ["MASK_KEY", "action_range", "agent_reader", "observed_space", "require_bytes", "state_reader", "unit_groups"]
 
 MASK_KEY = "action_mask"
 
@@ -63,6 +64,12 @@ def agent_reader(space: Any, what: str) -> tuple[int, Callable[[Any], np.ndarray
     if set(space.spaces) == {MASK_KEY, "observation"}:
         return size, lambda value: read(value["observation"]), True
     return size, read, True
+
+
+def require_bytes(values: np.ndarray, what: str) -> None:
+    """Refuse an observation, of a space that says bytes, which holds something else."""
+    if (wrong := no_byte(values)) is not None:
+        raise EnvironmentContractError(f"{what} holds {wrong:g}, its observation_space says bytes (uint8)")
 
 
 def state_reader(env: Any, what: str) -> tuple[int, Callable[[Any], np.ndarray]] | None:

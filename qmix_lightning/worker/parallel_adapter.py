@@ -20,6 +20,7 @@ from qmix_lightning.worker.agent_spaces import (
     action_range,
     agent_reader,
     observed_space,
+    require_bytes,
     state_reader,
     unit_groups,
 )
@@ -35,7 +36,7 @@ from qmix_lightning.worker.declared import (
     require_parallel_env,
     vector_shape,
 )
-from qmix_lightning.worker.returned import BOOL, LARGEST, missing_outcome, read_flag, read_mask, read_number
+from qmix_lightning.worker.returned import BOOL, LARGEST, missing_outcome, not_five, read_flag, read_mask, read_number
 from qmix_lightning.worker.teams import team_slots
 
 __all__ = ["REWARD_AGGREGATIONS", "Outcome", "ParallelAdapter"]
@@ -143,6 +144,7 @@ class ParallelAdapter:
         # Vectors of these shapes and of the dtype that the reader saw last need no reader, which costs more.
         self._vector_shapes = [vector_shape(env.observation_space(agent)) for agent in self._agents]
         self._state_shape = (state_dim,) if vector_shape(getattr(env, "state_space", None)) else None
+        self._of_bytes = all(map(is_bytes, observed))
         self._dtype: Any = None
         self._state_dtype: Any = None
         self.spec = EnvSpec(
@@ -160,7 +162,7 @@ class ParallelAdapter:
             obs_entities=read_entities(metadata.get("obs_entities", ()), self._what),
             team=team_of_spec,
             pictures=pictures.pop() if len(pictures) == 1 else (),
-            obs_dtype="uint8" if all(map(is_bytes, observed)) else "float32",
+            obs_dtype="uint8" if self._of_bytes else "float32",
             state_is_features=self._stateless,
         )
         self._legal = np.arange(max(counts)) < np.array(counts)[:, None]  # [N, A]
@@ -197,7 +199,7 @@ class ParallelAdapter:
         self._end_copy()
         self.reading = True
         if not isinstance(result, (tuple, list)) or len(result) != 5:
-            raise self._not_five(result)
+            raise not_five(result, self._what)
         observations, rewards, terminations, truncations, infos = result
         self._steps += 1
 
@@ -251,12 +253,6 @@ class ParallelAdapter:
         terminated = self._timeout_is_terminal or not (at_limit or not self._team.isdisjoint(timed_out))
         unaware = bool(self._acting)  # the environment itself goes on
         return Outcome(reward, terminated, not terminated, self._metrics(infos, unaware))
-
-    def _not_five(self, result: Any) -> EnvironmentContractError:
-        found = f"{len(result)} values" if isinstance(result, (tuple, list)) else shortened(result, 40)
-        return EnvironmentContractError(
-            f"{self._what}: step must return (observations, rewards, terminations, truncations, infos), not {found}"
-        )
 
     def _still_acting(
         self, acting: list[int], present: list[int], ended: list[int], terminations: Any, truncations: Any
@@ -358,8 +354,11 @@ class ParallelAdapter:
                         f"{self._what}: the observation of agent '{agent}' has {flat.size} values, "
                         f"its observation_space says {target.size}"
                     )
+                # A replay of bytes would make zeros of a picture that has been divided by 255.
+                if self._of_bytes:
+                    require_bytes(flat, f"{self._what}: the observation of agent '{agent}'")
                 target[:] = flat
-                self._dtype = flat.dtype
+                self._dtype = flat.dtype if not self._of_bytes or flat.dtype == np.uint8 else None
             if self._mask_in_observation[i]:
                 self._write_mask(row, i, value[MASK_KEY], at_end)
             elif (info := infos.get(agent)) and (mask := info.get(MASK_KEY)) is not None:

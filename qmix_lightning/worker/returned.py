@@ -15,7 +15,7 @@ from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.runtime.text import shortened
 from qmix_lightning.worker.spaces import to_vector
 
-__all__ = ["BOOL", "LARGEST", "missing_outcome", "read_flag", "read_mask", "read_number"]
+__all__ = ["BOOL", "LARGEST", "missing_outcome", "no_byte", "not_five", "read_flag", "read_mask", "read_number"]
 
 BOOL = np.dtype(np.bool_)
 LARGEST = float(np.finfo(np.float32).max)
@@ -52,6 +52,26 @@ def read_mask(mask: Any, what: str) -> np.ndarray:
         wrong = next(value for value in flat.tolist() if value not in _BITS)
         raise EnvironmentContractError(f"{what} holds {wrong}, only 0 and 1 or false and true make a mask")
     return flat
+
+
+def no_byte(values: np.ndarray) -> float | None:
+    """Return the first number that is not whole or not within 0 and 255; ``None``: all are bytes.
+
+    What is not finite is passed over: that is another fault.
+    """
+    if values.dtype == np.uint8:
+        return None
+    numbers = values[np.isfinite(values)].astype(float)
+    wrong = numbers[(numbers < 0) | (numbers > 255) | (numbers % 1 != 0)]
+    return float(wrong[0]) if wrong.size else None
+
+
+def not_five(result: Any, what: str) -> EnvironmentContractError:
+    """Return the error for a step that did not return five things."""
+    found = f"{len(result)} values" if isinstance(result, (tuple, list)) else shortened(result, 40)
+    return EnvironmentContractError(
+        f"{what}: step must return (observations, rewards, terminations, truncations, infos), not {found}"
+    )
 
 
 def missing_outcome(agent: Any, result: Sequence[Any], what: str) -> EnvironmentContractError:

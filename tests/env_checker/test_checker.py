@@ -50,6 +50,8 @@ BROKEN = {
     "ShowsNothing": ("spec", r"reset.*observations must be a dictionary by agent, not NoneType"),
     "ShowsRaggedLists": ("spec", r"reset.*the observation of agent 'w_0' has dtype object, numbers are needed"),
     "NotInItsOwnSpace": ("spec", r"agent 'w_0' \['kind'\] is 2, which is not in its space"),
+    "ShowsFractionsOfBytes": ("spec", r"reset.*agent 'w_0' holds 0.25, its space says bytes \(uint8\)"),
+    "BatchedFractionsOfBytes": ("spec", r"step 0, slot 0 .*an observation holds .*, spec.obs_dtype says uint8"),
     "TellsInAList": ("spec", r"reset.*infos must be a dictionary by agent, not list"),
     "TellsAList": ("spec", r"reset.*the info of agent 'w_0' is list, a dictionary is needed"),
     "MaskOfTexts": ("masks", r"reset.*the mask of agent 'w_0' holds '1'; 0 or 1 is needed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,14 @@ class ShowsRaggedLists(Walk):
 class NotInItsOwnSpace(WithItsOwnSpaces):
     def observe(self, agents: list[str]) -> dict[str, Any]:
         return {a: {**o, "kind": 2} for a, o in super().observe(agents).items()}
+
+
+class ShowsFractionsOfBytes(Walk):
+    def observation_space(self, agent: str) -> Any:
+        return spaces.Box(0, 255, (3,), np.uint8)
+
+    def observe(self, agents: list[str]) -> dict[str, Any]:
+        return {a: np.array([1.0, 0.25, 255.0]) for a in agents}
 
 
 class TellsInAList(Walk):
@@ -541,6 +550,12 @@ class Float64(Lanes):
         shown = super().observe()
         shown.state = shown.state.double()
         return shown
+
+
+class BatchedFractionsOfBytes(Lanes):
+    def __init__(self, *, num_envs: int) -> None:
+        super().__init__(num_envs=num_envs)
+        self.spec = replace(self.spec, obs_dtype="uint8")
 
 
 class WrongSize(Lanes):

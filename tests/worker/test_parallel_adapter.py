@@ -52,6 +52,22 @@ def test_observations_are_flattened_as_gymnasium_does(kind):
     np.testing.assert_array_equal(played.row.obs[0], np.asarray(flatten(space, other), np.float32).ravel())
 
 
+@pytest.mark.parametrize("wrong", [0.5, -1.0, 256.0])
+def test_what_is_said_to_be_bytes_is_bytes(wrong):
+    """A replay holds a byte for each, and would make zeros of a picture that has been divided by 255."""
+    script = [
+        {"observations": {"a_0": np.array([7.0, 255.0])}},
+        {"observations": {"a_0": np.array([7.0, wrong])}},
+    ]
+    space = spaces.Box(0, 255, (2,), np.uint8)
+    env = Scripted(script, agents=("a_0",), observation_spaces={"a_0": space})
+    played = Played(env).reset()
+    played.step()
+    assert played.row.obs[0].tolist() == [7.0, 255.0]
+    with pytest.raises(EnvironmentContractError, match=rf"'a_0' holds {wrong:g}, its observation_space says bytes"):
+        played.step()
+
+
 def test_mask_beside_the_observation():
     space = spaces.Dict({"observation": spaces.Box(0, 9, (2,), np.float32), "action_mask": spaces.MultiBinary(3)})
     given = {"a_0": {"observation": np.array([4, 5], np.float32), "action_mask": np.array([0, 1, 1], np.int8)}}
