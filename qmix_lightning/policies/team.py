@@ -62,10 +62,13 @@ class Team:
         Args:
             mask: ``[E]`` bool, the environments in which a new episode begins; ``None``: all.
             seed: begin the draws anew from this one; without it, and without ``mask``, from the team's own.
+
+        Raises:
+            ValueError: the mask is none of the ``E`` environments.
         """
+        begun = np.ones(self.num_envs, bool) if mask is None else self._mask(mask, (self.num_envs,))
         if mask is None or seed is not None:
             self._random = np.random.default_rng(self._seed if seed is None else seed)
-        begun = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool)
         self._acting.begin(torch.from_numpy(begun.copy()))
 
     def act(self, observations: Any, action_masks: Any = None, epsilon: float = 0.0, alive: Any = None) -> Any:
@@ -83,7 +86,7 @@ class Team:
             of those that are not alive.
 
         Raises:
-            ValueError: an unknown agent, a wrong size, or no legal action.
+            ValueError: an unknown agent, a wrong size, what is no number or no mask, or no legal action.
         """
         named = isinstance(observations, Mapping)
         if named:
@@ -94,7 +97,7 @@ class Team:
             shown = self._from_arrays(observations, action_masks, alive)
         chosen = self.step(shown, epsilon)
         if named:
-            return {name: int(chosen[0, self._slots[name]]) for name in observations}
+            return {name: int(chosen[0, self._slots[str(name)]]) for name in observations}
         return chosen.numpy().copy()
 
     def step(self, observation: Observation, epsilon: float = 0.0) -> Tensor:
@@ -128,22 +131,31 @@ class Team:
 
     # -- what it is shown ----------------------------------------------------------------------------------------
 
-    def _from_dictionaries(self, observations: Mapping[str, Any], masks: Mapping[str, Any]) -> Observation:
+    def _slot(self, name: Any) -> int:
+        if str(name) not in self._slots:
+            raise ValueError(f"there is no agent '{name}'; there are {', '.join(self.spec.agent_names)}")
+        return self._slots[str(name)]
+
+    def _from_dictionaries(self, observations: Mapping[Any, Any], masks: Mapping[Any, Any]) -> Observation:
         spec = self.spec
         obs = np.zeros((spec.n_agents, spec.obs_dim), np.float32)
         alive = np.zeros(spec.n_agents, bool)
         avail = np.arange(spec.n_actions) == np.full((spec.n_agents, 1), NO_OP)
         for name, seen in observations.items():
-            if name not in self._slots:
-                raise ValueError(f"there is no agent '{name}'; there are {', '.join(spec.agent_names)}")
-            slot = self._slots[name]
+            slot = self._slot(name)
             mask = masks.get(name)
             if isinstance(seen, Mapping):
                 mask = seen.get(MASK_KEY) if mask is None else mask
                 seen = [seen[key] for key in sorted(seen) if key != MASK_KEY]
             else:
                 seen = [seen]
-            flat = np.concatenate([np.asarray(part, np.float32).ravel() for part in seen])
+            try:
+                flat = np.concatenate([np.zeros(0, np.float32), *(np.asarray(p, np.float32).ravel() for p in seen)])
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"the observation of agent '{name}' is no vector ({error}): give what "
+                    "gymnasium.spaces.utils.flatten makes of it"
+                ) from error
             if flat.size != spec.obs_dims[slot]:
                 raise ValueError(
                     f"the observation of agent '{name}' has {flat.size} numbers, not {spec.obs_dims[slot]}: give what "
@@ -169,10 +181,13 @@ class Team:
 
     @staticmethod
     def _mask(given: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        mask = np.asarray(given).astype(bool)
+        mask = np.asarray(given)
         if mask.shape != shape:
             raise ValueError(f"a mask must be {shape}, got {mask.shape}")
-        return mask
+        # Texts, NaN and what is added to logits (0 and -inf) would all be taken for something else.
+        if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+            raise ValueError("a mask holds 0 and 1, or false and true, and nothing else")
+        return mask.astype(bool)
 
     def _observation(self, obs: Any, avail: NDArray[np.bool_], alive: NDArray[np.bool_]) -> Observation:
         if not avail.any(-1).all():

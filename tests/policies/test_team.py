@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import qmix_lightning as ql
-from qmix_lightning.policies import open_policy
+from qmix_lightning.policies import Team, open_policy
 from support import inprocess
 from support.fakes import VaryingLength
 
@@ -98,9 +99,34 @@ def test_the_learners_part_mixes_as_in_training(run: Path):
         ({"unit_9": np.zeros(4)}, "there is no agent 'unit_9'"),
         ({"unit_0": np.zeros(5)}, "has 5 numbers, not 4"),
         ({"unit_0": {"observation": np.zeros(4), "action_mask": np.zeros(4)}}, "leaves no legal action"),
+        (
+            {"unit_0": {"observation": np.zeros(4), "action_mask": [0.0, -np.inf, 0.0, 0.0]}},
+            "0 and 1, or false and true",
+        ),
+        ({"unit_0": {"observation": np.zeros(4), "action_mask": ["0", "1", "1", "1"]}}, "0 and 1, or false and true"),
+        ({"unit_0": {"observation": {"x": np.zeros(4)}, "action_mask": np.ones(4)}}, "agent 'unit_0' is no vector"),
+        ({"unit_0": {"action_mask": np.ones(4)}}, "has 0 numbers, not 4"),
         (np.zeros((2, 3, 4)), "observations must be"),
     ],
 )
 def test_what_it_cannot_use_is_refused(run: Path, observations: Any, message: str):
     with pytest.raises(ValueError, match=message):
         ql.load(run).act(observations)
+
+
+@pytest.mark.parametrize(("num_envs", "mask"), [(1, [True, False]), (3, [True]), (2, [[True, False]])])
+def test_a_mask_of_other_environments_begins_no_episode(run: Path, num_envs: int, mask: Any):
+    team = ql.load(run, num_envs=num_envs)
+    with pytest.raises(ValueError, match=rf"a mask must be \({num_envs},\)"):
+        team.reset(mask)
+    assert team.act(np.zeros((num_envs, 3, 4))).shape == (num_envs, 3), "its memory is what it was"
+
+
+def test_agents_may_be_called_by_numbers(run: Path):
+    stored = open_policy(run)
+    by_number = replace(stored.spec, agent_names=("0", "1", "2"))
+    obs = np.random.default_rng(0).normal(size=(3, 4))
+    numbered = Team(stored.build(), by_number).act(dict(enumerate(obs)), {2: [0, 0, 0, 1]})
+    named = stored.team().act({f"unit_{i}": row for i, row in enumerate(obs)}, {"unit_2": [0, 0, 0, 1]})
+    assert numbered == {i: named[f"unit_{i}"] for i in range(3)}
+    assert numbered[2] == 3
