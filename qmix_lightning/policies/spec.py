@@ -76,6 +76,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "pictures": _list_of(_is_picture),
     "obs_dtype": lambda value: value in ("float32", "uint8"),
     "state_is_features": _is_flag,
+    "obs_keys": _list_of(_is_text),
 }
 
 

@@ -76,7 +76,8 @@ class Team:
 
         Args:
             observations: by agent; a mask that an observation brings (``{"observation": ..., "action_mask": ...}``) is
-                read. Or an array ``[E, N, O]``.
+                read, and its other parts are joined as the environment's ``Dict`` space has them. Or an array
+                ``[E, N, O]``.
             action_masks: which actions are legal, by agent, or ``[E, N, A]``; where there is none, all are.
             epsilon: the chance of another legal action, drawn evenly; a stochastic policy is sampled if it is above 0.
             alive: with arrays: ``[E, N]`` bool, who is alive and present; ``None``: all.
@@ -146,7 +147,8 @@ class Team:
             mask = masks.get(name)
             if isinstance(seen, Mapping):
                 mask = seen.get(MASK_KEY) if mask is None else mask
-                seen = [seen[key] for key in sorted(seen) if key != MASK_KEY]
+                parts = sorted(key for key in seen if key != MASK_KEY)
+                seen = [seen[key] for key in (spec.obs_keys if parts == sorted(spec.obs_keys) else parts)]
             else:
                 seen = [seen]
             try:

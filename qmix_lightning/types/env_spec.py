@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 __all__ = ["EntityBlock", "EnvSpec", "Picture"]
@@ -71,7 +71,7 @@ class Picture:
         return self.start + self.shape[0] * self.shape[1] * self.shape[2]
 
 
-_LATER_FIELDS = {"team": [], "pictures": [], "obs_dtype": "float32", "state_is_features": False}
+_LATER_FIELDS = {"team": [], "pictures": [], "obs_dtype": "float32", "state_is_features": False, "obs_keys": []}
 """Fields of :class:`EnvSpec` that version 0.1.0 did not have, with what says nothing."""
 
 
@@ -100,6 +100,9 @@ class EnvSpec:
         obs_dtype: ``uint8`` if every observation holds nothing but whole numbers from 0 to 255.
         state_is_features: there is no state that would not cost gigabytes: what the agents' networks make of their
             observations stands for it, and ``state_dim`` is 0.
+        obs_keys: the parts of an observation that is a dictionary, in the order in which they are flattened; empty if
+            it is none, or if they are in the order of their names. Nothing is compared by it: policies that were saved
+            without it stay what they are.
     """
 
     n_agents: int
@@ -120,6 +123,7 @@ class EnvSpec:
     pictures: tuple[Picture, ...] = ()
     obs_dtype: str = "float32"
     state_is_features: bool = False
+    obs_keys: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for name in ("obs_dims", "action_counts", "agent_names", "group_of_agent"):

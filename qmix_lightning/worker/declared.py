@@ -16,6 +16,7 @@ __all__ = [
     "find_pictures",
     "is_bytes",
     "is_seeded",
+    "keys_out_of_order",
     "metadata_of",
     "own_limit",
     "read_entities",
@@ -144,6 +145,16 @@ def _picture(name: str, start: int, box: Any) -> Picture | None:
     if min(sides) < 3:
         return None
     return Picture(name, start, shape, first, 1.0 / 255.0 if _dtype(box) == np.uint8 else 1.0)
+
+
+def keys_out_of_order(spaces: Sequence[Any]) -> tuple[str, ...]:
+    """Return the parts that all of ``spaces`` have as each ``Dict`` has them; empty where they are sorted by name.
+
+    Empty too for other spaces, and where they differ.
+    """
+    found = {tuple(map(str, space.spaces)) if is_space(space, "Dict") else () for space in spaces}
+    keys = found.pop() if len(found) == 1 else ()
+    return () if keys == tuple(sorted(keys)) else keys
 
 
 def is_bytes(space: Any) -> bool:

@@ -29,6 +29,7 @@ from qmix_lightning.worker.declared import (
     close_if_it_can,
     find_pictures,
     is_bytes,
+    keys_out_of_order,
     metadata_of,
     own_limit,
     read_entities,
@@ -164,6 +165,7 @@ class ParallelAdapter:
             pictures=pictures.pop() if len(pictures) == 1 else (),
             obs_dtype="uint8" if self._of_bytes else "float32",
             state_is_features=self._stateless,
+            obs_keys=keys_out_of_order([observed[i] for i in self._team]),
         )
         self._legal = np.arange(max(counts)) < np.array(counts)[:, None]  # [N, A]
         self._only_no_op = np.arange(max(counts)) == NO_OP  # [A]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import qmix_lightning as ql
 from qmix_lightning.policies import Team, open_policy
+from qmix_lightning.policies.spec import read_spec
+from qmix_lightning.vector.factory import make_vector_env
 from support import inprocess
-from support.fakes import VaryingLength
+from support.collecting import make_policy
+from support.fakes import Scripted, VaryingLength
 
 FAKE = ["env=pettingzoo", "env.id=support.fakes:VaryingLength"]
 
@@ -130,3 +135,27 @@ def test_agents_may_be_called_by_numbers(run: Path):
     named = stored.team().act({f"unit_{i}": row for i, row in enumerate(obs)}, {"unit_2": [0, 0, 0, 1]})
     assert numbered == {i: named[f"unit_{i}"] for i in range(3)}
     assert numbered[2] == 3
+
+
+def test_the_parts_of_an_observation_are_joined_as_in_training():
+    """A ``Dict`` made of keywords keeps their order, that of a mapping sorts them."""
+    box = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    unsorted, in_order = spaces.Dict(speed=box, place=box), spaces.Dict({"speed": box, "place": box})
+    shown = {"speed": np.array([7.0], np.float32), "place": np.array([1.0], np.float32)}
+    for space, joined in ((unsorted, [7.0, 1.0]), (in_order, [1.0, 7.0])):
+        first = {"observations": {"a_0": shown}}
+
+        def make(space: Any = space, first: Any = first) -> Any:
+            return Scripted([], agents=("a_0",), observation_spaces={"a_0": space}, first=first)
+
+        env = make_vector_env(make, {}, num_envs=1, name="parts")
+        observation = env.reset(torch.tensor([True]), torch.tensor([0]))
+        assert observation.obs[0, 0].tolist() == joined
+        spec = read_spec(json.loads(json.dumps(env.spec.to_dict())), "policy.json")
+        assert spec.obs_keys == (("speed", "place") if space is unsorted else ())
+        assert spec == replace(spec, obs_keys=()), "runs that began without it go on"
+        policy = make_policy(spec)
+        by_name, as_trained = Team(policy, spec), Team(policy, spec)
+        by_name.act({"a_0": shown})
+        as_trained.act(observation.obs.numpy())
+        np.testing.assert_array_equal(by_name.values, as_trained.values)
