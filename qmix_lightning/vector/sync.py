@@ -95,5 +95,6 @@ def close_all(closeables: Iterable[Any]) -> list[Exception]:
 
 
 def _difference(first: dict[str, Any], other: dict[str, Any], index: int) -> str:
-    key = next(k for k in first if first[k] != other[k])
-    return f"environments that step together must be alike: {key} is {first[key]} in number 0, {other[key]} in {index}"
+    key = next(k for k in {**first, **other} if first.get(k) != other.get(k))  # what says nothing is left out
+    had = f"{key} is {first.get(key)} in number 0, {other.get(key)} in {index}"
+    return f"environments that step together must be alike: {had}"

@@ -2,10 +2,13 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from qmix_lightning.environment import VectorEnv
+from qmix_lightning.errors import EnvironmentContractError
 from qmix_lightning.vector.sync import SyncVectorEnv
 from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 from support.collecting import varying
@@ -57,6 +60,17 @@ def test_close_closes_all_once_even_where_one_fails():
         vector.close()
     vector.close()
     assert [env.closed for env in envs] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("first_has_it", [True, False])
+def test_environments_that_differ_in_what_few_have_are_told_so(first_has_it):
+    shapes = ((8, 9, 1), (72,)) if first_has_it else ((72,), (8, 9, 1))
+    adapters = [
+        ParallelAdapter(Scripted([], agents=("a_0",), observation_spaces={"a_0": spaces.Box(0, 1, shape, np.float32)}))
+        for shape in shapes
+    ]
+    with pytest.raises(EnvironmentContractError, match="must be alike: pictures is "):
+        SyncVectorEnv(adapters)
 
 
 def test_results_survive_the_environment():
