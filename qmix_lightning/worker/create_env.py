@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError, QMixLightningError
 from qmix_lightning.registry import load_target
+from qmix_lightning.runtime.text import on_one_line
 from qmix_lightning.worker.arguments import check_arguments
 from qmix_lightning.worker.blame import is_fault, raised_at
 from qmix_lightning.worker.declared import close_if_it_can
@@ -50,9 +52,12 @@ class AdapterMaker:
                 episode_limit=self.episode_limit,
                 team=self.team,
             )
-        except BaseException:
-            close_if_it_can(env)
-            raise
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # what it could not be made for is more worth telling
+                close_if_it_can(env)
+            if isinstance(error, QMixLightningError) or not is_fault(error):
+                raise
+            raise _not_made(what, error) from error
 
     def to_json(self) -> dict[str, Any]:
         """Return plain containers of which ``AdapterMaker(**...)`` makes an equal one in another process.
@@ -97,7 +102,12 @@ def create_env(factory: Callable[..., Any], arguments: Mapping[str, Any], what: 
     except BaseException as error:
         if not is_fault(error):
             raise
-        reason = " ".join(str(error).split()) or "no message"
-        where = raised_at(error)
-        place = f" ({where})" if where else ""
-        raise ConfigurationError(f"{what} could not be made: {type(error).__name__}: {reason}{place}") from error
+        raise _not_made(what, error) from error
+
+
+def _not_made(what: str, error: BaseException) -> ConfigurationError:
+    """Return one line for what a factory, or an environment that was asked for its spaces, has raised."""
+    reason = on_one_line(error) or "no message"
+    where = raised_at(error)
+    place = f" ({where})" if where else ""
+    return ConfigurationError(f"{what} could not be made: {type(error).__name__}: {reason}{place}")

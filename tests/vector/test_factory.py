@@ -1,5 +1,6 @@
 """Environments made side by side by a factory, and what is refused."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,21 @@ def test_factory_failures_are_one_line_and_leave_nothing_open():
         make_vector_env(third_fails, {}, num_envs=3, name="x")
     assert "\n" not in str(refusal.value)
     assert [env.closed for env in made] == [1, 1]
+
+    class Unreadable(Scripted):
+        def state(self):
+            sys.exit(0)
+
+        def close(self):
+            super().close()
+            raise OSError("nothing to close")
+
+    unreadable = Unreadable([])
+    with pytest.raises(
+        ConfigurationError, match=r"'x' could not be made: SystemExit: 0 \(tests/vector/test_factory.py"
+    ):
+        make_vector_env(lambda: unreadable, {}, num_envs=1, name="x")
+    assert unreadable.closed == 1
 
     def needs_package():
         import not_there_at_all  # type: ignore[import-not-found]
