@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qmix_lightning.errors import EnvironmentContractError
+from qmix_lightning.runtime.text import shortened
 from qmix_lightning.types import EntityBlock, Picture
 from qmix_lightning.worker.spaces import is_space
 
@@ -87,6 +88,10 @@ def require_parallel_env(env: Any, what: str) -> None:
             raise EnvironmentContractError(f"{what}: {found} is not a PettingZoo ParallelEnv, it has no {method}()")
     if not getattr(env, "possible_agents", None):
         raise EnvironmentContractError(f"{what}: {found} has no possible_agents; a fixed list of agents is needed")
+    names = list(map(str, env.possible_agents))
+    if len(set(names)) < len(names):  # a policy is saved with its agents' names, and could not be opened again
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise EnvironmentContractError(f"{what}: possible_agents holds two agents called '{shortened(twice, 40)}'")
 
 
 def own_limit(env: Any) -> int | None:

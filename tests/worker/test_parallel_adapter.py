@@ -333,6 +333,8 @@ REFUSED = {
         r"agent 'a_0' is MultiBinary\(2\), but Discrete is needed; number the combinations",
     ),
     "no agents": (make_bad(agents=()), "Scripted has no possible_agents; a fixed list of agents is needed"),
+    "two of one name": (make_bad(agents=("a_0", "a_1", "a_0")), "possible_agents holds two agents called 'a_0'"),
+    "a number and its text": (make_bad(agents=(0, "0")), "possible_agents holds two agents called '0'"),
     "not parallel": (lambda: Played(NoParallelEnv()), "NoParallelEnv is not a PettingZoo ParallelEnv, it has no reset"),
     "sequence": (
         make_bad(observation_spaces={A0: spaces.Sequence(spaces.Discrete(2))}),
