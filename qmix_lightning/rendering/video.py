@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,28 @@ def check_video(path: Path) -> None:
 
     Raises:
         ConfigurationError: the ending is not one of :data:`FORMATS`.
-        MissingDependencyError: imageio or its ffmpeg is not installed.
+        MissingDependencyError: imageio, its package for ffmpeg, or for an MP4 ffmpeg itself is not installed.
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigurationError(f"a video ends in {' or '.join(FORMATS)}, not '{path.suffix}'")
     _imageio()
+    if path.suffix.lower() == ".mp4":
+        _require_ffmpeg()
+
+
+def _require_ffmpeg() -> None:
+    """Refuse a machine without the program, which the package has for the usual ones and looks for on others."""
+    import imageio_ffmpeg
+
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        program = None
+    if program is None or shutil.which(program) is None:
+        raise MissingDependencyError(
+            f"writing an MP4 needs {program or 'ffmpeg'}, which is not there: install it (Debian: apt install ffmpeg) "
+            "or name its path in IMAGEIO_FFMPEG_EXE; a name that ends in .gif needs none"
+        )
 
 
 def _imageio() -> Any:

@@ -72,6 +72,17 @@ def test_other_endings_are_refused(name: str):
         check_video(Path(name))
 
 
+def test_a_missing_ffmpeg_is_told_before_anything_is_played(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    with pytest.raises(MissingDependencyError, match=r"an MP4 needs /nowhere/ffmpeg, which is not there.*\.gif"):
+        check_video(Path("team.mp4"))
+    write(tmp_path / "team.gif")
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
+    monkeypatch.setattr("imageio_ffmpeg._utils._get_ffmpeg_exe", lambda: None)
+    with pytest.raises(MissingDependencyError, match="an MP4 needs ffmpeg, which is not there"):
+        check_video(Path("team.mp4"))
+
+
 @pytest.mark.parametrize("package", ["imageio", "imageio_ffmpeg"])
 def test_a_missing_package_gives_the_command_that_installs_it(package: str, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
