@@ -16,6 +16,7 @@ from qmix_lightning.rendering.canvas import Frame, require_pillow
 from qmix_lightning.rendering.plain import draw_observations
 from qmix_lightning.runtime.text import error_line, shortened
 from qmix_lightning.types import EnvSpec, Observation
+from qmix_lightning.worker.blame import is_fault
 
 __all__ = ["FrameRenderer", "action_names", "draws_itself", "environment_that_draws", "simulator_of"]
 
@@ -99,7 +100,9 @@ class FrameRenderer:
                 self._plain = True
             except QMixLightningError:
                 raise
-            except Exception as error:
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
                 self._plain = True
                 print(f"the environment cannot draw itself, so observations are drawn: {error_line(error)[:200]}",
                       file=sys.stderr)  # fmt: skip
@@ -110,7 +113,10 @@ class FrameRenderer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # simulators' drawing is old code
             own = getattr(simulator, "render_frame", None)
-            picture = np.asarray(own() if own is not None else simulator.render())
+            drawn = own() if own is not None else simulator.render()
+        if drawn is None:
+            raise ValueError("it gave no picture")
+        picture = np.asarray(drawn)
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (3, 4) or 0 in picture.shape:
             raise ConfigurationError(
                 f"a picture must be uint8 [height, width, 3], and is {picture.dtype} {list(picture.shape)}"

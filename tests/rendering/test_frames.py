@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,16 @@ class Torn(Drawn):
         raise RuntimeError("no GL context")
 
 
+class DrawsNothing(Drawn):
+    def render_frame(self):
+        return None
+
+
+class ExitsWhileDrawing(Drawn):
+    def render_frame(self):
+        sys.exit(0)
+
+
 class Shy(Drawn):
     def render_frame(self):
         raise NotImplementedError
@@ -85,14 +97,18 @@ def test_others_are_drawn_by_what_is_observed():
     assert action_names(env)[0] == ["0", "1", "2", "3"]
 
 
-def test_one_that_cannot_draw_says_so_once_and_is_drawn_by_what_it_shows(capsys):
-    env = made(Torn)
+@pytest.mark.parametrize(
+    ("factory", "why"),
+    [(Torn, "no GL context"), (DrawsNothing, "it gave no picture"), (ExitsWhileDrawing, "SystemExit: 0")],
+)
+def test_one_that_cannot_draw_says_so_once_and_is_drawn_by_what_it_shows(factory, why, capsys):
+    env = made(factory)
     shown = env.reset(torch.ones(1, dtype=torch.bool), torch.tensor([3]))
     draw = FrameRenderer(env)
     pictures = [draw(shown, None) for _ in range(3)]
     assert np.array_equal(pictures[0], one_picture(made(VaryingLength)))
     told = capsys.readouterr().err
-    assert told.count("no GL context") == 1
+    assert told.count(why) == 1
     one_picture(made(Shy))
     assert capsys.readouterr().err == "", "it has no picture, which is nothing to tell"
 

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from qmix_lightning.training.callbacks.video import EpisodeVideo
 from support import inprocess
+from support.fakes import VaryingLength
 from support.pictures import frames_of
 
 FAKE = ["env=pettingzoo", "env.id=support.fakes:VaryingLength", "seed=3"]
@@ -48,6 +50,17 @@ def test_evaluations_are_counted_over_a_resume(tmp_path: Path):
         callback.on_validation_end(trainer, Mock())
         filmed += [number] if callback._record.called else []
     assert filmed == [1, 4, 7]
+
+
+class DrawsFloats(VaryingLength):
+    def render_frame(self) -> np.ndarray:
+        return np.zeros((8, 8, 3), np.float32)
+
+
+def test_what_is_no_picture_costs_the_clip_and_not_the_run(tmp_path: Path):
+    typed = ["env=pettingzoo", f"env.id={__name__}:DrawsFloats", f"run_dir={tmp_path}/x", *inprocess.TINY]
+    result = inprocess.succeed([*typed, "callbacks=video"])
+    assert "no video of this evaluation: a picture must be uint8" in result.err
 
 
 @pytest.mark.parametrize("key", ["every_n_evaluations", "max_steps"])

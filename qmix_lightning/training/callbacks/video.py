@@ -61,7 +61,7 @@ class EpisodeVideo(Callback):
         if (self._evaluations - 1) % self._every == 0:
             try:
                 self._record(trainer, cast(TeamModule, pl_module))
-            except RunError as error:
+            except (ConfigurationError, RunError) as error:  # what it draws may be no picture
                 print(f"no video of this evaluation: {error}", file=sys.stderr)
 
     def _record(self, trainer: Trainer, module: TeamModule) -> None:
