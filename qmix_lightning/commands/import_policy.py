@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -38,9 +39,11 @@ def _import(arguments: list[str]) -> None:
     if not arguments or {"-h", "--help", "help"} & set(arguments):
         print(_HELP, end="")
         return
-    names = [a for a in arguments if "=" not in a]
-    own = dict(a.split("=", 1) for a in arguments if a.startswith(("output=", "config=")))
-    typed = [a for a in arguments if "=" in a and not a.startswith(("output=", "config="))]
+    # PyMARL2 itself calls its folders so: qmix_env=8_adam_td_lambda__2021-03-01_12-00-00.
+    names = [a for a in arguments if "=" not in a or os.path.exists(os.path.join(a, "agent.th"))]
+    settings = [a for a in arguments if a not in names]
+    own = dict(a.split("=", 1) for a in settings if a.startswith(("output=", "config=")))
+    typed = [a for a in settings if not a.startswith(("output=", "config="))]
     if names[:1] and names[0] not in _SOURCES:
         raise ConfigurationError(f"nothing is imported from '{names[0]}'{did_you_mean(names[0], _SOURCES)}")
     if len(names) != 2 or not own.get("output") or not any(a.startswith("env=") for a in typed):

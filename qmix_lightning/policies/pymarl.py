@@ -213,6 +213,11 @@ def read_pymarl(folder: Path, config: Path | None = None) -> PymarlRun:
         raise CheckpointError(f"{folder / 'mixer.th'} is not of PyMARL's qmix mixer: it lacks 'hyper_b_1.bias'")
     _check_shapes(agent, folder / "agent.th")
     run = PymarlRun(folder, agent, mixer, _settings(config or folder / "config.json", config is not None))
+    outputs = str(run.settings.get("agent_output_type", "q"))
+    if outputs != "q" or (folder / "critic.th").exists():
+        raise CheckpointError(
+            f"{folder} is of an actor with a critic (as COMA, IPPO and MAPPO train them): it gives no values of actions"
+        )
     if str(run.settings.get("qmix_pos_func", "abs")) != "abs":
         raise CheckpointError(
             f"{folder}: qmix_pos_func '{printable(run.settings['qmix_pos_func'])}' is not here, only abs"

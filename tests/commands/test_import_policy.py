@@ -152,6 +152,28 @@ def test_another_positive_function_is_refused(tmp_path: Path):
         import_policy.import_pymarl(tmp_path / "given", tmp_path / "team", ENV)
 
 
+def test_an_actor_is_refused_since_it_gives_no_values(tmp_path: Path):
+    for name in ("told", "seen"):
+        shutil.copytree(DATA / "epymarl_feedforward", tmp_path / name)
+        (tmp_path / name / "mixer.th").unlink()
+    config = tmp_path / "told" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"agent_output_type": "pi_logits"}))
+    (tmp_path / "seen" / "critic.th").touch()
+    for name in ("told", "seen"):
+        with pytest.raises(CheckpointError, match=f"{name} is of an actor with a critic"):
+            read_pymarl(tmp_path / name)
+
+
+def test_a_folder_may_have_the_name_that_pymarl2_gives_it(tmp_path: Path):
+    folder = tmp_path / "qmix_env=8_adam_td_lambda__2021-03-01_12-00-00" / "2000000"
+    shutil.copytree(DATA / "pymarl2", folder)
+    output = tmp_path / "team"
+    typed = ["pymarl", str(folder), *ENV, f"output={output}"]
+    outcome = inprocess.without_hydra("qmix-import", import_policy._import, typed)
+    assert outcome.status == 0, outcome
+    assert open_policy(output).algorithm["name"] == "qmix"
+
+
 def test_without_their_settings_the_inputs_are_told_from_the_shapes(tmp_path: Path):
     shutil.copytree(DATA / "living_agents", tmp_path / "given")
     (tmp_path / "given" / "config.json").unlink()
