@@ -37,7 +37,7 @@ _KEYS = {"format", "spec", "policy", "parameter_sets", "files", "provenance", "c
 
 
 def refuse_taken(folder: Path) -> None:
-    """Refuse a folder that holds something already, and one whose place is taken by a file.
+    """Refuse a folder that holds something already, the working folder, and one whose place is taken by a file.
 
     Raises:
         ConfigurationError: says so.
@@ -46,6 +46,8 @@ def refuse_taken(folder: Path) -> None:
         raise ConfigurationError(f"output must be a folder, and {folder} is none")
     if folder.is_dir() and any(folder.iterdir()):
         raise ConfigurationError(f"{folder} holds something already: remove it, or name another output")
+    if folder.is_dir() and folder.samefile(Path.cwd()):  # the shell would be left in a folder that is gone
+        raise ConfigurationError(f"output must be a folder that can be replaced, and {folder} is the working folder")
 
 
 def write_policy_folder(stored: StoredPolicy, folder: Path, programs: Path | None = None) -> None:

@@ -53,6 +53,14 @@ def test_a_folder_is_not_written_over(folder: Path):
     assert [path.name for path in folder.parent.iterdir()] == ["team"]
 
 
+def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".", str(tmp_path)):
+        with pytest.raises(ConfigurationError, match="is the working folder"):
+            write_policy_folder(stored_policy(), Path(name))
+    assert list(tmp_path.iterdir()) == []
+
+
 def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     path = folder / "policy.json"
     content = json.loads(path.read_text())
