@@ -128,12 +128,28 @@ def test_an_onnx_policy_plays_without_torch_and_this_package(tmp_path: Path):
         "import sys, json; sys.modules['torch'] = sys.modules['qmix_lightning'] = None\n"
         f"sys.path.insert(0, {str(tmp_path)!r}); from onnx_runner import OnnxTeam\n"
         f"team = OnnxTeam({str(tmp_path)!r})\n"
-        "print(json.dumps([team.act(*shown) for shown in json.load(sys.stdin)]))"
+        "shown = json.load(sys.stdin)\n"
+        "print(json.dumps([team.act(*each) for each in shown]))\n"
+        "(observations, masks), first = shown[0], next(iter(shown[0][0]))\n"
+        "team.reset()\n"
+        "print(json.dumps(team.act({name: {'observation': obs} for name, obs in observations.items()}, masks)))\n"
+        "obs, mask = observations[first], masks[first]\n"
+        "for wrong in ((1.0, mask), (obs, [1]), (obs, [0] * len(mask))):\n"
+        "    try:\n"
+        "        team.act({first: wrong[0]}, {first: wrong[1]})\n"
+        "    except ValueError as error:\n"
+        "        print(error)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(shown), capture_output=True, text=True, check=True
     )
-    assert json.loads(ended.stdout) == chosen
+    played, as_a_part, *refused = ended.stdout.splitlines()
+    assert json.loads(played) == chosen
+    assert json.loads(as_a_part) == chosen[0]
+    assert len(refused) == 3
+    assert "not 1 and" in refused[0]
+    assert refused[1].endswith("and 1")
+    assert refused[2].endswith("leaves no legal action")
 
 
 def test_a_program_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
