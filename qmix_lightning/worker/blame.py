@@ -73,5 +73,8 @@ def traceback_of(error: BaseException) -> str:
 
 
 def _shown(path: str) -> str:
-    here = os.getcwd() + os.sep
+    try:
+        here = os.getcwd() + os.sep
+    except OSError:  # the simulator has changed to a folder that is gone
+        return path
     return path[len(here) :] if path.startswith(here) else path

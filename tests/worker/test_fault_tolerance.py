@@ -85,6 +85,20 @@ def test_what_may_pass_is_counted_by_kind_and_tried_again(error, kind, waits, ca
     assert env.step([0, 0], row) is not None
 
 
+def test_a_simulator_that_has_removed_the_working_folder_costs_its_episode(waits, tmp_path, monkeypatch, caplog):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+
+    def breaks() -> None:
+        os.rmdir(tmp_path / "gone")
+        raise RuntimeError("broke")
+
+    env, row, _ = tolerant(Acts(breaks))
+    env.reset(0, row)
+    assert env.step([0, 0], row) is None
+    assert f"RuntimeError: broke ({__file__}:" in caplog.text
+
+
 def test_what_a_signal_raises_ends_the_process(waits):
     def terminate() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
