@@ -265,7 +265,13 @@ class ProcessVectorEnv:
             if answer != FATAL:
                 raise EOFError
             told, configuration, _ = read_fatal(receive(worker.connection))
-        except (EOFError, OSError) as error:  # a timeout too
+        except TimeoutError as error:
+            why = f"no answer within {self._timeout:g} s while it drew a picture{worker.words.shown()}"
+            self._lost |= self._drop(number, "hung", why)
+            raise RunError(
+                f"the worker of environment {index} drew no picture within {self._timeout:g} s, and was ended"
+            ) from error
+        except (EOFError, OSError) as error:
             self._lost |= self._drop(number, "killed", f"while it drew a picture, {worker.end()}")
             raise RunError(f"the worker of environment {index} ended while it drew a picture") from error
         raise (ConfigurationError if configuration else RunError)(told)

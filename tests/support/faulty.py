@@ -16,6 +16,11 @@ from support.fakes import VaryingLength
 from support.processes import running
 
 
+class HangsWhileItDraws(VaryingLength):
+    def render(self) -> None:
+        time.sleep(600)
+
+
 class Faulty(VaryingLength):
     """``VaryingLength`` that fails at the third step of an episode, ``times`` times.
 

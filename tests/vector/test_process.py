@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from qmix_lightning.checkpoint.segments import SegmentStore
-from qmix_lightning.errors import ConfigurationError, EnvironmentFault
+from qmix_lightning.errors import ConfigurationError, EnvironmentFault, RunError
 from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector.factory import Backend, make_vector_env
@@ -101,6 +101,18 @@ def test_a_worker_that_is_gone_or_silent_is_replaced(tmp_path: Path, fault: str,
     finally:
         env.close()
     assert faulty.games_left(tmp_path) == []
+
+
+def test_a_worker_that_hangs_while_it_draws_is_told_from_one_that_died():
+    env = make(faulty.HangsWhileItDraws, envs=1, workers=1, timeout=4.0)
+    one = torch.ones(1, dtype=torch.bool)
+    try:
+        env.reset(one, torch.tensor([0]))
+        with pytest.raises(RunError, match=r"environment 0 drew no picture within 4 s, and was ended"):
+            env.render(0)
+        assert env.faults == {"raised": 0, "invalid": 0, "killed": 0, "hung": 1}
+    finally:
+        env.close()
 
 
 def run_until_failure(env) -> torch.Tensor | None:
