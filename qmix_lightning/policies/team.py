@@ -147,8 +147,10 @@ class Team:
             mask = masks.get(name)
             if isinstance(seen, Mapping):
                 mask = seen.get(MASK_KEY) if mask is None else mask
-                parts = sorted(key for key in seen if key != MASK_KEY)
-                seen = [seen[key] for key in (spec.obs_keys if parts == sorted(spec.obs_keys) else parts)]
+                seen = {key: part for key, part in seen.items() if key != MASK_KEY}
+                if seen.keys() == {"observation"} and isinstance(seen["observation"], Mapping):
+                    seen = seen["observation"]
+                seen = [seen[key] for key in (spec.obs_keys if seen.keys() == set(spec.obs_keys) else sorted(seen))]
             else:
                 seen = [seen]
             try:

@@ -109,7 +109,10 @@ def test_the_learners_part_mixes_as_in_training(run: Path):
             "0 and 1, or false and true",
         ),
         ({"unit_0": {"observation": np.zeros(4), "action_mask": ["0", "1", "1", "1"]}}, "0 and 1, or false and true"),
-        ({"unit_0": {"observation": {"x": np.zeros(4)}, "action_mask": np.ones(4)}}, "agent 'unit_0' is no vector"),
+        (
+            {"unit_0": {"observation": {"x": {"y": np.zeros(4)}}, "action_mask": np.ones(4)}},
+            "agent 'unit_0' is no vector",
+        ),
         ({"unit_0": {"action_mask": np.ones(4)}}, "has 0 numbers, not 4"),
         (np.zeros((2, 3, 4)), "observations must be"),
     ],
@@ -155,7 +158,9 @@ def test_the_parts_of_an_observation_are_joined_as_in_training():
         assert spec.obs_keys == (("speed", "place") if space is unsorted else ())
         assert spec == replace(spec, obs_keys=()), "runs that began without it go on"
         policy = make_policy(spec)
-        by_name, as_trained = Team(policy, spec), Team(policy, spec)
+        by_name, beside_a_mask, as_trained = (Team(policy, spec) for _ in range(3))
         by_name.act({"a_0": shown})
+        beside_a_mask.act({"a_0": {"observation": shown, "action_mask": np.ones(3)}})
         as_trained.act(observation.obs.numpy())
         np.testing.assert_array_equal(by_name.values, as_trained.values)
+        np.testing.assert_array_equal(beside_a_mask.values, as_trained.values)
