@@ -193,9 +193,9 @@ def _created(section: dict[str, Any], other: InterpreterConfig = _THIS_ONE) -> t
     from qmix_lightning.environment import is_natively_batched
     from qmix_lightning.vector.env_section import parse_env_section
     from qmix_lightning.vector.factory import Backend, interpreter_of, make_vector_env
-    from qmix_lightning.worker.create_env import create_env
+    from qmix_lightning.vector.sync import close_all
+    from qmix_lightning.worker.create_env import AdapterMaker
     from qmix_lightning.worker.declared import metadata_of
-    from qmix_lightning.worker.parallel_adapter import ParallelAdapter
 
     torch.set_num_threads(1)
     env = parse_env_section(section)
@@ -206,12 +206,12 @@ def _created(section: dict[str, Any], other: InterpreterConfig = _THIS_ONE) -> t
         )
         bare = created
     else:
-        bare = create_env(env.factory, env.settings, f"environment '{env.name}'")
-        created = ParallelAdapter(bare, name=env.name, **env.adapter)
+        created = AdapterMaker(env.factory, env.settings, env.name, **env.adapter)()
+        bare = created.env
     try:
         return created.spec, metadata_of(bare).get("missing")
     finally:
-        created.close()
+        close_all([created])  # whether it closes as it should is for qmix-envs check to say
 
 
 # show --------------------------------------------------------------------------------------------------------------

@@ -34,9 +34,9 @@ class AdapterMaker:
     factory: Callable[..., Any] | str
     settings: Mapping[str, Any]
     name: str
-    reward_aggregation: str
-    timeout_is_terminal: bool
-    episode_limit: int | None
+    reward_aggregation: str = "sum"
+    timeout_is_terminal: bool = False
+    episode_limit: int | None = None
     team: list[str] | None = None
 
     def __call__(self) -> ParallelAdapter:

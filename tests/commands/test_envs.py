@@ -156,6 +156,23 @@ def test_show_what_needs_settings(envs, name: str, said: str):
     assert "  setting" in out
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("FailsToClose", "yes"),
+        (
+            "ExitsInState",
+            r"not with these settings: .* could not be made: SystemExit: 0 \(tests/support",
+        ),
+    ],
+)
+def test_show_tells_all_it_can_of_what_fails(envs, name: str, said: str):
+    status, out, err = envs("show", f"support.broken_envs:{name}")
+    assert (status, err) == (0, "")
+    assert re.search(rf"can run here +{said}", out)
+    assert "  setting" in out
+
+
 def test_show_what_is_not_installed(envs):
     if catalogue()["smac"].install is None:
         pytest.skip("SMAC is installed")
@@ -188,6 +205,12 @@ def test_check_fails_with_status_1(envs):
     assert (status, err) == (1, "")
     assert re.search(r"^  FAILED +finite +step 2 .*reward of agent 'w_0' is inf", out, re.MULTILINE)
     assert re.search(r"checks passed, [1-9] failed", out)
+
+
+def test_check_of_what_exits_is_no_success(envs):
+    status, out, _ = envs("check", "support.broken_envs:Exits")
+    assert status == 1
+    assert re.search(r"^  FAILED +runs +step 1 .*SystemExit: 0", out, re.MULTILINE)
 
 
 def test_check_with_more_steps_sees_more(envs):

@@ -139,6 +139,15 @@ class ExitsInClose(Walk):
         sys.exit(0)
 
 
+class ExitsInState(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state_space = None
+
+    def state(self) -> Any:
+        sys.exit(0)
+
+
 class ListsNobody(Walk):
     def begin(self) -> Any:
         shown = super().begin()
