@@ -31,7 +31,7 @@ from qmix_lightning.study.runner import THERE, Job, Outcome, Processes, failed_b
 __all__ = ["Sweep"]
 
 _TRAIN = "qmix_lightning.commands.train"
-_PATIENCE_S = 60.0  # the runs of a sweep that was killed are still saving
+_PATIENCE_S = 60.0  # from the command's start: the runs of a sweep that was killed are still saving
 _UNSAFE = re.compile(r"[^\w.,=+-]+")
 _LONGEST_NAME = 120
 _INVALID = "invalid-"
@@ -45,6 +45,7 @@ class Sweep:
         folder: of the study, absolute.
         id: of the command: its outcomes are told by it.
         process: number of the command's.
+        begun: when the command was started, in seconds since 1970: its jobs may run on other machines.
         flags: of Hydra, which a job's own command repeats: ``--config-dir`` and the like.
         fixed: keys that all jobs share; what else they were given names the runs.
     """
@@ -52,6 +53,7 @@ class Sweep:
     folder: Path
     id: str
     process: int
+    begun: float
     flags: tuple[str, ...] = ()
     fixed: frozenset[str] = frozenset()
 
@@ -71,6 +73,7 @@ class Sweep:
             folder.resolve(),
             f"{time.time_ns():x}-{os.getpid()}",
             os.getpid(),
+            time.time(),
             tuple(flags),
             frozenset(map(key_of, fixed)),
         )
@@ -123,8 +126,13 @@ class Sweep:
             log = study.folder / "logs" / f"{name}.log"
             processes.call(_TRAIN, typed, log, lock, threads=cores, show=_is_basic(launcher))
 
-        job = Job(name, folder, study.lock_of(key), lambda: state_of(folder) == "finished", train)
-        return run_all([job], 1, processes, lambda *_: None, patience_s=_PATIENCE_S)[0]
+        patience_s = min(_PATIENCE_S, max(0.0, self.begun + _PATIENCE_S - time.time()))
+
+        def wait() -> None:
+            print(f"{name}: another process is making it; waits {patience_s:.0f} s for its end", flush=True)
+
+        job = Job(name, folder, study.lock_of(key), lambda: state_of(folder) == "finished", train, wait=wait)
+        return run_all([job], 1, processes, lambda *_: None, patience_s=patience_s)[0]
 
     def end(self) -> None:
         """Print the table over the jobs of this command.

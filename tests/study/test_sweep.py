@@ -5,15 +5,19 @@ What a run's own command does is stood in for, since it takes seconds: ``tests/e
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qmix_lightning.errors import RunError
-from qmix_lightning.study import launchers, sweep
+from qmix_lightning.study import launchers, runner, sweep
 from support import inprocess
 
 
@@ -95,6 +99,34 @@ def test_what_the_result_does_not_depend_on_makes_no_other_run(made: list[list[s
         assert train("seed=1", "rollout.asynchronous=false", same).status == 0
     assert train("seed=1", "rollout.pipelined=false").status == 0
     assert len(made) == 1
+
+
+def test_runs_that_another_command_is_making_are_waited_for_once(
+    made: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    """A second shell on the same study would else wait a minute at each of them, and say nothing."""
+    assert train("seed=1,2,3").status == 0
+    for folder in folders():
+        shutil.rmtree(Path("outputs/study") / folder)
+    made.clear()
+    now = [0.0]
+    clock = SimpleNamespace(
+        time=lambda: now[0],
+        time_ns=lambda: int(now[0] * 1e9),
+        monotonic=lambda: now[0],
+        sleep=lambda seconds: now.__setitem__(0, now[0] + seconds),
+    )
+    monkeypatch.setattr(sweep, "time", clock)
+    monkeypatch.setattr(runner, "time", clock)
+    with contextlib.ExitStack() as held:
+        for lock in Path("outputs/study/locks").iterdir():
+            fcntl.flock(held.enter_context(open(lock, "w")), fcntl.LOCK_EX)
+        outcome = train("seed=1,2,3")
+    assert outcome.status == 1
+    assert made == []
+    assert now[0] == pytest.approx(60.0, abs=0.2)
+    assert outcome.out.count("waits 60 s for its end") == 1
+    assert outcome.out.count("left: another process is making it") == 3
 
 
 def test_what_is_swept_too_is_in_the_folders_name_and_the_default_is_no_other_run(made: list[list[str]]):
