@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from qmix_lightning.agents import AGENTS
 from qmix_lightning.agents.inputs import InputBuilder
@@ -146,7 +147,7 @@ def check_sizes(build: Callable[[], nn.Module], tensors: Mapping[str, Any], pref
         CheckpointError: they differ.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _EyeBySize():
             wanted = _shapes(build().state_dict())
     except (RuntimeError, NotImplementedError) as error:
         if "meta" in str(error):
@@ -159,6 +160,17 @@ def check_sizes(build: Callable[[], nn.Module], tensors: Mapping[str, Any], pref
                 f"{path} does not fit its own configuration: '{printable(name)}' should be "
                 f"{_size(wanted.get(name))}, and is {_size(found.get(name))}"
             )
+
+
+class _EyeBySize(TorchFunctionMode):
+    """Makes identity matrices by their size alone: for one without memory torch imports its compiler, for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.eye:
+            return torch.empty(args[0], args[1] if len(args) > 1 else args[0], **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

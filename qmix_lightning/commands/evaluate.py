@@ -32,14 +32,16 @@ def main() -> None:
 
 def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> None:
     from qmix_lightning.policies import open_policy
-    from qmix_lightning.policies.card import compare
-    from qmix_lightning.training.summary import print_table
 
     config = validate_eval(tree)
     refuse_untyped_interpreter(config, overrides)
     if config.output is not None and Path(config.output).is_dir():
         raise ConfigurationError(f"output must be a file, and {config.output} is a folder")
     stored = open_policy(config.reference, config.run_dir)
+    # Here, since they import torch: a reference that names nothing is told at once.
+    from qmix_lightning.policies.card import compare
+    from qmix_lightning.training.summary import print_table
+
     target = _target(config.output, Path(stored.source))
     result = evaluate_policy(
         stored,
@@ -156,7 +158,7 @@ def evaluate_policy(
     from qmix_lightning.policies import open_network
     from qmix_lightning.rollout.evaluation import evaluate_episodes
     from qmix_lightning.rollout.rollout_policy import RolloutPolicy
-    from qmix_lightning.training.metrics import MeanWithInterval, mean_name
+    from qmix_lightning.training.intervals import mean_name, mean_with_interval
     from qmix_lightning.training.summary import versions
     from qmix_lightning.vector.factory import Backend, interpreter_of
 
@@ -188,9 +190,7 @@ def evaluate_policy(
         "epsilon": epsilon,
     }
     for name, values in {"return": stats.returns, "length": stats.lengths, **stats.metrics}.items():
-        metric = MeanWithInterval()
-        metric.update(values)
-        mean, half_width, _ = metric.compute()
+        mean, half_width, _ = mean_with_interval(values)
         result[mean_name(name)] = mean
         if name == "return":
             result["return_ci95"] = half_width if math.isfinite(half_width) else None  # one episode has no interval

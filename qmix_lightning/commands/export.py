@@ -33,11 +33,13 @@ def export(config: ExportConfig) -> None:
         RunError: a program does not choose what the policy chooses; nothing was written.
     """
     from qmix_lightning.policies import open_policy
+
+    stored = open_policy(config.reference, config.run_dir)
+    # Here, since it imports torch: a reference that names nothing is told at once.
     from qmix_lightning.policies.folder import refuse_taken, write_policy_folder
 
     output = Path(config.output)
     refuse_taken(output)
-    stored = open_policy(config.reference, config.run_dir)
     stored.build()  # refuses what cannot act
     if not config.learner:
         stored = replace(stored, learner_weights=None, optimizer=None)

@@ -18,6 +18,7 @@ from qmix_lightning.runtime.text import shown_path
 if TYPE_CHECKING:
     from qmix_lightning.agents.policy import Policy
     from qmix_lightning.environment import VectorEnv
+    from qmix_lightning.policies import StoredPolicy
     from qmix_lightning.rendering.episode import RecordedEpisode
     from qmix_lightning.rendering.page import PageFrames
     from qmix_lightning.rendering.recorder import FrameSink, TeamValues
@@ -69,6 +70,11 @@ def watch(config: WatchConfig) -> list[RecordedEpisode]:
     Raises:
         QMixLightningError: a policy cannot be opened, a package is missing, there is no screen.
     """
+    from qmix_lightning.policies import open_policy
+
+    references = [config.reference, *([config.beside] if config.beside else [])]
+    policies = [(reference, open_policy(reference, config.run_dir)) for reference in references]
+    # Here, since they import torch: a reference that names nothing is told at once.
     from qmix_lightning.rendering.page import PageFrames
     from qmix_lightning.rendering.window import WindowClosed
 
@@ -76,13 +82,12 @@ def watch(config: WatchConfig) -> list[RecordedEpisode]:
     _check_files(config, video)
     played: list[RecordedEpisode] = []
     with suppress(WindowClosed), ExitStack() as open_things:
-        player = _open(config.reference, config, open_things)
-        players = [player, *([_open(config.beside, config, open_things)] if config.beside else [])]
+        player, *others = [_player(name, stored, config, open_things) for name, stored in policies]
         seed = player.seed if config.seed is None else config.seed
         show = _display(config, video, player, open_things)
         for number in range(config.episodes):
             shown: list[Shown] = []
-            for each in players:
+            for each in (player, *others):
                 frames = PageFrames()
                 sinks = (show if each is player else None, frames if config.page else None)
                 episode = each.play(config, seed, number, _both(*sinks))
@@ -131,16 +136,15 @@ def _named(reference: str, run_dir: str | None) -> str:
     return str(Path("...", *named.parts[-3:]) if len(named.parts) > 4 else named)
 
 
-def _open(reference: str, config: WatchConfig, open_things: ExitStack) -> _Player:
-    """Open a policy and one environment for it, in this process."""
+def _player(reference: str, stored: StoredPolicy, config: WatchConfig, open_things: ExitStack) -> _Player:
+    """Open one environment for a policy, in this process."""
     import torch
 
     from qmix_lightning.components import env_maker
-    from qmix_lightning.policies import open_network, open_policy
+    from qmix_lightning.policies import open_network
     from qmix_lightning.rendering.frames import environment_that_draws
     from qmix_lightning.rendering.team_values import mixing_of
 
-    stored = open_policy(reference, config.run_dir)
     torch.set_num_threads(stored.provenance.num_threads)
     env = environment_that_draws(
         stored.env_section(config.env),

@@ -1,12 +1,15 @@
-"""Open the policy that a reference names."""
+"""Open the policy that a reference names; torch is imported once it is found."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qmix_lightning.agents.policy import Policy
 from qmix_lightning.policies.reference import find_policy
-from qmix_lightning.policies.stored import StoredPolicy
+
+if TYPE_CHECKING:
+    from qmix_lightning.agents.policy import Policy
+    from qmix_lightning.policies.stored import StoredPolicy
 
 __all__ = ["open_network", "open_policy"]
 

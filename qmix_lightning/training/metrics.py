@@ -1,47 +1,16 @@
-"""Compute metrics of evaluation episodes over all ranks, and the interval that is printed with them."""
+"""Compute metrics of evaluation episodes over all ranks."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["MeanWithInterval", "half_width_95", "mean_name", "student_t_975"]
+from qmix_lightning.training.intervals import mean_of_sums
 
-
-def student_t_975(degrees: int) -> float:
-    """Return the 97.5 % quantile of Student's t for so many degrees of freedom.
-
-    It is exact for 1 and 2 degrees, otherwise by the Cornish-Fisher series (Abramowitz & Stegun 26.7.5), which is
-    within 0.3 % from 3 degrees on.
-    """
-    if degrees < 1:
-        return math.inf
-    if degrees == 1:
-        return math.tan(math.pi * 0.475)
-    if degrees == 2:
-        return 0.95 * math.sqrt(2.0 / (1.0 - 0.95**2))
-    z, v = 1.959963984540054, float(degrees)
-    g1 = (z**3 + z) / 4
-    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
-    return z + g1 / v + g2 / v**2 + g3 / v**3 + g4 / v**4
-
-
-def half_width_95(count: int, variance: float) -> float:
-    """Return half the width of the 95 % interval of a mean; ``nan`` for fewer than two values."""
-    if count < 2:
-        return math.nan
-    return student_t_975(count - 1) * math.sqrt(max(variance, 0.0) / count)
-
-
-def mean_name(metric: str) -> str:
-    """Return what the mean over episodes of a metric is called: the share of those ``won`` is the win rate."""
-    return "win_rate" if metric == "won" else f"{metric}_mean"
+__all__ = ["MeanWithInterval"]
 
 
 class MeanWithInterval(Metric):
@@ -66,11 +35,4 @@ class MeanWithInterval(Metric):
 
     def compute(self) -> tuple[float, float, int]:
         """Return mean, half width and number of values; ``nan`` without any."""
-        count = int(self.count)
-        if count == 0:
-            return math.nan, math.nan, 0
-        mean = float(self.total) / count
-        variance = (float(self.squares) - count * mean * mean) / (count - 1) if count > 1 else 0.0
-        # What is left of equal values by rounding is not spread.
-        variance = 0.0 if variance < 1e-12 * max(1.0, mean * mean) else variance
-        return mean, half_width_95(count, variance), count
+        return mean_of_sums(int(self.count), float(self.total), float(self.squares))

@@ -19,7 +19,8 @@ from qmix_lightning.checkpoint.manifest import RunMetadata
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunDiverged
 from qmix_lightning.optimizers import set_learning_rates
 from qmix_lightning.runtime.distributed import all_reduce_sum
-from qmix_lightning.training.metrics import MeanWithInterval, mean_name
+from qmix_lightning.training.intervals import mean_name
+from qmix_lightning.training.metrics import MeanWithInterval
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
 
 __all__ = ["PlayedReturns", "TeamModule", "diverged", "rewind_loops", "summarize_returns"]

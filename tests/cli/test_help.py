@@ -75,6 +75,25 @@ def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_policy_that_is_not_there_is_told_before_torch_is_imported(tmp_path: Path):
+    code = "\n".join(
+        [
+            "import contextlib, io, os, sys",
+            "from qmix_lightning.cli.hydra_app import run_under_hydra, status_of",
+            "from qmix_lightning.commands import evaluate, export, watch",
+            "for name, task in (('evaluate', evaluate._task), ('export', export._task), ('watch', watch._task)):",
+            "    os.environ.pop('HYDRA_FULL_ERROR', None)",
+            "    sys.argv = ['qmix-x', 'nowhere', *(['output=x'] if name == 'export' else [])]",
+            "    with contextlib.redirect_stderr(io.StringIO()) as said:",
+            "        assert status_of(lambda: run_under_hydra(name, task), name) == 2",
+            "    print(said.getvalue(), end='')",
+        ]
+    )
+    shown, imported = imported_by(code, tmp_path, "torch")
+    assert imported == []
+    assert shown.count("error: there is no policy 'nowhere'") == 3
+
+
 def test_a_reader_that_has_seen_enough_ends_help_well(tmp_path: Path):
     script = Path(sys.executable).with_name("qmix-train")
     ended = subprocess.run(

@@ -100,7 +100,7 @@ def test_without_a_screen_there_is_no_window(runs: Path, monkeypatch):
     assert "render=human needs a screen" in refused(runs / "first", "render=human")
 
 
-def test_a_policy_acts_and_is_watched_without_lightning_and_what_only_training_needs(runs: Path):
+def test_a_policy_acts_is_watched_and_evaluated_without_lightning_and_what_only_training_needs(runs: Path):
     """From Python without Hydra, too, which is the command's own."""
     run = str(runs / "first")
     code = (
@@ -111,7 +111,11 @@ def test_a_policy_acts_and_is_watched_without_lightning_and_what_only_training_n
         f"sys.argv = ['qmix-watch', {run!r}]\n"
         "from qmix_lightning.commands.watch import main\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
-        "heavy = ('pytorch_lightning', 'lightning_fabric', 'torchmetrics', 'tensorboard', 'plotly', 'matplotlib')\n"
+        f"sys.argv = ['qmix-eval', {run!r}, 'episodes=2']\n"
+        "from qmix_lightning.commands.evaluate import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        "heavy = ['torch._dynamo', 'sympy', 'scipy', 'pytorch_lightning', 'lightning_fabric', 'torchmetrics']\n"
+        "heavy += ['tensorboard', 'plotly', 'matplotlib']\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,8 @@ import statistics
 import pytest
 import torch
 
-from qmix_lightning.training.metrics import MeanWithInterval, half_width_95, student_t_975
+from qmix_lightning.training.intervals import half_width_95, mean_with_interval, student_t_975
+from qmix_lightning.training.metrics import MeanWithInterval
 
 # 97.5 % quantiles of Student's t from printed tables.
 TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 10: 2.228, 20: 2.086, 30: 2.042, 100: 1.984}
@@ -48,6 +49,7 @@ def test_equals_the_statistics_module(offset):
     assert mean == pytest.approx(statistics.fmean(values), rel=1e-12)
     expected = student_t_975(36) * statistics.stdev(values) / math.sqrt(37)
     assert half_width == pytest.approx(expected, rel=1e-6)
+    assert mean_with_interval(values) == pytest.approx((mean, half_width, count))
 
 
 def test_without_values_and_with_one():

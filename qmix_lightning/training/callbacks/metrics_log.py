@@ -15,7 +15,7 @@ from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import data_of
-from qmix_lightning.training.metrics import mean_name
+from qmix_lightning.training.intervals import mean_name
 from qmix_lightning.training.module import TeamModule, diverged
 from qmix_lightning.training.row_position import PlacesRows
 
