@@ -88,6 +88,7 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
     flags, typed = _split(arguments)
     if config_name in COMMANDS_ON_A_POLICY:
         typed = [a if "=" in a else f"policy={a}" for a in typed]
+        _refuse_two_policies(typed, config_name)
     typed = [part for a in typed for part in _env_by_address(rename_override(a), config_name)]
     # Keys that are always there, by which folders are chosen below: one form is enough to look for.
     typed = [a.removeprefix("++") if key_of(a) in ("run_dir", "ckpt_path") else a for a in typed]
@@ -111,6 +112,18 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
     if sweep and config_name == "train":
         _check_study_folder(rest)
     return [*flags, *rest]
+
+
+def _refuse_two_policies(typed: list[str], config_name: str) -> None:
+    """Refuse two policies, of which Hydra would take the last.
+
+    Raises:
+        ConfigurationError: says what to type instead.
+    """
+    first, *others = dict.fromkeys(a.partition("=")[2] for a in typed if a.startswith("policy=")) or [""]
+    if others:
+        each = "" if config_name == "export" else f", or one after the other: -m policy={first},{others[0]}"
+        raise ConfigurationError(f"{first} and {others[0]} are two policies: name one{each}")
 
 
 def is_sweep(arguments: list[str]) -> bool:

@@ -14,6 +14,7 @@ from qmix_lightning.config.policy_config import validate_eval
 from qmix_lightning.config.resume import refuse_untyped_interpreter
 from qmix_lightning.config.run_config import InterpreterConfig
 from qmix_lightning.errors import ConfigurationError, RunError
+from qmix_lightning.runtime.regular_files import refuse_unwritable
 from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
@@ -90,12 +91,17 @@ def _target(output: str | None, source: Path) -> Path | None:
     """Return where the JSON is wanted, or its place beside the checkpoints of a run; a policy folder is left alone.
 
     Absolute: an environment may change the working folder.
+
+    Raises:
+        ConfigurationError: it cannot be written.
     """
     if output is None and source.suffix != ".ckpt":
         return None
     target = Path(output or source.parent.parent / "eval.json").absolute()
     if target.is_dir():
         raise ConfigurationError(f"output must be a file, and {shown_path(target)} is a folder")
+    if output != "-":
+        refuse_unwritable(target, "; name another place, output=FILE, or the terminal, output=-")
     return target
 
 
@@ -105,7 +111,7 @@ def _write(result: dict[str, Any], target: Path) -> None:
     try:
         write_json(result, target)
     except OSError as error:
-        raise RunError(f"the result could not be written to {target}: {error}") from error
+        raise RunError(f"the result could not be written to {target}: {error.strerror}") from error
     print(f"  written to {shown_path(target)}")
 
 

@@ -13,6 +13,7 @@ from qmix_lightning.cli.hydra_app import run_command
 from qmix_lightning.commands.evaluate import FRESH_SEEDS
 from qmix_lightning.config.policy_config import WatchConfig, validate_watch
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.regular_files import refuse_unwritable
 from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def _check_files(config: WatchConfig, video: Path) -> None:
 
     if video.is_dir():
         raise ConfigurationError(f"output must be a file, and {shown_path(video)} is a folder")
+    if config.render == "video" or config.page:
+        refuse_unwritable(video, "; name another place, output=FILE.mp4")
     if config.render == "video":
         check_video(video)
     if config.page:

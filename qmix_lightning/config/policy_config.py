@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from qmix_lightning.config.run_config import (
@@ -18,7 +19,18 @@ from qmix_lightning.config.schema import from_mapping
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
-__all__ = ["EvalConfig", "ExportConfig", "WatchConfig", "validate_eval", "validate_export", "validate_watch"]
+__all__ = [
+    "OF_A_RUN",
+    "EvalConfig",
+    "ExportConfig",
+    "WatchConfig",
+    "validate_eval",
+    "validate_export",
+    "validate_watch",
+]
+
+OF_A_RUN = ("last", "best")
+"""References that need a run's folder."""
 
 _PROGRAM_KINDS = ("onnx", "torch_export")
 _Config = TypeVar("_Config", bound="PolicyReference")
@@ -93,11 +105,26 @@ class WatchConfig(PolicyReference):
 def _read(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
     """Return a configuration of this kind; refuse one that names no policy, or two."""
     config = from_mapping(kind, given, "")
+    if not config.policy and not config.ckpt_path and config.run_dir:
+        raise ConfigurationError(
+            f"run_dir={config.run_dir} is of policy=last or policy=best: add one of them, or type the folder alone, "
+            f"policy={config.run_dir}"
+        )
     if not config.policy and not config.ckpt_path:
         raise ConfigurationError("policy needs a value: policy=..., a run folder, a .ckpt, a policy folder or a name")
     if config.policy and config.ckpt_path:
         raise ConfigurationError(f"policy={config.policy} and ckpt_path={config.ckpt_path} are two: name one")
+    of_a_run = {config.reference, getattr(config, "beside", None)} & {*OF_A_RUN}
+    if config.run_dir and not of_a_run and not _is_inside(config.reference, config.run_dir):
+        raise ConfigurationError(
+            f"run_dir={config.run_dir} is of policy=last or policy=best, and the policy is {config.reference}: leave "
+            "one of the two out"
+        )
     return config
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return Path(path).absolute().is_relative_to(Path(folder).absolute())
 
 
 def validate_eval(given: Mapping[str, Any]) -> EvalConfig:

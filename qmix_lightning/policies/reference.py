@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qmix_lightning.config.policy_config import OF_A_RUN
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean, printable
 
@@ -18,7 +19,6 @@ POLICY, LEARNER, OPTIMIZER = "policy.safetensors", "learner.safetensors", "optim
 """Files of a policy folder: what it holds, and its tensors; the last two may be missing."""
 
 HUB = "hf://"
-_OF_A_RUN = ("last", "best")
 
 
 def find_policy(reference: str | Path, run_dir: str | Path | None = None) -> Path:
@@ -33,7 +33,7 @@ def find_policy(reference: str | Path, run_dir: str | Path | None = None) -> Pat
         ConfigurationError: ``last`` or ``best`` without a run folder.
     """
     text = str(reference)
-    if text in _OF_A_RUN and not Path(text).exists():
+    if text in OF_A_RUN and not Path(text).exists():
         if run_dir is None:
             raise ConfigurationError(f"'{text}' of which run? name its folder with run_dir=")
         return _of_run(Path(run_dir), text)

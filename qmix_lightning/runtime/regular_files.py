@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qmix_lightning.errors import CheckpointError
-from qmix_lightning.runtime.text import printable
+from qmix_lightning.errors import CheckpointError, ConfigurationError
+from qmix_lightning.runtime.text import printable, shown_path
 
-__all__ = ["is_bounded", "read_json", "read_regular", "read_yaml", "write_whole"]
+__all__ = ["is_bounded", "read_json", "read_regular", "read_yaml", "refuse_unwritable", "write_whole"]
 
 _MOST_JSON_BYTES = 64 * 2**20
 _MOST_YAML_BYTES = 2**20
@@ -89,6 +90,24 @@ def is_bounded(tree: object) -> bool:
         elif isinstance(value, list | tuple):
             waiting += value
     return not waiting
+
+
+def refuse_unwritable(path: Path, cure: str) -> None:
+    """Refuse a file that could not be written, before what it is to hold is computed; leaves nothing there.
+
+    Args:
+        path: of a file; folders above it need not exist yet.
+        cure: the end of the message.
+
+    Raises:
+        ConfigurationError: the folder takes no files, or cannot be made.
+    """
+    folder = next(above for above in path.absolute().parents if above.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"{shown_path(path)} cannot be written: {error.strerror}{cure}") from error
 
 
 def write_whole(text: str, path: Path) -> None:

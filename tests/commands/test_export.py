@@ -47,6 +47,7 @@ def test_a_program_is_verified_and_told(finished_run: Path, tmp_path: Path):
         (["output=team", "verify_steps=-1"], "verify_steps must be at least 0, not -1"),
         (["output=taken"], "taken holds something already"),
         ([], "output needs a value"),
+        (["two_step", "output=team"], "and two_step are two policies: name one"),
         (["output=team", "seeds=1"], "unknown key 'seeds'"),
     ],
 )

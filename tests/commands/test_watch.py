@@ -89,6 +89,8 @@ def test_mistakes_get_one_line(runs: Path):
     assert "add page=true" in refused(first, f"beside={runs / 'second'}")
     assert "a video ends in .mp4 or .gif" in refused(first, "output=team.avi")
     assert "output must be a file" in refused(first, f"output={runs}")
+    assert "cannot be written: Not a directory; name another" in refused(first, "output=/dev/null/x/team.mp4")
+    assert "are two policies: name one, or" in refused(first, runs / "second")
     assert "unknown key 'episods'. Did you mean 'episodes'?" in refused(first, "episods=2")
     assert "render" in refused(first, "render=humans")
     assert "unknown key 'env.scenarios'" in refused(first, "env.scenarios=3m")
