@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 from qmix_lightning.cli.known_tasks import typed_as
 from qmix_lightning.cli.overrides import COMMANDS_ON_A_POLICY, config_groups, shipped_configuration
@@ -50,9 +51,13 @@ def _explain(error: BaseException, config_name: str) -> str:
         return f"{error.full_key} needs a value: {error.full_key}=..."
     if match := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         return f"{match[1]} has several values: add -m to sweep over them, or write {match[1]}=[{match[2]}] for a list"
+    if match := re.match(r"Sweep parameters '([^=]+)=.*' requires --multirun", text):
+        return f"{match[1]} has several values: add -m to sweep over them"
     if match := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+ (\S+)'", text):
         return f"{match[1]} has a choice already: write {match[1]}={match[2]} without +"
     if isinstance(error, OverrideParseException):
+        if config_name == "train" and (meant := _meant_by_word(error.override)):
+            return f"cannot read '{error.override}', which should be key=value. {meant}"
         return (
             f"cannot read '{error.override}', which should be key=value (in quotes if the value has special characters)"
         )
@@ -62,6 +67,20 @@ def _explain(error: BaseException, config_name: str) -> str:
     if re.search(r"Could not load '([^']+)'|In '([^']+)': .*", text):
         return " ".join(text.split())
     return text.splitlines()[0]
+
+
+def _meant_by_word(word: str) -> str:
+    """Return what somebody may mean who types a word alone after ``qmix-train``; empty if nothing is known of it."""
+    if word == "help":
+        return "Did you mean '--help'?"
+    if (Path(word) / "config.yaml").is_file():
+        return f"Did you mean 'run_dir={word} ckpt_path=last', which goes on with the run there?"
+    for group in ("env", "experiment", "algorithm"):
+        names = shipped_files(group)
+        if alike := [name for name in names if name == word or (group == "experiment" and name.startswith(word))]:
+            return f"Did you mean '{group}={alike[0]}'?"
+    known = typed_as(word)
+    return f"Did you mean '{known}'?" if known else ""
 
 
 def _unknown_key(key: str, config_name: str) -> str:

@@ -17,7 +17,7 @@ from qmix_lightning.config.resume import shipped_defaults
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.config.schema import typed
 from qmix_lightning.config.trainer_settings import check_competing
-from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["check_early"]
@@ -35,11 +35,12 @@ _RANGES = {
 
 
 def check_early(config: RunConfig) -> None:
-    """Check the arguments of the Trainer, and that numbers of the shipped components are numbers in their range.
+    """Check that a checkpoint is there, the Trainer's arguments, and that numbers of components are in their range.
 
     Raises:
-        ConfigurationError: names the first mistake.
+        CheckpointError, ConfigurationError: names the first mistake.
     """
+    _check_checkpoint(config.ckpt_path)
     known = _trainer_arguments()
     for name in config.trainer:
         if known and name not in known:
@@ -66,6 +67,21 @@ def check_early(config: RunConfig) -> None:
             lowest, highest, allowed = _RANGES.get(key, (-math.inf, math.inf, ""))
             if not lowest <= value <= highest and allowed:
                 raise ConfigurationError(f"{key} must be {allowed}, not {float(value)}")
+
+
+def _check_checkpoint(ckpt_path: str | None) -> None:
+    """Refuse a checkpoint to go on from that is a folder or not there."""
+    path = Path(ckpt_path or "last")
+    if str(path) == "last" or path.is_file():
+        return
+    if str(path) == "best" and not path.exists():
+        raise CheckpointError("a run's best.ckpt holds networks only, for qmix-eval; it goes on from ckpt_path=last")
+    if (path / "checkpoints" / "last.ckpt").is_file():
+        raise CheckpointError(f"{path} is the folder of a run: run_dir={path} ckpt_path=last goes on with it")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name a .ckpt file in it")
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}")
 
 
 @cache

@@ -6,6 +6,7 @@ A mistake becomes one line: the closest name there is, or what was expected inst
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -147,6 +148,8 @@ def _explain(error: ValidationError, section: _Section, given: Mapping[str, Any]
             return f"{where}: {reason}"
     options = options_of(hint)
     close = did_you_mean(str(value), map(str, options)).split(";")[0] if options else ""
+    if amount := re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM])", str(value)):
+        close = close or f": {amount[2]} is written {amount[1]}e{3 if amount[2] in 'kK' else 6}"
     return f"{where} must be {describe(hint)}, not {typed(value)}{close}"
 
 

@@ -98,6 +98,13 @@ TYPED = [
     ("~optimizer.lr", "missing value: optimizer.lr"),
     ("--sedd", "unrecognized arguments: --sedd"),
     ("seed", "cannot read 'seed', which should be key=value"),
+    ("help", "Did you mean '--help'?"),
+    ("lbf", "which should be key=value. Did you mean 'env=lbf'?"),
+    ("smac_3m", "Did you mean 'experiment=smac_3m'?"),
+    ("simple_tag", "Did you mean 'env=mpe env.scenario=simple_tag'?"),
+    ("seed=range(1,3)", "seed has several values: add -m to sweep over them"),
+    ("total_env_steps=2M", "total_env_steps must be an integer, not '2M': M is written 2e6"),
+    ("total_env_steps=1.5k", "k is written 1.5e3"),
     ("env.kwargs={", "cannot read 'env.kwargs={'"),
     # values and types
     ("seed=one", "seed must be an integer, not 'one'"),
@@ -144,6 +151,7 @@ TYPED = [
     # checkpoints
     ("ckpt_path=nowhere.ckpt", "there is no checkpoint at nowhere.ckpt"),
     ("ckpt_path=.", "is a folder; name a .ckpt file in it"),
+    ("ckpt_path=best run_dir=run", "holds networks only, for qmix-eval; it goes on from ckpt_path=last"),
     ("ckpt_path=mine.txt", "mine.txt is not a whole checkpoint"),
     ("ckpt_path=last run_dir=nowhere", "no checkpoint in"),
 ]
@@ -261,6 +269,13 @@ def run(finished_run: Path, work: Path) -> Path:
 def test_a_folder_that_holds_a_run(run: Path, work: Path):
     before = inprocess.snapshot(work)
     check_refused(inprocess.command(["run_dir=run", *inprocess.TINY]), 2, "run holds a run already", "ckpt_path=last")
+    assert inprocess.snapshot(work) == before
+
+
+def test_the_folder_of_a_run_is_typed_as_what_goes_on(run: Path, work: Path):
+    before = inprocess.snapshot(work)
+    check_refused(inprocess.command(["ckpt_path=run"]), 2, "a run: run_dir=run ckpt_path=last goes on with it")
+    check_refused(inprocess.command(["run"]), 2, "Did you mean 'run_dir=run ckpt_path=last', which goes on with the")
     assert inprocess.snapshot(work) == before
 
 
