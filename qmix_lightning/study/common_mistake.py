@@ -49,13 +49,23 @@ def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _choices(override: str) -> list[str]:
-    """Return an override with each of its swept values; of an interval, its ends."""
+    """Return an override with each of its swept values; of an interval, its ends.
+
+    Called while a :func:`composer` is open.
+
+    Raises:
+        ConfigurationError: it has no value.
+    """
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.types import IntervalSweep
 
     parsed = parse_swept(override)
     if parsed is None:
         return [override]
+    parsed.config_loader = GlobalHydra.instance().config_loader()  # glob(...) looks for a group's choices
     key, swept = override.partition("=")[0], parsed.value()
     if isinstance(swept, IntervalSweep):
         return [f"{key}={swept.start}", f"{key}={swept.end}"]
-    return [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+    if values := [f"{key}={value}" for value in parsed.sweep_string_iterator()]:
+        return values
+    raise ConfigurationError(f"{override} fits no choice of {key}")

@@ -165,6 +165,8 @@ def test_a_mistake_on_the_command_line(work: Path, typed: str, message: str):
 
 
 SWEEPS = [
+    ("algorithm=glob(qm*) optimizer.lrr=1", "Did you mean 'optimizer.lr'?"),
+    ("algorithm=glob(zz*)", "algorithm=glob(zz*) fits no choice of algorithm"),
     ("replay.batch_size=65,66", "is larger than replay.capacity"),
     ("seed=1,2 run_dir=${env.name}", "run_dir of a sweep is one folder"),
     ("seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir is set for a sweep"),

@@ -135,6 +135,11 @@ def test_what_is_swept_too_is_in_the_folders_name_and_the_default_is_no_other_ru
     assert folders() == {"two_step_qmix_seed1", "two_step_qmix_optimizer.lr=0.25_seed1"}
 
 
+def test_choices_are_swept_by_a_pattern_and_seeds_by_a_range(made: list[list[str]]):
+    assert train("algorithm=glob(vdn*)", "seed=range(1,3)").status == 0
+    assert folders() == {f"two_step_{name}_seed{seed}" for name in ("vdn", "vdn_s") for seed in (1, 2)}
+
+
 def test_one_configuration_that_does_not_fit_stops_no_other(made: list[list[str]]):
     outcome = train("replay.batch_size=4,65,8")
     assert outcome.status == 1
