@@ -164,7 +164,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
     register_plugin_names()
     sys.argv[1:] = prepare_overrides(sys.argv[1:], config_name)
 
-    new_folders = _missing_folders(sys.argv[1:])
+    new_folders, was_there = _missing_folders(sys.argv[1:])
     sweep = begin_sweep(*sweep_parts(sys.argv[1:])) if begin_sweep and is_sweep(sys.argv[1:]) else None
     unread = contextlib.nullcontext() if begin_sweep else _jobs_elsewhere()
     started: list[Path] = []
@@ -216,7 +216,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
         what = "run_dir cannot be made: " if isinstance(error, OSError) else ""
         raise ConfigurationError(what + on_one_line(error)) from error
     finally:
-        _remove_empty(started, new_folders)
+        _remove_empty([folder for folder in started if folder != was_there], new_folders)
     if failures:
         if skipped:
             which = f"job #{len(started) - len(skipped) - 1} of the sweep; the {len(skipped)} after it were not run"
@@ -248,11 +248,16 @@ def _as_error(raised: Exception | SystemExit) -> Exception:
     return RunError(f"something in this process called sys.exit({raised.code!r}): an environment?")
 
 
-def _missing_folders(arguments: list[str]) -> list[Path]:
-    """Return which of the run folder and those above it do not exist yet, innermost first."""
+def _missing_folders(arguments: list[str]) -> tuple[list[Path], Path | None]:
+    """Return which of the run folder and those above it do not exist yet, innermost first.
+
+    And the run folder, if it was typed and is there: it is the user's, and stays, though it may be empty.
+    """
     typed = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("run_dir=")]
-    known = Path((typed or ["outputs/"])[-1].split("${")[0]).absolute()
-    return [path for path in (known, *known.parents) if not path.exists()]
+    text = (typed or ["outputs/"])[-1]
+    known = Path(text.split("${")[0]).absolute()
+    was_there = known if typed and "${" not in text and known.exists() else None
+    return [path for path in (known, *known.parents) if not path.exists()], was_there
 
 
 def _remove_empty(jobs: list[Path], above: list[Path]) -> None:

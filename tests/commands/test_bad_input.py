@@ -281,6 +281,12 @@ def test_the_folder_of_a_run_is_typed_as_what_goes_on(run: Path, work: Path):
     assert inprocess.snapshot(work) == before
 
 
+def test_an_empty_folder_of_the_users_stays(work: Path):
+    (work / "empty").mkdir()
+    check_refused(inprocess.command(["run_dir=empty", "ckpt_path=last"]), 2, "no checkpoint in empty")
+    assert sorted(os.listdir(work)) == ["empty", "mine.txt"]
+
+
 @pytest.mark.parametrize(
     ("typed", "refused"),
     [
