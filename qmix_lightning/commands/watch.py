@@ -199,9 +199,8 @@ def _both(*sinks: FrameSink | None) -> FrameSink | None:
 
 def _print_line(title: str, episode: RecordedEpisode) -> None:
     metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
-    print(
-        f"  {title}: {episode.length} steps, return {episode.total_reward:.4g}, {episode.ending}{metrics}", flush=True
-    )
+    steps = f"{episode.length} step{'s' * (episode.length != 1)}"
+    print(f"  {title}: {steps}, return {episode.total_reward:.4g}, {episode.ending}{metrics}", flush=True)
 
 
 def _write_page(video: Path, number: int, shown: list[Shown]) -> None:
