@@ -34,5 +34,9 @@ def parse_key_values(arguments: Sequence[str], known: Iterable[str]) -> dict[str
         try:
             given[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
+            if text.startswith("[") and "]" not in text:
+                raise ConfigurationError(
+                    f"cannot read '{argument}': a list is closed and has no blanks, {key}=[a,b], or is in quotes"
+                ) from error
             raise ConfigurationError(f"cannot read '{argument}': {' '.join(str(error).split())}") from error
     return given

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_MANY = 8
+"""Pairs of task and algorithm whose settings take seconds to compose, a third of one each: then something is said."""
+
 _HELP = """\
 qmix-bench: run a suite of tasks, algorithms and seeds, and sum it up.
 
@@ -67,7 +70,7 @@ class Options:
     folder: str | None = None
     results: str | None = None
     report: str | None = None
-    also: list[Any] = field(default_factory=list)
+    also: list[Any] | str = field(default_factory=list[Any])
     rerun: Literal["none", "stale"] = "none"
     run: bool = True
 
@@ -91,11 +94,13 @@ def _bench(arguments: list[str]) -> None:
     seeds = _seeds(options.seeds, suite.seeds)
     if options.jobs is not None and options.jobs < 1:
         raise ConfigurationError(f"jobs must be at least 1, not {options.jobs}")
-    _check_also(options.also)
-    mark = f"-{hashlib.sha256(repr(options.also).encode()).hexdigest()[:6]}" if options.also else ""
+    also = _checked_also(options.also)
+    mark = f"-{hashlib.sha256(repr(also).encode()).hexdigest()[:6]}" if also else ""
     folder = Path(options.folder or f"outputs/bench/{suite.name}{mark}")
-    results = Path(options.results) if options.results else _results(suite.name, folder, bool(options.also))
-    plan = Plan(suite, tasks, algorithms, seeds, options.also, folder, results)
+    results = Path(options.results) if options.results else _results(suite.name, folder, bool(also))
+    if sys.stderr.isatty() and len(tasks) * len(algorithms) > _MANY:
+        print(f"{suite.name}: composing the settings of {len(tasks)} x {len(algorithms)} runs ...", file=sys.stderr)
+    plan = Plan(suite, tasks, algorithms, seeds, also, folder, results)
     failed = _run_missing(plan, options) if options.run else 0
     command = ["qmix-bench", *(a for a in arguments if not a.startswith(("run=", "report=")))]
     _report(plan, shlex.join(command), Path(options.report) if options.report else None)
@@ -104,6 +109,13 @@ def _bench(arguments: list[str]) -> None:
 
 
 def _parse(arguments: list[str]) -> Options:
+    from qmix_lightning.study.suite import suite_names
+
+    for argument in arguments:
+        if argument in suite_names():
+            raise ConfigurationError(
+                f"cannot read '{argument}', which should be key=value. Did you mean 'suite={argument}'?"
+            )
     given = parse_key_values(arguments, Options.__dataclass_fields__)
     if "suite" not in given and set(given) <= set(Options.__dataclass_fields__):
         raise ConfigurationError("suite needs a value: suite=games; --help lists them")
@@ -140,12 +152,20 @@ def _seeds(wanted: int | list[Any] | str | None, default: list[Any]) -> list[int
     return list(dict.fromkeys(int(seed) for seed in found))
 
 
-def _check_also(also: list[Any]) -> None:
+def _checked_also(also: list[Any] | str) -> list[Any]:
+    """Return the overrides for every run.
+
+    Raises:
+        ConfigurationError: they are no overrides, or set what is another one for each run.
+    """
+    if isinstance(also, str):
+        raise ConfigurationError(f"also must be a list of overrides: also=[{also}]")
     for override in also:
         if not isinstance(override, str) or "=" not in override:
             raise ConfigurationError(f"also must be a list of overrides, also=[optimizer.lr=1e-3], not {override!r}")
         if key_of(override) in ("seed", "run_dir", "ckpt_path", "num_threads"):
             raise ConfigurationError(f"{key_of(override)} is set by qmix-bench for each run")
+    return also
 
 
 def _results(suite: str, folder: Path, changed: bool) -> Path:

@@ -89,6 +89,8 @@ def _parse_with_overrides(parser: _Parser, arguments: list[str]) -> argparse.Nam
 def _list(arguments: list[str]) -> None:
     parser = _Parser("list", "The table of environments.")
     parser.add_argument("--sizes", action="store_true", help="create each that can run here and look")
+    if named := [argument for argument in arguments if argument in catalogue()]:
+        raise ConfigurationError(f"the list has all of them: qmix-envs show {named[0]} is about one")
     options = parser.parse_args(arguments)
     rows = [["env", "family", "origin", *SIZES, "can run here"]]
     for entry in catalogue().values():

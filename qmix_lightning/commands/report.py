@@ -42,8 +42,13 @@ class Options:
     output: str | None = None
     metric: Literal["return_mean", "win_rate"] | None = None
     figures: bool = True
-    formats: list[str] = field(default_factory=lambda: ["png", "svg", "pdf"])
+    formats: list[str] | str = field(default_factory=lambda: ["png", "svg", "pdf"])
     page: bool = True
+
+    @property
+    def kinds(self) -> list[str]:
+        """The formats of the figures, each once; ``png,svg`` is a list, too."""
+        return list(dict.fromkeys(self.formats.split(",") if isinstance(self.formats, str) else self.formats))
 
 
 def main() -> None:
@@ -65,7 +70,7 @@ def _report(arguments: list[str]) -> None:
     if not folders:
         raise ConfigurationError("name at least one folder with runs: qmix-report outputs/study")
     options: Options = from_mapping(Options, parse_key_values(typed, known), "")
-    wrong = [str(kind) for kind in options.formats if kind not in ("png", "svg", "pdf")]
+    wrong = [str(kind) for kind in options.kinds if kind not in ("png", "svg", "pdf")]
     if wrong:
         raise ConfigurationError(f"unknown format '{wrong[0]}'; known: pdf, png, svg")
     first = Path(folders[0])
@@ -116,7 +121,7 @@ def write_report(folders: list[Path], output: Path, options: Options | None = No
         if options.figures:
             from qmix_lightning.study.reporting.figures import draw
 
-            figures = draw(analysis, output / "figures", options.formats)
+            figures = draw(analysis, output / "figures", options.kinds)
         for name, content in files.items():
             (output / name).write_text(content)
     except OSError as error:

@@ -34,6 +34,12 @@ from support.suites import SUITE, small_plan, write_rows
         (["suite=games", "--jobs"], "cannot read '--jobs', which should be key=value. Did you mean 'jobs='?"),
         (["suite=games", "suite=lbf"], "suite is given twice"),
         (["suite=games", "tasks=[two_step"], "cannot read 'tasks=[two_step': "),
+        (
+            ["suite=games", "tasks=[two_step,", "climbing]"],
+            "cannot read 'tasks=[two_step,': a list is closed and",
+        ),
+        (["games", "seeds=2"], "cannot read 'games', which should be key=value. Did you mean 'suite=games'?"),
+        (["suite=games", "also=optimizer.lr=1e-3"], "also must be a list of overrides: also=[optimizer.lr=1e-3]"),
         (["suite=games", "also=[seed=3]"], "seed is set by qmix-bench for each run"),
         (["suite=games", "also=[3]"], "also must be a list of overrides, also=[optimizer.lr=1e-3], not 3"),
         (["suite=games", "rerun=all"], "rerun must be one of none, stale, not 'all'"),

@@ -225,6 +225,7 @@ BAD = {
     "mpe": "no command 'mpe'. Did you mean 'qmix-envs show mpe'?",
     "--all": "unrecognized arguments: --all",
     "list --size": "Did you mean '--sizes'?",
+    "list lbf": "qmix-envs show lbf is about one",
     "show": "qmix-envs show needs a name",
     "show two_stp": "unknown environment 'two_stp'. Did you mean 'two_step'?",
     "show matrix presett=climbing": "unknown key 'env.presett' for environment 'matrix'. Did you mean 'preset'?",

@@ -224,6 +224,7 @@ def test_names_in_the_page_are_shown_and_not_run(written: Path):
         ([".", "metrc=win_rate"], "unknown key 'metrc'. Did you mean 'metric'?"),
         ([".", "metric=loss"], "metric must be "),
         ([".", "formats=[jpg]"], "unknown format 'jpg'"),
+        ([".", "formats=png,jpg"], "unknown format 'jpg'"),
         (["page=false"], "name at least one folder"),
     ],
 )
