@@ -198,7 +198,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
         return None
 
     try:
-        with unread:
+        with unread, _mode_by_flag():
             hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
         if sweep is not None:
             sweep.end()
@@ -222,6 +222,24 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
             which = f"job #{len(started) - len(skipped) - 1} of the sweep; the {len(skipped)} after it were not run"
             failures[0].args = (f"{failures[0]} ({which})",)
         raise failures[0]
+
+
+@contextlib.contextmanager
+def _mode_by_flag() -> Generator[None]:
+    """Let ``-m`` alone decide whether there are several jobs.
+
+    Hydra would compose everything once more to look for ``hydra.mode``: half of the time until a mistake is told.
+    """
+    from hydra._internal.hydra import Hydra
+
+    def no_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        return None
+
+    before, Hydra.get_mode = Hydra.get_mode, no_mode
+    try:
+        yield
+    finally:
+        Hydra.get_mode = before
 
 
 @contextlib.contextmanager

@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hydra._internal.hydra import Hydra
 
 from qmix_lightning import environment
 from support import inprocess, runs
@@ -73,6 +75,19 @@ def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path):
     assert imported == []
     assert len(shown.splitlines()) == len(typed), shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_composes_its_configuration_once(monkeypatch: pytest.MonkeyPatch):
+    composed: list[object] = []
+    compose_config = Hydra.compose_config
+
+    def counted(*args: Any, **settings: Any) -> Any:
+        composed.append(settings["overrides"])
+        return compose_config(*args, **settings)
+
+    monkeypatch.setattr(Hydra, "compose_config", counted)
+    inprocess.refused(["seed=one"], "seed must be an integer")
+    assert len(composed) == 1
 
 
 def test_a_policy_that_is_not_there_is_told_before_torch_is_imported(tmp_path: Path):

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from qmix_lightning.cli import hydra_app as cli
@@ -68,10 +66,8 @@ def own_globals(argv: list[str]) -> Iterator[None]:
     GlobalHydra.instance().clear()
     sys.argv = argv
     try:
-        with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
+        with warnings.catch_warnings():
             warnings.simplefilter("default")
-            # Hydra composes everything once more to look for hydra.mode, which nobody sets: half of a refused command.
-            patched.setattr(Hydra, "get_mode", lambda *_, **__: None)
             yield
     finally:
         sys.argv = before
