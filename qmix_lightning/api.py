@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qmix_lightning.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from qmix_lightning.config.run_config import RunConfig
     from qmix_lightning.policies import Team
@@ -83,7 +85,7 @@ def train(
     """
     from qmix_lightning.commands.train import train as train_composed
 
-    typed = [*_typed(env, algorithm, groups), *overrides]
+    typed = _typed(env, algorithm, groups, overrides)
     if run_dir is not None:
         typed.append(f"run_dir={_literal(run_dir)}")
     if resume:
@@ -120,17 +122,23 @@ def build_lightning(
     from qmix_lightning.commands.train import quieten_lightning
 
     quieten_lightning()
-    config = _composed([*_typed(env, algorithm, groups), *overrides])
+    config = _composed(_typed(env, algorithm, groups, overrides))
     run = build_run(config, Path(str(run_dir or config.run_dir)))
     return run.module, run.data
 
 
-def _typed(env: Env | None, algorithm: Any, groups: Mapping[str, Any]) -> list[str]:
-    """Return what was asked for as it is typed after ``qmix-train``."""
+def _typed(env: Env | None, algorithm: Any, groups: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Return what was asked for as it is typed after ``qmix-train``.
+
+    Raises:
+        ConfigurationError: ``overrides`` is one text, whose letters would be taken for overrides.
+    """
+    if isinstance(overrides, str):
+        raise ConfigurationError(f"overrides must be a list of texts: overrides={overrides.split()}")
     typed = [*([] if env is None else _overrides("env", _env_section(env))), *_overrides("algorithm", algorithm)]
     for name, value in groups.items():
         typed += _overrides(name, value)
-    return typed
+    return [*typed, *overrides]
 
 
 def _composed(typed: list[str]) -> RunConfig:
@@ -156,6 +164,7 @@ def load(
 
     Raises:
         CheckpointError: it is missing, damaged, or holds what a file must not decide.
+        ConfigurationError: ``num_envs`` is below 1.
 
     Example:
         >>> import qmix_lightning as ql
@@ -165,6 +174,8 @@ def load(
     """
     from qmix_lightning.policies import open_policy
 
+    if num_envs < 1:
+        raise ConfigurationError(f"num_envs must be at least 1, not {num_envs}")
     return open_policy(reference, run_dir).team(num_envs, seed=seed, device=device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,22 @@ def test_a_mistake_is_what_the_command_says(tmp_path: Path):
     with pytest.raises(ConfigurationError, match="Did you mean 'env=two_step'"):
         ql.train("two_stp", run_dir=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: ql.evaluate("two_step", episodes=0), "episodes must be at least 1, not 0"),
+        (lambda: ql.evaluate("two_step", seed=-1), "seed must be at least 0, not -1"),
+        (lambda: ql.evaluate("two_step", epsilon=2), "epsilon must be between 0 and 1, not 2"),
+        (lambda: ql.load("two_step", num_envs=0), "num_envs must be at least 1, not 0"),
+        (lambda: ql.train("two_step", overrides="seed=3"), "must be a list of texts: overrides=['seed=3']"),
+    ],
+)
+def test_a_number_out_of_its_range_is_named(call: Callable[[], object], told: str):
+    with pytest.raises(ConfigurationError) as raised:
+        call()
+    assert told in str(raised.value)
 
 
 def test_settings_are_values_of_python(tmp_path: Path):

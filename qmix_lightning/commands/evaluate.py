@@ -125,7 +125,16 @@ def evaluate(
     epsilon: float = 0.0,
     run_dir: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Play greedy episodes with the policy that ``reference`` names; see :func:`evaluate_policy`."""
+    """Play greedy episodes with the policy that ``reference`` names; see :func:`evaluate_policy`.
+
+    Raises:
+        ConfigurationError: a number is out of its range.
+    """
+    for name, value, least in (("episodes", episodes, 1), ("num_envs", num_envs, 1), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise ConfigurationError(f"{name} must be at least {least}, not {value}")
+    if not 0 <= epsilon <= 1:
+        raise ConfigurationError(f"epsilon must be between 0 and 1, not {epsilon}")
     from qmix_lightning.policies import open_policy
 
     stored = open_policy(reference, run_dir)
