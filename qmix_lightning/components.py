@@ -168,9 +168,11 @@ class _EyeBySize(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.eye:
-            return torch.empty(args[0], args[1] if len(args) > 1 else args[0], **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        return (_empty_eye if func is torch.eye else func)(*args, **(kwargs or {}))
+
+
+def _empty_eye(n: int, m: int | None = None, **settings: Any) -> torch.Tensor:
+    return torch.empty(n, n if m is None else m, **settings)
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
