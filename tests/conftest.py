@@ -1,16 +1,14 @@
 """Settings of every test."""
 
-import copy
 import gc
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from support import commands
+from support import commands, quick_hydra
 
 # JAX compiles each environment for some steps only: without LLVM's expensive passes in two thirds of the time, and once
 # for all processes of the tests, which inherit where the result is.
@@ -66,15 +64,9 @@ def _no_disk_is_waited_for():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _hydra_copies_no_schema():
-    """Hydra copies all that is registered with it for each composition, and for each group that ``--help`` lists."""
-    from hydra._internal.config_repository import CachingConfigRepository
-
-    def cached(repository: CachingConfigRepository, delegate: Any) -> None:
-        repository.delegate, repository.cache = copy.copy(delegate), {}  # its sources are its own, as they have to be
-
+def _hydra_is_quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CachingConfigRepository, "__init__", cached)
+        quick_hydra.quicken(patch.setattr)
         yield
 
 

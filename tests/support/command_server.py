@@ -71,10 +71,13 @@ def become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import hydra  # noqa: F401
+    from hydra.core.plugins import Plugins
 
     import qmix_lightning.build
     import qmix_lightning.training.summary  # noqa: F401
+    from support import quick_hydra
 
+    quick_hydra.quicken()
+    Plugins.instance()  # looks for them in every package that may hold one
     gc.freeze()
     become(serve())
