@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,22 @@ def _no_disk_is_waited_for():
 def _hydra_is_quick():
     with pytest.MonkeyPatch.context() as patch:
         quick_hydra.quicken(patch.setattr)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _collectors_and_workers_are_forks_of_what_has_imported_torch():
+    """Those that a test starts itself; a command's own import what they need, as a user's do."""
+    set_preload = forkserver.set_forkserver_preload
+
+    def start(names: list[str]) -> None:
+        set_preload([*names, "support.preloaded"])
+        with pytest.MonkeyPatch.context() as while_it_starts:
+            while_it_starts.setenv("PYTHONPATH", commands.environ()["PYTHONPATH"])  # where ``support`` is
+            forkserver.ensure_running()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forkserver, "set_forkserver_preload", start)
         yield
 
 
