@@ -132,6 +132,7 @@ def test_every_check_has_an_environment_that_fails_it():
 
 SHORT = {  # what needs a setting, and episodes short enough that several end
     "gymnasium": ["id=Foraging-5x5-2p-1f-v3"],
+    "magent2": ["kwargs.max_cycles=30"],
     "matrix": ["payoff=[[1,0,2],[0,3,0]]"],
     "overcooked": ["horizon=20"],
     "pettingzoo": ["id=support.fakes:VaryingLength"],
