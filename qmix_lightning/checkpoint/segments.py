@@ -100,7 +100,7 @@ class SegmentStore:
         self.source = source or folder
         self._verified = verified
         self._segments: list[dict[str, Any]] = []
-        self._named_by: dict[Path, tuple[int, set[str]]] = {}
+        self._named_by: dict[tuple[int, int], set[str]] = {}
 
     def save(self, replay: EpisodeReplay) -> list[dict[str, Any]]:
         """Write the episodes that no segment holds yet; return the segments that hold what the replay holds."""
@@ -152,21 +152,21 @@ class SegmentStore:
     def collect_garbage(self) -> None:
         """Remove this rank's segments that no checkpoint of the run names; call it when all have been written."""
         named = {segment["name"] for segment in self._segments}
-        seen: dict[Path, tuple[int, set[str]]] = {}
+        seen: dict[tuple[int, int], set[str]] = {}
         for path in self.folder.parent.rglob("*.ckpt"):
             try:
-                stamp = path.stat().st_mtime_ns
+                status = path.stat()
             except FileNotFoundError:
                 continue
-            known = self._named_by.get(path)
-            if known is None or known[0] != stamp:
+            file = (status.st_ino, status.st_mtime_ns)  # not the path: previous.ckpt is the file that last.ckpt was
+            names = self._named_by.get(file)
+            if names is None:
                 try:
                     names = {segment["name"] for segment in _segments_of(read_checkpoint(path))}
                 except CheckpointError:
                     return  # an unreadable checkpoint may name anything: keep everything
-                known = (stamp, names)
-            seen[path] = known
-            named |= known[1]
+            seen[file] = names
+            named |= names
         self._named_by = seen
         for path in (self.folder / "replay").glob("*.pt"):
             of_this_rank = path.name.startswith((f"replay-rank{self.rank}-", f"rank{self.rank}-"))

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -140,6 +141,16 @@ def test_garbage_is_what_no_checkpoint_names(folder):
         assert set(names(folder)) == kept
         for name in ("last.ckpt", "previous.ckpt") if step else ("last.ckpt",):
             verify_segments(read_checkpoint(folder / name), folder)
+
+
+def test_a_checkpoint_is_read_for_garbage_once_also_by_its_next_name(folder, monkeypatch):
+    reading = Mock(side_effect=read_checkpoint)
+    monkeypatch.setattr(segments_module, "read_checkpoint", reading)
+    store, replay = SegmentStore(folder, 0), EpisodeReplay(spec(), 4)
+    for step in range(3):
+        write_checkpoint(manifest(store.save(grown(replay, 3)), step), folder / "last.ckpt")
+        store.collect_garbage()
+    assert [call.args[0].name for call in reading.call_args_list] == ["last.ckpt"] * 3
 
 
 def test_garbage_of_another_rank_is_left_to_it(folder):

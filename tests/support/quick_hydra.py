@@ -10,13 +10,10 @@ from typing import Any, TextIO
 import omegaconf.omegaconf
 import yaml
 from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.hydra import Hydra
 
 
 def quicken(patch: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Let Hydra compose once, parse a text of YAML once, and copy no schema, by means of ``patch``."""
-    # It composes everything once more to look for hydra.mode, which nobody sets.
-    patch(Hydra, "get_mode", lambda *_, **__: None)
+    """Let Hydra parse a text of YAML once, and copy no schema, by means of ``patch``."""
     # It copies all that is registered with it for each composition, and for each group that --help lists.
     patch(CachingConfigRepository, "__init__", _with_a_cache_of_its_own)
     patch(omegaconf.omegaconf, "yaml", SimpleNamespace(**{**vars(yaml), "load": _parsed_once}))
