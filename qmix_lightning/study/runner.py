@@ -13,8 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +40,7 @@ class Job:
         train: make the run or, with ``True``, go on with it; raises if that fails. It is given the open lock, which a
             process that it starts should inherit: the run is locked as long as either lives.
         finish: what is done once the run has ended, again after each failure.
-        wait: called once before another process, which has the lock, is waited for.
+        on_wait: called once before another process, which has the lock, is waited for.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Job:
     is_done: Callable[[], bool]
     train: Callable[[bool, int], None]
     finish: Callable[[int], None] = lambda lock: None
-    wait: Callable[[], None] = lambda: None
+    on_wait: Callable[[], None] = lambda: None
 
 
 THERE = ("done", "made")
@@ -87,7 +86,7 @@ def run(job: Job, patience_s: float = 10.0) -> Outcome:
     try:
         if job.is_done():
             return Outcome("done")
-        with _lock(job.lock, patience_s, job.wait) as lock:
+        with _lock(job.lock, patience_s, job.on_wait) as lock:
             if lock is None:
                 return Outcome("locked", "another process is making it")
             if job.is_done():
@@ -128,8 +127,8 @@ def state_of(folder: Path) -> State:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, patience_s: float, wait: Callable[[], None]) -> Generator[int | None]:
-    """Lock a file and yield its descriptor; ``None`` if another process has it. ``wait`` is called before waiting."""
+def _lock(path: Path, patience_s: float, on_wait: Callable[[], None]) -> Generator[int | None]:
+    """Lock a file and yield its descriptor; ``None`` if another one has it. ``on_wait`` is called before waiting."""
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience_s
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -143,7 +142,7 @@ def _lock(path: Path, patience_s: float, wait: Callable[[], None]) -> Generator[
                 yield None
                 return
             if not waits:
-                wait()
+                on_wait()
             waits = True
             time.sleep(0.1)
         yield descriptor
@@ -183,7 +182,7 @@ def run_all(
         except BaseException as stop:
             processes.stop(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
             try:
-                wait_for(waiting)
+                wait(waiting)
             except KeyboardInterrupt:  # once more: at once
                 processes.stop(signal.SIGKILL)
             raise

@@ -128,10 +128,10 @@ class Sweep:
 
         patience_s = min(_PATIENCE_S, max(0.0, self.begun + _PATIENCE_S - time.time()))
 
-        def wait() -> None:
+        def say_so() -> None:
             print(f"{name}: another process is making it; waits {patience_s:.0f} s for its end", flush=True)
 
-        job = Job(name, folder, study.lock_of(key), lambda: state_of(folder) == "finished", train, wait=wait)
+        job = Job(name, folder, study.lock_of(key), lambda: state_of(folder) == "finished", train, on_wait=say_so)
         return run_all([job], 1, processes, lambda *_: None, patience_s=patience_s)[0]
 
     def end(self) -> None:
