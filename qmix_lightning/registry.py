@@ -19,7 +19,7 @@ from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 from qmix_lightning.runtime.near_modules import moved_module
 from qmix_lightning.runtime.text import did_you_mean
 
-__all__ = ["OWN_DISTRIBUTION", "Registry"]
+__all__ = ["OWN_DISTRIBUTION", "Registry", "published"]
 
 OWN_DISTRIBUTION = "qmix-lightning"
 
@@ -70,7 +70,7 @@ class Registry:
         return _own_distribution()
 
     def _published(self) -> tuple[EntryPoint, ...]:
-        return _entry_points(self.group, tuple(map(_state, sys.path)))
+        return published(self.group)
 
     def names(self) -> list[str]:
         """Return every known name, sorted."""
@@ -91,10 +91,16 @@ class Registry:
         return load_target(target, f"{self.kind} '{name}'") if isinstance(target, str) else target
 
 
-@functools.lru_cache(maxsize=64)
-def _entry_points(group: str, path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
-    """Read the entry points of what is installed, while ``path`` stays: it takes milliseconds, and a run asks often."""
-    return tuple(entry_points(group=group))
+def published(group: str) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group that installed distributions bring."""
+    return _published_by_group(tuple(map(_state, sys.path))).get(group, ())
+
+
+@functools.lru_cache(maxsize=8)
+def _published_by_group(path: tuple[tuple[str, int], ...]) -> dict[str, tuple[EntryPoint, ...]]:
+    """Read all entry points while ``path`` stays: those of one group take as long, and a run asks for nine."""
+    found = entry_points()
+    return {group: tuple(found.select(group=group)) for group in found.groups}
 
 
 def _state(folder: str) -> tuple[str, int]:

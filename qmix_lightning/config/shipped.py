@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from importlib import resources
-from importlib.metadata import entry_points
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.registry import published
 
 __all__ = ["plain_settings", "plugin_folders", "shipped_files"]
 
@@ -33,7 +33,7 @@ def plugin_folders() -> dict[str, Path]:
         ConfigurationError: an installed entry point leads to no folder.
     """
     found: dict[str, Path] = {}
-    for entry in entry_points(group=_PLUGINS):
+    for entry in published(_PLUGINS):
         # The top package alone: finding a sub-package would import those above it.
         top, *rest = entry.value.split(".")
         spec = importlib.util.find_spec(top)

@@ -254,10 +254,12 @@ class ReplayDataModule(LightningDataModule):
                 break
             # A round that was begun within the budget goes on to its update, a little past it.
             if counters.env_steps >= self.total_env_steps and counters.updates == 0 and self.rounds is None:
+                short = not self._ready(len(self.replay))
+                missing = f"a batch of {self.batch_size} could be drawn" if short else "an update fell due"
                 raise RunError(
                     f"the budget of {self.total_env_steps} environment steps ended after {counters.episodes} episodes"
-                    f", before a batch of {self.batch_size} could be drawn: raise total_env_steps or lower "
-                    "replay.batch_size"
+                    f", before {missing}: raise total_env_steps or lower "
+                    f"{'replay.batch_size' if short else 'rollout.update_every'}"
                 )
             steps, _ = self._to_next_update() if self._ready(len(self.replay)) else (None, None)
             if unpublished:

@@ -165,6 +165,13 @@ def test_a_budget_too_small_for_a_batch():
     assert data.counters.env_steps == 20
 
 
+def test_a_budget_too_small_for_an_update():
+    data = make(every=100, total_env_steps=20)
+    message = "before an update fell due: raise total_env_steps or lower rollout.update_every$"
+    with pytest.raises(RunError, match=message):
+        next_batch(data)
+
+
 @pytest.mark.parametrize(("num_envs", "unit", "every"), [(2, "episodes", 4), (1, "env_steps", 30), (2, "env_steps", 7)])
 def test_the_budget_may_end_between_updates(num_envs, unit, every):
     """The last update takes the run a little past its budget; it is no failure."""
