@@ -9,6 +9,7 @@ from typing import Any
 
 from qmix_lightning import environment
 from qmix_lightning.config.env_address import env_label
+from qmix_lightning.config.expected import typed
 from qmix_lightning.config.schema import check_settings, from_mapping, settings_of
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import did_you_mean
@@ -72,7 +73,10 @@ def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
     adapter = {key: given.pop(key) for key in adapter_names if key in given}
     own = settings_of(factory)
     if "kwargs" in given and "kwargs" not in own:
-        given |= given.pop("kwargs")
+        inner = given.pop("kwargs")
+        if not isinstance(inner, Mapping):
+            raise ConfigurationError(f"env.kwargs must be a mapping {{key: value}}, not {typed(inner)}")
+        given |= inner
     known = ({*own, *adapter_names, "opponents"} | ({"kwargs"} if "kwargs" in section else set())) - {"num_envs"}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
     for key in given:
