@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,6 +15,7 @@ _WORDS: dict[Any, str] = {
     bool: "true or false",
     str: "a text",
     list: "a list",
+    Sequence: "a list",
     dict: "a mapping {key: value}",
     Mapping: "a mapping {key: value}",
     type(None): "null",

@@ -229,6 +229,7 @@ BAD = {
     "show": "qmix-envs show needs a name",
     "show two_stp": "unknown environment 'two_stp'. Did you mean 'two_step'?",
     "show two_step kwargs=3": "env.kwargs must be a mapping {key: value}, not 3",
+    "show pogema size=5": "env.size must be a list, not 5",
     "show matrix presett=climbing": "unknown key 'env.presett' for environment 'matrix'. Did you mean 'preset'?",
     "check two_step nonsense": "cannot read 'nonsense', which should be setting=value",
     "check matrix payoff=[1": "cannot read 'payoff=[1', which should be setting=value",
