@@ -17,6 +17,12 @@ from qmix_lightning.types import EntityBlock
 
 __all__ = ["SmaxRules", "make"]
 
+_OF_THE_SCENARIO = ("num_allies", "num_enemies", "smacv2_position_generation", "smacv2_unit_type_generation")
+"""Settings of SMAX that a scenario decides: it would take another value of one without a word."""
+
+_ATTACK_MODES = ("closest", "random")
+"""Whom the enemy shoots at; SMAX takes any other word for the first of these."""
+
 
 class SmaxRules:
     """Rules of SMAX: who is alive, who won, and what a time limit is.
@@ -156,12 +162,20 @@ def make(
         raise ConfigurationError(f"SMAX: max_steps must be at least 1, not {max_steps}")
     given = dict(kwargs or {})
     classes = (smax.HeuristicEnemySMAX, smax.SMAX)
-    known = {k for c in classes for k in inspect.signature(c.__init__).parameters} - {"self", "env_kwargs"}
+    known = {k for c in classes for k in inspect.signature(c.__init__).parameters}
+    known -= {"self", "env_kwargs", *_OF_THE_SCENARIO}
     for key in given:
         if key in ("max_steps", "scenario"):
             raise ConfigurationError(f"SMAX: {key} is a setting of its own: env.{key}, not env.kwargs.{key}")
+        if key in _OF_THE_SCENARIO:
+            raise ConfigurationError(f"SMAX: env.kwargs.{key} would change nothing: env.scenario decides it")
         if key not in known:
             raise ConfigurationError(f"SMAX has no setting '{key}'{did_you_mean(key, known)}")
+    mode = given.get("attack_mode", _ATTACK_MODES[0])
+    if mode not in _ATTACK_MODES:
+        raise ConfigurationError(
+            f"SMAX: env.kwargs.attack_mode must be one of {', '.join(_ATTACK_MODES)}, not '{mode}'"
+        )
     arguments: dict[str, Any] = {**given, "max_steps": max_steps, "scenario": smax.map_name_to_scenario(scenario)}
 
     def build() -> JaxProgram:

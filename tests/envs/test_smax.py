@@ -341,6 +341,8 @@ def test_what_is_prefetched_changes_nothing():
         ({"kwargs": {"attack_mod": "closest"}}, "SMAX has no setting 'attack_mod'. Did you mean 'attack_mode'"),
         ({"kwargs": {"max_steps": 3}}, "env.max_steps, not env.kwargs.max_steps"),
         ({"max_steps": 0}, "max_steps must be at least 1, not 0"),
+        ({"kwargs": {"num_allies": 7}}, "env.kwargs.num_allies would change nothing: env.scenario decides it"),
+        ({"kwargs": {"attack_mode": "weakest"}}, "attack_mode must be one of closest, random, not 'weakest'"),
         ({"kwargs": {"action_type": "continuous"}}, "actions must be discrete, 'ally_0' has Box"),
     ],
 )
