@@ -121,6 +121,26 @@ def _entities(simulator: Any) -> tuple[EntityBlock, ...]:
     return *own, EntityBlock("enemies", allies * size, enemies, size, first_action=attack)
 
 
+def _with_arrays(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with lists, as YAML has them, made arrays where the simulator wants one.
+
+    Raises:
+        ConfigurationError: one has not a number for each unit type: out of its range JAX takes the last one.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    defaults = {name: parameter.default for name, parameter in inspect.signature(cls.__init__).parameters.items()}
+    types = len(given.get("unit_type_names", defaults["unit_type_names"]))
+    found = dict(given)
+    for name, value in given.items():
+        if isinstance(defaults.get(name), jax.Array):
+            found[name] = jnp.asarray(value, jnp.float32)
+            if found[name].shape != (types,):
+                raise ConfigurationError(f"SMAX: env.kwargs.{name} needs a number for each of the {types} unit types")
+    return found
+
+
 def make(
     *,
     num_envs: int,
@@ -176,7 +196,11 @@ def make(
         raise ConfigurationError(
             f"SMAX: env.kwargs.attack_mode must be one of {', '.join(_ATTACK_MODES)}, not '{mode}'"
         )
-    arguments: dict[str, Any] = {**given, "max_steps": max_steps, "scenario": smax.map_name_to_scenario(scenario)}
+    arguments: dict[str, Any] = {
+        **_with_arrays(smax.SMAX, given),
+        "max_steps": max_steps,
+        "scenario": smax.map_name_to_scenario(scenario),
+    }
 
     def build() -> JaxProgram:
         return JaxProgram(

@@ -342,6 +342,7 @@ def test_what_is_prefetched_changes_nothing():
         ({"kwargs": {"max_steps": 3}}, "env.max_steps, not env.kwargs.max_steps"),
         ({"max_steps": 0}, "max_steps must be at least 1, not 0"),
         ({"kwargs": {"num_allies": 7}}, "env.kwargs.num_allies would change nothing: env.scenario decides it"),
+        ({"kwargs": {"unit_type_health": [45.0]}}, "unit_type_health needs a number for each of the 6 unit types"),
         ({"kwargs": {"attack_mode": "weakest"}}, "attack_mode must be one of closest, random, not 'weakest'"),
         ({"kwargs": {"action_type": "continuous"}}, "actions must be discrete, 'ally_0' has Box"),
     ],
@@ -349,6 +350,12 @@ def test_what_is_prefetched_changes_nothing():
 def test_what_does_not_fit_is_one_line(settings, message):
     with pytest.raises(ConfigurationError, match=message):
         make(**settings)
+
+
+def test_a_number_for_each_unit_type_is_written_as_a_list():
+    health = [90, 125, 160, 150, 35, 80]
+    made = make(kwargs={"unit_type_health": health}).program  # its reset and step have been traced by now
+    assert made._simulator.unit_type_health.tolist() == health
 
 
 def test_nothing_heavy_is_imported_before_it_is_asked_for():
