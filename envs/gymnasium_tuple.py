@@ -153,6 +153,8 @@ def make(
         module: the package to import first, which registers ``id``. Known for LBF and RWARE.
         time_limit: the environment's own limit, if it reports it as terminated. Known for LBF and RWARE.
     """
+    if time_limit is not None and time_limit < 1:
+        raise ConfigurationError(f"env.time_limit must be at least 1, not {time_limit}")
     home = module or next((package for prefix, package in _HOMES.items() if id.startswith(prefix)), None)
     if home is not None:
         try:

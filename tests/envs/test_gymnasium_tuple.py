@@ -128,6 +128,7 @@ def test_rware_by_id():
         ("CartPole-v1", {}, EnvironmentContractError, "CartPoleEnv is not in the Tuple style"),
         ("Uneven-v0", {}, EnvironmentContractError, "Uneven has 2 observations and 3 actions"),
         ("Counting-v0", {"kwargs": {"lenght": 3}}, ConfigurationError, r"no setting 'lenght'\. Did you mean 'length'"),
+        ("Counting-v0", {"time_limit": 0}, ConfigurationError, "env.time_limit must be at least 1, not 0"),
         ("Any-v0", {"module": "no_such_package"}, MissingDependencyError, r"correct env\.module \('no_such_package'\)"),
     ],
 )
