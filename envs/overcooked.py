@@ -91,10 +91,10 @@ class Overcooked:
         self._sparse_return += float(sparse)
         reward = float(sparse) + self._shaping * float(sum(info["shaped_r_by_agent"]))
         self._seen = self._look()
-        infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.possible_agents}
+        # In every step: env.episode_limit may end the episode sooner than the kitchen would.
+        infos: dict[str, dict[str, Any]] = {"agent_0": {"sparse_return": self._sparse_return}, "agent_1": {}}
         if done:
             self.agents = []
-            infos["agent_0"]["sparse_return"] = self._sparse_return
         return (
             self._by_agent(self._seen),
             self._by_agent([reward, reward]),

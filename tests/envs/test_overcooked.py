@@ -113,6 +113,14 @@ def test_shaping_comes_on_top_and_is_kept_out_of_the_sparse_return():
     assert outcome.metrics == (20.0,)
 
 
+def test_the_sparse_return_of_an_episode_that_env_episode_limit_ends():
+    player = Player(overcooked.make(horizon=100), episode_limit=70).reset()
+    cook(player)
+    while not (outcome := player.step(STAY, STAY)).truncated:
+        pass
+    assert outcome.metrics == (20.0,)
+
+
 def test_recipes_of_another_kitchen_do_not_leak_in():
     """Cooking times are global in the package: here 20 steps, in the other kitchen 100."""
     kitchen = Player(overcooked.make(horizon=100)).reset()
