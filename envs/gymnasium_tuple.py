@@ -91,9 +91,9 @@ class TupleEnv:
         if terminated and self.timed_out():
             terminated, truncated = False, True
         infos = self._infos()
+        infos[agents[0]].update(self.metrics())  # in every step: env.episode_limit may end the episode in any
         if terminated or truncated:
             self.agents = []
-            infos[agents[0]].update(self.metrics())
         if not isinstance(rewards, (list, tuple)) and np.ndim(rewards) == 0:
             rewards = [float(rewards) / len(agents)] * len(agents)
         return (
@@ -129,7 +129,7 @@ class TupleEnv:
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Return the values of ``episode_metrics`` at the end of an episode."""
+        """Return the values of ``episode_metrics``, should the episode end here."""
         return {}
 
     def _by_agent(self, values: Any) -> dict[str, Any]:

@@ -173,6 +173,20 @@ def test_the_share_of_food_counts_levels():
     assert outcome.metrics == (0.25,)
 
 
+def test_the_share_of_food_of_an_episode_that_env_episode_limit_ends():
+    player = Player(lbf.make(), episode_limit=2).reset()
+    game = player.env.game
+    game.field[:] = 0
+    game.field[4, 4], game.field[1, 1] = 1, 3
+    game._food_spawned = 4.0
+    for agent, place in zip(game.players, [(3, 4), (5, 4)], strict=True):
+        agent.position = place
+    game._gen_valid_moves()
+    assert player.step(5, 5).reward == pytest.approx(0.25)
+    outcome = player.step(0, 0)
+    assert (outcome.truncated, outcome.metrics) == (True, (0.25,))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
