@@ -130,7 +130,8 @@ class Lifelong:
             self._before = now
         over = self._steps >= self.max_steps
         agents = self.possible_agents
-        infos = {agent: {"throughput": self._reached / self._steps} if over else {} for agent in agents}
+        # In every step: env.episode_limit may end the episode sooner.
+        infos = {agent: {"throughput": self._reached / self._steps} for agent in agents}
         self.agents = [] if over else list(agents)
         return (
             self._by_agent(observations),

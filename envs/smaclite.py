@@ -57,8 +57,8 @@ class SmacLite:
         terminations = {agent: bool(done or not alive[agent]) for agent in acted}
         truncations = {agent: timed_out and alive[agent] for agent in acted}
         infos = self._infos()
-        if done or timed_out:
-            infos[self.possible_agents[0]]["won"] = float(not self._game.enemies)
+        # In every step: env.episode_limit may end the episode sooner than the game would.
+        infos[self.possible_agents[0]]["won"] = float(not self._game.enemies)
         self.agents = [] if done or timed_out else [agent for agent in acted if alive[agent]]
         rewards = dict.fromkeys(acted, float(reward))
         return self._by_agent(observations), rewards, terminations, truncations, infos

@@ -194,10 +194,11 @@ class StarCraft:
         terminations = {agent: not alive[agent] or bool(over and not timed_out) for agent in acted}
         truncations = {agent: timed_out and alive[agent] for agent in acted}
         infos = self._infos(masks)
+        # In every step: env.episode_limit may end the episode sooner than the game would.
+        dead = {name: float(info[name]) for name in ("dead_allies", "dead_enemies")}
+        infos[self.possible_agents[0]].update(won=float(info["battle_won"]), **dead)
         if over:
             self._finished += 1
-            ends = {name: float(info[name]) for name in ("dead_allies", "dead_enemies")}
-            infos[self.possible_agents[0]].update(won=float(info["battle_won"]), **ends)
             self._write_replay()
         self.agents = [] if over else [agent for agent in acted if alive[agent]]
         return self._observations(), dict.fromkeys(acted, float(reward)), terminations, truncations, infos

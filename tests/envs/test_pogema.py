@@ -97,7 +97,7 @@ def test_throughput_is_told_at_the_limit_which_is_no_end_of_the_task():
     game = lifelong(show_path=False, goal=(0, 1))
     game.reset(seed=0)
     for _ in range(7):
-        assert game.step({"agent_0": STAY})[4]["agent_0"] == {}
+        assert game.step({"agent_0": STAY})[4]["agent_0"] == {"throughput": 0.0}  # should a limit of ours end it here
     _, _, terminated, truncated, infos = game.step({"agent_0": RIGHT})
     assert (terminated["agent_0"], truncated["agent_0"], infos["agent_0"]) == (False, True, {"throughput": 1 / 8})
     assert game.agents == []

@@ -105,6 +105,14 @@ def test_the_limit_is_a_truncation_and_bootstraps_from_the_true_last_observation
     assert outcome.metrics == (0.0, 1.0, 0.0)
 
 
+def test_the_dead_of_an_episode_that_env_episode_limit_ends_are_counted():
+    played = Player(smac.make(), episode_limit=59).reset()
+    played.env._game.agents[2].health = 1.0  # this one falls
+    while not (outcome := played.step(*STAY)).truncated:
+        pass
+    assert outcome.metrics == (0.0, 1.0, 0.0)
+
+
 def test_timeout_is_terminal_is_pymarls_published_way():
     played = Player(smac.make(), timeout_is_terminal=True).reset()
     for _ in range(59):
