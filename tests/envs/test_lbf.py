@@ -92,6 +92,26 @@ def test_what_the_game_computes_in_another_way_is_the_packages(task, kwargs):
     assert eaten > 0 or "coop" in task
 
 
+def test_grids_of_agents_food_and_free_cells():
+    player = Player(lbf.make("2s-6x6-2p-1f-coop", {"grid_observation": True})).reset()
+    assert player.spec.obs_dims == (75, 75)  # three layers of what is within two fields
+    assert [picture.shape for picture in player.spec.pictures] == [(3, 5, 5)]
+    game = player.env.game
+    game.field[:] = 0
+    game.field[1, 1] = 2
+    for agent, place, level in zip(game.players, [(0, 0), (1, 2)], [1, 2], strict=True):
+        agent.position, agent.level = place, level
+    game._gen_valid_moves()
+    player.step(0, 0)
+    agents, food, free = player.row.obs[0].reshape(3, 5, 5)
+    assert agents.nonzero()[0].tolist() == [2, 3]
+    assert (agents[2, 2], agents[3, 4], food[3, 3], food.sum()) == (1, 2, 2, 2)
+    assert free.sum() == 9 - 3  # of the cells on the field
+    assert player.episode()[0] <= 50
+    with pytest.raises(ConfigurationError, match="grid observations need a sight of at least 1"):
+        lbf.make("0s-6x6-2p-1f", {"grid_observation": True})
+
+
 def test_the_mask_is_what_the_rules_allow_and_masked_play_is_never_illegal():
     from lbforaging.foraging.environment import Action
 
