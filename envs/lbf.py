@@ -122,6 +122,12 @@ def make(task: str = "8x8-2p-3f", kwargs: Mapping[str, Any] | None = None) -> Fo
     }
     settings.update(kwargs or {})
     check_arguments(ForagingEnv, settings, f"LBF task '{task}'")
-    if not isinstance(settings["field_size"], tuple):
-        settings["field_size"] = tuple(settings["field_size"])  # a list in YAML
+    size = settings["field_size"]
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ConfigurationError(f"env.kwargs.field_size must be two numbers, [rows, columns], not {size}")
+    settings["field_size"] = tuple(size)  # a list in YAML
+    if settings["players"] < 1:
+        raise ConfigurationError(f"LBF task '{task}' has nobody to play it")
+    if settings["max_num_food"] and min(size) < 3:
+        raise ConfigurationError(f"LBF task '{task}' has no room for food, which never lies at the border")
     return Foraging(Game(**settings))

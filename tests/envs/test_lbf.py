@@ -211,6 +211,9 @@ def test_the_share_of_food_of_an_episode_that_env_episode_limit_ends():
     ("settings", "message"),
     [
         ({"task": "8x8-2p"}, r"unknown LBF task '8x8-2p'; write it as 8x8-2p-3f"),
+        ({"task": "8x8-0p-3f"}, "LBF task '8x8-0p-3f' has nobody to play it"),
+        ({"task": "2x8-2p-3f"}, "LBF task '2x8-2p-3f' has no room for food, which never lies at the border"),
+        ({"kwargs": {"field_size": 6}}, r"field_size must be two numbers, \[rows, columns\], not 6"),
         ({"kwargs": {"max_episode_step": 5}}, r"no setting 'max_episode_step'\. Did you mean 'max_episode_steps'\?"),
     ],
 )
