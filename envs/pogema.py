@@ -253,6 +253,9 @@ def make(
     for name, bounds, lowest, highest in (("size", size, 3, 512), ("density", density, 0.0, 0.9)):
         if len(bounds) != 2 or not lowest <= bounds[0] <= bounds[1] <= highest:
             raise ConfigurationError(f"env.{name} must be two numbers from {lowest} to {highest}, not {list(bounds)}")
+    for name, value in (("num_agents", num_agents), ("max_steps", max_steps), ("obs_radius", obs_radius)):
+        if value < 1:
+            raise ConfigurationError(f"env.{name} must be at least 1, not {value}")
     if importlib.util.find_spec("pogema") is None:
         raise MissingDependencyError(
             "environment 'pogema' needs the package 'pogema', which wants a Python of its own: "

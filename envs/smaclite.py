@@ -88,6 +88,8 @@ def make(map_name: str = "2s3z", max_steps: int = 120, use_cpp_rvo2: bool = Fals
         max_steps: joint steps after which an episode is truncated; SMAC's is 120 on 2s3z.
         use_cpp_rvo2: its collision avoidance in C++, which is built apart and is much faster.
     """
+    if max_steps < 1:
+        raise ConfigurationError(f"env.max_steps must be at least 1, not {max_steps}")
     if importlib.util.find_spec("smaclite") is None:
         raise MissingDependencyError(
             "environment 'smaclite' needs the package 'smaclite', which wants a Python of its own: "

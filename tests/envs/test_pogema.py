@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from qmix_lightning.envs import pogema, smaclite
 from qmix_lightning.envs.pogema import BOARDS, Lifelong, read_maps
+from qmix_lightning.errors import ConfigurationError
 
 RADIUS = 2
 MAP = (
@@ -108,3 +110,19 @@ def test_each_board_has_its_128_maps(board):
     maps = read_maps(board)
     assert len(set(maps)) == 128
     assert {character for text in maps for character in text} == {".", "#", "\n"}
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (pogema.make, {"num_agents": 0}, "env.num_agents must be at least 1, not 0"),
+        (pogema.make, {"obs_radius": -1}, "env.obs_radius must be at least 1, not -1"),
+        (pogema.make, {"density": (0.1, 1.0)}, r"env.density must be two numbers from 0.0 to 0.9, not \[0.1, 1.0\]"),
+        (pogema.make, {"board": "maze"}, "env.board must be one of random, mazes or null, not 'maze'"),
+        (pogema.make, {"max_steps": 0}, "env.max_steps must be at least 1, not 0"),
+        (smaclite.make, {"max_steps": 0}, "env.max_steps must be at least 1, not 0"),
+    ],
+)
+def test_what_no_map_can_have_is_refused_before_the_package_is_looked_for(make, settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make(**settings)
