@@ -250,8 +250,7 @@ class ParallelAdapter:
     def _ended(self, reward: float, row: Row, timed_out: list[int], observations: Any, infos: Any) -> Outcome:
         """Write what follows an episode's last step; where others, or all at the adapter's own limit, still act."""
         at_limit = not self._team.isdisjoint(self._acting)
-        shown = self._acting if at_limit else sorted({*timed_out, *self._acting})
-        self._write(row, shown, observations, infos, at_end=True)
+        self._write(row, sorted({*timed_out, *self._acting}), observations, infos, at_end=True)
         terminated = self._timeout_is_terminal or not (at_limit or not self._team.isdisjoint(timed_out))
         unaware = bool(self._acting)  # the environment itself goes on
         return Outcome(reward, terminated, not terminated, self._metrics(infos, unaware))

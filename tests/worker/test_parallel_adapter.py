@@ -273,6 +273,9 @@ def test_episode_limit_cuts():
         assert played.step()[1:3] == (False, True)
         assert played.row.agent_mask.all()
         assert played.row.obs.tolist() == [[2, 2], [2, 2]]
+    one_timed_out = Played(Scripted([{"truncations": {"a_0": True}}, {}]), episode_limit=1).reset()
+    assert one_timed_out.step()[1:3] == (False, True)
+    assert one_timed_out.row.agent_mask.tolist() == [True, True]  # both go on somewhere, both are bootstrapped
     terminal = Played(Scripted([{}, {}]), episode_limit=1, timeout_is_terminal=True).reset()
     assert terminal.step()[1:3] == (True, False)
     ended = Played(Scripted([{"terminations": BOTH}]), episode_limit=1).reset()
