@@ -84,7 +84,10 @@ def make(task: str = "tiny-2ag", kwargs: Mapping[str, Any] | None = None) -> Rob
     if "image_observation_layers" in settings:
         layers = settings["image_observation_layers"]
         settings["image_observation_layers"] = [_member(ImageLayer, v, "image_observation_layers") for v in layers]
-    return RoboticWarehouse(Warehouse(**settings))
+    warehouse = RoboticWarehouse(Warehouse(**settings))
+    # It pays a delivery to each robot then; counted once, the team's return is what was delivered.
+    warehouse.metadata["shared_reward"] = settings["reward_type"] is RewardType.GLOBAL
+    return warehouse
 
 
 def _member(kind: type[Enum], value: Any, setting: str) -> Enum:

@@ -51,8 +51,9 @@ def test_without_a_limit_one_may_be_set():
     assert Player(rware.make(kwargs={"max_steps": None})).spec.episode_limit is None
 
 
-def test_a_delivery_pays_one():
-    player = Player(rware.make()).reset()
+@pytest.mark.parametrize(("paid", "to_each"), [("individual", [1.0, 0.0]), ("global", [1.0, 1.0])])
+def test_a_delivery_pays_the_team_one(paid, to_each):
+    player = Player(rware.make(kwargs={"reward_type": paid})).reset()
     game = player.env.game
     robot, shelf = game.agents[0], game.request_queue[0]
     x, y = game.goals[0]
@@ -63,7 +64,7 @@ def test_a_delivery_pays_one():
     game._recalc_grid()
     outcome = player.step(0, 0)
     assert outcome.reward == 1.0
-    assert player.row.agent_reward.tolist() == [1.0, 0.0]
+    assert player.row.agent_reward.tolist() == to_each
 
 
 def test_messages_are_numbered_with_the_actions():
