@@ -1,0 +1,99 @@
+"""Typed settings that change nothing beside the others, and learning rates that rise unasked: a line says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qmix_lightning.config.tree import key_of
+from qmix_lightning.config.without_effect import _USES, say_without_effect
+from support import inprocess
+from support.compositions import composed, run_config
+
+
+def said(*typed: str) -> list[str]:
+    return say_without_effect(run_config("env=two_step", *typed), {key_of(override) for override in typed})
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (
+            ["algorithm.n_steps=5"],
+            "algorithm.n_steps=5 changes nothing: it is for algorithm.returns=n_step, which is peng_lambda",
+        ),
+        (
+            ["algorithm.td_lambda=0.5", "algorithm.returns=one_step"],
+            "algorithm.td_lambda=0.5 changes nothing: it is for algorithm.returns=peng_lambda or td_lambda, which is "
+            "one_step",
+        ),
+        (
+            ["algorithm.target_update_every=50"],
+            "algorithm.target_update_every=50 changes nothing: it is for algorithm.target_update_mode=hard, which is "
+            "soft",
+        ),
+        (
+            ["algorithm=qplex", "mixer.attention_dim=128"],
+            "mixer.attention_dim=128 changes nothing: it is for mixer.attention_layers=2 or more, which is 1",
+        ),
+        (
+            ["replay.priority_beta_anneal_steps=null"],
+            "replay.priority_beta_anneal_steps=null changes nothing: it is for replay.kind=prioritized, which is "
+            "uniform",
+        ),
+        (
+            ["rollout.num_workers=8"],
+            "rollout.num_workers=8 changes nothing: environments step where their policy acts; rollout.backend=process "
+            "has workers",
+        ),
+    ],
+)
+def test_what_changes_nothing(typed: list[str], line: str):
+    assert said(*typed) == [line]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        [],
+        ["algorithm.n_steps=5", "algorithm.returns=n_step"],
+        ["algorithm.td_lambda=0.5"],
+        ["algorithm=pqn_vdn", "algorithm.td_lambda=0.5"],  # its returns are no choice
+        ["preset=pymarl", "algorithm.target_update_every=50", "mixer.hypernet_dim=32"],
+        ["algorithm=coma", "algorithm.target_update_every=50"],
+        ["algorithm=qplex", "mixer.hypernet_dim=32"],  # as deep as it is
+        ["replay=prioritized", "replay.priority_alpha=0.5"],
+        ["rollout=process", "rollout.num_workers=8"],
+    ],
+)
+def test_what_has_an_effect(typed: list[str]):
+    assert said(*typed) == []
+
+
+def test_every_setting_that_it_knows_is_one():
+    choices = ["algorithm=qmix", "algorithm=qplex"]
+    known = [composed("env=two_step", choice) for choice in choices]
+    for use in _USES:
+        for key in (use.key, use.other):
+            section, name = key.split(".")
+            assert any(name in tree[section] for tree in known), key
+
+
+def test_a_learning_rate_that_rises_unasked():
+    line = (
+        "optimizer.lr_final (0.0001) is above optimizer.lr (2e-05), so the learning rate rises: type "
+        "optimizer.lr_final too, or optimizer.lr_schedule=constant"
+    )
+    assert said("optimizer.lr=2e-5") == [line]
+    assert said("optimizer.lr=2e-5", "optimizer.lr_final=1e-4") == []  # it was asked for
+    assert said("optimizer.lr=2e-5", "optimizer.lr_schedule=constant") == []
+    assert said("optimizer.lr=1e-3") == said("optimizer=rmsprop", "optimizer.lr=1e-5") == []
+
+
+def test_a_run_says_it_when_it_begins_and_not_when_it_goes_on(tmp_path: Path):
+    typed = [*inprocess.TINY, "env=two_step", f"run_dir={tmp_path / 'run'}", "algorithm.n_steps=5"]
+    line = "algorithm.n_steps=5 changes nothing: it is for algorithm.returns=n_step, which is one_step"
+    assert line in inprocess.succeed(typed).err.splitlines()
+    more = [f"run_dir={tmp_path / 'run'}", "ckpt_path=last", "total_env_steps=90"]
+    assert line not in inprocess.succeed(more).err
