@@ -15,6 +15,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from qmix_lightning.algorithms.base import Learner
+from qmix_lightning.algorithms.pqn import PQN
 from qmix_lightning.checkpoint.lightning_io import RunCheckpointIO
 from qmix_lightning.checkpoint.manifest import RunMetadata
 from qmix_lightning.checkpoint.resume import Resumed, check_same_shape
@@ -154,7 +155,7 @@ def _trainer(config: RunConfig, run_dir: Path, resumed: Resumed | None, log: Met
     )
 
 
-def _say_what_is_lost(config: RunConfig, spec: EnvSpec) -> None:
+def _say_what_is_lost(config: RunConfig, spec: EnvSpec, learner: Learner) -> None:
     """Say which choices of networks throw something away that the task has."""
     agent = config.agent["name"]
     if spec.pictures and agent in ("recurrent", "feedforward"):
@@ -164,19 +165,19 @@ def _say_what_is_lost(config: RunConfig, spec: EnvSpec) -> None:
             "keeps their shape",
             file=sys.stderr,
         )
-    if config.mixer["name"] == "none" and config.algorithm.get("dead_agents") == "zero":
-        print(
-            "algorithm.dead_agents=zero without a mixer: every agent learns that the team's reward ends when it dies; "
-            "no_op is PyMARL's way",
-            file=sys.stderr,
-        )
+    if config.mixer["name"] == "none":
+        name, ends = config.algorithm["name"], "every agent learns that the team's reward ends when it dies"
+        if config.algorithm.get("dead_agents") == "zero":
+            print(f"algorithm.dead_agents=zero without a mixer: {ends}; no_op is PyMARL's way", file=sys.stderr)
+        elif isinstance(learner, PQN):
+            print(f"algorithm={name} without a mixer: {ends}; algorithm=iql values its no-op", file=sys.stderr)
 
 
 def _learner(config: RunConfig, spec: EnvSpec) -> Learner:
     """Make the networks, the same on every rank."""
     torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
-    _say_what_is_lost(config, spec)
+    _say_what_is_lost(config, spec, learner)
     if learner.on_policy and config.replay.kind != "on_policy":
         raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")
     return learner

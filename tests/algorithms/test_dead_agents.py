@@ -12,10 +12,12 @@ import torch
 from qmix_lightning.agents.base import Agent
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.agents.recurrent import RecurrentAgent
-from qmix_lightning.types import HostMasks, TrajectoryBatch
+from qmix_lightning.build import _learner
+from qmix_lightning.types import EnvSpec, HostMasks, TrajectoryBatch
 from support import joint_learners
 from support.batches import LENGTHS, double_batch
 from support.cases import every_value
+from support.compositions import run_config
 from support.deaths import GAMMA, HIDDEN, SACRIFICE, episodes, fitted
 from support.deaths import make_learner as make_for_games
 from support.garbage import INF, NAN, assert_unchanged, dirty_dead, dirty_padding, outcome
@@ -175,3 +177,21 @@ def test_worth_nothing_they_learn_to_live():
 def test_what_only_the_dead_remember(dead_agents: str, returns: str, least: float, most: float):
     first, second = fitted(HIDDEN, "vdn", dead_agents=dead_agents, returns=returns)
     assert least < first - second < most
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["algorithm=qmix", "mixer=none"], "algorithm.dead_agents=zero without a mixer"),
+        (["algorithm=pqn_qmix", "mixer=none"], "algorithm=pqn_qmix without a mixer"),
+        (["algorithm=iql"], ""),
+        (["algorithm=pqn_qmix"], ""),
+        (["algorithm=coma"], ""),
+    ],
+)
+def test_a_run_says_what_it_teaches_without_a_mixer(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    spec = EnvSpec(2, 3, 4, 5, (4, 4), (3, 3), ("a", "b"), (0, 0))
+    _learner(run_config("env=two_step", *typed), spec)
+    told = capsys.readouterr().err
+    assert told.startswith(said)
+    assert ("the team's reward ends when it dies" in told) == bool(said)
