@@ -200,6 +200,12 @@ def build_learner(config: NetworkSections, spec: EnvSpec) -> Learner:
             f"agent '{agent}' needs observations that are sets of entities, and environment '{config.env['name']}' "
             "declares none (lbf, smax, smac and mpe's simple_spread do): use agent=recurrent or agent=feedforward"
         )
+    looks = {"obs_entities", "pictures"} & inspect.signature(AGENTS.load(agent)).parameters.keys()
+    if config.algorithm.get("critic_obs") is False and any(getattr(spec, name) for name in looks):
+        raise ConfigurationError(
+            f"algorithm '{config.algorithm['name']}' with agent={agent}: the critic is such a network too and looks at "
+            "observations: algorithm.critic_obs must be true"
+        )
     policy = build_policy(config.agent, spec, kind)
     if spec.state_is_features:
         spec = replace(spec, state_dim=spec.n_agents * policy.agent.feature_dim)

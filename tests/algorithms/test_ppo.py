@@ -14,11 +14,14 @@ from torch import Tensor
 from qmix_lightning.algorithms.networks.ppo import critic_spec
 from qmix_lightning.algorithms.ppo import clipped_surrogate, clipped_value_error, generalized_advantages
 from qmix_lightning.algorithms.returns import continuation_mask
+from qmix_lightning.components import build_learner
+from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.nn.running_moments import RunningMoments
-from qmix_lightning.types import TrajectoryBatch
+from qmix_lightning.types import EntityBlock, Picture, TrajectoryBatch
 from support import inprocess
 from support.batches import LENGTHS, double_batch
 from support.cases import every_value, pairwise
+from support.compositions import run_config
 from support.garbage import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding
 from support.on_policy_learners import changed_since, make_ppo, with_round
 from support.plain_losses import ppo as plain
@@ -257,6 +260,19 @@ def test_a_critic_without_anything_to_see():
     with pytest.raises(ValueError, match="so the critic needs the observations: set critic_obs=true"):
         critic_spec(replace(SPEC, state_dim=0), obs=False, state=True)
     assert critic_spec(replace(SPEC, state_dim=0), obs=True, state=True).obs_dim == SPEC.obs_dim
+
+
+@pytest.mark.parametrize(
+    ("agent", "shown"),
+    [
+        ("entity_attention", {"obs_entities": (EntityBlock("food", 0, 2, 2),)}),
+        ("convolutional", {"pictures": (Picture("grid", 0, (2, 2, 1)),)}),
+    ],
+)
+def test_a_critic_that_looks_at_observations_it_is_not_given(agent: str, shown: dict):
+    config = run_config("env=two_step", "algorithm=mappo", f"agent={agent}", "algorithm.critic_obs=false")
+    with pytest.raises(ConfigurationError, match=f"'mappo' with agent={agent}: .* algorithm.critic_obs must be true"):
+        build_learner(config, replace(SPEC, **shown))
 
 
 # Statistics -----------------------------------------------------------------------------------------------------------
