@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
+from qmix_lightning.agents import AGENTS
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.algorithms.pqn import PQN
 from qmix_lightning.checkpoint.lightning_io import RunCheckpointIO
@@ -28,6 +30,7 @@ from qmix_lightning.optimizers import OPTIMIZERS
 from qmix_lightning.policies import open_network, open_policy
 from qmix_lightning.policies.initialize import initialize_learner, set_square_averages
 from qmix_lightning.replay.factory import fit_capacity, make_store, plan_replay
+from qmix_lightning.replay.layout import DTYPES, obs_dtype
 from qmix_lightning.rollout.collectors import TrainingEnvs
 from qmix_lightning.rollout.process_collector import CollectorProcess
 from qmix_lightning.rollout.ray_cluster import RayCluster
@@ -173,10 +176,25 @@ def _say_what_is_lost(config: RunConfig, spec: EnvSpec, learner: Learner) -> Non
             print(f"algorithm={name} without a mixer: {ends}; algorithm=iql values its no-op", file=sys.stderr)
 
 
+def _check_absent_entities(config: RunConfig, spec: EnvSpec) -> None:
+    """Refuse a replay that rounds what stands for an absent entity: learned from, it would be one in sight."""
+    sees_entities = "obs_entities" in inspect.signature(AGENTS.load(config.agent["name"])).parameters
+    stored = obs_dtype(spec, DTYPES[config.replay.dtype])
+    for block in spec.obs_entities if sees_entities else ():
+        absent = torch.tensor(block.absent)
+        if not torch.equal(absent.to(stored).to(absent.dtype), absent):
+            raise ConfigurationError(
+                f"replay.dtype={config.replay.dtype} rounds {list(block.absent)}, which stand where the environment's "
+                f"'{block.name}' are absent, so that agent={config.agent['name']} would see them: set "
+                "replay.dtype=float32"
+            )
+
+
 def _learner(config: RunConfig, spec: EnvSpec) -> Learner:
     """Make the networks, the same on every rank."""
     torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
+    _check_absent_entities(config, spec)
     _say_what_is_lost(config, spec, learner)
     if learner.on_policy and config.replay.kind != "on_policy":
         raise ConfigurationError(f"algorithm '{config.algorithm['name']}' learns on-policy only: use replay=on_policy")

@@ -10,11 +10,14 @@ from qmix_lightning.agents.base import Agent
 from qmix_lightning.agents.entity_attention import EntityAttentionAgent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
+from qmix_lightning.build import _learner
 from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.nn.packing import Packing
 from qmix_lightning.types import EntityBlock, EnvSpec, TrajectoryBatch
 from support import inprocess
 from support.cases import every_value, pairwise
+from support.compositions import run_config
 from support.small_policies import PLAIN_AGENT, PLAIN_INPUTS
 
 N, A, OBS = 3, 6, 12
@@ -279,6 +282,23 @@ def test_an_environment_without_entities_is_named(tmp_path):
     typed = ["env=two_step", "agent=entity_attention", *inprocess.TINY, f"run_dir={tmp_path}/run"]
     told = ("environment 'two_step' declares none", "use agent=recurrent or agent=feedforward")
     inprocess.refused(typed, *told)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("absent", [(0.1, 0.3), (-1.0, 0.5), ()])
+def test_a_replay_that_would_make_the_absent_visible_is_refused(absent: tuple[float, ...], dtype: str):
+    """They are told by the numbers that stand for them, which a narrow replay may round."""
+    block = EntityBlock("food", start=0, count=2, size=2, absent=absent)
+    spec = EnvSpec(2, 3, 5, 4, (5, 5), (3, 3), ("a", "b"), (0, 0), obs_entities=(block,))
+    typed = ["env=two_step", f"replay.dtype={dtype}"]
+    _learner(run_config(*typed, "agent=recurrent"), spec)
+    config = run_config(*typed, "agent=entity_attention")
+    if absent == (0.1, 0.3) and dtype != "float32":
+        line = rf"replay.dtype={dtype} rounds \[0.1, 0.3\], .* 'food' are absent, .*: set replay.dtype=float32"
+        with pytest.raises(ConfigurationError, match=line):
+            _learner(config, spec)
+    else:
+        _learner(config, spec)
 
 
 def test_it_is_a_module_without_an_unused_part():
