@@ -1,4 +1,4 @@
-"""Say which typed settings change nothing beside the others, and of a learning rate that rises where it should fall."""
+"""Say which typed settings change nothing beside the others, and what they do otherwise than they look."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ _USES = [
 
 
 def say_without_effect(config: RunConfig, keys: Collection[str]) -> list[str]:
-    """Return a line for each typed setting that changes nothing, and one if the learning rate rises unasked.
+    """Return a line for each typed setting that changes nothing, and for numbers that do not fit each other.
+
+    Those are a learning rate that rises unasked, and updates of an on-policy round that are no whole epochs.
 
     Args:
         config: validated.
@@ -71,5 +73,12 @@ def say_without_effect(config: RunConfig, keys: Collection[str]) -> list[str]:
         lines.append(
             f"optimizer.lr_final ({final:g}) is above optimizer.lr ({lr:g}), so the learning rate rises: type "
             "optimizer.lr_final too, or optimizer.lr_schedule=constant"
+        )
+    parts, updates = config.replay.capacity // config.replay.batch_size, config.rollout.updates
+    if config.replay.kind == "on_policy" and updates % parts:
+        lines.append(
+            f"a round of {config.replay.capacity} episodes (replay.capacity) is {parts} minibatches of "
+            f"{config.replay.batch_size} (replay.batch_size), and rollout.updates={updates} are {updates / parts:g} "
+            "epochs: some episodes are learned from once more than others"
         )
     return lines

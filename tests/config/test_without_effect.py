@@ -1,4 +1,4 @@
-"""Typed settings that change nothing beside the others, and learning rates that rise unasked: a line says so."""
+"""Typed settings that change nothing beside the others, and numbers that do not fit each other: a line says so."""
 
 from __future__ import annotations
 
@@ -89,6 +89,17 @@ def test_a_learning_rate_that_rises_unasked():
     assert said("optimizer.lr=2e-5", "optimizer.lr_final=1e-4") == []  # it was asked for
     assert said("optimizer.lr=2e-5", "optimizer.lr_schedule=constant") == []
     assert said("optimizer.lr=1e-3") == said("optimizer=rmsprop", "optimizer.lr=1e-5") == []
+
+
+def test_updates_of_a_round_that_are_no_whole_epochs():
+    line = (
+        "a round of 64 episodes (replay.capacity) is 4 minibatches of 16 (replay.batch_size), and rollout.updates=10 "
+        "are 2.5 epochs: some episodes are learned from once more than others"
+    )
+    assert said("algorithm=ippo", "replay.batch_size=16") == [line]
+    assert said("algorithm=ippo", "replay.batch_size=16", "rollout.updates=12") == []
+    (line,) = said("algorithm=coma", "replay.batch_size=4")  # half of a round is never learned from
+    assert "rollout.updates=1 are 0.5 epochs" in line
 
 
 def test_a_run_says_it_when_it_begins_and_not_when_it_goes_on(tmp_path: Path):
