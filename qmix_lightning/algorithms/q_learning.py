@@ -64,6 +64,16 @@ class QLearning(ValueLearner):
             taken_tp1 = self.mix(self.target_mixer, q_target, taken, batch, after)
         return self.returns(batch, greedy_tp1, taken_tp1)
 
+    def returns(self, batch: TrajectoryBatch, greedy_tp1: Tensor, taken_tp1: Tensor | None = None) -> Tensor:
+        """Return targets as :meth:`ValueLearner.returns` does; without a mixer, an absent agent's value is 0."""
+        if greedy_tp1.dim() == 3 and self.value_moments is not None:
+            # Zero returns: the mixer's zero for an absent agent is the mean return, in the scale that is learned.
+            present_tp1 = batch.agent_mask[:, 1:]
+            nothing = self.value_moments.normalize(torch.zeros_like(greedy_tp1))
+            greedy_tp1 = greedy_tp1.where(present_tp1, nothing)
+            taken_tp1 = None if taken_tp1 is None else taken_tp1.where(present_tp1, nothing)
+        return super().returns(batch, greedy_tp1, taken_tp1)
+
     def unroll(self, batch: TrajectoryBatch) -> tuple[Tensor, Tensor | None]:
         """Return the online network's ``q [B, T+1, N, A]`` and, where both at once are faster, the target network's."""
         # A policy with an unroll of its own is unrolled by that, and by nothing else.

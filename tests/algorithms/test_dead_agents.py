@@ -160,6 +160,28 @@ def test_the_target_at_a_death_worked_out_by_hand():
     assert y["zero"][:, 0].tolist() == [[0, GAMMA * 5], [GAMMA * 5, GAMMA * 5]]
 
 
+@pytest.mark.parametrize("dead_agents", ["zero", "no_op"])
+def test_normalised_values_teach_the_same_at_a_death(dead_agents: str):
+    """Values of mean 40 and deviation 2: what an absent agent is worth is 0, not the 40 that a network's 0 says."""
+    data = episodes(SACRIFICE, copies=1)
+    y = []
+    for normalize in (False, True):
+        learner = make_for_games("none", dead_agents=dead_agents, normalize_values=normalize)
+        values = torch.tensor([[42.0, 44.0, 46.0]])
+        if learner.value_moments is not None:
+            learner.value_moments.count.fill_(100.0)
+            learner.value_moments.mean.fill_(40.0)
+            learner.value_moments.squares.fill_(400.0)
+            values = learner.value_moments.normalize(values)
+        with torch.no_grad():
+            learner.target_policy.agent.head.weight.zero_()
+            learner.target_policy.agent.head.bias.copy_(values)
+        masked = learner.masked(data)
+        y.append(learner.unscaled(learner.targets(masked, learner.policy.unroll(masked))))
+    assert y[0][0, 0, 0] == (0.0 if dead_agents == "zero" else GAMMA * 42.0)
+    torch.testing.assert_close(y[1], y[0])
+
+
 def test_independent_learners_learn_to_die_for_the_team():
     assert fitted(SACRIFICE, "none", dead_agents="no_op") == pytest.approx([GAMMA * 10, GAMMA * 1], abs=0.6)
 

@@ -174,7 +174,10 @@ def test_targets_in_the_scale_of_what_was_played(kind, mixer):
     batch = batches[0].mask_invalid()
     shape = batch.reward.shape if mixer != "none" else (*batch.reward.shape, N)
     greedy, taken = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    want = plain.returns(batch, greedy * deviation + mean, taken * deviation + mean)
+    in_returns = [values * deviation + mean for values in (greedy, taken)]
+    if mixer == "none":  # an absent agent's value is no return, whatever the network says
+        in_returns = [values.where(batch.agent_mask[:, 1:], torch.zeros_like(values)) for values in in_returns]
+    want = plain.returns(batch, *in_returns)
     got = normed.returns(batch, greedy, taken)
     torch.testing.assert_close(got[batch.filled], ((want - mean) / deviation)[batch.filled])
     torch.testing.assert_close(normed.unscaled(got)[batch.filled], want[batch.filled])
