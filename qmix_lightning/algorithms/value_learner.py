@@ -47,8 +47,8 @@ class ValueSettings:
             al.'s "TD(lambda)"); ``td_lambda``: the lambda return over the values of the actions taken.
         n_steps: for ``n_step``.
         td_lambda: for the lambda returns, in [0, 1].
-        normalize_rewards: ``none``; ``scale``: divide by the running deviation; ``standardize``: subtract the running
-            mean too, which changes what is best where episodes may end early.
+        normalize_rewards: ``none``; ``scale``: divide by the running deviation, once rewards differ; ``standardize``:
+            subtract the running mean too, which changes what is best where episodes may end early.
         normalize_values: learn values from the running mean of the discounted returns played, in units of their
             deviation, which both move while learning: PopArt's normalisation without its correction of the last layer
             (van Hasselt et al. 2016, "Learning values across many orders of magnitude").
@@ -157,8 +157,13 @@ class ValueLearner(Learner):
         moments = self.reward_moments
         if moments is None:
             return batch.reward
-        standardize = self.settings.normalize_rewards == "standardize"
-        scaled = moments.normalize(batch.reward) if standardize else batch.reward / moments.deviation(batch.reward)
+        if self.settings.normalize_rewards == "standardize":
+            scaled = moments.normalize(batch.reward)
+        else:
+            # Rewards that were all the same have no deviation, whose floor would make them ten thousand times as large.
+            same = moments.squares <= moments.count * moments.mean.square() * 1e-12
+            deviation = moments.deviation(batch.reward)
+            scaled = batch.reward / torch.where(same, torch.ones_like(deviation), deviation)
         return scaled.where(batch.filled, scaled.new_zeros(()))
 
     def unscaled(self, values: Tensor) -> Tensor:

@@ -144,6 +144,23 @@ def test_rewards_in_the_target(kind):
     torch.testing.assert_close(got, want.masked_fill(~batch.filled, 0.0))
 
 
+@pytest.mark.parametrize("reward", [-1.0, -0.1, 0.0])
+def test_rewards_that_are_all_the_same_are_not_scaled(reward):
+    """A cost of each step is all that is seen before the task is first solved."""
+    made = ValueLearner(value_settings(normalize_rewards="scale")).double()
+    made.policy = policy(normalize=False)
+    batch = replace(batch_of(0), reward=torch.full_like(batch_of(0).reward, reward))
+    for _ in range(3):
+        made.observe(batch)
+    batch = batch.mask_invalid()
+    assert torch.equal(made.returns(batch, torch.zeros_like(batch.reward)), batch.reward)
+    batch.reward[0, 0] += 1.0
+    made.observe(batch)
+    assert made.reward_moments is not None
+    deviation = made.reward_moments.deviation(batch.reward)
+    torch.testing.assert_close(made.returns(batch, torch.zeros_like(batch.reward)), batch.reward / deviation)
+
+
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
