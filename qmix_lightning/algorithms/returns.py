@@ -86,7 +86,7 @@ def n_step_returns(
     one_step = one_step_targets(reward, terminated, value_tp1, gamma)
     reward, continues = _aligned(value_tp1, reward, continues)
     target = one_step
-    for _ in range(n - 1):
+    for _ in range(min(n, reward.shape[1]) - 1):  # no row has more steps
         target_tp1 = torch.cat([target[:, 1:], torch.zeros_like(target[:, :1])], dim=1)
         target = torch.where(continues, reward + gamma * target_tp1, one_step)
     return target
