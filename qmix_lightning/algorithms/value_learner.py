@@ -60,7 +60,7 @@ class ValueSettings:
         dead_agents: what a dead agent is worth to the team. ``zero``: nothing; its steps are not looked at. ``no_op``:
             the value of its no-op, which its network, unrolled over what a dead agent sees, goes on learning (PyMARL).
             Without a mixer the value *is* the agent's target, so that ``zero`` teaches that the team's return ends
-            with the agent.
+            with the agent, but for the rewards played that n-step and lambda returns add up.
     """
 
     gamma: float
