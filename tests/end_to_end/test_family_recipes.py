@@ -113,7 +113,7 @@ def test_the_tuned_recipe_of_a_map_trains(name, tmp_path, monkeypatch):
 PUBLISHED = ("MMM", "3s5z", "MMM2", "5m_vs_6m", "2c_vs_64zg", "3s5z_vs_3s6z")
 
 
-@pytest.mark.parametrize("name", mostly_slow(PUBLISHED, ("2c_vs_64zg",)))
+@pytest.mark.parametrize("name", mostly_slow(PUBLISHED, ("5m_vs_6m",)))
 def test_the_recipe_of_a_published_map_trains(name, tmp_path, monkeypatch):
     fake_smac.install(monkeypatch, "smac")
     run = train(tmp_path, f"smac_{name}", ["total_env_steps=400", "rollout.num_envs=2"])

@@ -80,9 +80,9 @@ def test_the_agent_trains_and_resumes(installed: Path, tmp_path: Path, algorithm
     own = ["replay.capacity=8"] if algorithm == "coma" else []
     arguments = [f"algorithm={algorithm}", "agent=small", "agent.width=8", *TINY, *own]
     whole, first = tmp_path / "whole", tmp_path / "first"
-    inprocess.succeed([*arguments, f"run_dir={whole}", "total_env_steps=120"])
-    inprocess.succeed([*arguments, f"run_dir={first}"])
-    inprocess.succeed(["ckpt_path=last", f"run_dir={first}", "total_env_steps=120"])
+    inprocess.succeed([*arguments, f"run_dir={whole}"])
+    inprocess.succeed([*arguments, f"run_dir={first}", "total_env_steps=30"])
+    inprocess.succeed(["ckpt_path=last", f"run_dir={first}", "total_env_steps=60"])
     a, b = (read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (whole, first))
     assert all(torch.equal(value, b[name]) for name, value in a.items() if isinstance(value, Tensor))
     inprocess.succeed([f"ckpt_path={first}/checkpoints/best.ckpt", "episodes=2"], "evaluate")

@@ -1,4 +1,4 @@
-"""Whole runs on rounds: counters, exact resume after kills, two ranks."""
+"""Whole runs on rounds, killed often. The shorter test of exact resume is in test_every_algorithm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qmix_lightning.checkpoint.files import read_checkpoint
-from support import inprocess, runs
+from support import runs
 
 REPLACED = ("replay.", "mixer.", "algorithm.", "rollout.")
 BASE = [
@@ -20,11 +20,15 @@ BASE = [
 ]
 
 
-def check(tmp_path: Path, algorithm: str, ranks: int, budget: int, kills: int) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("algorithm", ["coma", "ippo", "mappo", "pqn_vdn", "pqn_qmix"])
+def test_a_run_of_rounds_killed_often(tmp_path: Path, algorithm: str, ranks: int):
+    budget = 1500
     base = [*BASE, f"algorithm={algorithm}"]
     whole = tmp_path / "whole"
     arguments = [*base, f"total_env_steps={budget}", f"run_dir={whole}"]
-    runs.run([*arguments, *runs.TWO_RANKS]) if ranks == 2 else inprocess.succeed(arguments)
+    runs.run([*arguments, *(runs.TWO_RANKS if ranks == 2 else [])])
     payload = read_checkpoint(whole / "checkpoints" / "last.ckpt")
     counters = payload["ReplayDataModule"]["counters"]
     rounds, rest = divmod(counters["episodes"], 12)
@@ -35,18 +39,6 @@ def check(tmp_path: Path, algorithm: str, ranks: int, budget: int, kills: int) -
     assert [rank["next_id"] for rank in held] == [12 * rounds // ranks] * ranks
     summary = json.loads((whole / "summary.json").read_text())
     assert (summary["env_steps"], summary["updates"]) == (counters["env_steps"], counters["updates"])
-    folder, hit, _ = runs.kill_and_resume(tmp_path, ranks, budget, kills, seed=3, base=base)
+    folder, hit, _ = runs.kill_and_resume(tmp_path, ranks, budget, kills=4, seed=3, base=base)
     assert hit >= 1
     runs.assert_same_run(whole, folder)
-
-
-@pytest.mark.parametrize("algorithm", ["coma", pytest.param("mappo", marks=pytest.mark.slow)])
-def test_a_killed_run_of_rounds_ends_like_an_unkilled_one(tmp_path: Path, algorithm: str):
-    check(tmp_path, algorithm, ranks=1, budget=360, kills=1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("algorithm", ["coma", "ippo", "mappo", "pqn_vdn", "pqn_qmix"])
-def test_a_run_of_rounds_killed_often(tmp_path: Path, algorithm: str, ranks: int):
-    check(tmp_path, algorithm, ranks, budget=1500, kills=4)
