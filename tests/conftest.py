@@ -7,9 +7,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-import torch
 
-from support import commands, quick_hydra
+from support import commands
 
 # JAX compiles each environment for some steps only: without LLVM's expensive passes in two thirds of the time, and once
 # for all processes of the tests, which inherit where the result is.
@@ -53,6 +52,8 @@ def _what_is_there_stays():
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Several test processes on few cores: more threads are slower, and sums would depend on their number."""
+    import torch  # here, since xdist's own process runs no test, and the others begin when it has imported this file
+
     torch.set_num_threads(1)
 
 
@@ -66,6 +67,8 @@ def _no_disk_is_waited_for():
 
 @pytest.fixture(scope="session", autouse=True)
 def _hydra_is_quick():
+    from support import quick_hydra
+
     with pytest.MonkeyPatch.context() as patch:
         quick_hydra.quicken(patch.setattr)
         yield
