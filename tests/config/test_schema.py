@@ -55,10 +55,14 @@ TOGETHER = ("env", "agent", "exploration", "optimizer", "trainer", "logger", "ca
 """Groups any of whose choices go with any of the others'."""
 
 
-def section_of(group: str, choice: str) -> dict[str, Any]:
-    """The section of a choice, from the composition in which it is made with those of other groups."""
+def composed_with(group: str, choice: str, resolve: bool = True) -> dict[str, Any]:
+    """The composition in which a choice is made, together with those of other groups where they may be."""
     made = f"{group}={choice}"
-    return composed(*next((row for row in typed(*TOGETHER) if made in row), [made]), resolve=True)[group]
+    return composed(*next((row for row in typed(*TOGETHER) if made in row), [made]), resolve=resolve)
+
+
+def section_of(group: str, choice: str) -> dict[str, Any]:
+    return composed_with(group, choice)[group]
 
 
 def every(*groups: str) -> list[Any]:
@@ -112,7 +116,7 @@ def test_an_environment(group: str, choice: str):
 def test_the_trainer_section_names_arguments_of_lightning():
     known = inspect.signature(Trainer).parameters
     for choice in choices("trainer"):
-        assert set(composed(f"trainer={choice}")["trainer"]) <= set(known)
+        assert set(section_of("trainer", choice)) <= set(known)
 
 
 def test_the_top_level():
@@ -136,8 +140,7 @@ def test_names_and_files_belong_together(registry: Registry):
     """Each name of the registry is a choice, and each choice leads to a name of the registry."""
     folder = registry.group.removeprefix("qmix_lightning.").removesuffix("s")
     assert set(registry.names()) <= set(choices(folder))
-    sections = [composed(f"{folder}={choice}", resolve=True)[folder] for choice in choices(folder)]
-    assert {section["name"] for section in sections} == set(registry.names())
+    assert {section_of(folder, choice)["name"] for choice in choices(folder)} == set(registry.names())
 
 
 def test_names_of_this_package_need_no_installation():
@@ -229,7 +232,7 @@ def test_a_family_of_environments_has_values_of_its_own_in_the_tuned_preset_alon
 
 
 def test_families_that_need_more_than_their_budget_say_so_and_no_other():
-    notes = {env: composed(f"env={env}")["preset"]["note"] for env in choices("env")}
+    notes = {env: composed_with("env", env, resolve=False)["preset"]["note"] for env in choices("env")}
     assert {env for env, note in notes.items() if note} == {"rware", "smac", "smacv2"}
     assert all("raise total_env_steps" in note for note in notes.values() if note)
 
