@@ -16,6 +16,7 @@ from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 from qmix_lightning.vector.env_section import parse_env_section
 from qmix_lightning.vector.factory import make_vector_env
 from support import broken_envs
+from support.cases import mostly_slow
 from support.fakes import VaryingLength
 
 
@@ -172,9 +173,7 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] if c.startswith(("smax", "vmas")) else []) for c in MORE]
-)
+@pytest.mark.parametrize("case", mostly_slow(MORE, ("tag", "speaker_listener")))
 def test_more_of_the_families(case: str):
     name, overrides = MORE[case]
     passes_every_check(name, overrides)
