@@ -16,7 +16,7 @@ from qmix_lightning.replay.episode_replay import EpisodeReplay
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.vector.factory import Backend, make_vector_env
 from qmix_lightning.worker.fault_tolerance import FaultLimit
-from support import faulty, runs
+from support import faulty, inprocess, runs
 from support.fakes import VaryingLength
 from support.processes import wait_until
 from support.vector_play import checksum
@@ -162,10 +162,12 @@ def test_batched_environments_do_not_go_to_workers():
 
 def test_a_run_past_the_limit_ends_with_the_cause_and_a_checkpoint(tmp_path: Path):
     arguments = runs.faulty_run(tmp_path, "env.kwargs.fault=raise", "checkpoint_interval=100000")
-    output = runs.run([*arguments, "env.kwargs.times=999", "rollout.max_faults=3", "total_env_steps=500"], status=1)
-    assert output.count("error: ") == 1
-    assert "RuntimeError: the simulator broke" in output
-    assert "Traceback" not in output
+    arguments += ["env.kwargs.times=999", "rollout.max_faults=3", "total_env_steps=500"]
+    outcome = inprocess.command(arguments)
+    assert outcome.status == 1
+    assert (outcome.out + outcome.err).count("error: ") == 1
+    assert "RuntimeError: the simulator broke" in outcome.err
+    assert "Traceback" not in outcome.out + outcome.err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
     assert runs.read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert faulty.games_left(tmp_path / "faults") == []
@@ -187,7 +189,7 @@ def test_no_worker_and_no_game_outlives_the_trainer(tmp_path: Path, number: int,
 
 def test_training_on_foraging_survives_deaths_and_a_hang_and_the_accounts_agree(tmp_path: Path):
     """Every episode that an environment ended is stored and counted; none that a death broke off is."""
-    runs.run(
+    inprocess.succeed(
         [
             "env=pettingzoo",
             "env.id=support.faulty:MortalForaging",
