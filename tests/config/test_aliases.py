@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from qmix_lightning.config.aliases import GONE, KEYS, TARGETS, VALUES, rename_override, rename_settings
-from support import inprocess, runs
+from support import inprocess
 from support.inprocess import TINY
 
 TYPED: dict[str, tuple[str, str, Any]] = {
@@ -35,12 +35,11 @@ def test_every_alias_is_typed_below():
 
 
 def test_old_names_set_what_they_are_called_now_and_each_is_told_about_once(tmp_path: Path):
-    output = runs.run(
-        ["env=two_step", *TINY, *(typed for typed, _, _ in TYPED.values()), f"run_dir={tmp_path / 'run'}"]
-    )
+    typed = [typed for typed, _, _ in TYPED.values()]
+    outcome = inprocess.succeed(["env=two_step", *TINY, *typed, f"run_dir={tmp_path / 'run'}"])
     config = config_of(tmp_path / "run")
     assert [OmegaConf.select(config, key) for _, key, _ in TYPED.values()] == [value for _, _, value in TYPED.values()]
-    told = [line.partition(" is called ")[0] for line in output.splitlines() if " is called " in line]
+    told = [line.partition(" is called ")[0] for line in outcome.err.splitlines() if " is called " in line]
     assert sorted(told) == sorted(TYPED)
 
 

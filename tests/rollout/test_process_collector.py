@@ -39,26 +39,26 @@ def collector_of(trainer: int) -> int:
 def test_whatever_ends_it_the_run_resumes_exactly_with_either_collector(tmp_path: Path):
     """Told to end, its collector killed, killed itself, and resumed with the other collector."""
     whole, folder, count = tmp_path / "whole", tmp_path / "run", tmp_path / "count"
-    settings = [*runs.BASE, *PIPELINED, "total_env_steps=800"]  # far more than the kills below wait for
+    settings = [*runs.BASE, *PIPELINED, "total_env_steps=650"]  # far more than the kills below wait for
     inprocess.succeed([*settings, f"run_dir={whole}"])
     arguments = [*settings, REMOTE, f"run_dir={folder}"]
-    process = runs.begun(arguments, count, 10)
+    process = runs.begun(arguments, count, 8)
     process.send_signal(signal.SIGTERM)
     output = runs.finish(process)
     assert process.returncode == 143, output
     assert "Traceback" not in output
-    process = runs.begun([*arguments, "ckpt_path=last"], count, 15)
+    process = runs.begun([*arguments, "ckpt_path=last"], count, runs.lines(count) + 4)
     os.kill(collector_of(process.pid), signal.SIGKILL)
     output = runs.finish(process)
     assert process.returncode == 1, output
     assert "Traceback" not in output
     assert re.search(r"the collector's process is killed by signal 9.*ckpt_path=last", " ".join(output.split()))
-    process = runs.begun([*arguments, "ckpt_path=last"], count, 25)
+    process = runs.begun([*arguments, "ckpt_path=last"], count, runs.lines(count) + 6)
     victim = collector_of(process.pid)
     process.kill()
     process.wait()
     wait_until(lambda: not Path(f"/proc/{victim}").exists(), "the collector outlived its trainer", 20)
-    runs.run([*arguments, "ckpt_path=last", "rollout.collector=inline"])
+    inprocess.succeed([*arguments, "ckpt_path=last", "rollout.collector=inline"])
     runs.assert_same_run(whole, folder)
 
 
