@@ -201,7 +201,7 @@ def test_a_missing_plugin_is_told_with_the_line_that_installs_it(
     ],
 )
 def test_a_mistake_of_all_jobs_is_one_line_before_anything_begins(made: list[list[str]], mistake: str, told: str):
-    outcome = train("algorithm=vdn,qmix", "seed=1,2", mistake)
+    outcome = train("seed=1,2", mistake)
     assert outcome.status == 2
     assert told in outcome.err
     assert outcome.err.strip().count("\n") == 0
