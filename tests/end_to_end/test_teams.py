@@ -50,7 +50,7 @@ def test_a_team_that_learned_against_itself_is_watched_exported_and_played_again
     inprocess.succeed([f"policy={folder}", *typed, f"output={clip}"], "watch")
     assert clip.stat().st_size > 0
     told = inprocess.succeed(
-        [f"policy={folder}", *typed, f"output={team}", "programs=onnx", "verify_steps=50"], "export"
+        [f"policy={folder}", *typed, f"output={team}", "programs=torch_export", "verify_steps=50"], "export"
     )
     assert "0 of" in told.out
     against = f"env.opponents={folder}"
