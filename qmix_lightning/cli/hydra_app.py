@@ -198,7 +198,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
         return None
 
     try:
-        with unread, _mode_by_flag():
+        with unread, _mode_by_flag(), _errors_passed_on():
             hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
         if sweep is not None:
             sweep.end()
@@ -240,6 +240,22 @@ def _mode_by_flag() -> Generator[None]:
         yield
     finally:
         Hydra.get_mode = before
+
+
+@contextlib.contextmanager
+def _errors_passed_on() -> Generator[None]:
+    """Let errors reach :func:`status_of` instead of ending in Hydra.
+
+    HYDRA_FULL_ERROR=1 does the same, but processes that a job starts would inherit it, and print tracebacks.
+    """
+    from hydra._internal import utils
+
+    before = utils._is_env_set
+    utils._is_env_set = lambda name: name == "HYDRA_FULL_ERROR" or before(name)
+    try:
+        yield
+    finally:
+        utils._is_env_set = before
 
 
 @contextlib.contextmanager
@@ -312,7 +328,6 @@ def _require_working_folder() -> None:
 def status_of(command: Callable[[], None], config_name: str) -> int:
     """Run ``command`` and return its exit status; an error is printed in one line."""
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach this function instead of ending in Hydra
     signal.signal(signal.SIGTERM, _on_early_sigterm)
     _open_streams()
     try:

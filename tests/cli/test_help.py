@@ -60,11 +60,10 @@ def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path):
     typed = ["optimizer.lr=fast", "algorithm.gamma=1.5", "trainer.max_epoch=1", "n_envs=4", "seed=x", "--seed 3"]
     code = "\n".join(
         [
-            "import contextlib, io, os, sys",
+            "import contextlib, io, sys",
             "from qmix_lightning.cli.hydra_app import run_under_hydra, status_of",
             "from qmix_lightning.commands import train",
             f"for typed in {typed!r}:",
-            "    os.environ.pop('HYDRA_FULL_ERROR', None)",
             "    sys.argv = ['qmix-train', *typed.split()]",
             "    with contextlib.redirect_stderr(io.StringIO()) as said:",
             "        assert status_of(lambda: run_under_hydra('train', train.train), 'train') == 2",
@@ -93,11 +92,10 @@ def test_a_command_composes_its_configuration_once(monkeypatch: pytest.MonkeyPat
 def test_a_policy_that_is_not_there_is_told_before_torch_is_imported(tmp_path: Path):
     code = "\n".join(
         [
-            "import contextlib, io, os, sys",
+            "import contextlib, io, sys",
             "from qmix_lightning.cli.hydra_app import run_under_hydra, status_of",
             "from qmix_lightning.commands import evaluate, export, watch",
             "for name, task in (('evaluate', evaluate._task), ('export', export._task), ('watch', watch._task)):",
-            "    os.environ.pop('HYDRA_FULL_ERROR', None)",
             "    sys.argv = ['qmix-x', 'nowhere', *(['output=x'] if name == 'export' else [])]",
             "    with contextlib.redirect_stderr(io.StringIO()) as said:",
             "        assert status_of(lambda: run_under_hydra(name, task), name) == 2",
