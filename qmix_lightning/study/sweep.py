@@ -16,6 +16,7 @@ from typing import Any
 from qmix_lightning.cli.hydra_app import Composed
 from qmix_lightning.cli.overrides import path_override
 from qmix_lightning.config.early_checks import check_early
+from qmix_lightning.config.env_address import env_label
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.config.tree import key_of
 from qmix_lightning.errors import CheckpointError, ConfigurationError, RunError
@@ -199,7 +200,7 @@ def described(outcome: Outcome) -> str:
 def run_name(config: RunConfig, swept: Sequence[str]) -> str:
     """Return what a run's folder is called: task, algorithm, what else is swept, seed."""
     others = [o.lstrip("+~") for o in swept if key_of(o) not in ("env", "algorithm", "seed")]
-    middle = _UNSAFE.sub("-", "_".join([config.env["name"], config.algorithm["name"], *others]))
+    middle = _UNSAFE.sub("-", "_".join([env_label(config.env), config.algorithm["name"], *others]))
     middle = re.sub(r"\.{2,}", ".", middle)
     if len(middle) > _LONGEST_NAME:
         middle = f"{middle[:_LONGEST_NAME]}-{hashlib.sha256(middle.encode()).hexdigest()[:6]}"

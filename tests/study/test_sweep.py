@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -78,6 +79,25 @@ def test_the_same_command_again_makes_what_is_missing(made: list[list[str]]):
     assert made == []
 
 
+def test_processes_of_runs_print_no_traceback_that_nobody_asked_for(
+    made: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    """They inherit the command's environment."""
+    asked: list[str | None] = []
+    call = Commands.call
+
+    def with_environment(self: Commands, *args: Any, **settings: Any) -> None:
+        asked.append(os.environ.get("HYDRA_FULL_ERROR"))
+        call(self, *args, **settings)
+
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(Commands, "call", with_environment)
+    assert train("seed=1").status == 0
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert train("seed=2").status == 0
+    assert asked == [None, "1"]
+
+
 def test_a_study_is_extended_by_a_value_and_a_seed_and_its_table_has_a_line_for_each(made: list[list[str]]):
     assert train("algorithm=vdn", "seed=1").status == 0
     outcome = train("algorithm=vdn,qmix", "seed=1,2")
@@ -133,6 +153,11 @@ def test_what_is_swept_too_is_in_the_folders_name_and_the_default_is_no_other_ru
     assert train("seed=1", "optimizer.lr=0.1").status == 0
     assert train("seed=1", "optimizer.lr=0.1,0.25").status == 0
     assert folders() == {"two_step_qmix_seed1", "two_step_qmix_optimizer.lr=0.25_seed1"}
+
+
+def test_a_run_on_an_address_is_named_after_the_environment_there(made: list[list[str]]):
+    assert inprocess.command(["-m", "env=support.unsuitable_envs:with_size", "seed=1", "env.kwargs.size=2"]).status == 0
+    assert folders() == {"with_size_qmix_seed1"}
 
 
 def test_choices_are_swept_by_a_pattern_and_seeds_by_a_range(made: list[list[str]]):
