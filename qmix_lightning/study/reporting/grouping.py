@@ -65,7 +65,8 @@ def _task_names(envs: Mapping[tuple[tuple[str, str], ...], str]) -> dict[tuple[t
         alike = [dict(other) for other, name in envs.items() if name == env]
         naming = [settings[k] for k in _NAMING if settings.get(k, "None") != "None"]
         told = {k: v for k, v in settings.items() if k not in _NAMING}
-        names[key] = _label(" ".join([env, *naming]), told, [{k: o.get(k, "") for k in {*told, *o}} for o in alike])
+        family = [] if env == "pettingzoo" and naming else [env]  # an address says it all
+        names[key] = _label(" ".join([*family, *naming]), told, [{k: o.get(k, "") for k in {*told, *o}} for o in alike])
     return names
 
 

@@ -15,6 +15,8 @@ __all__ = ["METRIC_NAMES", "latex", "markdown", "results_csv", "runs_csv", "scal
 METRIC_NAMES = {"return_mean": "return", "win_rate": "win rate", "return_ci95": "return's half interval"}
 _STATISTICS = "IQM: mean of the middle half of the runs. Intervals: 95 %, stratified bootstrap over runs."
 
+_NO_CURVES = "No curves: they need two evaluations of each run; a smaller `eval_interval=` makes more."
+
 
 def markdown(analysis: Analysis) -> str:
     """Return the report as Markdown, which terminals show too."""
@@ -36,6 +38,8 @@ def markdown(analysis: Analysis) -> str:
             f"Greedy {METRIC_NAMES[analysis.metrics[task]]} at the end of training.",
             markdown_table(["algorithm", "runs", "IQM", "95 % interval", "mean", "median"], rows),
         ]
+        if not any(result.bands for result in analysis.results_on(task)):
+            parts.append(_NO_CURVES)
     if analysis.overall and len(analysis.tasks) > 1:
         names = list(analysis.overall[0].aggregates)
         rows = [

@@ -48,6 +48,27 @@ def test_runs_are_grouped_by_task_algorithm_and_what_differs(tmp_path: Path):
     }
 
 
+def test_an_environment_by_its_address_is_a_task_of_that_name(tmp_path: Path):
+    write_run(tmp_path / "a", [1, 2], env={"name": "pettingzoo", "id": "my_game:make", "kwargs": {"size": 5}})
+    write_run(tmp_path / "b", [1, 2], env={"name": "pettingzoo", "id": "my_game:make", "kwargs": {"size": 8}})
+    write_run(tmp_path / "c", [1, 2], env={"name": "gymnasium", "id": "Foraging-8x8"})
+    tasks = sorted(task for task, _ in labels(study(tmp_path)))
+    assert tasks == ["gymnasium Foraging-8x8", "my_game:make size=5", "my_game:make size=8"]
+
+
+def test_runs_with_one_evaluation_have_no_curve_and_the_tables_say_so(tmp_path: Path):
+    write_run(tmp_path / "one", [1])
+    write_run(tmp_path / "two", [1, 2], env={"name": "mpe"})
+    assert (
+        report.write_report([tmp_path], tmp_path / "out", report.Options(figures=False, page=False))[0].count(
+            "No curves"
+        )
+        == 1
+    )
+    (one,) = study(tmp_path / "one").results
+    assert one.bands == {}
+
+
 def test_paths_loggers_and_presets_make_no_groups(tmp_path: Path):
     write_run(tmp_path / "a", [1, 2], seed=1, logger={"board": {"save_dir": "x"}}, preset="tuned")
     write_run(tmp_path / "b", [1, 2], seed=2, logger={}, preset="paper", checkpoint_interval=7)
