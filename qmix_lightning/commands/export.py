@@ -41,6 +41,8 @@ def export(config: ExportConfig) -> None:
     output = Path(config.output)
     refuse_taken(output)
     stored.build()  # refuses what cannot act
+    if config.programs and config.verify_steps:
+        stored.env_section(config.env)  # refuses what they could not play, before they are made
     if not config.learner:
         stored = replace(stored, learner_weights=None, optimizer=None)
     if config.card:

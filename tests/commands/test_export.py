@@ -59,3 +59,10 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     Path("taken/file").touch()
     inprocess.refused([str(finished_run), *typed], message, name="export")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_an_environment_that_no_program_could_play_is_told_before_any_is_made(finished_run: Path, tmp_path: Path):
+    typed = [f"output={tmp_path / 'team'}", "programs=torch_export", "env.sice=3"]
+    outcome = inprocess.command([str(finished_run), *typed], "export")
+    assert (outcome.status, outcome.out) == (2, ""), outcome
+    assert "unknown key 'env.sice'" in outcome.err
