@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qmix_lightning.config.env_address import FACTORY
 from qmix_lightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ __all__ = ["TrainedRun", "build_lightning", "evaluate", "load", "train"]
 
 Env = str | Mapping[str, Any] | Callable[..., Any]
 """An environment: a name, an address ``module:factory``, a section (``{"name": "lbf", "task": ...}``) or a factory."""
-
-_FACTORY = "factory"
-"""The name under which a factory object runs."""
 
 
 @dataclass(frozen=True)
@@ -231,8 +229,8 @@ def _env_section(env: Env) -> dict[str, Any]:
         return dict(env)
     from qmix_lightning.environment import register
 
-    register(_FACTORY, env, overwrite=True)
-    return {"name": _FACTORY}
+    register(FACTORY, env, overwrite=True)
+    return {"name": FACTORY}
 
 
 def _overrides(name: str, value: Any) -> list[str]:

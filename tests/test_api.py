@@ -54,8 +54,12 @@ def test_an_environment_is_a_factory_an_address_or_a_section(env: Any, tmp_path:
     assert run.summary["status"] == "completed"
 
 
-def test_a_run_goes_on(tmp_path: Path):
+def test_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ql.train(VaryingLength, run_dir=tmp_path / "run", **TINY)
+    shown = capsys.readouterr().out
+    resume = f"ql.train(FACTORY, run_dir='{tmp_path / 'run'}', resume=True, overrides=['total_env_steps=120'])"
+    assert resume in shown
+    assert "qmix-" not in shown  # no command has the factory
     with pytest.raises(ConfigurationError, match="holds a run already"):
         ql.train(VaryingLength, run_dir=tmp_path / "run", **TINY)
     more = {**TINY, "total_env_steps": 80}

@@ -14,7 +14,10 @@ from typing import Any
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.regular_files import write_whole
 
-__all__ = ["env_label", "is_address", "is_trusted", "trust", "trust_file", "trusted_modules"]
+__all__ = ["FACTORY", "env_label", "is_address", "is_trusted", "trust", "trust_file", "trusted_modules"]
+
+FACTORY = "factory"
+"""The name of an environment that :func:`qmix_lightning.train` was given as an object, which no command knows."""
 
 _ADDRESS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)

@@ -11,6 +11,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from qmix_lightning.config.env_address import FACTORY
 from qmix_lightning.config.resume import imported
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.runtime.text import shown_path
@@ -75,26 +76,36 @@ def _next(summary: dict[str, Any], config: RunConfig, run_dir: Path) -> list[str
     again = _typed_again(config)
     commands = []
     if (run_dir / "checkpoints" / "best.ckpt").exists():
-        commands.append(f"qmix-eval ckpt_path={_quoted(run_dir / 'checkpoints' / 'best.ckpt')}{again}")
-        if importlib.util.find_spec("qmix_lightning.commands.watch") is not None:
-            commands.append(f"qmix-watch {_quoted(run_dir)}{again}")
+        if config.env["name"] == FACTORY:
+            commands.append(f"ql.load({_text(run_dir)}), ql.evaluate({_text(run_dir)})")
+        else:
+            commands.append(f"qmix-eval ckpt_path={_quoted(run_dir / 'checkpoints' / 'best.ckpt')}{again}")
+            if importlib.util.find_spec("qmix_lightning.commands.watch") is not None:
+                commands.append(f"qmix-watch {_quoted(run_dir)}{again}")
     if (run_dir / "checkpoints" / "last.ckpt").exists():
-        commands.append(resume_command(config, run_dir) + _more(summary["ended_by"], config))
+        commands.append(resume_command(config, run_dir, _more(summary, config)))
     return commands
 
 
-def _more(ended_by: str | None, config: RunConfig) -> str:
+def _more(summary: dict[str, Any], config: RunConfig) -> str:
     """Return what to type so that a run that was ended by a limit does not end there again."""
+    ended_by = summary["ended_by"]
     if ended_by == "budget":
-        return f" total_env_steps={2 * config.total_env_steps}"
+        budget = config.total_env_steps
+        if 2 * budget <= summary["env_steps"]:  # a resumed run was given less than it had taken
+            budget = summary["env_steps"]
+        return f" total_env_steps={2 * budget}"
     if ended_by == "max_steps":
         return f" trainer.max_steps={2 * config.trainer['max_steps']}"
     return " trainer.max_time=null" if ended_by == "max_time" else ""
 
 
-def resume_command(config: RunConfig, run_dir: Path) -> str:
-    """Return the command that goes on with a run."""
-    return f"qmix-train run_dir={_quoted(run_dir)} ckpt_path=last{_typed_again(config)}"
+def resume_command(config: RunConfig, run_dir: Path, more: str = "") -> str:
+    """Return the command that goes on with a run, with ``more`` typed; in Python, where a factory object is needed."""
+    if config.env["name"] == FACTORY:
+        typed = f", overrides={more.split()}" if more else ""
+        return f"ql.train(FACTORY, run_dir={_text(run_dir)}, resume=True{typed})"
+    return f"qmix-train run_dir={_quoted(run_dir)} ckpt_path=last{_typed_again(config)}{more}"
 
 
 def _typed_again(config: RunConfig) -> str:
@@ -110,6 +121,10 @@ def _typed_again(config: RunConfig) -> str:
 
 def _quoted(path: str | Path) -> str:
     return shlex.quote(shown_path(Path(path).resolve()))
+
+
+def _text(path: Path) -> str:
+    return repr(shown_path(path.resolve()))
 
 
 def _times(seconds: dict[str, float]) -> str:
