@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
+from qmix_lightning import __version__
 from qmix_lightning.commands import COMMANDS
 from qmix_lightning.runtime.text import did_you_mean
 
@@ -15,8 +16,12 @@ def main() -> None:
     """Hand the arguments after the command's name over to the command."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
         print("python -m qmix_lightning COMMAND ...; COMMAND --help tells more\n")
-        print("\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items()))
-        print("\n".join(f"  {alias:<10}the same as {name}" for alias, name in ALIASES.items()))
+        lines = {**COMMANDS, **{alias: f"the same as {name}" for alias, name in ALIASES.items()}}
+        width = max(map(len, lines)) + 2
+        print("\n".join(f"  {name:<{width}}{summary}" for name, summary in lines.items()))
+        return
+    if sys.argv[1] == "--version":
+        print(f"qmix-lightning {__version__}")
         return
     typed = sys.argv.pop(1)
     name = ALIASES.get(typed, typed)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
+from qmix_lightning import __version__
 from qmix_lightning.cli.compose import settings_of_job
 from qmix_lightning.cli.help import help_of
 from qmix_lightning.cli.messages import explain_hydra
@@ -326,7 +327,10 @@ def _require_working_folder() -> None:
 
 
 def status_of(command: Callable[[], None], config_name: str) -> int:
-    """Run ``command`` and return its exit status; an error is printed in one line."""
+    """Run ``command`` and return its exit status; an error is printed in one line. ``--version`` is answered here."""
+    if "--version" in sys.argv[1:]:
+        print(f"qmix-lightning {__version__}")
+        return 0
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     signal.signal(signal.SIGTERM, _on_early_sigterm)
     _open_streams()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qmix_lightning import __version__
 from qmix_lightning.cli import hydra_app
 from support import inprocess
 
@@ -25,6 +26,14 @@ def test_a_working_folder_that_was_removed_is_told(
         hydra_app.run_without_hydra(lambda typed: None)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: the working folder was removed: change to one that is there\n"
+
+
+@pytest.mark.parametrize("name", ["qmix-train", "qmix-envs"])
+def test_the_version_is_this_packages(name: str, capsys: pytest.CaptureFixture[str]):
+    """Hydra would print its own."""
+    with inprocess.own_globals([name, "--version"]):
+        assert hydra_app.status_of(pytest.fail, "train") == 0
+    assert capsys.readouterr().out == f"qmix-lightning {__version__}\n"
 
 
 def test_a_full_disk_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]):

@@ -34,7 +34,7 @@ def test_every_command_is_a_console_script_and_has_its_file():
 def test_without_a_command_they_are_listed():
     ended = python("-m", "qmix_lightning")
     assert ended.returncode == 0
-    assert all(name in ended.stdout for name in COMMANDS)
+    assert all(f"  {name}  " in ended.stdout for name in COMMANDS)
 
 
 def test_an_unknown_command_gets_the_nearest():
