@@ -150,6 +150,8 @@ def check_resumable(saved: Mapping[str, Any], new: Mapping[str, Any], path: Path
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and key not in MAY_CHANGE and not key.startswith(allowed)
     ]
+    # Of a mapping that is empty on one side, what the other one holds says it all.
+    keys = [k for k in keys if {} not in (before.get(k), now.get(k)) or not any(o.startswith(f"{k}.") for o in keys)]
     # Of a component that is another one, its name says it all.
     others = {key.removesuffix("name") for key in keys if key.count(".") == 1 and key.endswith(".name")}
     different = [

@@ -94,6 +94,15 @@ def test_everything_else_is_refused_by_name(saved: dict[str, Any]):
         assert f"{key}='other' (the checkpoint has " in str(refused.value), key
 
 
+def test_an_empty_mapping_that_is_filled_is_said_once(saved: dict[str, Any]):
+    before = changed(saved, "env.kwargs", {})
+    with pytest.raises(ConfigurationError) as refused:
+        check_resumable(before, changed(saved, "env.kwargs.crew", 4), "last.ckpt")
+    assert str(refused.value).startswith(
+        "last.ckpt belongs to another run: env.kwargs.crew=4 (the checkpoint has null)."
+    )
+
+
 def test_a_refusal_is_short(saved: dict[str, Any]):
     """Of another component only its name is said; of many differences the first."""
     other = run_config("algorithm=vdn", "env=climbing", "optimizer=adam", "seed=5", "preset=pymarl").to_dict()
