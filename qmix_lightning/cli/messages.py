@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from qmix_lightning.cli.known_tasks import typed_as
@@ -99,8 +100,13 @@ def _unknown_key(key: str, config_name: str) -> str:
     if elsewhere:
         return f"unknown key '{key}'. Did you mean '{elsewhere[0]}'?"
     if siblings and section:
-        return f"unknown key '{key}'; known in {section}: {', '.join(siblings)}"
+        own = f"; the environment's own arguments are typed env.kwargs.{name}" if _has_kwargs(section, siblings) else ""
+        return f"unknown key '{key}'; known in {section}: {', '.join(siblings)}{own}"
     return f"unknown key '{key}'" + did_you_mean(key, known).split(";")[0] + "; --cfg job lists all keys"
+
+
+def _has_kwargs(section: str, siblings: Iterable[str]) -> bool:
+    return section == "env" and "kwargs" in siblings
 
 
 def _known_keys(config_name: str) -> list[str]:

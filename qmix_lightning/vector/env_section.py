@@ -84,7 +84,10 @@ def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
             inside = key not in section
             where = f"env.kwargs.{key}" if inside else f"env.{key}"
             choices = set(own) - {"num_envs"} if inside else known
-            raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{did_you_mean(key, choices)}")
+            meant = did_you_mean(key, choices)
+            if not inside and "kwargs" in known and not meant.endswith("?"):
+                meant += f"; the environment's own arguments are typed env.kwargs.{key}"
+            raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{meant}")
     provided = ("num_envs",) if environment.is_natively_batched(factory) else ()
     return EnvSection(
         name=env_label(section),

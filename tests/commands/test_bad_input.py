@@ -91,6 +91,8 @@ TYPED = [
     ("+env.sice=3", "unknown key 'env.sice' for environment 'two_step'"),
     (f"{FAKE}with_size env.kwargs.sise=3", "has no setting 'sise'. Did you mean 'size'?"),
     (f"{FAKE}with_size", "needs size"),
+    (f"{FAKE}with_size env.sise=3", "; the environment's own arguments are typed env.kwargs.sise"),
+    (f"{FAKE}with_size +env.sise=3", "; the environment's own arguments are typed env.kwargs.sise"),
     ("trainer.callbacks=1", "use callbacks.<name>._target_="),
     ("trainer.default_root_dir=x", "use run_dir="),
     ("~optimizer.lr", "missing value: optimizer.lr"),
