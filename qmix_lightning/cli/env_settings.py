@@ -35,13 +35,21 @@ def show_settings(section: dict[str, Any]) -> None:
             factory = load_target(address, "env.id")
     except ConfigurationError:
         return
-    text = inspect.getdoc(factory) or ""
+    text = _docstring(factory)
     if summary := text.split("\n\n")[0].split("\nArgs:")[0]:
         print("\n" + "\n".join(f"  {line}" for line in _plain(summary).splitlines()))
     provided = "num_envs" if environment.is_natively_batched(factory) else ""
     rows = _setting_rows(section, factory, adapter, provided, _described_arguments(text))
     if rows:
         print("", *aligned([["  setting", "value", "type", "meaning"], *rows]), sep="\n")
+
+
+def _docstring(factory: Callable[..., Any]) -> str:
+    """Return a factory's docstring; a class without one has its base's, but not PettingZoo's about all of them."""
+    text = inspect.getdoc(factory) or ""
+    bases = inspect.getmro(factory) if inspect.isclass(factory) else ()
+    general = [base.__doc__ for base in bases if base.__module__.startswith("pettingzoo.utils.") and base.__doc__]
+    return "" if text in map(inspect.cleandoc, general) else text
 
 
 def _setting_rows(

@@ -12,13 +12,15 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from pettingzoo import ParallelEnv
 
 from qmix_lightning import environment
-from qmix_lightning.cli import env_catalogue
+from qmix_lightning.cli import env_catalogue, env_settings
 from qmix_lightning.cli.env_catalogue import SIZES, catalogue
 from qmix_lightning.commands.envs import _created, compose_env, main
 from qmix_lightning.env_checker.report import CHECKS
 from support import runs
+from support.fakes import VaryingLength
 from support.inprocess import own_globals
 
 ROOT = Path(__file__).parents[2]
@@ -171,6 +173,19 @@ def test_show_tells_all_it_can_of_what_fails(envs, name: str, said: str):
     assert (status, err) == (0, "")
     assert re.search(rf"can run here +{said}", out)
     assert "  setting" in out
+
+
+def test_show_says_of_a_class_without_a_docstring_what_its_base_does():
+    """But not what PettingZoo's says of every environment."""
+
+    class Undescribed(ParallelEnv):
+        pass
+
+    class Longer(VaryingLength):
+        pass
+
+    assert env_settings._docstring(Undescribed) == ""
+    assert env_settings._docstring(Longer).startswith("Episodes of 3 to 12 steps")
 
 
 def test_show_what_is_not_installed(envs):
