@@ -308,7 +308,7 @@ def _check(arguments: list[str]) -> None:
     failed = sorted({result.check for result in failures(results)})
     not_tried = sum(result.status == "unseen" for result in results)
     named = f" ({', '.join(failed)})" if failed else ""
-    print(f"{passed} checks passed, {len(failed)} failed{named}, {not_tried} not tried")
+    print(f"{passed} check{'' if passed == 1 else 's'} passed, {len(failed)} failed{named}, {not_tried} not tried")
     if failed:
         raise SystemExit(1)
 
