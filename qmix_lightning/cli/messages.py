@@ -86,6 +86,8 @@ def _meant_by_word(word: str) -> str:
 
 def _unknown_key(key: str, config_name: str) -> str:
     """Return the message for a key that the composed configuration does not have."""
+    if key.startswith("env_args."):  # PyMARL's; which of them there are depends on env=, typed or not
+        return f"unknown key '{key}'. Did you mean 'env.{key.removeprefix('env_args.')}'?"
     known = _known_keys(config_name)
     for meant in meant_by(key):
         if meant in known:

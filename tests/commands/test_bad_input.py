@@ -70,6 +70,7 @@ TYPED = [
     ("+optimizer.lrr=1", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
     ("optimizer.learning_rate=1", "unknown key 'optimizer.learning_rate'. Did you mean 'optimizer.lr'?"),
     ("n_envs=4", "unknown key 'n_envs'. Did you mean 'rollout.num_envs'?"),
+    ("env_args.map_name=3m", "unknown key 'env_args.map_name'. Did you mean 'env.map_name'?"),
     ("env=smax env.map_name=3m", "unknown key 'env.map_name'. Did you mean 'env.scenario'?"),
     ("experiment=two_step", "unknown experiment 'two_step'; there are two_step_coma, two_step_qmix, "),
     ("trainer.compile=true", "unknown key 'trainer.compile'; trainer.* takes the arguments of Lightning's Trainer"),
