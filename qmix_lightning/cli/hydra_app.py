@@ -74,6 +74,8 @@ def _fail(message: str) -> None:
 THREAD_PATIENCE_S = 30.0
 """How long a command waits at its end for threads that were left behind."""
 
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -171,12 +173,14 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
     started: list[Path] = []
     failures: list[Exception] = []
     skipped: list[Path] = []
+    asked = os.environ.get(_FULL_ERROR)
 
     def compose(config: DictConfig, folder: Path) -> tuple[dict[str, Any], list[str]]:
         if config_name == "train":
             config.run_dir = shown_path(folder)
         return settings_of_job(config)
 
+    @_full_error(asked)  # processes that a job starts inherit what the user has set, not what Hydra is told below
     def job(config: DictConfig) -> Any:
         from hydra.core.hydra_config import HydraConfig
 
@@ -199,7 +203,7 @@ def run_under_hydra(config_name: str, task: Task, begin_sweep: BeginSweep | None
         return None
 
     try:
-        with unread, _mode_by_flag(), _errors_passed_on():
+        with unread, _mode_by_flag(), _full_error("1"):  # so that errors reach status_of instead of ending in Hydra
             hydra.main(config_path="pkg://qmix_lightning.conf", config_name=config_name, version_base="1.3")(job)()
         if sweep is not None:
             sweep.end()
@@ -244,19 +248,20 @@ def _mode_by_flag() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _errors_passed_on() -> Generator[None]:
-    """Let errors reach :func:`status_of` instead of ending in Hydra.
-
-    HYDRA_FULL_ERROR=1 does the same, but processes that a job starts would inherit it, and print tracebacks.
-    """
-    from hydra._internal import utils
-
-    before = utils._is_env_set
-    utils._is_env_set = lambda name: name == "HYDRA_FULL_ERROR" or before(name)
+def _full_error(value: str | None) -> Generator[None]:
+    """Set HYDRA_FULL_ERROR, or remove it, for a while."""
+    before = os.environ.get(_FULL_ERROR)
+    _set_full_error(value)
     try:
         yield
     finally:
-        utils._is_env_set = before
+        _set_full_error(before)
+
+
+def _set_full_error(value: str | None) -> None:
+    os.environ.pop(_FULL_ERROR, None)
+    if value is not None:
+        os.environ[_FULL_ERROR] = value
 
 
 @contextlib.contextmanager
@@ -331,7 +336,7 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
     if "--version" in sys.argv[1:]:
         print(f"qmix-lightning {__version__}")
         return 0
-    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    full_error = os.environ.get(_FULL_ERROR) == "1"
     signal.signal(signal.SIGTERM, _on_early_sigterm)
     _open_streams()
     try:
