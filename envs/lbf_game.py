@@ -22,10 +22,10 @@ _MOVES = ((Action.NORTH, -1, 0), (Action.SOUTH, 1, 0), (Action.WEST, 0, -1), (Ac
 class Game(ForagingEnv):
     """The package's game with a faster search for legal actions, faster observations, and a space for those in grids.
 
-    Three quarters of a step go to these two in the original. The rules are the package's. Only these two are replaced,
-    and tests compare them with the package's own: legal actions are looked up among the positions of food instead of in
-    the field one by one, and observations are written as they are returned, without the copies in between and without
-    checking each against its space.
+    Three quarters of a step go to the first two in the original. The rules are the package's, and tests compare these
+    two with its own: legal actions are looked up among the positions of food instead of in the field one by one, and
+    observations are written as they are returned, without the copies in between and without checking each against its
+    space.
     """
 
     def _get_observation_space(self) -> Any:

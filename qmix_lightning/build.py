@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -15,13 +14,12 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
-from qmix_lightning.agents import AGENTS
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.algorithms.pqn import PQN
 from qmix_lightning.checkpoint.lightning_io import RunCheckpointIO
 from qmix_lightning.checkpoint.manifest import RunMetadata
 from qmix_lightning.checkpoint.resume import Resumed, check_same_shape
-from qmix_lightning.components import build_learner, check_sizes, env_maker, make_component
+from qmix_lightning.components import build_learner, check_sizes, env_maker, looks_at, make_component
 from qmix_lightning.config.run_config import RunConfig, evaluation_plan
 from qmix_lightning.config.trust import recorded_config
 from qmix_lightning.environment import VectorEnv
@@ -178,9 +176,8 @@ def _say_what_is_lost(config: RunConfig, spec: EnvSpec, learner: Learner) -> Non
 
 def _check_absent_entities(config: RunConfig, spec: EnvSpec) -> None:
     """Refuse a replay that rounds what stands for an absent entity: learned from, it would be one in sight."""
-    sees_entities = "obs_entities" in inspect.signature(AGENTS.load(config.agent["name"])).parameters
     stored = obs_dtype(spec, DTYPES[config.replay.dtype])
-    for block in spec.obs_entities if sees_entities else ():
+    for block in spec.obs_entities if "obs_entities" in looks_at(config.agent["name"]) else ():
         absent = torch.tensor(block.absent)
         if not torch.equal(absent.to(stored).to(absent.dtype), absent):
             raise ConfigurationError(

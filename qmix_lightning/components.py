@@ -38,6 +38,7 @@ __all__ = [
     "build_policy",
     "check_sizes",
     "env_maker",
+    "looks_at",
     "make_component",
     "policy_class",
 ]
@@ -191,16 +192,21 @@ def policy_class(algorithm: str) -> type[Policy]:
     return learner.policy_class
 
 
+def looks_at(agent: str) -> set[str]:
+    """Return which parts that an environment may declare of its observations the agent of this name needs to know."""
+    return {"obs_entities", "pictures"} & inspect.signature(AGENTS.load(agent)).parameters.keys()
+
+
 def build_learner(config: NetworkSections, spec: EnvSpec) -> Learner:
     """Make the learner for an environment: networks and learning rule."""
     kind = policy_class(config.algorithm["name"])
     agent = config.agent["name"]
-    if not spec.obs_entities and "obs_entities" in inspect.signature(AGENTS.load(agent)).parameters:
+    looks = looks_at(agent)
+    if "obs_entities" in looks and not spec.obs_entities:
         raise ConfigurationError(
             f"agent '{agent}' needs observations that are sets of entities, and environment '{config.env['name']}' "
             "declares none (lbf, smax, smac and mpe's simple_spread do): use agent=recurrent or agent=feedforward"
         )
-    looks = {"obs_entities", "pictures"} & inspect.signature(AGENTS.load(agent)).parameters.keys()
     if config.algorithm.get("critic_obs") is False and any(getattr(spec, name) for name in looks):
         raise ConfigurationError(
             f"algorithm '{config.algorithm['name']}' with agent={agent}: the critic is such a network too and looks at "

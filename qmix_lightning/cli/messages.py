@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from qmix_lightning.cli.known_tasks import typed_as
 from qmix_lightning.cli.overrides import COMMANDS_ON_A_POLICY, config_groups, shipped_configuration
 from qmix_lightning.config.aliases import KEYS
+from qmix_lightning.config.env_address import own_arguments
 from qmix_lightning.config.shipped import shipped_files
 from qmix_lightning.config.synonyms import meant_by
 from qmix_lightning.runtime.text import did_you_mean
@@ -102,13 +102,9 @@ def _unknown_key(key: str, config_name: str) -> str:
     if elsewhere:
         return f"unknown key '{key}'. Did you mean '{elsewhere[0]}'?"
     if siblings and section:
-        own = f"; the environment's own arguments are typed env.kwargs.{name}" if _has_kwargs(section, siblings) else ""
+        own = own_arguments(name) if section == "env" and "kwargs" in siblings else ""
         return f"unknown key '{key}'; known in {section}: {', '.join(siblings)}{own}"
     return f"unknown key '{key}'" + did_you_mean(key, known).split(";")[0] + "; --cfg job lists all keys"
-
-
-def _has_kwargs(section: str, siblings: Iterable[str]) -> bool:
-    return section == "env" and "kwargs" in siblings
 
 
 def _known_keys(config_name: str) -> list[str]:

@@ -19,7 +19,7 @@ from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.resume import refuse_untyped_interpreter
 from qmix_lightning.config.run_config import RunConfig, validate
 from qmix_lightning.config.tree import flatten, key_of
-from qmix_lightning.config.without_effect import say_without_effect
+from qmix_lightning.config.without_effect import remarks_on_typed
 from qmix_lightning.errors import (
     CheckpointError,
     ConfigurationError,
@@ -100,7 +100,7 @@ def _train(tree: dict[str, Any], run_dir: Path, overrides: list[str] | None, ran
     if isinstance(preset, dict) and preset.get("note") and config.ckpt_path is None and is_first_rank():
         print(preset["note"], flush=True)
     if overrides is not None and config.ckpt_path is None and is_first_rank():
-        for line in say_without_effect(config, set(map(key_of, overrides))):
+        for line in remarks_on_typed(config, set(map(key_of, overrides))):
             print(line, file=sys.stderr, flush=True)
     opened = None
     if config.ckpt_path is not None:

@@ -14,7 +14,16 @@ from typing import Any
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.regular_files import write_whole
 
-__all__ = ["FACTORY", "env_label", "is_address", "is_trusted", "trust", "trust_file", "trusted_modules"]
+__all__ = [
+    "FACTORY",
+    "env_label",
+    "is_address",
+    "is_trusted",
+    "own_arguments",
+    "trust",
+    "trust_file",
+    "trusted_modules",
+]
 
 FACTORY = "factory"
 """The name of an environment that :func:`qmix_lightning.train` was given as an object, which no command knows."""
@@ -55,6 +64,11 @@ def trusted_modules() -> list[str]:
     except (OSError, UnicodeDecodeError):
         return []
     return [line.strip() for line in lines if _MODULE.fullmatch(line.strip())]
+
+
+def own_arguments(key: str) -> str:
+    """Return the end of a message about an unknown ``env.KEY`` where the section has ``kwargs``."""
+    return f"; the environment's own arguments are typed env.kwargs.{key}"
 
 
 def is_trusted(text: object) -> bool:

@@ -9,7 +9,7 @@ from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.config.schema import typed
 from qmix_lightning.config.tree import flatten
 
-__all__ = ["say_without_effect"]
+__all__ = ["remarks_on_typed"]
 
 
 class _Use(NamedTuple):
@@ -45,7 +45,7 @@ _USES = [
 ]
 
 
-def say_without_effect(config: RunConfig, keys: Collection[str]) -> list[str]:
+def remarks_on_typed(config: RunConfig, keys: Collection[str]) -> list[str]:
     """Return a line for each typed setting that changes nothing, and for numbers that do not fit each other.
 
     Those are a learning rate that rises unasked, and updates of an on-policy round that are no whole epochs.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qmix_lightning import environment
-from qmix_lightning.config.env_address import env_label
+from qmix_lightning.config.env_address import env_label, own_arguments
 from qmix_lightning.config.expected import typed
 from qmix_lightning.config.schema import check_settings, from_mapping, settings_of
 from qmix_lightning.errors import ConfigurationError
@@ -86,7 +86,7 @@ def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
             choices = set(own) - {"num_envs"} if inside else known
             meant = did_you_mean(key, choices)
             if not inside and "kwargs" in known and not meant.endswith("?"):
-                meant += f"; the environment's own arguments are typed env.kwargs.{key}"
+                meant += own_arguments(key)
             raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{meant}")
     provided = ("num_envs",) if environment.is_natively_batched(factory) else ()
     return EnvSection(

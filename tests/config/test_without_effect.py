@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from qmix_lightning.config.tree import key_of
-from qmix_lightning.config.without_effect import _USES, say_without_effect
+from qmix_lightning.config.without_effect import _USES, remarks_on_typed
 from support import inprocess
 from support.compositions import composed, run_config
 
 
 def said(*typed: str) -> list[str]:
-    return say_without_effect(run_config("env=two_step", *typed), {key_of(override) for override in typed})
+    return remarks_on_typed(run_config("env=two_step", *typed), {key_of(override) for override in typed})
 
 
 @pytest.mark.parametrize(

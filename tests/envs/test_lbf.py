@@ -177,8 +177,8 @@ def test_timeout_is_terminal_is_a_setting():
     assert (outcome.terminated, outcome.truncated) == (True, False)
 
 
-def test_the_share_of_food_counts_levels():
-    player = Player(lbf.make()).reset()
+def _collect_one_level_of_four(**settings):
+    player = Player(lbf.make(), **settings).reset()
     game = player.env.game
     game.field[:] = 0
     game.field[4, 4], game.field[1, 1] = 1, 3
@@ -188,21 +188,18 @@ def test_the_share_of_food_counts_levels():
     game._gen_valid_moves()
     outcome = player.step(5, 5)
     assert outcome.reward == pytest.approx(0.25)
+    return player, outcome
+
+
+def test_the_share_of_food_counts_levels():
+    player, outcome = _collect_one_level_of_four()
     while not outcome.truncated:
         outcome = player.step(0, 0)
     assert outcome.metrics == (0.25,)
 
 
 def test_the_share_of_food_of_an_episode_that_env_episode_limit_ends():
-    player = Player(lbf.make(), episode_limit=2).reset()
-    game = player.env.game
-    game.field[:] = 0
-    game.field[4, 4], game.field[1, 1] = 1, 3
-    game._food_spawned = 4.0
-    for agent, place in zip(game.players, [(3, 4), (5, 4)], strict=True):
-        agent.position = place
-    game._gen_valid_moves()
-    assert player.step(5, 5).reward == pytest.approx(0.25)
+    player, _ = _collect_one_level_of_four(episode_limit=2)
     outcome = player.step(0, 0)
     assert (outcome.truncated, outcome.metrics) == (True, (0.25,))
 
