@@ -82,7 +82,7 @@ class AgentLinear(nn.Module):
         flat = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)  # [N, M, in]
         weight = self.weight[self.sets].transpose(1, 2)  # [N, in, out]
         out = torch.matmul(flat, weight) + self.bias[self.sets][:, None]  # [N, M, out]
-        return out.transpose(0, 1).reshape(*x.shape[:-1], -1)  # [..., N, out]
+        return out.transpose(0, 1).reshape(*x.shape[:-1], out.shape[-1])  # [..., N, out]; of no rows -1 is refused
 
 
 def orthogonal_(agent: nn.Module, **gates: int) -> None:

@@ -166,6 +166,12 @@ def test_initialised_like_torchs_linear():
         assert float(p.detach().std()) == pytest.approx(0.25 / 3**0.5, rel=0.05)
 
 
+def test_agents_that_share_nothing_take_a_batch_in_which_nobody_lives():
+    layer = AgentLinear([0, 1, 2], 4, 5)
+    assert layer(torch.zeros(0, 3, 4)).shape == (0, 3, 5)
+    assert layer(torch.zeros(2, 0, 3, 4)).shape == (2, 0, 3, 5)
+
+
 # Death ------------------------------------------------------------------------------------------------------------
 
 
