@@ -266,11 +266,7 @@ def greedy_return(tmp_path: Path, seed: int) -> float:
     return json.loads((tmp_path / "summary.json").read_text())["eval"]["return_mean"]
 
 
-def test_it_finds_the_better_branch_of_the_two_step_game(tmp_path: Path):
-    assert greedy_return(tmp_path, 1) == 8.0
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 3, 4, 5, 6])
-def test_it_finds_the_better_branch_on_every_seed(tmp_path: Path, seed: int):
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 6])
+def test_it_finds_the_better_branch_of_the_two_step_game(tmp_path: Path, seed: int):
     assert greedy_return(tmp_path, seed) == 8.0

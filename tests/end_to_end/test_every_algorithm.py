@@ -229,7 +229,7 @@ def echo_return(algorithm: str, folder: Path, seed: int, steps: int, *extra: str
 
 STEPS = dict.fromkeys(LOSSES, 1500) | dict.fromkeys(ON_POLICY, 2400) | {"qtran_base": 2400}
 QUICK_STEPS = {"cw_qmix": 900, "mappo": 1600, "pqn_qmix": 1600}
-"""The others learn a game in every run of the tests: test_experiments (qmix, qplex), test_qtran and test_coma."""
+"""Two more learn a game in every run of the tests: qmix in test_experiments, qtran_alt in test_qtran."""
 SEEDS = (1, 2, 3)
 
 

@@ -85,6 +85,7 @@ def qtrans_game(tmp_path: Path, algorithm: str, seed: int) -> dict:
     return learned(tmp_path / str(seed), f"matrix_qtran_{algorithm}", seed)
 
 
+@pytest.mark.slow
 def test_qplex_finds_eight_in_qtrans_game(tmp_path: Path):
     report = learned(tmp_path, "matrix_qtran_qplex", 1, *shortened(450, 3.5e-3))
     assert report["greedy_return"] == 8.0
