@@ -231,6 +231,14 @@ def test_a_family_of_environments_has_values_of_its_own_in_the_tuned_preset_alon
     )
 
 
+@pytest.mark.parametrize("overrides", [["env=smax"], ["env=jaxmarl"], ["experiment=smax_pqn_vdn"]])
+def test_what_is_compiled_for_training_also_evaluates(overrides):
+    rollout = run_config(*overrides).rollout
+    assert rollout.num_eval_envs == rollout.num_envs > 8
+    assert run_config(*overrides, "rollout.num_envs=32").rollout.num_eval_envs == 32
+    assert run_config(*overrides, "rollout.num_eval_envs=4").rollout.num_eval_envs == 4
+
+
 def test_families_that_need_more_than_their_budget_say_so_and_no_other():
     notes = {env: composed_with("env", env, resolve=False)["preset"]["note"] for env in choices("env")}
     assert {env for env, note in notes.items() if note} == {"rware", "smac", "smacv2"}
