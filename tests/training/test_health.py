@@ -125,6 +125,14 @@ def test_mixed_precision_without_units(
     assert ("trainer.precision=bf16-mixed on a CPU without bfloat16 units" in capsys.readouterr().err) is told
 
 
+@pytest.mark.parametrize(("precision", "told"), [("bf16-true", True), ("16-true", True), ("bf16-mixed", False)])
+def test_parameters_too_narrow_for_their_updates(precision: str, told: bool, capsys: pytest.CaptureFixture[str]):
+    watched = Watched(device="meta")
+    watched.trainer.precision = precision
+    watched.check.on_fit_start(watched.trainer, watched.module)
+    assert ("keeps parameters in 16 bits" in capsys.readouterr().err) is told
+
+
 def test_what_was_told_is_not_told_again_after_a_resume(capsys: pytest.CaptureFixture[str]):
     first, second = Watched(), Watched()
     first.evaluate(50_000)

@@ -31,6 +31,7 @@ class HealthCheck(Callback):
     * The budget buys few updates, or no copy of the networks to the targets.
     * The team does worse than random play did in the first episodes.
     * Mixed bfloat16 precision on a CPU without units for it, where it is several times slower than float32.
+    * Parameters of 16 bits: a target network that follows by 1 % of the difference rounds to where it was.
 
     Args:
         log: where the logged values come from.
@@ -52,6 +53,13 @@ class HealthCheck(Callback):
                 "precision",
                 f"trainer.precision={trainer.precision} on a CPU without bfloat16 units is several times slower than "
                 "float32: use trainer.precision=32-true",
+            )
+        if str(trainer.precision) in ("bf16-true", "16-true"):
+            self._warn(
+                trainer,
+                "narrow parameters",
+                f"trainer.precision={trainer.precision} keeps parameters in 16 bits, in which most updates, and all of "
+                "soft targets, round to nothing: use trainer.precision=bf16-mixed",
             )
 
     def on_train_batch_end(
