@@ -29,6 +29,7 @@ from qmix_lightning.errors import ConfigurationError, QMixLightningError, RunErr
 from qmix_lightning.runtime.launch import launched_by
 from qmix_lightning.runtime.signals import end_with_parent
 from qmix_lightning.runtime.text import error_line, on_one_line, shortened, shown_path
+from qmix_lightning.worker.import_path import look_in
 
 __all__ = [
     "RANK_CONFIG",
@@ -50,8 +51,8 @@ def import_from_here() -> None:
 
     The folder is put last, so that nothing installed is shadowed; worker processes inherit the path.
     """
-    if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
+    if not sys.flags.safe_path:
+        look_in([] if "" in sys.path else [os.getcwd()])
 
 
 Task = Callable[[dict[str, Any], Path, "list[str] | None"], object]

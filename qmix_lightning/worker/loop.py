@@ -29,6 +29,7 @@ from qmix_lightning.worker.create_env import AdapterMaker
 from qmix_lightning.worker.declared import is_seeded, versions_of
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS, EnvBlock, FaultLimit, Faults, FaultTolerantEnv
 from qmix_lightning.worker.frames import read_frame
+from qmix_lightning.worker.import_path import look_in
 from qmix_lightning.worker.lifeline import is_gone, watch
 from qmix_lightning.worker.protocol import (
     DONE,
@@ -100,7 +101,7 @@ def work(connection: socket.socket, lifeline: socket.socket, output: int, log: i
         threading.Thread(target=watch, args=(lifeline,), daemon=True).start()
         order = WorkOrder(**receive(connection))  # type: ignore[arg-type]
         join_family(order.family)
-        sys.path += [folder for folder in order.path if folder not in sys.path]
+        look_in(order.path)
         faults = Faults(order.environment["name"], FaultLimit(order.max_faults, order.fault_window_s), order.started)
         try:
             _create(envs, order, faults)
