@@ -143,10 +143,13 @@ def _train_locked(
     from qmix_lightning.checkpoint.resume import holds_resumable, load_resumed, refuse_links_out
 
     refuse_links_out(run_dir)
-    resumable, ended = holds_resumable(run_dir), _status(run_dir) not in ("running", "failed", "diverged")
+    resumable, best = holds_resumable(run_dir), (run_dir / "checkpoints" / "best.ckpt").exists()
+    status = _status(run_dir)
+    # One that was interrupted has saved, unless the signal came before the training began.
+    ended = status not in ("running", "failed", "diverged") and (best or status != "interrupted")
     if config.ckpt_path is None:
         if not (requeued and resumable):  # such a job repeats its command
-            if resumable or (ended and (run_dir / "checkpoints" / "best.ckpt").exists()):
+            if resumable or (ended and best):
                 raise ConfigurationError(
                     f"{shown_path(run_dir)} holds a run already: add ckpt_path=last to go on with it, or choose "
                     "another run_dir"
@@ -341,6 +344,12 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         if first:
             raise
         # A rank that ends with another status is taken for crashed, and all others are killed.
+    except (KeyboardInterrupt, SystemExit) as stop:
+        number = _signal_outside_training(stop)
+        if number is None or not first:
+            raise
+        ending = Ending("interrupted", number.name, str(RunInterrupted(number)))
+        raise RunInterrupted(number, f"; to go on: {resume_command(config, run_dir)}") from stop
     except RunDiverged as error:
         ending = Ending("diverged", "divergence", str(error))
         raise
@@ -370,6 +379,13 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
     if first:
         print_end(summary, config, run_dir)
     return summary
+
+
+def _signal_outside_training(stop: KeyboardInterrupt | SystemExit) -> Signals | None:
+    """Return the signal that came while the handlers of training were not there; ``None`` if something else ended."""
+    if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):  # Lightning exits with 1
+        return Signals.SIGINT
+    return Signals.SIGTERM if stop.code == 128 + Signals.SIGTERM else None
 
 
 def _content(path: Path) -> bytes | None:

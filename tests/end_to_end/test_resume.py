@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -92,6 +93,31 @@ def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path):
         assert '"status": "interrupted"' in (folder / "summary.json").read_text()
     inprocess.succeed([*arguments, "ckpt_path=last"])
     runs.assert_same_run(reference(1, BUDGET), folder)
+
+
+@pytest.mark.parametrize(("stop", "number"), [(KeyboardInterrupt(), signal.SIGINT), (SystemExit(143), signal.SIGTERM)])
+def test_a_signal_before_the_training_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException, number: signal.Signals
+):
+    """Before its handlers are there, Python raises: interrupted, not failed, and what the message says goes on."""
+
+    def stopped(*_: object) -> None:
+        raise stop
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("qmix_lightning.training.end_table.print_start", stopped)
+        outcome = inprocess.command([*inprocess.TINY, f"run_dir={folder}"])
+    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert (outcome.status, outcome.err) == (
+        128 + number,
+        f"error: stopped by {name}; to go on: qmix-train run_dir={folder} ckpt_path=last\n",
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["status"], summary["ended_by"]) == ("interrupted", number.name)
+    assert summary["why"] == f"stopped by {name}"
+    inprocess.succeed([f"run_dir={folder}", "ckpt_path=last"])
+    assert json.loads((folder / "summary.json").read_text())["status"] == "completed"
 
 
 def test_a_run_goes_on_in_another_folder(reference, tmp_path: Path):
