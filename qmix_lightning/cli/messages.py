@@ -96,6 +96,7 @@ def _unknown_key(key: str, config_name: str) -> str:
     siblings = [k.removeprefix(f"{section}.") for k in known if not section or k.startswith(f"{section}.")]
     siblings = sorted({k.partition(".")[0] for k in siblings})
     elsewhere = [k for k in known if k.rpartition(".")[2] == name]
+    elsewhere.sort(key=lambda k: k.startswith("preset."))  # these are defaults of the others
     close = did_you_mean(name, siblings, f"{section}." if section else "")
     if close.endswith("?"):
         return f"unknown key '{key}'{close}"

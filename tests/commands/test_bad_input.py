@@ -120,6 +120,7 @@ TYPED = [
     ("agent.use_obs=maybe", "agent.use_obs must be true or false, not 'maybe'"),
     ("agent.use_obs=false agent.use_last_action=false agent.use_agent_id=false", "the agent's input is empty"),
     ("mixer.positivity=ab", "Did you mean 'abs'?"),
+    ("td_lambda=0.8", "unknown key 'td_lambda'. Did you mean 'algorithm.td_lambda'?"),
     ("algorithm.gamma=nan", "gamma must be in [0, 1], not nan"),
     ("optimizer.lr=fast", "optimizer.lr must be a number, not 'fast'"),
     ("env.kwargs=3", "unknown key 'env.kwargs'"),
