@@ -30,7 +30,7 @@ class _InstalledInPlace:
             return None
         spec = PathFinder.find_spec(name)
         if spec is None or spec.loader is not None:
-            return None
+            return spec
         behind = sys.meta_path[sys.meta_path.index(PathFinder) + 1 :]
         found = (finder.find_spec(name, path, target) for finder in behind)
         return next((spec for spec in found if spec is not None), None)
