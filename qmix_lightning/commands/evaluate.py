@@ -13,6 +13,7 @@ from qmix_lightning.config.env_address import env_label
 from qmix_lightning.config.policy_config import validate_eval
 from qmix_lightning.config.resume import refuse_untyped_interpreter
 from qmix_lightning.config.run_config import InterpreterConfig
+from qmix_lightning.config.tree import flatten
 from qmix_lightning.errors import ConfigurationError, RunError
 from qmix_lightning.runtime.regular_files import refuse_unwritable
 from qmix_lightning.runtime.text import shown_path
@@ -82,6 +83,8 @@ def _rows(source: str, result: Mapping[str, Any]) -> dict[str, str]:
         "return": with_interval(result["return_mean"], result["return_ci95"]),
         "length": f"{result['length_mean']:.4g}",
     }
+    if result["env_given"]:
+        rows["given"] = ", ".join(f"env.{key}={value}" for key, value in result["env_given"].items())
     if "win_rate" in result:
         rows["win rate"] = f"{result['win_rate']:.1%}"
     return rows
@@ -164,8 +167,8 @@ def evaluate_policy(
         interpreter: another Python that steps the environments; ``None``: this one.
 
     Returns:
-        ``episodes``, ``return_mean``, ``return_ci95`` (half width), ``length_mean``, ``win_rate`` where the task has
-        one.
+        ``policy``, ``env_given`` (what of ``env`` its file does not say), ``episodes``, ``return_mean``,
+        ``return_ci95`` (half width), ``length_mean``, ``win_rate`` where the task has one.
     """
     import torch
 
@@ -195,8 +198,11 @@ def evaluate_policy(
         stats = evaluate_episodes(environment, rollout_policy, list(range(played)), seed=first, epsilon=epsilon)
     finally:
         environment.close()
+    recorded = flatten(stored.env).items()
     result: dict[str, Any] = {
+        "policy": stored.source,
         "env": env_label(section),
+        "env_given": {key: value for key, value in flatten(env).items() if (key, value) not in recorded},
         "algorithm": stored.algorithm["name"],
         "seed": first,
         "env_steps": stored.provenance.env_steps,

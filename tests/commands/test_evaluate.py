@@ -49,7 +49,9 @@ def test_the_json_has_these_fields(run: Path, tmp_path: Path):
     shown = inprocess.succeed([f"ckpt_path={path}", "episodes=5", ID, f"output={target}"], "evaluate")
     result = json.loads(target.read_text())
     assert list(result) == [
+        "policy",
         "env",
+        "env_given",
         "algorithm",
         "seed",
         "env_steps",
@@ -63,6 +65,7 @@ def test_the_json_has_these_fields(run: Path, tmp_path: Path):
         "versions",
     ]
     assert (result["env"], result["algorithm"]) == ("VaryingLength", "qmix")
+    assert (Path(result["policy"]).resolve(), result["env_given"]) == (path.resolve(), {})
     assert 0 <= result["win_rate"] <= 1
     assert 3 <= result["length_mean"] <= 12
     rows = dict(line.split(maxsplit=1) for line in shown.out.splitlines())
@@ -107,7 +110,8 @@ def test_settings_of_the_environment_can_be_changed(run: Path):
     path = f"ckpt_path={run}/checkpoints/best.ckpt"
     plain = result_of([path, "episodes=6", ID])
     assert result_of([path, "episodes=6", ID, "env.episode_limit=2"])["length_mean"] == 2
-    longer = result_of([path, "episodes=6", ID, "env.kwargs.extra_length=20"])
+    longer = result_of([path, "episodes=6", ID, "env.kwargs.extra_length=20", "env.reward_aggregation=sum"])
+    assert longer["env_given"] == {"kwargs.extra_length": 20}
     assert longer["length_mean"] == plain["length_mean"] + 20
     mean = result_of([path, "episodes=6", ID, "env.reward_aggregation=mean"])
     assert mean["return_mean"] == pytest.approx(plain["return_mean"] / 3)
