@@ -63,7 +63,7 @@ def _data(analysis: Analysis) -> dict[str, Any]:
             }
             for task in analysis.tasks
         ],
-        "axes": {axis: AXIS_NAMES[axis] for axis in AXES},
+        "axes": {axis: AXIS_NAMES[axis] for axis in AXES if any(axis in result.bands for result in analysis.results)},
         "profiles": [{"algorithm": analysis.algorithms.index(o.algorithm), "y": o.profile} for o in analysis.overall],
         "thresholds": THRESHOLDS.tolist(),
     }

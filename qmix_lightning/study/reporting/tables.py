@@ -17,6 +17,8 @@ _STATISTICS = "IQM: mean of the middle half of the runs. Intervals: 95 %, strati
 
 _NO_CURVES = "No curves: they need two evaluations of each run; a smaller `eval_interval=` makes more."
 
+_NO_COMMON_TIMES = "its runs were evaluated at no common times, or did not record them."
+
 
 def markdown(analysis: Analysis) -> str:
     """Return the report as Markdown, which terminals show too."""
@@ -38,8 +40,11 @@ def markdown(analysis: Analysis) -> str:
             f"Greedy {METRIC_NAMES[analysis.metrics[task]]} at the end of training.",
             markdown_table(["algorithm", "runs", "IQM", "95 % interval", "mean", "median"], rows),
         ]
-        if not any(result.bands for result in analysis.results_on(task)):
+        curves = [result for result in analysis.results_on(task) if result.bands]
+        if not curves:
             parts.append(_NO_CURVES)
+        elif apart := [result.algorithm for result in curves if "wall_s" not in result.bands]:
+            parts.append(f"No curve over training time of {', '.join(apart)}: {_NO_COMMON_TIMES}")
     if analysis.overall and len(analysis.tasks) > 1:
         names = list(analysis.overall[0].aggregates)
         rows = [

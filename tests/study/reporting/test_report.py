@@ -69,6 +69,20 @@ def test_runs_with_one_evaluation_have_no_curve_and_the_tables_say_so(tmp_path: 
     assert one.bands == {}
 
 
+def test_runs_that_trained_at_other_times_have_no_curve_over_time_and_the_tables_say_so(tmp_path: Path):
+    write_run(tmp_path / "quick", [1, 2], seed=1)
+    slow = write_run(tmp_path / "slow", [1, 2], seed=2) / "summary.json"
+    summary = json.loads(slow.read_text())
+    slow.write_text(json.dumps(summary | {"eval_wall_s": [[100, 500.0], [200, 900.0]]}))
+    (result,) = study(tmp_path).results
+    assert list(result.bands) == ["env_steps"]
+    written, *_ = report.write_report([tmp_path], tmp_path / "out", report.Options(figures=False))
+    assert "No curve over training time of qmix: " in written
+    page = (tmp_path / "out" / "report.html").read_text()
+    drawn = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert drawn["axes"] == {"env_steps": "joint steps"}
+
+
 def test_paths_loggers_and_presets_make_no_groups(tmp_path: Path):
     write_run(tmp_path / "a", [1, 2], seed=1, logger={"board": {"save_dir": "x"}}, preset="tuned")
     write_run(tmp_path / "b", [1, 2], seed=2, logger={}, preset="paper", checkpoint_interval=7)
