@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.config.env_address import FACTORY
+from qmix_lightning.config.tree import literal
 from qmix_lightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -85,9 +86,9 @@ def train(
 
     typed = _typed(env, algorithm, groups, overrides)
     if run_dir is not None:
-        typed.append(f"run_dir={_literal(run_dir)}")
+        typed.append(f"run_dir={literal(run_dir)}")
     if resume:
-        typed.append(f"ckpt_path={'last' if resume is True else _literal(resume)}")
+        typed.append(f"ckpt_path={'last' if resume is True else literal(resume)}")
     config = _composed(typed)
     folder = Path(str(config.run_dir))
     return TrainedRun(folder, train_composed(config.to_dict(), folder, typed))
@@ -238,24 +239,9 @@ def _overrides(name: str, value: Any) -> list[str]:
     if value is None and name == "algorithm":
         return []
     if not isinstance(value, Mapping):
-        return [f"{name}={_literal(value)}"]
-    typed = [f"{name}={_literal(value['name'])}"] if "name" in value else []
+        return [f"{name}={literal(value)}"]
+    typed = [f"{name}={literal(value['name'])}"] if "name" in value else []
     for key, inner in value.items():
         if key != "name":
             typed += _overrides(f"{name}.{key}", inner)
     return typed
-
-
-def _literal(value: Any) -> str:
-    """Return a value as Hydra's grammar writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str | Path):
-        text = str(value)
-        plain = text and all(c.isalnum() or c in "_-./%" for c in text)
-        return text if plain else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_literal, value)) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_literal(key)}:{_literal(inner)}" for key, inner in value.items()) + "}"
-    return str(value)

@@ -1,11 +1,12 @@
-"""Flatten nested dictionaries to dotted keys, and read the key that an override sets."""
+"""Flatten nested dictionaries to dotted keys, and read and write overrides."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["flatten", "key_of"]
+__all__ = ["flatten", "key_of", "literal"]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -22,3 +23,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def key_of(override: str) -> str:
     """Return the dotted key of what was typed: ``++env.task=x`` and ``~env.task`` are about ``env.task``."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def literal(value: object) -> str:
+    """Return a value as Hydra's grammar writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str | Path):
+        text = str(value)
+        plain = text and all(c.isalnum() or c in "_-./%" for c in text)
+        return text if plain else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(literal, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{literal(key)}:{literal(inner)}" for key, inner in value.items()) + "}"
+    return str(value)

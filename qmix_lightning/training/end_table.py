@@ -14,6 +14,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from qmix_lightning.config.env_address import FACTORY
 from qmix_lightning.config.resume import imported
 from qmix_lightning.config.run_config import RunConfig
+from qmix_lightning.config.tree import literal
+from qmix_lightning.config.trust import is_name, shipped_section, texts
 from qmix_lightning.runtime.text import shown_path
 from qmix_lightning.training.summary import print_table, with_interval
 
@@ -105,7 +107,8 @@ def resume_command(config: RunConfig, run_dir: Path, more: str = "") -> str:
     if config.env["name"] == FACTORY:
         typed = f", overrides={more.split()}" if more else ""
         return f"ql.train(FACTORY, run_dir={_text(run_dir)}, resume=True{typed})"
-    return f"qmix-train run_dir={_quoted(run_dir)} ckpt_path=last{_typed_again(config)}{more}"
+    again = _typed_again(config) + _loggers_again(config)
+    return f"qmix-train run_dir={_quoted(run_dir)} ckpt_path=last{again}{more}"
 
 
 def _typed_again(config: RunConfig) -> str:
@@ -116,6 +119,17 @@ def _typed_again(config: RunConfig) -> str:
         again += f" rollout.python={shlex.quote(rollout.python)}"
     if rollout.python_env:
         again += f" rollout.python_env=[{','.join(rollout.python_env)}]"
+    return again
+
+
+def _loggers_again(config: RunConfig) -> str:
+    """Return what is set of loggers, as it is typed; but not paths and addresses, which may hold a password."""
+    again, whole = "", config.to_dict()
+    for name, settings in config.logger.items():
+        shipped = shipped_section("logger", name, whole)
+        if shipped is not None:
+            changed = {k: v for k, v in settings.items() if v != shipped.get(k) and all(map(is_name, texts(v)))}
+            again += "".join(f" {shlex.quote(f'logger.{name}.{k}={literal(v)}')}" for k, v in changed.items())
     return again
 
 

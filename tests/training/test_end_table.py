@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qmix_lightning.training import end_table
+from support.compositions import run_config
 
 
 @pytest.mark.parametrize(("budget", "taken", "told"), [(1000, 1024, 2000), (10, 1536, 3072)])
@@ -15,3 +17,18 @@ def test_the_budget_to_go_on_with_is_above_what_was_taken(budget: int, taken: in
     """A resumed run may have been given less than it had taken."""
     config: Any = SimpleNamespace(total_env_steps=budget)
     assert end_table._more({"ended_by": "budget", "env_steps": taken}, config) == f" total_env_steps={told}"
+
+
+def test_what_was_typed_of_loggers_is_named_but_no_address(tmp_path: Path):
+    loggers = [
+        "logger=[wandb,mlflow]",
+        "logger.wandb.mode=offline",
+        "logger.wandb.tags=['a b',c]",
+        "logger.wandb.group=g",
+    ]
+    config = run_config("env=two_step", *loggers, "logger.mlflow.tracking_uri=https://me:secret@server")
+    end = (
+        "ckpt_path=last logger.wandb.mode=offline logger.wandb.group=g 'logger.wandb.tags=['\"'\"'a b'\"'\"',c]' more=1"
+    )
+    assert end_table.resume_command(config, tmp_path, " more=1") == f"qmix-train run_dir={tmp_path} {end}"
+    assert end_table.resume_command(run_config("env=two_step"), tmp_path).endswith("ckpt_path=last")
