@@ -31,6 +31,7 @@ _PETTINGZOO = {
     "knights_archers_zombies": "pettingzoo.butterfly.knights_archers_zombies_v11",
     "kaz": "pettingzoo.butterfly.knights_archers_zombies_v11",
 }
+_PYMARL = {"sc2": "env=smac", "sc2v2": "env=smacv2"}
 
 
 def typed_as(task: str) -> str | None:
@@ -47,6 +48,8 @@ def typed_as(task: str) -> str | None:
         found += [override.format(name) for name in names if name.lower() == plain.lower()]
     if address := _PETTINGZOO.get(plain.lower()):
         found.append(f"env={address}")
+    if name := _PYMARL.get(plain.lower()):
+        found.append(name)
     if re.fullmatch(r"Foraging-.+", task):
         found.append(f"env=gymnasium env.id={task}")
     if match := re.fullmatch(r"rware-(.+?)(-v\d+)?", task):

@@ -224,8 +224,11 @@ def _refuse_other_forms(arguments: list[str]) -> None:
             raise ConfigurationError(f"there must be a '=' between a setting and its value: {key}={after}")
 
 
+_OPTIONS_OF_PYMARL = {"config": "algorithm", "env_config": "env"}
+
+
 def _refuse_dashes(key: str, value: str) -> None:
-    meant = key if _is_setting(key) else next(iter(meant_by(key)), None)
+    meant = key if _is_setting(key) else next(iter(meant_by(key)), _OPTIONS_OF_PYMARL.get(key))
     if meant is not None and not key.startswith("hydra"):
         raise ConfigurationError(f"settings are typed without dashes: {meant}={value}")
 
