@@ -127,7 +127,7 @@ def _loggers_again(config: RunConfig) -> str:
     again, whole = "", config.to_dict()
     for name, settings in config.logger.items():
         shipped = shipped_section("logger", name, whole)
-        if shipped is not None:
+        if shipped is not None and settings is not None:
             changed = {k: v for k, v in settings.items() if v != shipped.get(k) and all(map(is_name, texts(v)))}
             again += "".join(f" {shlex.quote(f'logger.{name}.{k}={literal(v)}')}" for k, v in changed.items())
     return again

@@ -31,4 +31,5 @@ def test_what_was_typed_of_loggers_is_named_but_no_address(tmp_path: Path):
         "ckpt_path=last logger.wandb.mode=offline logger.wandb.group=g 'logger.wandb.tags=['\"'\"'a b'\"'\"',c]' more=1"
     )
     assert end_table.resume_command(config, tmp_path, " more=1") == f"qmix-train run_dir={tmp_path} {end}"
-    assert end_table.resume_command(run_config("env=two_step"), tmp_path).endswith("ckpt_path=last")
+    for others in ((), ("logger=wandb", "logger.wandb=null")):
+        assert end_table.resume_command(run_config("env=two_step", *others), tmp_path).endswith("ckpt_path=last")
