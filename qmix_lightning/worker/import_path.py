@@ -32,5 +32,6 @@ class _InstalledInPlace:
         if spec is None or spec.loader is not None:
             return spec
         behind = sys.meta_path[sys.meta_path.index(PathFinder) + 1 :]
-        found = (finder.find_spec(name, path, target) for finder in behind)
+        able = (finder for finder in behind if hasattr(finder, "find_spec"))  # that of six before 1.16 has none
+        found = (finder.find_spec(name, path, target) for finder in able)
         return next((spec for spec in found if spec is not None), None)

@@ -57,6 +57,14 @@ def test_a_project_beside_is_not_taken_for_its_package(folder: Path, monkeypatch
         importlib.import_module("nowhere_at_all")
 
 
+def test_a_finder_of_the_old_kind_is_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Such as that of six before 1.16, which old simulators bring, has ``find_module`` alone."""
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path[:-1], object(), sys.meta_path[-1]])
+    look_in([str(folder)])
+    assert importlib.import_module("other.part").name == "beside"
+    assert importlib.import_module("my_team").name == "installed"
+
+
 def test_what_is_installed_is_not_shadowed(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(sys.modules, "json")
     look_in([str(folder)])
