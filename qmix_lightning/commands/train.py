@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import warnings
@@ -18,7 +20,7 @@ from qmix_lightning.cli.hydra_app import RANK_CONFIG, SweepJobs, run_command
 from qmix_lightning.config.early_checks import check_early
 from qmix_lightning.config.resume import refuse_untyped_interpreter
 from qmix_lightning.config.run_config import RunConfig, validate
-from qmix_lightning.config.tree import flatten, key_of
+from qmix_lightning.config.tree import flatten, key_of, literal
 from qmix_lightning.config.without_effect import remarks_on_typed
 from qmix_lightning.errors import (
     CheckpointError,
@@ -331,6 +333,7 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
 
     first = run.trainer.global_rank == 0
     ending, before = Ending("failed", "error"), _content(run_dir / "summary.json")
+    reached_before: dict[str, Any] = {}
     try:
         if first:
             write_summary(run, config, run_dir, RUNNING)
@@ -349,7 +352,12 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         if number is None or not first:
             raise
         ending = Ending("interrupted", number.name, str(RunInterrupted(number)))
-        raise RunInterrupted(number, f"; to go on: {resume_command(config, run_dir)}") from stop
+        if resume_from is not None and not run.checkpoint.saved:  # and has perhaps restored nothing
+            reached_before = _figures(before)
+            raise RunInterrupted(number, " before the run went on: repeat the command") from stop
+        more = f" {shlex.quote(f'init_from={literal(config.init_from)}')}" if config.init_from is not None else ""
+        again = resume_command(config, run_dir, "" if run.checkpoint.saved else more)
+        raise RunInterrupted(number, f"; to go on: {again}") from stop
     except RunDiverged as error:
         ending = Ending("diverged", "divergence", str(error))
         raise
@@ -373,7 +381,7 @@ def _fit(run: Run, config: RunConfig, run_dir: Path, resume_from: Path | None, f
         kept = "ckpt_path=last goes on" if run.checkpoint.saved or resume_from else "nothing was saved before"
         raise RunError(f"{ending.why}; {kept}") from error
     finally:
-        summary = write_summary(run, config, run_dir, ending) if first else {}
+        summary = write_summary(run, config, run_dir, ending, reached_before) if first else {}
         if first:
             finish_trackers(run.trainer, summary)
     if first:
@@ -390,6 +398,16 @@ def _signal_outside_training(stop: KeyboardInterrupt | SystemExit) -> Signals | 
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
+
+
+def _figures(summary: bytes | None) -> dict[str, Any]:
+    """Return what a ``summary.json`` says of a run but for how it ended; nothing if it is damaged or not there."""
+    try:
+        found = json.loads(summary or b"{}")
+    except ValueError:
+        return {}
+    ended = ("status", "ended_by", "why")
+    return {name: value for name, value in found.items() if name not in ended} if isinstance(found, dict) else {}
 
 
 def quieten_lightning() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,8 +86,13 @@ def with_interval(mean: float, half_width: float | None) -> str:
     return f"{mean:.4g} ± {half_width:.2g} (95 %)" if known else f"{mean:.4g}"
 
 
-def write_summary(run: Run, config: RunConfig, run_dir: Path, ending: Ending) -> dict[str, Any]:
-    """Write ``summary.json`` for a run that has come to ``ending``; return what it holds."""
+def write_summary(
+    run: Run, config: RunConfig, run_dir: Path, ending: Ending, reached_before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write ``summary.json`` for a run that has come to ``ending``; return what it holds.
+
+    ``reached_before``: the figures of a run that was to go on and did not, in place of what has not been restored.
+    """
     counters, wall = run.data.counters, run.checkpoint.wall_s
     updates = run.trainer.global_step
     summary: dict[str, Any] = {
@@ -115,5 +121,6 @@ def write_summary(run: Run, config: RunConfig, run_dir: Path, ending: Ending) ->
     }
     if config.objective is not None:
         summary["objective"] = (summary["eval"] or {}).get(config.objective)
+    summary |= reached_before or {}
     write_json(summary, run_dir / "summary.json")
     return summary

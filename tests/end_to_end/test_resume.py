@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -118,6 +119,47 @@ def test_a_signal_before_the_training_begins(
     assert summary["why"] == f"stopped by {name}"
     inprocess.succeed([f"run_dir={folder}", "ckpt_path=last"])
     assert json.loads((folder / "summary.json").read_text())["status"] == "completed"
+
+
+def test_a_signal_before_a_resumed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What the run had reached stays in its summary, and in a new folder ``ckpt_path=last`` would begin anew."""
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    inprocess.succeed([*inprocess.TINY, f"run_dir={first}"])
+    before = json.loads((first / "summary.json").read_text())
+    begun = [f"run_dir={first}", "ckpt_path=last", "total_env_steps=90"]
+    elsewhere = [f"run_dir={second}", f"ckpt_path={first}/checkpoints/last.ckpt", "total_env_steps=90"]
+    for typed in (begun, elsewhere):
+        with monkeypatch.context() as patch:
+            patch.setattr("qmix_lightning.training.end_table.print_start", stopped)
+            outcome = inprocess.command(typed)
+        assert (outcome.status, outcome.err) == (
+            130,
+            "error: stopped by Ctrl-C before the run went on: repeat the command\n",
+        )
+    summary = json.loads((first / "summary.json").read_text())
+    assert summary == before | {"status": "interrupted", "ended_by": "SIGINT", "why": "stopped by Ctrl-C"}
+    for typed in (elsewhere, begun):
+        assert "goes on from environment step 60" in inprocess.succeed(typed).out
+
+
+def test_a_signal_before_a_run_begins_from_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are named again, since a run's folder does not decide about them."""
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first, second = tmp_path / "the first", tmp_path / "second"
+    inprocess.succeed([*inprocess.TINY, f"run_dir='{first}'"])
+    with monkeypatch.context() as patch:
+        patch.setattr("qmix_lightning.training.end_table.print_start", stopped)
+        outcome = inprocess.command([*inprocess.TINY, f"run_dir={second}", f"init_from='{first}'"])
+    typed = shlex.split(outcome.err.partition("to go on: qmix-train ")[2])
+    assert typed == [f"run_dir={second}", "ckpt_path=last", f"init_from='{first}'"]
+    inprocess.succeed(typed)
 
 
 def test_a_run_goes_on_in_another_folder(reference, tmp_path: Path):
