@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ def literal(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str | Path):
         text = str(value)
-        plain = text and all(c.isalnum() or c in "_-./%" for c in text)
-        return text if plain else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        if re.fullmatch(r"[\w./%-]+", text, re.ASCII):
+            return text
+        text = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text)  # Hydra takes a backslash for itself but before a quote
+        return "'" + text.replace("'", "\\'") + "'"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(literal, value)) + "]"
     if isinstance(value, Mapping):
