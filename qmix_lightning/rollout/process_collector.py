@@ -37,6 +37,7 @@ from qmix_lightning.runtime.text import error_line
 from qmix_lightning.runtime.transfer import on_host
 from qmix_lightning.types import EnvSpec
 from qmix_lightning.worker.blame import traceback_of
+from qmix_lightning.worker.import_path import look_in
 from qmix_lightning.worker.lifeline import is_gone, watch
 from qmix_lightning.worker.supervisor import supervise
 
@@ -320,6 +321,7 @@ def _work(connection: Connection, lifeline: socket.socket, make: Callable[[], Ve
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     threading.Thread(target=watch, args=(lifeline,), daemon=True).start()
+    look_in([])  # the path is inherited, how packages are found on it is not
     torch.set_num_threads(1)
     keep_freed_memory()
     env: VectorEnv | None = None

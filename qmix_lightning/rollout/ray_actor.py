@@ -20,6 +20,7 @@ from qmix_lightning.errors import MissingDependencyError
 from qmix_lightning.rollout.collector import Collected, Collector
 from qmix_lightning.rollout.process_collector import describe, portable, to_arrays
 from qmix_lightning.runtime.resources import keep_freed_memory
+from qmix_lightning.worker.import_path import look_in
 
 __all__ = ["Answer", "CollectorActor", "Order", "Part", "import_ray"]
 
@@ -87,6 +88,7 @@ class CollectorActor:
     """
 
     def __init__(self, make_env: Callable[[], VectorEnv], first_slot: int) -> None:
+        look_in([])  # Ray has put the command's folder on the path
         torch.set_num_threads(1)
         keep_freed_memory()
         self._make_env = make_env

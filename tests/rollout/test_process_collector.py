@@ -1,10 +1,12 @@
 """The collector in a process of its own: the same run bit for bit, and no process that outlives its trainer."""
 
+import importlib
 import json
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -87,6 +89,40 @@ def test_what_cannot_be_sent_is_told():
         ConfigurationError, match=r"cannot be sent to the collector's process.*rollout.collector=inline"
     ):
         remote(lambda: VaryingLength())
+
+
+IN_PLACE = """
+import importlib.util, sys
+from qmix_lightning.errors import RunError
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        package = __file__.replace("in_place.py", "my_team/my_team/__init__.py")
+        return importlib.util.spec_from_file_location(name, package) if name == "my_team" else None
+
+sys.meta_path.append(Finder)
+
+def make():
+    import my_team
+    raise RunError(my_team.name)
+"""
+
+
+def test_a_package_that_is_installed_in_place_is_found_there_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Beside the folder of its project: ``tests/worker/test_import_path.py``."""
+    package = tmp_path / "my_team" / "my_team"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("name = 'the one that is installed'\n")
+    (tmp_path / "in_place.py").write_text(IN_PLACE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    make = importlib.import_module("in_place").make
+    try:
+        with pytest.raises(RunError, match="the one that is installed"):
+            CollectorProcess(make, name="fake", start_s=60)
+    finally:
+        del sys.modules["in_place"]
 
 
 def test_environments_that_cannot_be_made_are_told_as_here():
