@@ -58,8 +58,8 @@ class HealthCheck(Callback):
             self._warn(
                 trainer,
                 "narrow parameters",
-                f"trainer.precision={trainer.precision} keeps parameters in 16 bits, in which most updates, and all of "
-                "soft targets, round to nothing: use trainer.precision=bf16-mixed",
+                f"trainer.precision={trainer.precision} keeps parameters in 16 bits, in which small updates, such as "
+                "those of soft targets, round to nothing: use trainer.precision=bf16-mixed",
             )
 
     def on_train_batch_end(
