@@ -96,19 +96,26 @@ def test_a_signal_saves_and_ends_cleanly(reference, tmp_path: Path):
     runs.assert_same_run(reference(1, BUDGET), folder)
 
 
+def stopped_as_it_begins(
+    typed: list[str], monkeypatch: pytest.MonkeyPatch, stop: BaseException | None = None
+) -> inprocess.Outcome:
+    """Run a command that a signal, Ctrl-C unless said, stops where training is about to begin."""
+
+    def stopped(*_: object) -> None:
+        raise stop or KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qmix_lightning.training.end_table.print_start", stopped)
+        return inprocess.command(typed)
+
+
 @pytest.mark.parametrize(("stop", "number"), [(KeyboardInterrupt(), signal.SIGINT), (SystemExit(143), signal.SIGTERM)])
 def test_a_signal_before_the_training_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException, number: signal.Signals
 ):
     """Before its handlers are there, Python raises: interrupted, not failed, and what the message says goes on."""
-
-    def stopped(*_: object) -> None:
-        raise stop
-
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr("qmix_lightning.training.end_table.print_start", stopped)
-        outcome = inprocess.command([*inprocess.TINY, f"run_dir={folder}"])
+    outcome = stopped_as_it_begins([*inprocess.TINY, f"run_dir={folder}"], monkeypatch, stop)
     name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
     assert (outcome.status, outcome.err) == (
         128 + number,
@@ -123,19 +130,13 @@ def test_a_signal_before_the_training_begins(
 
 def test_a_signal_before_a_resumed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What the run had reached stays in its summary, and in a new folder ``ckpt_path=last`` would begin anew."""
-
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
     first, second = tmp_path / "first", tmp_path / "second"
     inprocess.succeed([*inprocess.TINY, f"run_dir={first}"])
     before = json.loads((first / "summary.json").read_text())
     begun = [f"run_dir={first}", "ckpt_path=last", "total_env_steps=90"]
     elsewhere = [f"run_dir={second}", f"ckpt_path={first}/checkpoints/last.ckpt", "total_env_steps=90"]
     for typed in (begun, elsewhere):
-        with monkeypatch.context() as patch:
-            patch.setattr("qmix_lightning.training.end_table.print_start", stopped)
-            outcome = inprocess.command(typed)
+        outcome = stopped_as_it_begins(typed, monkeypatch)
         assert (outcome.status, outcome.err) == (
             130,
             "error: stopped by Ctrl-C before the run went on: repeat the command\n",
@@ -148,15 +149,10 @@ def test_a_signal_before_a_resumed_run_goes_on(tmp_path: Path, monkeypatch: pyte
 
 def test_a_signal_before_a_run_begins_from_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """They are named again, since a run's folder does not decide about them."""
-
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
     first, second = tmp_path / "the first", tmp_path / "second"
     inprocess.succeed([*inprocess.TINY, f"run_dir='{first}'"])
-    with monkeypatch.context() as patch:
-        patch.setattr("qmix_lightning.training.end_table.print_start", stopped)
-        outcome = inprocess.command([*inprocess.TINY, f"run_dir={second}", f"init_from='{first}'"])
+    begun = [*inprocess.TINY, f"run_dir={second}", f"init_from='{first}'"]
+    outcome = stopped_as_it_begins(begun, monkeypatch)
     typed = shlex.split(outcome.err.partition("to go on: qmix-train ")[2])
     assert typed == [f"run_dir={second}", "ckpt_path=last", f"init_from='{first}'"]
     inprocess.succeed(typed)
