@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from qmix_lightning.runtime.text import did_you_mean
 __all__ = ["Matrix"]
 
 DEFAULT_PENALTY_K = -100.0
+LARGEST_PAYOFF = torch.finfo(torch.float32).max
 
 
 class Matrix(TabularEnv):
@@ -47,7 +47,10 @@ class Matrix(TabularEnv):
         }
         if (preset is None) == (payoff is None):
             given = "neither" if preset is None else "both"
-            raise ConfigurationError(f"a matrix game needs either preset or payoff, {given} given")
+            raise ConfigurationError(
+                f"a matrix game needs either preset or payoff, {given} given: env.preset={'|'.join(presets)}, or a table "
+                "such as env.payoff=[[1,0],[0,2]]"
+            )
         if penalty_k != DEFAULT_PENALTY_K and preset != "penalty":
             raise ConfigurationError("penalty_k belongs to preset 'penalty' only")
         if preset is not None and preset not in presets:
@@ -77,8 +80,8 @@ def _shape_of(table: Any, where: str) -> tuple[int, ...]:
                     f"{where} is ragged: {where}[0] has shape {list(shapes[0])}, {where}[{i}] has {list(shape)}"
                 )
         return (len(table), *shapes[0])
-    if isinstance(table, bool) or not isinstance(table, int | float) or not math.isfinite(table):
-        raise ConfigurationError(f"{where} must be a finite number, not {table!r}")
+    if isinstance(table, bool) or not isinstance(table, int | float) or not abs(table) <= LARGEST_PAYOFF:
+        raise ConfigurationError(f"{where} must be a finite 32-bit number, not {table!r}")
     return ()
 
 
