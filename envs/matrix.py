@@ -48,8 +48,8 @@ class Matrix(TabularEnv):
         if (preset is None) == (payoff is None):
             given = "neither" if preset is None else "both"
             raise ConfigurationError(
-                f"a matrix game needs either preset or payoff, {given} given: env.preset={'|'.join(presets)}, or a table "
-                "such as env.payoff=[[1,0],[0,2]]"
+                f"a matrix game needs either preset or payoff, {given} given: env.preset={'|'.join(presets)}, or a "
+                "table such as env.payoff=[[1,0],[0,2]]"
             )
         if penalty_k != DEFAULT_PENALTY_K and preset != "penalty":
             raise ConfigurationError("penalty_k belongs to preset 'penalty' only")
