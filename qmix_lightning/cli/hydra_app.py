@@ -355,6 +355,8 @@ def status_of(command: Callable[[], None], config_name: str) -> int:
         _fail("stopped by Ctrl-C")
         return 128 + signal.SIGINT
     except SystemExit as stop:
+        if stop.code == 128 + signal.SIGTERM:  # before there was a run to save
+            _fail("stopped by SIGTERM")
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:  # an environment may raise what is no Exception
         from hydra.errors import HydraException

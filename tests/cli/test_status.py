@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_a_full_disk_is_told_without_a_traceback(capsys: pytest.CaptureFixture[s
     with inprocess.own_globals(["qmix-train"]):
         assert hydra_app.status_of(write, "train") == 1
     assert capsys.readouterr().err == "error: a file could not be written: No space left on device\n"
+
+
+def test_a_signal_that_comes_before_there_is_a_run_is_told(capsys: pytest.CaptureFixture[str]):
+    with inprocess.own_globals(["qmix-train"]):
+        assert hydra_app.status_of(lambda: os.kill(os.getpid(), signal.SIGTERM), "train") == 143
+    assert capsys.readouterr().err == "error: stopped by SIGTERM\n"
 
 
 def test_a_thread_that_was_left_behind_does_not_keep_the_command():
