@@ -14,6 +14,7 @@ import torch
 
 from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import smax
+from qmix_lightning.envs.jax_vector import start_jax
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.rendering.frames import action_names
 from support import inprocess
@@ -21,15 +22,15 @@ from support.collecting import legal
 from support.pictures import drawn
 from support.vector_play import snapshot
 
-E = 4
+E = 3
+LIMIT = 20  # most battles are over by then
 STOP = 4  # SMAX's own no-op of the dead; 0 to 3 are moves
-PEACE = {"max_steps": 25, "kwargs": {"enemy_shoots": False}}
 EVERYONE = torch.ones(E, dtype=torch.bool)
 
 
-def make(num_envs=E, **settings):
-    """Environments; equal settings share what was compiled."""
-    return smax.make(num_envs=num_envs, **settings)
+def make(**settings):
+    """Environments; equal settings share what was compiled, by the checker too, which steps as many."""
+    return smax.make(num_envs=E, **({"max_steps": LIMIT} | settings))
 
 
 def attack(avail):
@@ -61,16 +62,10 @@ def battle():
 
 
 @pytest.mark.parametrize(
-    ("scenario", "n", "enemies", "groups"),
-    [
-        ("3m", 3, 3, (0, 0, 0)),
-        ("2s3z", 5, 5, (0, 0, 1, 1, 1)),
-        ("3s5z", 8, 8, (0, 0, 0, 1, 1, 1, 1, 1)),
-        ("5m_vs_6m", 5, 6, (0,) * 5),
-    ],
+    ("scenario", "n", "enemies", "groups"), [("2s3z", 5, 5, (0, 0, 1, 1, 1)), ("5m_vs_6m", 5, 6, (0,) * 5)]
 )
 def test_sizes_and_unit_types(scenario, n, enemies, groups):
-    spec = make(2, scenario=scenario).spec
+    spec = smax.make(num_envs=2, scenario=scenario).spec
     units = n + enemies
     assert (spec.n_agents, spec.n_actions) == (n, 5 + enemies)
     assert spec.obs_dims == (13 * (units - 1) + 10,) * n  # 7 features and 6 types of every other, 4 and 6 of its own
@@ -115,7 +110,7 @@ def test_the_state_stays_within_its_bounds(bounded):
 @pytest.mark.slow  # the sizes of other maps are above; that 3m plays to its end, below and in test_checker
 @pytest.mark.parametrize("scenario", ["2s3z", "5m_vs_6m"])
 def test_other_maps_play_to_the_end(scenario):
-    env = make(2, scenario=scenario)
+    env = smax.make(num_envs=2, scenario=scenario)
     assert isinstance(env, VectorEnv)
     everyone, generator = torch.ones(2, dtype=torch.bool), torch.Generator().manual_seed(1)
     observation = env.reset(everyone, torch.tensor([3, 4]))
@@ -140,15 +135,24 @@ def test_every_step_is_smax_own_and_the_last_observation_is_true(battle):
     from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
     first, joint_actions, shown, outcomes = battle
-    own = HeuristicEnemySMAX(scenario=map_name_to_scenario("3m"))
-    step, masks = jax.jit(own.step_env), jax.jit(own.get_avail_actions)
-    slot = 2
+    slot = next(e for e in range(E) if any(outcome[6][e] for outcome in outcomes))  # it is over before the limit
+    own = HeuristicEnemySMAX(scenario=map_name_to_scenario("3m"), max_steps=LIMIT)
+
+    @jax.jit
+    def begin(key):
+        obs, state = own.reset(key)
+        return obs, state, own.get_avail_actions(state)
+
+    @jax.jit
+    def step(key, state, actions):
+        obs, state, rewards, dones, _ = own.step_env(key, state, actions)
+        return obs, state, rewards, dones, own.get_avail_actions(state)
+
     key = jax.random.PRNGKey(100 + slot)
-    obs, state = own.reset(jax.random.fold_in(key, 0))
+    obs, state, legal = begin(jax.random.fold_in(key, 0))
     np.testing.assert_allclose(first[slot], np.stack([obs[a] for a in own.agents]), atol=1e-5)
     died_early = False
     for t, (chosen, (avail, alive), outcome) in enumerate(zip(joint_actions, shown, outcomes, strict=True), start=1):
-        legal = masks(state)
         units_alive = np.asarray(state.state.unit_alive)[:3]
         for i, agent in enumerate(own.agents):
             if units_alive[i]:
@@ -159,7 +163,7 @@ def test_every_step_is_smax_own_and_the_last_observation_is_true(battle):
         np.testing.assert_array_equal(alive[slot], units_alive)
         died_early |= not units_alive.all()
         played = {a: np.int32(chosen[slot, i] if units_alive[i] else STOP) for i, a in enumerate(own.agents)}
-        obs, state, rewards, dones, _ = step(jax.random.fold_in(key, t), state, played)
+        obs, state, rewards, dones, legal = step(jax.random.fold_in(key, t), state, played)
         by_hand = np.stack([obs[a] for a in own.agents])
         np.testing.assert_allclose(outcome[0][slot], by_hand, atol=1e-5)
         state_by_hand = np.array(obs["world_state"])
@@ -194,35 +198,36 @@ def test_the_dead_are_masked_and_see_nothing(battle):
 
 
 def test_wins_limits_and_returns():
-    """Against an enemy that does not shoot, who attacks wins, and who stands still is cut off by the clock."""
-    env = make(2, **PEACE)
-    both = torch.ones(2, dtype=torch.bool)
-    observation, active = env.reset(both, torch.tensor([5, 6])), both.clone()
-    returns, lengths = torch.zeros(2), torch.zeros(2, dtype=torch.int64)
-    for _ in range(25):
-        actions = attack(observation.avail_actions)
-        actions[1] = STOP
-        transition = env.step(actions, active)
-        observation = transition.next
-        returns += transition.reward
-        lengths += active
-        if transition.terminated[0]:
-            assert {k: v[0].item() for k, v in transition.metrics.items()} == {
-                "won": 1.0,
-                "dead_allies": 0.0,
-                "dead_enemies": 3.0,
-            }
-            assert not transition.truncated[0]
-            active = torch.tensor([False, True])
-        assert not transition.truncated[1] or lengths[1] == 25
-        # Every ally is paid the team's reward, and their mean is it.
-        torch.testing.assert_close(transition.agent_reward, transition.reward[:, None].expand(2, 3))
-    assert lengths[0] < 25
-    assert returns[0].item() == pytest.approx(2.0, abs=1e-5)  # 1 for the enemy's health, 1 for winning
-    assert transition.truncated.tolist() == [False, True]
-    assert not transition.terminated.any()
-    assert transition.metrics["won"][1] == 0.0
-    assert transition.next.agent_mask[1].all()  # its value is bootstrapped
+    """Battles are played until one was won, one lost, and one cut off by the clock, which shooting back takes."""
+    env, generator, kinds = make(), torch.Generator().manual_seed(0), set()
+    for first in range(0, 40 * E, E):
+        observation, active = env.reset(EVERYONE, torch.arange(E) + first), EVERYONE.clone()
+        returns, lengths = torch.zeros(E), torch.zeros(E, dtype=torch.int64)
+        while active.any():
+            actions = attack(observation.avail_actions)
+            actions[0] = legal(observation, generator)[0]  # who plays at random often lasts longer
+            transition = env.step(actions, active)
+            observation = transition.next
+            returns += transition.reward
+            lengths += active
+            # Every ally is paid the team's reward, and their mean is it.
+            torch.testing.assert_close(transition.agent_reward, transition.reward[:, None].expand(E, 3))
+            ended = (transition.terminated | transition.truncated) & active
+            for e in ended.nonzero().flatten().tolist():
+                metrics = {name: values[e].item() for name, values in transition.metrics.items()}
+                won, fallen = metrics["won"] == 1.0, metrics["dead_allies"]
+                assert won == (metrics["dead_enemies"] == 3.0 and fallen < 3.0)
+                assert transition.terminated[e] == (won or fallen == 3.0)
+                assert transition.truncated[e] == (not transition.terminated[e])
+                assert lengths[e] == LIMIT if transition.truncated[e] else lengths[e] <= LIMIT
+                # 1 for the enemy's health, 1 for winning.
+                assert returns[e].item() == pytest.approx(2.0, abs=1e-5) if won else returns[e] < 1.0
+                assert observation.agent_mask[e].sum() == 3 - fallen  # whose values are bootstrapped
+                kinds.add("won" if won else "lost" if transition.terminated[e] else "cut off")
+            active &= ~ended
+        if len(kinds) == 3:
+            return
+    raise AssertionError(f"only {kinds}")
 
 
 def test_the_end_of_the_task_at_the_limit_is_an_end():
@@ -249,7 +254,7 @@ def test_the_end_of_the_task_at_the_limit_is_an_end():
 
 def test_nothing_is_compiled_twice(caplog):
     env, other = make(), make()
-    observation = env.reset(torch.tensor([True, False, False, False]), torch.arange(E))
+    observation = env.reset(torch.arange(E) == 0, torch.arange(E))
     env.step(torch.full((E, 3), STOP), EVERYONE)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for k in range(3):
@@ -314,7 +319,7 @@ def test_the_arguments_may_be_reused_at_once():
 
 def test_what_is_prefetched_changes_nothing():
     """Right hints, wrong ones and none: the episode is the one whose seed `reset` is given."""
-    mask, seeds, later = torch.tensor([True, False, True, False]), torch.arange(E) + 40, torch.arange(E) + 60
+    mask, seeds, later = torch.tensor([True, False, True]), torch.arange(E) + 40, torch.arange(E) + 60
 
     def shown(*hints):
         env = make()
@@ -358,6 +363,17 @@ def test_a_number_for_each_unit_type_is_written_as_a_list():
     assert made._simulator.unit_type_health.tolist() == health
 
 
+def test_jax_starts_with_one_thread_and_leaves_the_environment_alone():
+    make()
+    before = dict(os.environ)
+    start_jax()
+    assert dict(os.environ) == before
+    assert jax.config.read("jax_cpu_enable_async_dispatch") is True
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    assert threads.count("tf_XLAEigen") <= int(os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or 1)
+
+
+@pytest.mark.slow  # lightness: test_packages; silence, with a package in place of JaxMARL: test_jaxmarl
 def test_nothing_heavy_is_imported_before_it_is_asked_for():
     """And then it says nothing, replaces nothing and leaves the process's environment alone."""
     script = """
@@ -389,25 +405,27 @@ def test_training_from_the_command_line(tmp_path: Path):
     arguments = [
         "experiment=smax_3m",
         f"run_dir={folder}",
-        "total_env_steps=600",
-        "eval_interval=300",
-        "checkpoint_interval=600",
-        "eval_episodes=4",
+        "total_env_steps=200",
+        "eval_interval=200",
+        "checkpoint_interval=200",
+        "eval_episodes=3",
+        f"env.max_steps={LIMIT}",
         "env.timeout_is_terminal=false",
-        "rollout.num_envs=4",
-        "rollout.num_eval_envs=4",
-        "rollout.update_every=4",
-        "replay.batch_size=8",
+        f"rollout.num_envs={E}",
+        f"rollout.num_eval_envs={E}",
+        "rollout.update_every=3",
+        "replay.batch_size=3",
         "replay.capacity=64",
+        "agent.hidden_dim=16",
         "trainer.accelerator=cpu",
         "logger=none",
     ]
     inprocess.succeed(arguments)  # in this process: what the tests above have compiled serves it, too
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "completed"
-    assert summary["env_steps"] >= 600
+    assert summary["env_steps"] >= 200
     assert summary["updates"] > 2
-    assert summary["eval"]["episodes"] == 4
+    assert summary["eval"]["episodes"] == 3
     assert 0.0 <= summary["eval"]["win_rate"] <= 1.0
     assert 0.0 <= summary["eval"]["return_mean"] <= 2.0
     assert 0.0 <= summary["eval"]["dead_allies_mean"] <= 3.0
