@@ -1,5 +1,8 @@
 """JaxMARL by id: its own step, padded sizes, legal moves, and the two ends that it has one flag for."""
 
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -75,13 +78,16 @@ def test_simple_spread_is_its_own_step_and_the_limit_is_a_truncation():
 
 
 def test_the_limit_as_an_end_the_mean_and_a_limit_of_ones_own():
-    env = make(num_envs=2, reward_aggregation="mean", timeout_is_terminal=True, episode_limit=4)
-    ends, _ = to_the_end(env, torch.tensor([1, 2]), torch.Generator().manual_seed(0))
-    assert ends == {0: (4, True), 1: (4, True)}
-    observation = env.reset(everyone(env), torch.tensor([1, 2]))
-    transition = env.step(legal(observation, torch.Generator().manual_seed(0)), everyone(env))
-    torch.testing.assert_close(transition.reward, transition.agent_reward.mean(1))
+    env = make("switch_riddle", 2, reward_aggregation="mean", timeout_is_terminal=True, episode_limit=4)
     assert env.spec.episode_limit == 4
+    nothing, tell = torch.zeros(2, 3, dtype=torch.int64), torch.tensor([[0, 0, 0], [2, 2, 2]])
+    env.reset(everyone(env), torch.tensor([1, 2]))
+    for t in range(1, 5):
+        transition = env.step(tell if t == 4 else nothing, everyone(env))
+        assert transition.terminated.tolist() == [t == 4] * 2
+        assert not transition.truncated.any()
+    assert transition.agent_reward[1].any()
+    torch.testing.assert_close(transition.reward, transition.agent_reward.mean(1))
 
 
 def test_ragged_observations_and_actions_are_padded():
@@ -139,6 +145,32 @@ def test_the_first_overcooked_comes_by_the_name_of_its_layout(kwargs):
     assert env.spec.obs_dim == (520 if not kwargs else 5 * 5 * 26)
     ends, _ = to_the_end(env, torch.tensor([1]), torch.Generator().manual_seed(0))
     assert ends == {0: (5, False)}
+
+
+def test_importing_the_package_says_nothing_and_replaces_nothing(tmp_path: Path, monkeypatch, capsys):
+    """Its part MABrax would put the process's own streams in the place of ours."""
+    package = tmp_path / "jaxmarl"
+    (package / "environments").mkdir(parents=True)
+    (package / "environments" / "__init__.py").touch()
+    (package / "environments" / "mabrax.py").write_text("import sys\nsys.stdout = sys.stderr = sys.__stdout__\n")
+    (package / "__init__.py").write_text(
+        "print('welcome')\n"
+        "try:\n    from jaxmarl.environments import mabrax\n"
+        "except ImportError:\n    print('brax is not there')\n"
+    )
+    real = [name for name in sys.modules if name.partition(".")[0] == "jaxmarl"]
+    for name in real:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = sys.stdout, sys.stderr
+    try:
+        assert jaxmarl.import_jaxmarl("jaxmarl").__file__ == str(package / "__init__.py")
+        assert (sys.stdout, sys.stderr) == before
+        assert "jaxmarl.environments.mabrax" not in sys.modules
+    finally:
+        for name in ("jaxmarl", "jaxmarl.environments"):
+            sys.modules.pop(name, None)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from qmix_lightning.envs import lbf, mpe, overcooked, rware
 from qmix_lightning.errors import MissingDependencyError
 
 WITHOUT_NUMPY = ("mpe", "pettingzoo")
-OTHERS = ("lbf", "overcooked", "rware", "smac", "smacv2")
-HEAVY = ["torch", "pettingzoo", "mpe2", "lbforaging", "rware", "overcooked", "pysc2", "pygame"]
+OTHERS = ("jaxmarl", "lbf", "overcooked", "rware", "smac", "smacv2", "smax")
+HEAVY = ["torch", "jax", "jaxmarl", "pettingzoo", "mpe2", "lbforaging", "rware", "overcooked", "pysc2", "pygame"]
 
 
 @pytest.mark.parametrize("plugin", [lbf, mpe, overcooked, rware], ids=lambda module: module.__name__)
