@@ -41,21 +41,21 @@ def collector_of(trainer: int) -> int:
 def test_whatever_ends_it_the_run_resumes_exactly_with_either_collector(tmp_path: Path):
     """Told to end, its collector killed, killed itself, and resumed with the other collector."""
     whole, folder, count = tmp_path / "whole", tmp_path / "run", tmp_path / "count"
-    settings = [*runs.BASE, *PIPELINED, "total_env_steps=650"]  # far more than the kills below wait for
+    settings = [*runs.BASE, *PIPELINED, "total_env_steps=450"]  # far more than the kills below wait for
     inprocess.succeed([*settings, f"run_dir={whole}"])
     arguments = [*settings, REMOTE, f"run_dir={folder}"]
-    process = runs.begun(arguments, count, 8)
+    process = runs.begun(arguments, count, 4)
     process.send_signal(signal.SIGTERM)
     output = runs.finish(process)
     assert process.returncode == 143, output
     assert "Traceback" not in output
-    process = runs.begun([*arguments, "ckpt_path=last"], count, runs.lines(count) + 4)
+    process = runs.begun([*arguments, "ckpt_path=last"], count, runs.lines(count) + 2)
     os.kill(collector_of(process.pid), signal.SIGKILL)
     output = runs.finish(process)
     assert process.returncode == 1, output
     assert "Traceback" not in output
     assert re.search(r"the collector's process is killed by signal 9.*ckpt_path=last", " ".join(output.split()))
-    process = runs.begun([*arguments, "ckpt_path=last"], count, runs.lines(count) + 6)
+    process = runs.begun([*arguments, "ckpt_path=last"], count, runs.lines(count) + 3)
     victim = collector_of(process.pid)
     process.kill()
     process.wait()
@@ -65,7 +65,7 @@ def test_whatever_ends_it_the_run_resumes_exactly_with_either_collector(tmp_path
 
 
 def test_faults_of_its_workers_are_counted_and_end_with_it(tmp_path: Path):
-    inprocess.succeed([*runs.faulty_run(tmp_path, "env.kwargs.fault=kill"), REMOTE, "total_env_steps=300"])
+    inprocess.succeed([*runs.faulty_run(tmp_path, "env.kwargs.fault=kill"), REMOTE, "total_env_steps=150"])
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["faults"] == {"killed": 1}
     assert not games_left(tmp_path / "faults")
 
