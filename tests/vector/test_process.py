@@ -194,24 +194,24 @@ def test_training_on_foraging_survives_deaths_and_a_hang_and_the_accounts_agree(
             "env=pettingzoo",
             "env.id=support.faulty:MortalForaging",
             f"env.kwargs.folder={tmp_path}",
-            "env.kwargs.every=200",
+            "env.kwargs.every=100",
             "rollout=process",
             "rollout.num_envs=2",
             "rollout.num_workers=2",  # one environment each: a death costs no finished episode of another
             "rollout.step_timeout_s=8",
-            "replay.batch_size=8",
+            "replay.batch_size=2",
             "agent=feedforward",
             "eval_interval=100000",
             "trainer.limit_val_batches=0",
             "trainer.accelerator=cpu",
-            "total_env_steps=800",
+            "total_env_steps=400",
             "logger=none",
             f"run_dir={tmp_path}/run",
         ]
     )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "completed"
-    assert summary["faults"] == {"killed": (tmp_path / "steps").stat().st_size // 200 - 1, "hung": 1}
+    assert summary["faults"] == {"killed": (tmp_path / "steps").stat().st_size // 100 - 1, "hung": 1}
     ended = [int(line) for line in (tmp_path / "episodes").read_text().split()]
     payload = runs.read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     counters, state = payload["ReplayDataModule"]["counters"], payload["ReplayDataModule"]["ranks"][0]
@@ -224,4 +224,4 @@ def test_training_on_foraging_survives_deaths_and_a_hang_and_the_accounts_agree(
     assert counters["episodes"] == len(ended)
     in_flight = sum(len(actions) for actions in state["collector"]["actions"])
     assert counters["env_steps"] == sum(ended) + in_flight
-    assert counters["env_steps"] >= 800
+    assert counters["env_steps"] >= 400
