@@ -4,18 +4,20 @@ import json
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from qmix_lightning import build
 from qmix_lightning.checkpoint.segments import SegmentStore
-from qmix_lightning.commands import train
 from qmix_lightning.errors import EnvironmentFault, RunInterrupted
 from qmix_lightning.rollout.collector import Collected, whole_round
 from qmix_lightning.training.schedules import EpsilonSchedule
 from qmix_lightning.types import EpisodeStats
 from support import inprocess
 from support.collecting import varying
+from support.compositions import run_config
 from support.data_modules import make, next_batch
 
 SCHEDULES = [{"every": 1}, {"every": 3}, {"unit": "env_steps", "every": 7}, {"every": 4, "updates": 2}]
@@ -53,7 +55,7 @@ def equal(left, right):
 def test_a_round_is_collected_by_the_policy_from_before_the_update(schedule):
     ahead, behind = make_data(asynchronous=True, **schedule), make_data(**schedule)
     updates = schedule.get("updates", 1)
-    for update in range(1, 25):
+    for update in range(1, 10):
         # What collects the round that buys an update had seen every update but the last one.
         last_round = update - 1 - (update - 1) % updates
         weights_after(max(0, last_round - 1), behind.policy)
@@ -86,13 +88,13 @@ def test_no_round_is_begun_behind_the_budget():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_round_that_was_cut_is_finished_by_the_policy_that_began_it(schedule, tmp_path):
     whole, cut = make_data(asynchronous=True, **schedule), make_data(asynchronous=True, **schedule)
-    for update in range(1, 12):
+    for update in range(1, 8):
         for data in (whole, cut):
             weights_after(update - 1, data.policy)
         batches = [next_batch(data) for data in (whole, cut)]
         assert equal(*batches)
         whole.take_background_round()
-        if update < 11:
+        if update < 7:
             cut.take_background_round()
     cut.stop.signal_number = signal.SIGTERM
     cut.take_background_round()
@@ -103,9 +105,9 @@ def test_a_round_that_was_cut_is_finished_by_the_policy_that_began_it(schedule, 
     resumed = make_data(asynchronous=True, **schedule)
     resumed.store = SegmentStore(tmp_path, 0)
     for data in (whole, resumed):
-        weights_after(11, data.policy)
+        weights_after(7, data.policy)
     resumed.load_state_dict(state)
-    for update in range(12, 18):
+    for update in range(8, 12):
         assert equal(next_batch(whole), next_batch(resumed))
         for data in (whole, resumed):
             data.take_background_round()
@@ -149,14 +151,15 @@ def test_a_fault_ends_the_run_at_the_next_batch():
 def test_what_was_chosen_stays_when_a_run_goes_on_on_fewer_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = [*inprocess.TINY, "rollout.collector=process", f"run_dir={tmp_path}/run"]
     summary = tmp_path / "run" / "summary.json"
-    for cores, steps, said in ((8, 60, "the collector has a process of its own"), (1, 100, "as the run began")):
-        monkeypatch.setattr(train, "available_cores", lambda cores=cores: cores)
-        ended = inprocess.succeed([*run, f"total_env_steps={steps}", *(["ckpt_path=last"] if steps > 60 else [])])
+    for cores, steps, said in ((8, 30, "the collector has a process of its own"), (1, 40, "as the run began")):
+        monkeypatch.setattr(build, "available_cores", lambda cores=cores: cores)
+        ended = inprocess.succeed([*run, f"total_env_steps={steps}", *(["ckpt_path=last"] if steps > 30 else [])])
         assert f"collecting: while an update runs, by the policy from before it ({said})" in ended.out
         assert json.loads(summary.read_text())["asynchronous"] is True
 
 
-def test_what_was_typed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(train, "available_cores", lambda: 8)
-    ended = inprocess.succeed([*inprocess.TINY, f"run_dir={tmp_path}/run", "rollout.asynchronous=false"])
-    assert "collecting: between updates (rollout.asynchronous)" in ended.out
+def test_what_was_typed_is_not_chosen(capsys):
+    typed = run_config("env=two_step", "rollout.asynchronous=false", "rollout.collector=process")
+    trainer = SimpleNamespace(num_devices=1, is_global_zero=True)
+    assert build._asynchronous(typed, trainer, None) is False  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "collecting: between updates (rollout.asynchronous)\n"
