@@ -15,15 +15,20 @@ import pytest
 
 from qmix_lightning.errors import MissingDependencyError
 from qmix_lightning.rendering.episode import RecordedEpisode
-from qmix_lightning.rendering.page import check_page, write_page
+from qmix_lightning.rendering.page import PageFrames, check_page, write_page
 from support.recordings import recording
 
 CHROMIUM = "/usr/bin/chromium"
 
 
 @pytest.fixture(scope="module")
-def episode_and_page(tmp_path_factory) -> tuple[RecordedEpisode, Path]:
-    episode, frames = recording()
+def recorded() -> tuple[RecordedEpisode, PageFrames]:
+    return recording()
+
+
+@pytest.fixture(scope="module")
+def episode_and_page(recorded, tmp_path_factory) -> tuple[RecordedEpisode, Path]:
+    episode, frames = recorded
     path = tmp_path_factory.mktemp("page") / "new" / "team.html"
     write_page(path, "a team", [("a team (qmix)", 0.9, episode, frames)])
     return episode, path
@@ -55,16 +60,15 @@ def test_the_page_carries_the_episode(episode_and_page):
     assert [file.name for file in path.parent.iterdir()] == ["team.html"]
 
 
-def test_names_cannot_become_code(tmp_path: Path):
+def test_names_cannot_become_code(recorded, episode_and_page, tmp_path: Path):
     """What an environment or a file calls things stays text, whatever it is."""
     evil = "</script><script>alert(1)</script>@PLOTLY@"
-    episode, frames = recording()
-    names = (evil, *episode.spec.agent_names[1:])
-    episode.spec = dataclasses.replace(episode.spec, agent_names=names)
-    episode.action_names = [[evil] * len(words) for words in episode.action_names]
-    plain, hostile = tmp_path / "plain.html", tmp_path / "evil.html"
-    write_page(plain, "a team", [("a team", 0.9, *recording())])
-    write_page(hostile, evil, [(evil, 0.9, episode, frames)])
+    episode, frames = recorded
+    spec = dataclasses.replace(episode.spec, agent_names=(evil, *episode.spec.agent_names[1:]))
+    words = [[evil] * len(words) for words in episode.action_names]
+    _, plain = episode_and_page
+    hostile = tmp_path / "evil.html"
+    write_page(hostile, evil, [(evil, 0.9, dataclasses.replace(episode, spec=spec, action_names=words), frames)])
     assert held(hostile)[0]["title"] == evil
     assert "<script>alert" not in hostile.read_text()
     assert hostile.read_text().count("<script") == plain.read_text().count("<script")
