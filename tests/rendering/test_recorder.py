@@ -18,11 +18,15 @@ from qmix_lightning.rollout.evaluation import evaluate_episodes
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.types import TrajectoryBatch
 from qmix_lightning.vector.factory import make_vector_env
+from support.cases import mostly_slow
 from support.fakes import VaryingLength
 from support.policies import stored_policy
 
 UNMIXED = {"iql", "coma", "ippo", "mappo", "qtran_base", "qtran_alt"}
 """Algorithms without a mixer of values: QTRAN's joint value is a network of its own."""
+
+LEARNERS = ("qmix", "vdn", "qplex", "cw_qmix", "pqn_qmix", "iql", "mappo", "qtran_base")
+"""One of each learner, and of each way in which mixers use actions and state."""
 
 a_policy = cache(stored_policy)
 
@@ -115,7 +119,7 @@ def test_a_simulator_that_fails_ends_the_recording():
         record_episode(env, stored.build(), seed=0, gamma=1.0)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS.names())
+@pytest.mark.parametrize("algorithm", mostly_slow(ALGORITHMS.names(), LEARNERS))
 def test_sensitivities_are_slopes_of_what_the_mixer_gives(algorithm: str):
     """By finite differences of one agent's value in one step, where the learner mixes values."""
     stored = stored_policy(f"algorithm={algorithm}")
