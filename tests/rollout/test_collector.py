@@ -54,16 +54,16 @@ def by_hand(make, slot, number, epsilon=0.5, seed=11, rank=0):
 @pytest.mark.parametrize(("make", "num_envs"), every_value(MAKERS.values(), [1, 2, 3, 4]))
 def test_episodes_equal_a_plain_loop(make, num_envs):
     """Whatever steps beside it, an episode is decided by its slot and its number: none crosses another."""
-    found, returns, _ = collect(collector(make, num_envs), 12 * num_envs)
+    found, returns, steps = collect(collector(make, num_envs), 6 * num_envs)
     by_end = {}
     for slot in range(num_envs):
-        total = 0
-        for number in range(40):
+        total, number = 0, 0
+        while total < steps // num_envs:
             episode = by_hand(make, slot, number)
-            total += episode.length
+            total, number = total + episode.length, number + 1
             by_end[total, slot] = episode
     expected = [by_end[k] for k in sorted(by_end)[: len(found)]]
-    assert len({e.length for e in expected}) > (0 if make is two_step else 5)
+    assert len({e.length for e in expected}) > (0 if make is two_step else 3)
     for got, wanted, (episode_return, length) in zip(found, expected, returns, strict=True):
         assert_same(got, wanted)
         assert length == wanted.length
@@ -143,8 +143,8 @@ def test_episodes_of_unknown_length_grow_the_buffers():
         return lambda num_envs: make_vector_env(Long, {"limit": limit}, num_envs=num_envs, name="long")
 
     assert make(None)(1).spec.episode_limit is None
-    expected, _, _ = collect(collector(make(102), 2), 6)
-    found, _, _ = collect(collector(make(None), 2), 6)
+    expected, _, _ = collect(collector(make(102), 2), 3)
+    found, _, _ = collect(collector(make(None), 2), 3)
     assert all(e.length > 90 for e in found)
     for got, wanted in zip(found, expected, strict=True):
         assert_same(got, wanted)
@@ -155,15 +155,15 @@ def test_episodes_of_unknown_length_grow_the_buffers():
 
 @pytest.mark.parametrize(("make", "num_envs"), every_value(MAKERS.values(), [1, 4, 2]))
 def test_resumes_bit_for_bit_in_mid_episode(make, num_envs):
-    for steps in [0, 1, 3, 5, 8, 13, 30, 31]:
+    for steps in [0, 1, 5, 8, 31]:
         one = collector(make, num_envs)
         for _ in range(steps):
             one.collect(0.5, max_steps=1)
         state = one.state_dict()
         other = collector(make, num_envs)
         other.load_state_dict(state)
-        expected, expected_returns, expected_steps = collect(one, 20)
-        found, returns, taken = collect(other, 20)
+        expected, expected_returns, expected_steps = collect(one, 6)
+        found, returns, taken = collect(other, 6)
         assert taken == expected_steps
         assert returns == expected_returns
         for got, wanted in zip(found, expected, strict=True):
@@ -252,11 +252,11 @@ def test_restart_goes_on_with_the_next_episodes():
     expected = {}
     for slot in range(2):
         total = 0
-        for k in range(12):
+        for k in range(6):
             episode = by_hand(varying, slot, number[slot] + 1 + k)
             total += episode.length
             expected[total, slot] = episode
-    for got, key in zip(found, sorted(expected), strict=False):
+    for got, key in zip(found, sorted(expected)[: len(found)], strict=True):
         assert_same(got, expected[key])
 
 

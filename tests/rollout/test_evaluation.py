@@ -1,5 +1,6 @@
 """Evaluation: decided by the ids of its episodes alone, and greedy."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -20,7 +21,8 @@ def evaluate(make, num_envs, ids, **settings):
     return evaluate_episodes(env, rollout_policy, ids, seed=3, **settings)
 
 
-def greedy_by_hand(ids):
+@functools.cache
+def greedy_by_hand(*ids):
     env = varying(1)
     policy = make_policy(env.spec)
     results = []
@@ -42,11 +44,11 @@ def greedy_by_hand(ids):
     return results
 
 
-@pytest.mark.parametrize("num_envs", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
 def test_evaluation_is_decided_by_the_ids_alone(num_envs):
     ids = [4, 0, 17, 2, 9, 3, 30]
     stats = evaluate(varying, num_envs, ids)
-    expected = greedy_by_hand(ids)
+    expected = greedy_by_hand(*ids)
     assert stats.returns == pytest.approx([r for r, _, _ in expected])
     assert stats.lengths == [n for _, n, _ in expected]
     assert stats.metrics == {"won": [w for _, _, w in expected]}

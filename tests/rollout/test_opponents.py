@@ -120,13 +120,13 @@ def test_self_plays_against_the_last_versions():
     policy = make_policy(env.spec)
     collector = Collector(env, policy, seed=1, rank=0)
     for seed in range(5):
-        collect(collector, 20)
+        collect(collector, 10)
         policy = later(policy, seed)
         collector.publish(policy)
     state = collector.state_dict()["team"]["opponents"]
     newest = sorted(map(int, state["weights"]))[-1]
     assert newest >= 3
-    collect(collector, 20)  # by now every episode has begun after the last version came
+    collect(collector, 10)  # by now every episode has begun after the last version came
     state = collector.state_dict()["team"]["opponents"]
     assert {newest - 1, newest} >= set(state["version"].tolist())
     assert set(map(int, state["weights"])) == {newest - 1, newest}
