@@ -26,6 +26,7 @@ E = 3
 LIMIT = 20  # most battles are over by then
 STOP = 4  # SMAX's own no-op of the dead; 0 to 3 are moves
 EVERYONE = torch.ones(E, dtype=torch.bool)
+THREADS = int(os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or 1)  # of JAX, which no test has started yet
 
 
 def make(**settings):
@@ -363,14 +364,15 @@ def test_a_number_for_each_unit_type_is_written_as_a_list():
     assert made._simulator.unit_type_health.tolist() == health
 
 
-def test_jax_starts_with_one_thread_and_leaves_the_environment_alone():
-    make()
+def test_jax_starts_with_one_thread_and_leaves_the_environment_alone(monkeypatch):
+    for name in ("NPROC", "PJRT_NPROC"):
+        monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     start_jax()
     assert dict(os.environ) == before
     assert jax.config.read("jax_cpu_enable_async_dispatch") is True
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-    assert threads.count("tf_XLAEigen") <= int(os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or 1)
+    assert threads.count("tf_XLAEigen") <= THREADS
 
 
 @pytest.mark.slow  # lightness: test_packages; silence, with a package in place of JaxMARL: test_jaxmarl
