@@ -65,7 +65,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(name):
     for policy in policies[5:]:
         for one in (whole, resumed):
             one.publish(policy)
-        for left, right in zip(collect(whole, 8)[0], collect(resumed, 8)[0], strict=True):
+        for left, right in zip(collect(whole, 4)[0], collect(resumed, 4)[0], strict=True):
             assert_same(left, right)
     left, right = whole.state_dict()["team"], resumed.state_dict()["team"]
     assert left["env_steps"] == right["env_steps"]

@@ -180,7 +180,7 @@ def test_a_run_past_the_limit_ends_with_the_cause_and_a_checkpoint(tmp_path: Pat
 def test_no_worker_and_no_game_outlives_the_trainer(tmp_path: Path, number: int, ranks: int):
     extra = runs.TWO_RANKS if ranks == 2 else []
     arguments = [*runs.faulty_run(tmp_path, "env.kwargs.fault=none", *extra), "total_env_steps=100000"]
-    process = runs.begun(arguments, tmp_path / "count", 5)
+    process = runs.begun(arguments, tmp_path / "count", 1)
     assert len(faulty.games_left(tmp_path / "faults")) >= 4 * ranks
     os.kill(process.pid, number)
     runs.finish(process, timeout=60)
