@@ -1,7 +1,6 @@
 """How recipes compose with what is typed beside them."""
 
 import pytest
-import yaml
 
 from qmix_lightning.cli.compose import composer
 from qmix_lightning.cli.overrides import prepare_overrides, sweep_parts
@@ -31,11 +30,11 @@ def test_a_typed_algorithm_brings_its_own_mixer_into_a_recipe(tmp_path, typed, m
     """The recipe's mixer belongs to the recipe's algorithm; Hydra alone would train "vdn" with QMIX's mixer."""
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(RECIPE)
-    short = [*inprocess.TINY, "total_env_steps=8", "eval_episodes=1"]
-    inprocess.succeed([*short, "--config-dir", str(tmp_path), "experiment=mine", f"run_dir={tmp_path}/run", *typed])
-    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert (config["mixer"]["name"], config["mixer"].get("hypernet_layers")) == mixer
-    assert config["algorithm"]["gamma"] == 0.5
+    config, _ = inprocess.configured(
+        ["--config-dir", str(tmp_path), "experiment=mine", f"run_dir={tmp_path}/x", *typed]
+    )
+    assert (config.mixer["name"], config.mixer.get("hypernet_layers")) == mixer
+    assert config.algorithm["gamma"] == 0.5
 
 
 @pytest.mark.parametrize("typed", ["run_dir=here", "++run_dir=here"])

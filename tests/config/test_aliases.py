@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import resources
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from qmix_lightning.config.aliases import GONE, KEYS, TARGETS, VALUES, rename_override, rename_settings
+from qmix_lightning.config.tree import flatten
 from support import inprocess
-from support.inprocess import TINY
 
 TYPED: dict[str, tuple[str, str, Any]] = {
     "rollout.pipelined": ("rollout.pipelined=false", "rollout.asynchronous", False),
@@ -25,21 +26,18 @@ TYPED: dict[str, tuple[str, str, Any]] = {
 """Old name -> what a user types, the key that it sets now, and the value there."""
 
 
-def config_of(run_dir: Path) -> Any:
-    return OmegaConf.load(run_dir / "config.yaml")
-
-
 def test_every_alias_is_typed_below():
     values = {f"{key}={old}" for key, renamed in VALUES.items() for old in renamed}
     assert set(TYPED) == {*KEYS, *values, *TARGETS}
+    assert all(callable(resolve_name(target)) for target in TARGETS.values())
 
 
 def test_old_names_set_what_they_are_called_now_and_each_is_told_about_once(tmp_path: Path):
     typed = [typed for typed, _, _ in TYPED.values()]
-    outcome = inprocess.succeed(["env=two_step", *TINY, *typed, f"run_dir={tmp_path / 'run'}"])
-    config = config_of(tmp_path / "run")
-    assert [OmegaConf.select(config, key) for _, key, _ in TYPED.values()] == [value for _, _, value in TYPED.values()]
-    told = [line.partition(" is called ")[0] for line in outcome.err.splitlines() if " is called " in line]
+    config, said = inprocess.configured([*typed, f"run_dir={tmp_path / 'run'}"])
+    values = flatten(config.to_dict())
+    assert [values[key] for _, key, _ in TYPED.values()] == [value for _, _, value in TYPED.values()]
+    told = [line.partition(" is called ")[0] for line in said.splitlines() if " is called " in line]
     assert sorted(told) == sorted(TYPED)
 
 
@@ -47,11 +45,9 @@ def test_old_names_in_a_file_of_the_users_own(tmp_path: Path):
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\nrollout:\n  pipelined: false\n  collector: here\n")
-    arguments = ["--config-dir", str(tmp_path / "conf"), "experiment=mine", "env=two_step", *TINY]
-    inprocess.succeed([*arguments, f"run_dir={tmp_path / 'run'}"])
-    rollout = config_of(tmp_path / "run").rollout
+    typed = ["--config-dir", str(tmp_path / "conf"), "experiment=mine", f"run_dir={tmp_path / 'run'}"]
+    rollout = inprocess.configured(typed)[0].rollout
     assert (rollout.asynchronous, rollout.collector) == (False, "inline")
-    assert "pipelined" not in rollout
 
 
 def test_what_is_typed_wins_over_an_old_name_in_a_file():
@@ -86,13 +82,10 @@ def test_a_whole_group_of_the_users_own_with_old_keys(tmp_path: Path):
     shipped = Path(str(resources.files("qmix_lightning.conf").joinpath("rollout/sync.yaml"))).read_text()
     old = shipped.replace("asynchronous:", "pipelined:").replace("inline", "here")
     (folder / "mine.yaml").write_text(old)
-    arguments = ["--config-dir", str(tmp_path / "conf"), "rollout=mine", "env=two_step", *TINY]
-    for number, typed in enumerate([[], ["rollout.pipelined=false"], ["rollout.asynchronous=false"]]):
-        run_dir = tmp_path / str(number)
-        outcome = inprocess.command([*arguments, *typed, f"run_dir={run_dir}"])
-        assert outcome.status == 0, outcome
-        assert config_of(run_dir).rollout.asynchronous == (False if typed else "auto")
-        assert config_of(run_dir).rollout.collector == "inline"
+    arguments = ["--config-dir", str(tmp_path / "conf"), "rollout=mine", f"run_dir={tmp_path / 'run'}"]
+    for typed in ([], ["rollout.pipelined=false"], ["rollout.asynchronous=false"]):
+        rollout = inprocess.configured([*arguments, *typed])[0].rollout
+        assert (rollout.asynchronous, rollout.collector) == (False if typed else "auto", "inline")
 
 
 def test_a_new_name_in_one_file_wins_over_an_old_one_in_another():
@@ -107,11 +100,11 @@ def test_an_old_name_that_cannot_be_renamed_is_named():
     assert line == "error: unknown key 'rollout.pipelined': it is called 'rollout.asynchronous' now"
 
 
-def test_an_old_name_goes_on_with_a_run(tmp_path: Path):
+def test_an_old_name_goes_on_with_a_run(finished_run: Path, tmp_path: Path):
     """A resumed run compares what was typed with what the checkpoint has: by the names of today."""
-    run_dir = f"run_dir={tmp_path / 'run'}"
-    inprocess.succeed(["env=two_step", *TINY, "rollout.pipelined=false", run_dir])
-    inprocess.succeed([run_dir, "ckpt_path=last", "total_env_steps=90", "rollout.pipelined=false"])
-    refused = inprocess.command([run_dir, "ckpt_path=last", "total_env_steps=120", "rollout.pipelined=true"])
+    shutil.copytree(finished_run, tmp_path / "run")
+    typed = [f"run_dir={tmp_path / 'run'}", "ckpt_path=last", "total_env_steps=62"]
+    refused = inprocess.command([*typed, "rollout.pipelined=true"])
     assert refused.status == 2
-    assert "rollout.asynchronous=true (the checkpoint has false)" in refused.err
+    assert "rollout.asynchronous=true (the checkpoint has 'auto')" in refused.err
+    inprocess.succeed([*typed, "rollout.pipelined=auto"])

@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 
 from qmix_lightning.cli import hydra_app as cli
 from qmix_lightning.commands import evaluate, export, train, watch
+from qmix_lightning.config.run_config import RunConfig, validate
 
 TASKS = {
     "train": (train.train, train.begin_sweep),
@@ -80,6 +82,18 @@ def own_globals(argv: list[str]) -> Iterator[None]:
 def command(arguments: list[str], name: str = "train") -> Outcome:
     """``qmix-train`` or, with ``name="evaluate"``, ``qmix-eval``."""
     return ended([f"qmix-{name}", *arguments], lambda: cli.run_under_hydra(name, *TASKS[name]), name)
+
+
+def configured(arguments: list[str]) -> tuple[RunConfig, str]:
+    """The configuration of what a command line would train, which it does not, and what is said of it."""
+    found: list[RunConfig] = []
+
+    def keep(tree: dict[str, Any], folder: Path, typed: list[str] | None) -> None:
+        found.append(validate(tree))
+
+    outcome = ended(["qmix-train", *arguments], lambda: cli.run_under_hydra("train", keep), "train")
+    assert outcome.status == 0, outcome
+    return found[0], outcome.err
 
 
 def without_hydra(script: str, run: Callable[[list[str]], None], arguments: list[str]) -> Outcome:
