@@ -17,12 +17,11 @@ def test_an_environment_that_changes_the_working_folder(tmp_path: Path, monkeypa
     env = ["env.id=support.fakes:Wandering", f"+env.kwargs.folder={elsewhere}"]
     for arguments, command in (
         (["run_dir=rün 1", "env=pettingzoo", *env, *tiny], "train"),
-        (["run_dir=rün 1", "ckpt_path=last", *env, "total_env_steps=90"], "train"),
-        (["ckpt_path=rün 1/checkpoints/last.ckpt", *env, "total_env_steps=120"], "train"),
+        (["ckpt_path=rün 1/checkpoints/last.ckpt", *env, "total_env_steps=70"], "train"),
         (["ckpt_path=rün 1/checkpoints/last.ckpt", *env, "episodes=2", "output=eval.json"], "evaluate"),
     ):
         monkeypatch.chdir(home)
         inprocess.succeed(arguments, command)
     assert list(elsewhere.iterdir()) == []
     assert sorted(path.name for path in home.iterdir()) == ["eval.json", "rün 1"]
-    assert len(list((home / "rün 1" / "tensorboard").glob("events*"))) >= 3
+    assert len(list((home / "rün 1" / "tensorboard").glob("events*"))) >= 2

@@ -102,9 +102,11 @@ def test_updates_of_a_round_that_are_no_whole_epochs():
     assert "rollout.updates=1 are 0.5 epochs" in line
 
 
-def test_a_run_says_it_when_it_begins_and_not_when_it_goes_on(tmp_path: Path):
-    typed = [*inprocess.TINY, "env=two_step", f"run_dir={tmp_path / 'run'}", "algorithm.n_steps=5"]
-    line = "algorithm.n_steps=5 changes nothing: it is for algorithm.returns=n_step, which is one_step"
-    assert line in inprocess.succeed(typed).err.splitlines()
-    more = [f"run_dir={tmp_path / 'run'}", "ckpt_path=last", "total_env_steps=90"]
-    assert line not in inprocess.succeed(more).err
+def test_it_is_said_when_a_run_begins_and_not_when_it_goes_on(finished_run: Path):
+    """Before anything else is looked at: here, at whether the folder is free, and which seed the run has."""
+    typed = [f"run_dir={finished_run}", "algorithm.n_steps=3", "seed=9"]
+    line = "algorithm.n_steps=3 changes nothing: it is for algorithm.returns=n_step, which is peng_lambda"
+    begins, goes_on = inprocess.command(typed), inprocess.command([*typed, "ckpt_path=last"])
+    assert (begins.status, goes_on.status) == (2, 2)
+    assert line in begins.err.splitlines()
+    assert "changes nothing" not in goes_on.err
