@@ -51,7 +51,7 @@ def typed(*groups: str) -> list[list[str]]:
     return [[f"{g}={c}" for g, c in zip(groups, row, strict=True)] for row in every_value(*map(choices, groups))]
 
 
-TOGETHER = ("env", "agent", "exploration", "optimizer", "trainer", "logger", "callbacks")
+TOGETHER = ("env", "agent", "mixer", "exploration", "optimizer", "trainer", "logger", "callbacks")
 """Groups any of whose choices go with any of the others'."""
 
 
@@ -159,11 +159,7 @@ NEEDED = {
 
 @pytest.mark.parametrize(
     "overrides",
-    [
-        row
-        for groups in (TOGETHER, ["mixer"], ["algorithm"], ["replay"], ["rollout"], ["experiment"])
-        for row in typed(*groups)
-    ],
+    [row for groups in (TOGETHER, ["algorithm"], ["replay"], ["rollout"], ["experiment"]) for row in typed(*groups)],
     ids=lambda row: row[0],
 )
 def test_every_choice_passes_validation(overrides: list[str]):
