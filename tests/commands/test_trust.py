@@ -17,7 +17,8 @@ from qmix_lightning.checkpoint.files import read_checkpoint
 from support import inprocess
 
 LAST, BEST = "run/checkpoints/last.ckpt", "run/checkpoints/best.ckpt"
-RESUME = ["run_dir=run", "ckpt_path=last", "total_env_steps=70"]
+RESUME = ["run_dir=run", "ckpt_path=last", "total_env_steps=62"]
+EVIL = "${oc.create:{_target_: evil_module.make}}"
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +29,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def prepare(folder: Path, run: Path) -> None:
+    """Copy a run into a working folder, beside a module that leaves a file when it is imported."""
+    shutil.copytree(run, folder / "run")
+    (folder / "evil_module.py").write_text("open('it ran', 'w')\n")
+
+
 @pytest.fixture(autouse=True)
 def work(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(finished, tmp_path / "run")
+    prepare(tmp_path, finished)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "evil_module.py").write_text("open('it ran', 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
@@ -55,7 +62,7 @@ def test_a_checkpoint_records_names_and_no_paths():
     assert (config["run_dir"], config["ckpt_path"], config["replay"]["memmap_dir"]) == (None, None, None)
 
 
-@pytest.mark.parametrize("value", ["${oc.create:{_target_: evil_module.make}}", "${oc.env:HOME}", "x${seed}"])
+@pytest.mark.parametrize("value", [EVIL, "x${seed}"])
 def test_interpolations_are_refused(value: str):
     rewrite(lambda p: p["config"]["optimizer"].update(lr_schedule=value))
     assert_refused(RESUME[1:2] + RESUME[:1], "optimizer.lr_schedule', which a file must not")
@@ -63,60 +70,96 @@ def test_interpolations_are_refused(value: str):
     assert_refused(evaluation, "holds an interpolation under 'optimizer.lr_schedule'", "evaluate")
 
 
-def test_a_logger_of_a_file_is_the_shipped_one_whatever_the_file_says(work: Path):
-    evil = "${oc.create:{_target_: evil_module.make}}"
-    section = {
-        "_target_": "pytorch_lightning.loggers.TensorBoardLogger",
-        "save_dir": str(work / "outside"),
-        "name": evil,
-    }
-    rewrite(lambda p: p["config"].update(logger={"tensorboard": section}))
-    inprocess.succeed(RESUME)
-    assert not Path("outside").exists()
-    assert not Path("it ran").exists()
-    assert {path.name for path in work.iterdir()} == {"run", "evil_module.py"}
+OPTIMIZER = {"centered": True, "weight_decay": "x", "momentum": 1e9, "evil": 1}
+"""Settings that torch would take from beside its state."""
 
 
-def test_a_setting_of_a_logger_that_was_typed_is_said_to_be_left_out():
-    inprocess.succeed([*RESUME, "logger.tensorboard.name=mine"])
-    assert read_checkpoint(LAST)["config"]["logger"] == {"tensorboard": ["name"]}
-    outcome = inprocess.succeed([*RESUME[:2], "total_env_steps=80"])
-    assert "the run goes on without its logger.tensorboard.name; type them again" in outcome.err
+@pytest.fixture(scope="module")
+def went_on(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, inprocess.Outcome]:
+    """The working folder of a run that went on from a file that says more than it decides, and what it said."""
+    folder = tmp_path_factory.mktemp("went_on")
+    prepare(folder, finished)
+    section = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": f"{folder}/logged", "name": EVIL}
 
-
-def test_of_a_callback_a_file_decides_numbers_and_metrics(work: Path):
-    shutil.rmtree("run")
-    typed = ["callbacks=[early_stopping,q_table]", "callbacks.early_stopping.monitor=train/loss"]
-    typed += ["callbacks.early_stopping.patience=70", "callbacks.early_stopping.mode=min"]
-    tiny = [a for a in inprocess.TINY if not a.startswith("logger")]
-    inprocess.succeed(["run_dir=run", *typed, *tiny])
-    recorded = {"monitor": "train/loss", "patience": 70, "mode": "min"}
-    assert read_checkpoint(LAST)["config"]["callbacks"] == {"early_stopping": recorded, "q_table": {}}
-    assert "left" not in inprocess.succeed(RESUME).err
-    assert read_checkpoint(LAST)["config"]["callbacks"]["early_stopping"] == recorded
-    evil = {"q_table": {"run_dir": f"{work}/outside", "gamma": "x"}, "early_stopping": recorded | {"patience": "../x"}}
-    rewrite(lambda p: p["config"].update(callbacks=evil))
-    outcome = inprocess.succeed([*RESUME[:2], "total_env_steps=80"])
-    for left_out in ("q_table.run_dir", "q_table.gamma", "early_stopping.patience"):
-        assert f"callbacks.{left_out}" in outcome.err
-    assert not Path("outside").exists()
-
-
-def test_paths_of_a_file_have_no_effect(work: Path):
-    outside = str(work / "outside")
-    rewrite(lambda p: p["config"].update(run_dir=outside))
-    rewrite(lambda p: p["config"]["replay"].update(memmap_dir=outside))
-    inprocess.succeed(RESUME)
-    assert not Path(outside).exists()
-
-
-@pytest.mark.parametrize("key", ["matmul_precision", "trainer.model_registry", "agent.name", "trainer.profiler"])
-def test_a_text_that_is_no_name_is_refused(key: str):
     def change(payload: dict[str, Any]) -> None:
-        section, _, name = key.rpartition(".")
-        (payload["config"][section] if section else payload["config"])[name] = "../x"
+        payload["config"].update(logger={"tensorboard": section}, run_dir=f"{folder}/elsewhere")
+        payload["config"]["replay"].update(memmap_dir=f"{folder}/mapped")
+        payload["versions"].update(torch="1.0", cpu="ABACUS")
+        payload["optimizer_states"][0]["param_groups"][0].update(OPTIMIZER)
 
-    rewrite(change)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        rewrite(change, LAST, "run/checkpoints/previous.ckpt")
+        return folder, inprocess.succeed(RESUME)
+
+
+def test_a_logger_of_a_file_is_the_shipped_one_whatever_the_file_says(
+    went_on: tuple[Path, inprocess.Outcome], finished: Path
+):
+    folder, _ = went_on
+    assert not (folder / "logged").exists()
+    assert not (folder / "it ran").exists()
+    before, now = (len(list((run / "tensorboard").glob("events*"))) for run in (finished, folder / "run"))
+    assert now > before > 0
+
+
+def test_paths_of_a_file_have_no_effect(went_on: tuple[Path, inprocess.Outcome]):
+    folder, _ = went_on
+    assert not (folder / "elsewhere").exists()
+    assert not (folder / "mapped").exists()
+
+
+def test_settings_of_the_optimizer_are_those_of_the_configuration(went_on: tuple[Path, inprocess.Outcome]):
+    """Not those that torch has put into the file beside its state."""
+    group = read_checkpoint(went_on[0] / LAST)["optimizer_states"][0]["param_groups"][0]
+    assert (group["centered"], group["weight_decay"], group["momentum"]) == (False, 0.0, 0)
+    assert "evil" not in group
+
+
+def test_what_has_changed_since_is_told(went_on: tuple[Path, inprocess.Outcome]):
+    said = went_on[1].err
+    assert "changed since the checkpoint, so results may differ in the last bits: cpu ABACUS, now " in said
+    assert "torch 1.0, now " in said
+
+
+RECORDED = {"monitor": "train/loss", "patience": 70, "mode": "min"}
+
+
+@pytest.fixture(scope="module")
+def typed_run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with settings of a logger and of callbacks that were typed."""
+    folder = tmp_path_factory.mktemp("typed") / "run"
+    shutil.copytree(finished, folder)
+    typed = [f"callbacks.early_stopping.{key}={value}" for key, value in RECORDED.items()]
+    typed += ["callbacks=[early_stopping,q_table]", "logger.tensorboard.name=mine"]
+    inprocess.succeed([f"run_dir={folder}", *RESUME[1:], *typed])
+    return folder
+
+
+def test_what_a_file_records_of_loggers_and_callbacks(typed_run: Path):
+    """Of a logger, the names of what was typed; of a callback, numbers and metrics, too."""
+    config = read_checkpoint(typed_run / "checkpoints" / "last.ckpt")["config"]
+    assert config["logger"] == {"tensorboard": ["name"]}
+    assert config["callbacks"] == {"early_stopping": RECORDED, "q_table": {}}
+
+
+def test_what_a_file_does_not_decide_of_loggers_and_callbacks_is_said_to_be_left_out(typed_run: Path, work: Path):
+    shutil.copytree(typed_run, "run", dirs_exist_ok=True)
+    evil = {"q_table": {"run_dir": f"{work}/outside", "gamma": "x"}, "early_stopping": RECORDED | {"patience": "../x"}}
+    rewrite(lambda p: p["config"].update(callbacks=evil), LAST, "run/checkpoints/previous.ckpt")
+    outcome = inprocess.succeed([*RESUME[:2], "total_env_steps=64"])
+    left_out = ["logger.tensorboard.name", "callbacks.q_table.run_dir", "callbacks.q_table.gamma"]
+    left_out.append("callbacks.early_stopping.patience")
+    assert f"the run goes on without its {', '.join(left_out)}; type them again" in outcome.err
+    assert not Path("outside").exists()
+    kept = read_checkpoint(LAST)["config"]["callbacks"]["early_stopping"]
+    assert (kept["monitor"], kept["mode"]) == ("train/loss", "min")
+
+
+@pytest.mark.parametrize(("section", "name", "text"), [("agent", "name", "../x"), ("trainer", "model_registry", "x")])
+def test_a_text_that_is_no_name_is_refused(section: str, name: str, text: str):
+    rewrite(lambda p: p["config"][section].update({name: text}))
     assert_refused(RESUME[:2], "a file decides numbers and names only")
 
 
@@ -191,17 +234,7 @@ def test_made_up_contents_end_in_one_line_and_leave_the_folder_as_it_was(name: s
     assert Path("run/summary.json").read_text() == summary
 
 
-def test_settings_of_the_optimizer_are_those_of_the_configuration():
-    """Not those that torch has put into the file beside its state."""
-    made_up = {"centered": True, "weight_decay": "x", "momentum": 1e9, "evil": 1}
-    rewrite(lambda p: p["optimizer_states"][0]["param_groups"][0].update(made_up), LAST)
-    inprocess.succeed(RESUME)
-    group = read_checkpoint(LAST)["optimizer_states"][0]["param_groups"][0]
-    assert (group["centered"], group["weight_decay"], group["momentum"]) == (False, 0.0, 0)
-    assert "evil" not in group
-
-
-@pytest.mark.parametrize("name", ["checkpoints/replay", "metrics.csv", "tensorboard"])
+@pytest.mark.parametrize("name", ["checkpoints/replay", "metrics.csv"])
 def test_links_out_of_the_folder_are_not_followed(work: Path, name: str):
     (work / "outside").mkdir()
     path = work / "run" / name
@@ -263,13 +296,6 @@ def test_a_file_system_without_hard_links(monkeypatch: pytest.MonkeyPatch):
     before = read_checkpoint(LAST)["global_step"]
     inprocess.succeed([*RESUME, "checkpoint_interval=1000"])
     assert read_checkpoint("run/checkpoints/previous.ckpt")["global_step"] == before
-
-
-def test_what_has_changed_since_is_told():
-    rewrite(lambda p: p["versions"].update(torch="1.0", cpu="ABACUS"))
-    outcome = inprocess.succeed(RESUME)
-    assert "changed since the checkpoint, so results may differ in the last bits: cpu ABACUS, now " in outcome.err
-    assert "torch 1.0, now " in outcome.err
 
 
 def _stretched(payload: dict[str, Any]) -> None:
