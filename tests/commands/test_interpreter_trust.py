@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -27,22 +28,33 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(path)
 
 
-def test_a_checkpoint_and_a_run_folder_name_none(evil: str, tmp_path: Path):
-    inprocess.succeed(["run_dir=run", "total_env_steps=60", *SMALL, *WALK])
+@pytest.fixture
+def run(evil: str, finished_run: Path, tmp_path: Path) -> Path:
+    """A run whose every file names another Python."""
+    shutil.copytree(finished_run, tmp_path / "run")
     for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
         payload = torch.load(path, weights_only=True)
         payload["config"]["rollout"].update(python=evil, python_env=["LD_PRELOAD"])
         torch.save(payload, path)
-    inprocess.succeed(["run_dir=run", "ckpt_path=last", "total_env_steps=80", WALK[1]])
-    inprocess.succeed(["ckpt_path=run/checkpoints/best.ckpt", "episodes=2", WALK[1]], "evaluate")
     config = tmp_path / "run/config.yaml"
     tree = yaml.safe_load(config.read_text())
     tree["rollout"].update(python=evil, python_env=["LD_PRELOAD"])
     config.write_text(yaml.safe_dump(tree))
-    for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
+    return tmp_path / "run"
+
+
+def test_a_checkpoint_names_none(run: Path):
+    inprocess.succeed(["run_dir=run", "ckpt_path=last", "total_env_steps=62"])
+    inprocess.succeed(["ckpt_path=run/checkpoints/best.ckpt", "episodes=2"], "evaluate")
+    assert not Path("it ran").exists()
+
+
+def test_a_run_folder_names_none(run: Path):
+    """Where a run begins anew with its own settings."""
+    for path in (run / "checkpoints").glob("*.ckpt"):
         path.unlink()
-    (tmp_path / "run/summary.json").write_text('{"status": "running"}')
-    inprocess.succeed(["run_dir=run", "ckpt_path=last", "total_env_steps=60", WALK[1]])
+    (run / "summary.json").write_text('{"status": "running"}')
+    inprocess.succeed(["run_dir=run", "ckpt_path=last", "total_env_steps=10"])
     assert not Path("it ran").exists()
 
 
