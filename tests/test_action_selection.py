@@ -24,7 +24,7 @@ def choices(draw):
     return q, legal, draw(st.sampled_from([0.0, 0.05, 0.5, 1.0])), draw(DRAW), draw(DRAW)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(choices())
 def test_an_illegal_action_is_never_taken(case):
     q, legal, epsilon, explore, which = case

@@ -49,8 +49,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     folder = tmp_path_factory.mktemp("packaging")
     unwanted = shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "*.egg-info", "outputs", "tests", "docs")
     shutil.copytree(ROOT, folder / "source", ignore=unwanted)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-q"]
-    subprocess.run([*command, "-w", str(folder), str(folder / "source")], check=True, capture_output=True)
+    code = f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=folder / "source", check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         return set(archive.namelist())
