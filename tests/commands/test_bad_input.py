@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from qmix_lightning import environment
+from qmix_lightning.commands import envs
 from qmix_lightning.config.resume import imported
-from support import commands, inprocess
+from support import inprocess
 from support.cases import every_value
 
 _BEGINNING = ("collecting: ", "threads: ", "replay: ", "run: ", "watch: ")
@@ -187,18 +189,17 @@ def test_a_sweep_that_cannot_begin(work: Path, typed: str, message: str):
     assert not list(work.rglob("config.yaml"))
 
 
-def test_a_file_of_the_working_folder_can_be_named(work: Path):
+def test_a_file_of_the_working_folder_can_be_named(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """As installed commands find it, which do not have that folder on their path."""
-    (work / "here.py").write_text("from support.fakes import Echo\n")
-    script = "import sys; sys.path.pop(0); from qmix_lightning.commands.envs import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "check", "here:Echo", "--steps", "20"],
-        env={**os.environ, "PYTHONPATH": str(commands.TESTS)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 failed" in done.stdout
+    (work / "in_this_folder.py").write_text("from support.fakes import Echo\n")
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    with inprocess.own_globals(["qmix-envs", "show", "in_this_folder:Echo"]), pytest.raises(SystemExit) as ended:
+        envs.main()
+    shown = capsys.readouterr()
+    assert ended.value.code == 0, shown
+    assert re.search("can run here +yes", shown.out)
 
 
 EXPERIMENTS = {
@@ -294,9 +295,8 @@ def test_an_empty_folder_of_the_users_stays(work: Path):
 @pytest.mark.parametrize(
     ("typed", "refused"),
     [
-        (["replay=uniform", "replay.batch_size=4", "replay.capacity=64", "agent=recurrent", "agent.hidden_dim=8"], ""),
+        (["env=two_step", "replay=uniform", "replay.batch_size=4", "replay.capacity=64"], ""),
         (["replay=uniform"], "run: replay.batch_size=32 (the checkpoint has 4); replay.capacity=5000 (the check"),
-        (["env=two_step"], ""),
         (["env=penalty"], "run: env.name='matrix' (the checkpoint has 'two_step'). Resume"),
         (["algorithm=qmix"], "algorithm=qmix sets more than its own section: leave it out, or type the whole command"),
     ],
@@ -309,23 +309,21 @@ def test_a_choice_typed_on_resume_brings_its_own_section(run: Path, typed: list[
         assert outcome.status == 0, outcome
 
 
-OF_ANOTHER = {
-    "algorithm": ("algorithm=vdn", "algorithm.name='vdn' (the checkpoint has 'qmix')"),
-    "environment": ("env=climbing", "env.name='matrix' (the checkpoint has 'two_step')"),
-    "seed": ("seed=2", "seed=2 (the checkpoint has 1)"),
-    "learning rate": ("optimizer.lr=0.1", "optimizer.lr=0.1 (the checkpoint has 0.0005)"),
-    "number of ranks": ("trainer.devices=2 trainer.strategy=ddp", "resume with trainer.devices=1"),
-}
-
-
-@pytest.mark.parametrize(("what", "by_path"), every_value(OF_ANOTHER, [False, True]))
-def test_a_checkpoint_of_another(run: Path, work: Path, what: str, by_path: bool):
+@pytest.mark.parametrize(
+    ("where", "typed", "message"),
+    [
+        ("ckpt_path=last run_dir=run", "optimizer.lr=0.1", "optimizer.lr=0.1 (the checkpoint has 0.0005)"),
+        (
+            "ckpt_path=run/checkpoints/last.ckpt",
+            "trainer.devices=2 trainer.strategy=ddp",
+            "resume with trainer.devices=1",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another(run: Path, work: Path, where: str, typed: str, message: str):
+    """Every setting that may not differ is in tests/config/test_resume.py."""
     before = inprocess.snapshot(work)
-    typed, message = OF_ANOTHER[what]
-    where = ["ckpt_path=run/checkpoints/last.ckpt"] if by_path else ["ckpt_path=last", "run_dir=run"]
-    more = [a for a in inprocess.TINY if not a.startswith("total_env_steps")]
-    outcome = inprocess.command([*typed.split(), *where, *more, "total_env_steps=100"])
-    check_refused(outcome, 2, message)
+    check_refused(inprocess.command([*inprocess.TINY, *where.split(), *typed.split()]), 2, message)
     assert inprocess.snapshot(work) == before
 
 
@@ -383,27 +381,26 @@ def test_a_bad_checkpoint(run: Path, work: Path, tmp_path: Path, damage: Any, co
     assert inprocess.snapshot(work) == before
 
 
-@pytest.mark.parametrize("group", ["callbacks", "logger"])
-def test_a_checkpoint_does_not_decide_what_is_imported(run: Path, work: Path, tmp_path: Path, group: str):
+def test_a_checkpoint_does_not_decide_what_is_imported(run: Path, tmp_path: Path):
     """Its configuration may name callbacks and loggers: only what is typed, or shipped, is made."""
     path, marker = run / "checkpoints" / "last.ckpt", tmp_path / "it ran"
     config = torch.load(path, weights_only=True)["config"]
-    config[group] = {"mine": {"_target_": "os.mkdir", "_args_": [str(marker)]}}
+    config["logger"] = config["callbacks"] = {"mine": {"_target_": "os.mkdir", "_args_": [str(marker)]}}
     _rewrite(path, config=config)
-    outcome = inprocess.succeed(["ckpt_path=run/checkpoints/last.ckpt", "total_env_steps=100"])
-    assert f"the run goes on without its {group}.mine; type them again" in outcome.err
+    outcome = inprocess.succeed(["ckpt_path=run/checkpoints/last.ckpt", "total_env_steps=62"])
+    assert "the run goes on without its logger.mine, callbacks.mine; type them again" in outcome.err
     assert not marker.exists()
 
 
-def test_a_checkpoint_does_not_decide_which_environment_is_imported(work: Path):
-    arguments = ["env=pettingzoo", "env.id=support.fakes:VaryingLength", "run_dir=run", *inprocess.TINY]
-    inprocess.succeed(arguments)
-    for command, more in (("evaluate", "episodes=2"), ("train", "total_env_steps=70")):
-        outcome = inprocess.command(["ckpt_path=run/checkpoints/last.ckpt"], command)
-        check_refused(
-            outcome, 2, "names the environment 'support.fakes:VaryingLength'", "say env.id=support.fakes:VaryingLength"
-        )
-        inprocess.succeed(["ckpt_path=run/checkpoints/last.ckpt", "env.id=support.fakes:VaryingLength", more], command)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_checkpoint_does_not_decide_which_environment_is_imported(run: Path, command: str):
+    """That it is, once it is typed, is in test_evaluate.py and test_working_folder.py."""
+    path = run / "checkpoints" / "last.ckpt"
+    config = torch.load(path, weights_only=True)["config"]
+    config["env"] = {"name": "pettingzoo", "id": "nowhere:Mine", "kwargs": {}}
+    _rewrite(path, config=config)
+    outcome = inprocess.command(["ckpt_path=run/checkpoints/last.ckpt"], command)
+    check_refused(outcome, 2, "names the environment 'nowhere:Mine'", "say env.id=nowhere:Mine")
 
 
 def test_what_a_checkpoint_decides_to_import():
@@ -469,18 +466,17 @@ def test_a_budget_too_small_for_one_batch_fails_and_says_so(work: Path):
     assert not (work / "run" / "checkpoints").exists()
 
 
-def _command(arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environ = {k: v for k, v in commands.environ().items() if k != "HYDRA_FULL_ERROR"} | variables
+def test_the_installed_command_says_one_line(tmp_path: Path):
     script = Path(sys.executable).with_name("qmix-train")
-    return subprocess.run([script, *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False)
-
-
-def test_the_installed_command_says_one_line_and_a_traceback_only_on_demand(tmp_path: Path):
-    short = _command(["algoritm=vdn"], tmp_path)
+    short = subprocess.run([script, "algoritm=vdn"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (short.returncode, short.stdout) == (2, "")
     assert short.stderr == "error: unknown key 'algoritm'. Did you mean 'algorithm'?\n"
-    full = _command(["total_env_steps=0"], tmp_path, HYDRA_FULL_ERROR="1")
-    assert full.returncode == 2
-    assert "Traceback" in full.stderr
-    assert full.stderr.endswith("\nerror: total_env_steps must be at least 1, not 0\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_traceback_is_printed_on_demand(work: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    full = inprocess.command(["total_env_steps=0"])
+    assert full.status == 2
+    assert "Traceback" in full.err
+    assert full.err.endswith("\nerror: total_env_steps must be at least 1, not 0\n")
