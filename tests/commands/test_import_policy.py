@@ -100,11 +100,13 @@ def test_the_default_is_another_loss_where_agents_die_and_only_there(imported: t
         assert loss != pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("imported", ["living_agents"], indirect=True)
 def test_it_is_evaluated(imported: tuple[str, Path, list[str]]):
     outcome = inprocess.succeed([str(imported[1]), ENV[1], "episodes=4", "output=-"], "evaluate")
     assert 0 <= json.loads(outcome.out)["return_mean"] <= 15
 
 
+@pytest.mark.parametrize("imported", ["living_agents"], indirect=True)
 def test_training_goes_on_with_the_command_that_is_printed(imported: tuple[str, Path, list[str]], tmp_path: Path):
     typed = imported[2][-1].partition("qmix-train ")[2].split()
     few = ["total_env_steps=60", "replay.batch_size=4", "replay.capacity=32", "logger=none", "trainer.accelerator=cpu"]
