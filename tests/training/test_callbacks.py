@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -12,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 
 from qmix_lightning.checkpoint.files import read_checkpoint
+from qmix_lightning.config.trainer_settings import check_competing
+from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.training.callbacks.best_checkpoints import BestCheckpoints
 from qmix_lightning.training.datamodule import ReplayDataModule
 from support import inprocess, runs
 
 TINY = [a for a in inprocess.TINY if not a.startswith("total_env_steps")]
+EARLY = ["callbacks=[early_stopping,model_checkpoint]", "callbacks.early_stopping.patience=2"]
 
 
 class OwnBar(ProgressBar):
@@ -53,8 +58,8 @@ def summary(run: Path) -> dict[str, Any]:
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, inprocess.Outcome]:
     """A run that was stopped early: the two-step game's greedy return does not get better than it is at once."""
     run = tmp_path_factory.mktemp("stopped") / "run"
-    early = ["callbacks=[early_stopping,model_checkpoint]", "callbacks.early_stopping.patience=2"]
-    return run, inprocess.succeed([f"run_dir={run}", "total_env_steps=400", *early, *TINY])
+    often = ["eval_interval=12", "checkpoint_interval=12"]
+    return run, inprocess.succeed([f"run_dir={run}", "total_env_steps=400", *TINY, *often, *EARLY])
 
 
 def test_early_stopping_ends_a_run_and_is_named(stopped: tuple[Path, inprocess.Outcome]):
@@ -62,7 +67,7 @@ def test_early_stopping_ends_a_run_and_is_named(stopped: tuple[Path, inprocess.O
     told = summary(run)
     assert (told["status"], told["ended_by"]) == ("stopped", "early_stopping")
     assert told["env_steps"] < 400
-    assert "ended by     early stopping: eval/return_mean was no better than 8 in 2 evaluations" in outcome.out
+    assert "ended by     early stopping: eval/return_mean was no better than 7 in 2 evaluations" in outcome.out
     assert told["why"] in outcome.out
 
 
@@ -73,7 +78,7 @@ def test_the_best_checkpoints_are_kept_as_whole_runs(stopped: tuple[Path, inproc
     assert kept == {f"update{number}.ckpt" for number in evaluated}
     first = run / "checkpoints" / f"update{evaluated[0]}.ckpt"
     patient = "callbacks.early_stopping.patience=50"
-    inprocess.succeed([f"ckpt_path={first}", f"run_dir={tmp_path}/again", "total_env_steps=200", patient])
+    inprocess.succeed([f"ckpt_path={first}", f"run_dir={tmp_path}/again", "total_env_steps=40", patient])
     assert summary(tmp_path / "again")["status"] == "completed"
 
 
@@ -83,7 +88,7 @@ def test_a_checkpoint_of_an_evaluation_knows_that_it_was_the_best(stopped: tuple
     for path in (run / "checkpoints").glob("update*.ckpt"):
         saved = read_checkpoint(path)
         known = saved["callbacks"]["RunCheckpoint"]
-        assert known["best"] == [0.0, 8.0]
+        assert known["best"] == [0.0, 7.0]
         assert known["best_eval"]["env_steps"] == saved["env_steps"]  # of several that are as good the last one
         assert known["eval_wall_s"][-1][0] == saved["env_steps"]
 
@@ -94,8 +99,7 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_did(stopped: tuple[Path
     for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):  # as if killed in the middle of the last epoch
         if path.name not in ("previous.ckpt", "best.ckpt"):
             path.unlink()
-    early = ["callbacks=[early_stopping,model_checkpoint]", "callbacks.early_stopping.patience=2"]
-    inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last", *early])
+    inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last", *EARLY])
     assert runs.rows(tmp_path / "run") == runs.rows(run)
     assert summary(tmp_path / "run")["why"] == summary(run)["why"]
 
@@ -149,23 +153,28 @@ def test_more_patience_lets_a_stopped_run_go_on(stopped: tuple[Path, inprocess.O
     run, _ = stopped
     shutil.copytree(run, tmp_path / "run")
     inprocess.succeed(
-        [f"run_dir={tmp_path}/run", "ckpt_path=last", "callbacks.early_stopping.patience=50", "total_env_steps=140"]
+        [f"run_dir={tmp_path}/run", "ckpt_path=last", "callbacks.early_stopping.patience=50", "total_env_steps=50"]
     )
     assert summary(tmp_path / "run")["ended_by"] == "budget"
 
 
+EPSILON = [
+    "callbacks=early_stopping",
+    "callbacks.early_stopping.monitor=train/epsilon",
+    "callbacks.early_stopping.mode=min",
+    "callbacks.early_stopping.stopping_threshold=0.9995",
+]
+
+
 def test_metrics_of_training_can_be_watched(tmp_path: Path):
-    watch = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=train/epsilon"]
-    watch += ["callbacks.early_stopping.mode=min", "callbacks.early_stopping.stopping_threshold=0.999"]
-    watch += ["trainer.log_every_n_steps=50"]  # no row of training before the first evaluation
-    inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=400", *TINY, *watch])
-    assert summary(tmp_path / "run")["why"] == "early stopping: train/epsilon reached 0.999"
+    no_row = "trainer.log_every_n_steps=50"  # of training before the first evaluation
+    inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=400", *TINY, *EPSILON, no_row])
+    assert summary(tmp_path / "run")["why"] == "early stopping: train/epsilon reached 0.9995"
 
 
 def test_without_evaluations_the_end_of_an_epoch_is_looked_at(tmp_path: Path):
-    watch = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=train/epsilon"]
-    watch += ["callbacks.early_stopping.mode=min", "callbacks.early_stopping.stopping_threshold=0.999"]
-    inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=400", "trainer.limit_val_batches=0", *watch, *TINY])
+    none = "trainer.limit_val_batches=0"
+    inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=400", *TINY, *EPSILON, none])
     assert summary(tmp_path / "run")["ended_by"] == "early_stopping"
 
 
@@ -177,38 +186,37 @@ def test_a_metric_that_does_not_exist_is_told_at_the_first_update(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("argument", "by"),
-    [
-        ("trainer.max_steps=3", "max_steps"),
-        ("trainer.max_time=00:00:00:00", "max_time"),
-        ("callbacks.own={_target_:test_callbacks.StopAt,update:2}", "callback"),
-    ],
+    ("limit", "by"), [("trainer.max_steps=4", "max_steps"), ("trainer.max_time={microseconds:1}", "max_time")]
 )
-def test_other_ends_are_named_too(argument: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "test_callbacks", sys.modules[__name__])
-    inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=400", argument, *TINY])
+def test_a_limit_that_ended_a_run_is_named_and_the_command_that_is_printed_goes_on(limit: str, by: str, tmp_path: Path):
+    ended = inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=100000", *TINY, limit])
     told = summary(tmp_path / "run")
     assert (told["status"], told["ended_by"]) == ("stopped", by)
-    assert by != "max_steps" or told["updates"] == 3
-
-
-@pytest.mark.parametrize("limit", ["trainer.max_steps=14", "trainer.max_time=00:00:00:01"])
-def test_a_run_that_a_limit_has_ended_goes_on_by_the_command_that_it_prints(limit: str, tmp_path: Path):
-    ended = inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=100000", *TINY, limit])
-    before = summary(tmp_path / "run")["env_steps"]
+    assert by != "max_steps" or told["updates"] == 4
     command = ended.out.splitlines()[-1].partition("qmix-train ")[2]
-    inprocess.succeed([*shlex.split(command), f"total_env_steps={before + 20}"])
-    told = summary(tmp_path / "run")
-    assert told["ended_by"] == "budget"
-    assert told["env_steps"] >= before + 20
+    inprocess.succeed([*shlex.split(command), f"total_env_steps={told['env_steps'] + 4}"])
+    after = summary(tmp_path / "run")
+    assert after["ended_by"] == "budget"
+    assert after["env_steps"] >= told["env_steps"] + 4
 
 
-def test_a_bar_of_the_users_takes_the_place_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "test_callbacks", sys.modules[__name__])
-    outcome = inprocess.succeed(
-        [f"run_dir={tmp_path}/run", "total_env_steps=60", "callbacks.bar._target_=test_callbacks.OwnBar", *TINY]
-    )
-    assert "the user's own bar" in outcome.out
+@pytest.fixture(scope="module")
+def with_callbacks_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, inprocess.Outcome]:
+    """A run with a callback that ends it, and a bar."""
+    run = tmp_path_factory.mktemp("callbacks") / "run"
+    own = ["callbacks.own={_target_:test_callbacks.StopAt,update:2}", "callbacks.bar._target_=test_callbacks.OwnBar"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "test_callbacks", sys.modules[__name__])
+        return run, inprocess.succeed([f"run_dir={run}", "total_env_steps=400", *own, *TINY])
+
+
+def test_a_callback_that_ended_a_run_is_named(with_callbacks_of_the_users: tuple[Path, inprocess.Outcome]):
+    told = summary(with_callbacks_of_the_users[0])
+    assert (told["status"], told["ended_by"]) == ("stopped", "callback")
+
+
+def test_a_bar_of_the_users_takes_the_place_of_ours(with_callbacks_of_the_users: tuple[Path, inprocess.Outcome]):
+    assert "the user's own bar" in with_callbacks_of_the_users[1].out
 
 
 COMPETING = {
@@ -224,9 +232,14 @@ COMPETING = {
 
 
 @pytest.mark.parametrize("argument", COMPETING)
-def test_a_setting_that_competes_with_ours_is_answered_with_what_to_set(argument: str, tmp_path: Path):
-    line = inprocess.refused([f"run_dir={tmp_path}/run", argument], COMPETING[argument])
-    assert line.startswith(f"error: {argument} has no place here: ")
+def test_a_setting_that_competes_with_ours_is_answered_with_what_to_set(argument: str):
+    name, _, value = argument.removeprefix("trainer.").partition("=")
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(argument)} has no place here: .*{COMPETING[argument]}"):
+        check_competing({name: yaml.safe_load(value)})
+
+
+def test_a_run_is_not_begun_with_a_setting_that_competes(tmp_path: Path):
+    inprocess.refused([f"run_dir={tmp_path}/run", "trainer.max_epochs=3"], "has no place here: ")
     assert list(tmp_path.iterdir()) == []
 
 
