@@ -108,14 +108,14 @@ def seen(batch):
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_resumes_bit_for_bit_from_any_update(tmp_path: Path, settings):
     reference = make(**settings)
-    expected = [seen(next_batch(reference)) for _ in range(9)]
-    for at in range(0, 9, 2):
+    expected = [seen(next_batch(reference)) for _ in range(7)]
+    for at in (0, 2, 5):
         data = make(**settings)
         assert [seen(next_batch(data)) for _ in range(at)] == expected[:at]
         folder = tmp_path / str(at)
         folder.mkdir()
         data = resumed(data, folder, settings)
-        assert [seen(next_batch(data)) for _ in range(at, 9)] == expected[at:]
+        assert [seen(next_batch(data)) for _ in range(at, 7)] == expected[at:]
         assert data.counters == reference.counters
         assert data.replay.content_hash() == reference.replay.content_hash()
         assert data.collector.state_dict()["quota"].tolist() == reference.collector.state_dict()["quota"].tolist()
@@ -125,7 +125,7 @@ def test_resumes_bit_for_bit_from_any_update(tmp_path: Path, settings):
 def test_a_signal_at_any_step_of_a_round_changes_nothing(tmp_path: Path, settings):
     reference = make(**settings)
     expected = [seen(next_batch(reference)) for _ in range(5)]
-    for at in range(1, 25, 4):
+    for at in (1, 6, 11):
         (folder := tmp_path / str(at)).mkdir()
         data = make(**settings)
         found, data = stopped_in_step(data, at, 5, seen, lambda data, to=folder: resumed(data, to, settings))
@@ -144,7 +144,7 @@ def numbered(batch):
     return {"seen": torch.where(batch.filled, batch.reward + 100.0 * numbered.rounds, 0.0)}
 
 
-@pytest.mark.parametrize("at", range(9))
+@pytest.mark.parametrize("at", [0, 3, 6, 8])
 def test_what_a_round_is_prepared_with_goes_with_its_episodes_and_into_a_checkpoint(tmp_path: Path, at: int):
     settings = {"capacity": 6, "batch_size": 2, "updates": 6, "prepare_round": numbered, "round_extras": ("seen",)}
     numbered.rounds = 0
