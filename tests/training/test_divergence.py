@@ -32,7 +32,7 @@ def status() -> str:
 
 @pytest.mark.parametrize("every", [1, 50])
 def test_a_run_that_diverges_leaves_no_nan(every: int):
-    typed = [*inprocess.TINY, *DIVERGES, "run_dir=run", "total_env_steps=200", f"trainer.log_every_n_steps={every}"]
+    typed = [*inprocess.TINY, *DIVERGES, "run_dir=run", "total_env_steps=100", f"trainer.log_every_n_steps={every}"]
     outcome = inprocess.command(typed)
     assert outcome.status == 1
     assert "so the run has diverged: lower optimizer.lr or optimizer.max_grad_norm; " in outcome.err
@@ -45,7 +45,7 @@ def test_a_run_that_diverges_leaves_no_nan(every: int):
 
 def test_a_run_that_is_over_before_a_loss_was_looked_at_does_not_end_completed():
     """One checkpoint, at its end, and no evaluation or logging before."""
-    quiet = ["total_env_steps=60", "checkpoint_interval=1000", "eval_interval=1000", "trainer.log_every_n_steps=1000"]
+    quiet = ["total_env_steps=20", "checkpoint_interval=1000", "eval_interval=1000", "trainer.log_every_n_steps=1000"]
     outcome = inprocess.command([*inprocess.TINY, *DIVERGES, *quiet, "run_dir=run"])
     assert outcome.status == 1
     assert status() == "diverged"
@@ -63,7 +63,7 @@ def test_the_last_good_checkpoint_stays_and_the_message_names_it(finished_run: P
     assert after["global_step"] == before["global_step"]
     name = "learner.policy.agent.encode.weight"
     assert torch.equal(after["state_dict"][name], before["state_dict"][name])
-    inprocess.succeed(["run_dir=run", "ckpt_path=last", "total_env_steps=70"])
+    inprocess.succeed(["run_dir=run", "ckpt_path=last", "total_env_steps=64"])
 
 
 def _spoil(path: Path) -> None:
@@ -80,7 +80,7 @@ def test_an_evaluation_refuses_such_a_network_and_a_resume_passes_it_over(finish
     _spoil(Path("run/checkpoints/last.ckpt"))
     typed = ["ckpt_path=run/checkpoints/last.ckpt", "episodes=2"]
     inprocess.refused(typed, "holds NaN or infinity in", name="evaluate")
-    went_on = inprocess.succeed(["run_dir=run", "ckpt_path=last", "total_env_steps=70"])
+    went_on = inprocess.succeed(["run_dir=run", "ckpt_path=last", "total_env_steps=64"])
     assert "passed over: run/checkpoints/last.ckpt cannot be resumed: its networks hold NaN or infinity" in went_on.err
     assert "going on from run/checkpoints/previous.ckpt" in went_on.err
     assert "last.ckpt is kept as last.ckpt.damaged" in went_on.err

@@ -136,8 +136,8 @@ def test_lightnings_loop_asks_nothing_either(replay: str, tmp_path: Path, monkey
     monkeypatch.setattr(base, "true_positions", unseen(base.true_positions))
     waiting.WATCHED.clear()
     waiting.Questions.asked.clear()
-    tiny = [a for a in inprocess.TINY if not a.startswith("trainer.log_every")]
     more = [f"replay={replay}", "callbacks.watch={_target_:support.waiting.Watch}", "trainer.log_every_n_steps=1000"]
-    inprocess.succeed([*tiny, *more, "agent=recurrent", "trainer.gradient_clip_val=null", "run_dir=run"])
-    assert len(waiting.WATCHED) > 10
+    more += ["agent=recurrent", "trainer.gradient_clip_val=null", "total_env_steps=20"]
+    inprocess.succeed([*inprocess.TINY, *more, "run_dir=run"])
+    assert len(waiting.WATCHED) >= 5
     assert waiting.Questions.asked == []
