@@ -315,7 +315,7 @@ SETTINGS = [
     "agent.share_parameters=group",
     "optimizer=adam",
     "optimizer.lr_schedule=cosine",
-    "optimizer.lr_anneal_steps=100",
+    "optimizer.lr_anneal_steps=80",
     "optimizer.lr_final=1e-4",
     *inprocess.TINY,
 ]
@@ -325,16 +325,16 @@ SETTINGS = [
 def whole(tmp_path_factory):
     """A run that normalises everything."""
     folder = tmp_path_factory.mktemp("normalised") / "whole"
-    inprocess.succeed([*SETTINGS, "total_env_steps=120", f"run_dir={folder}"])
+    inprocess.succeed([*SETTINGS, "total_env_steps=90", f"run_dir={folder}"])
     return folder
 
 
 def test_a_resumed_run_has_the_same_statistics_and_learning_rates(whole, tmp_path):
     """One run to the end, and one in two parts: weights, statistics, losses and learning rates agree bit for bit."""
     first, second = tmp_path / "first", tmp_path / "second"
-    inprocess.succeed([*SETTINGS, "total_env_steps=60", f"run_dir={first}"])
+    inprocess.succeed([*SETTINGS, "total_env_steps=45", f"run_dir={first}"])
     last = f"ckpt_path={first}/checkpoints/last.ckpt"
-    inprocess.succeed([last, f"run_dir={second}", "total_env_steps=120", "env.id=support.fakes:VaryingLength"])
+    inprocess.succeed([last, f"run_dir={second}", "total_env_steps=90", "env.id=support.fakes:VaryingLength"])
     a, b = (read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (whole, second))
     assert any("inputs.moments.mean" in name for name in a)
     assert any("value_moments.squares" in name for name in a)
@@ -364,16 +364,3 @@ def test_an_evaluation_of_the_checkpoint_plays_with_its_statistics(whole):
         "evaluate",
     )
     assert json.loads(played.out)["return_mean"] == pytest.approx(best["eval"]["eval/return_mean"])
-
-
-def test_the_q_table_shows_the_scale_of_returns(tmp_path):
-    """Payoffs between -30 and 11, all actions alike: networks that say nothing yet say their mean."""
-    folder = tmp_path / "run"
-    arguments = ["env=climbing", "callbacks=q_table", "optimizer=adam", "optimizer.lr=0.01", *inprocess.TINY]
-    arguments += ["algorithm=vdn", "algorithm.normalize_values=true", "exploration.epsilon_finish=1"]
-    arguments += ["replay.batch_size=32", "replay.capacity=256", "total_env_steps=120", "eval_interval=120"]
-    inprocess.succeed([*arguments, "checkpoint_interval=120", "trainer.log_every_n_steps=100", f"run_dir={folder}"])
-    report = json.loads((folder / "q_table.json").read_text())
-    (label,) = report["exact"]
-    learned, exact = (torch.tensor(report[part][label]) for part in ("learned", "exact"))
-    torch.testing.assert_close(learned.mean(), exact.mean(), rtol=0, atol=2.0)

@@ -11,6 +11,7 @@ import torch
 
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.envs.two_step import TwoStep
+from qmix_lightning.nn.running_moments import RunningMoments
 from qmix_lightning.training.callbacks.q_table import QTableReport, learned_tables
 from support.small_mixers import FORMULAS, Seen, small_mixer
 from support.small_policies import build_policy
@@ -57,3 +58,20 @@ def test_the_environment_of_the_report_is_closed(tmp_path: Path, mixer: str):
     QTableReport(str(tmp_path), 0.9).on_train_end(cast(Any, trainer), cast(Any, SimpleNamespace(learner=learner)))
     env.close.assert_called_once()
     assert (tmp_path / "q_table.json").exists() == (mixer == "vdn")
+
+
+def test_the_report_of_a_normalised_learner_is_in_the_scale_of_returns(tmp_path: Path):
+    """A value that its networks call 0 is the mean of returns, here 5, and 1 is a deviation of 2 above it."""
+    env, moments = TwoStep(num_envs=1), RunningMoments()
+    moments.count.fill_(100.0)
+    moments.mean.fill_(5.0)
+    moments.squares.fill_(400.0)
+    learner = SimpleNamespace(policy=policy(), mixer=small_mixer("vdn", **SIZES), value_moments=moments)
+    learned = learned_tables(learner.policy, learner.mixer, env, env.histories())
+    assert learned is not None
+    trainer = SimpleNamespace(is_global_zero=True, datamodule=SimpleNamespace(make_eval_env=lambda _: env))
+    report = QTableReport(str(tmp_path), 0.9)
+    report.on_train_end(cast(Any, trainer), cast(Any, SimpleNamespace(learner=learner)))
+    assert report.report is not None
+    for label, table in learned.items():
+        torch.testing.assert_close(torch.tensor(report.report["learned"][label]), 5.0 + 2.0 * torch.tensor(table))
