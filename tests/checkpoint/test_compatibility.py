@@ -19,7 +19,7 @@ from support import inprocess, runs
 from support.cases import mostly_slow
 
 DATA = Path(__file__).parent.parent / "data" / "checkpoints_0.1.0"
-BUDGET = {"interrupted": 1500}
+BUDGET = {"interrupted": 800}
 RUNS = sorted(path.stem for path in DATA.glob("*.zip"))
 
 
@@ -39,7 +39,7 @@ def test_every_kind_of_run_is_there():
 
 @pytest.mark.parametrize("name", mostly_slow(RUNS, set(RUNS) - {"ranks"}))  # which starts two processes
 def test_an_old_run_goes_on_to_a_larger_budget(tmp_path: Path, name: str):
-    run_dir, budget = unpacked(name, tmp_path), BUDGET.get(name, 120)
+    run_dir, budget = unpacked(name, tmp_path), BUDGET.get(name, 80)
     before = counters(run_dir)
     rows_before = runs.rows(run_dir) if (run_dir / "metrics.csv").exists() else []
     rows_before = [{name: value for name, value in row.items() if value} for row in rows_before]

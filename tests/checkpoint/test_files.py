@@ -2,8 +2,6 @@ import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -15,7 +13,9 @@ from qmix_lightning.checkpoint import files as checkpoint
 from qmix_lightning.checkpoint.files import FORMAT, read_checkpoint, remove_leftovers, write_checkpoint
 from qmix_lightning.checkpoint.lightning_io import RunCheckpointIO
 from qmix_lightning.errors import CheckpointError, RunError
+from support import runs
 from support.checkpoints import Hostile, payload
+from support.processes import wait_until
 
 
 def refused(path):
@@ -221,55 +221,27 @@ def test_lightnings_plugin(tmp_path):
     assert not path.exists()
 
 
-WRITER = """
-import itertools, os, sys, torch
-from qmix_lightning.checkpoint.files import write_checkpoint
-torch.set_num_threads(1)
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        for step in itertools.count():
-            weights = torch.full((200_000,), float(step))
-            payload = {"state_dict": {"w": weights}, "config": {}, "spec": {}, "env_steps": step, "global_step": step}
-            write_checkpoint(payload, line.strip() + "/checkpoints/last.ckpt")
-            os.write(1, b"wrote %d\\n" % step)
-    os.write(1, b"child %d\\n" % child)
-    os.write(1, b"ended %d\\n" % os.WTERMSIG(os.waitpid(child, 0)[1]))
-"""
-
-
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     """SIGKILL a process that does nothing but write; what it had finished is there, or what came after it."""
     rng = random.Random(7)
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        in_between = 0
-        for number in range(12):
-            run = tmp_path / str(number)
-            server.stdin.write(f"{run}\n")
-            said = {"wrote": -1}
-            while not {"child", "wrote"} <= said.keys() or said["wrote"] < 0:
-                word, value = server.stdout.readline().split()
-                said[word] = int(value)
-            time.sleep(rng.random() * 0.1)
-            os.kill(said["child"], signal.SIGKILL)
-            while "ended" not in said:
-                word, value = server.stdout.readline().split()
-                said[word] = int(value)
-            assert said["ended"] == signal.SIGKILL
+    in_between = 0
+    for number in range(10):
+        run = tmp_path / str(number)
+        writer = runs.start([str(run)], "support.checkpoint_writer")
+        wait_until(lambda writer=writer: "\n" in writer.printed() or writer.poll() is not None, "nothing was written")
+        time.sleep(rng.random() * 0.1)
+        writer.kill()
+        assert writer.wait() == -signal.SIGKILL, writer.printed()
+        wrote = int(writer.printed().split("\n")[-2])  # the last whole line
 
-            folder = run / "checkpoints"
-            got = read_checkpoint(folder / "last.ckpt")
-            step = got["global_step"]
-            assert step in (said["wrote"], said["wrote"] + 1)
-            assert torch.equal(got["state_dict"]["w"], torch.full((200_000,), float(step)))
-            if (folder / "previous.ckpt").exists():  # the one before, or the same between its link and the rename
-                assert read_checkpoint(folder / "previous.ckpt")["global_step"] in (step - 1, step)
-            in_between += any(p.suffix == ".writing" for p in folder.iterdir())
-            remove_leftovers(run)
-            assert {p.name for p in folder.iterdir()} <= {"last.ckpt", "previous.ckpt"}
-        assert in_between > 0  # some kills hit a write
-        server.stdin.close()
+        folder = run / "checkpoints"
+        got = read_checkpoint(folder / "last.ckpt")
+        step = got["global_step"]
+        assert step in (wrote, wrote + 1)
+        assert torch.equal(got["state_dict"]["w"], torch.full((200_000,), float(step)))
+        if (folder / "previous.ckpt").exists():  # the one before, or the same between its link and the rename
+            assert read_checkpoint(folder / "previous.ckpt")["global_step"] in (step - 1, step)
+        in_between += any(p.suffix == ".writing" for p in folder.iterdir())
+        remove_leftovers(run)
+        assert {p.name for p in folder.iterdir()} <= {"last.ckpt", "previous.ckpt"}
+    assert in_between > 0  # some kills hit a write

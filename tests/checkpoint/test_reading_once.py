@@ -28,7 +28,7 @@ sys.addaudithook(on_open)
 def test_resuming_reads_everything_once(finished_run: Path, tmp_path: Path):
     run_dir = Path(shutil.copytree(finished_run, tmp_path / "run"))
     last = run_dir / "checkpoints" / "last.ckpt"
-    for steps, named in ((120, ["ckpt_path=last", f"run_dir={run_dir}"]), (180, [f"ckpt_path={last}"])):
+    for steps, named in ((64, ["ckpt_path=last", f"run_dir={run_dir}"]), (68, [f"ckpt_path={last}"])):
         segments = [path.name for path in (run_dir / "checkpoints" / "replay").glob("*.pt")]
         WATCHED.append(run_dir / "checkpoints")
         try:
