@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,22 +69,34 @@ def test_networks_of_other_sizes_are_refused():
         begin(of(), "agent.hidden_dim=8", parts="agents")
 
 
-def test_by_the_command(tmp_path: Path):
-    write_policy_folder(of("agent.hidden_dim=8"), tmp_path / "team")
-    typed = [*GAME, *inprocess.TINY, f"run_dir={tmp_path / 'run'}", f"init_from={tmp_path / 'team'}"]
-    outcome = inprocess.succeed([*typed, "init_parts=agents"])
-    assert "tensors of the agents" in outcome.out
-    outcome = inprocess.succeed([f"run_dir={tmp_path / 'run'}", "ckpt_path=last", "total_env_steps=70", GAME[1]])
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A policy folder, a finished run whose agents are those of the folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("begun")
+    team, run = folder / "team", folder / "run"
+    write_policy_folder(of("agent.hidden_dim=8"), team)
+    typed = [*GAME, *inprocess.TINY, "total_env_steps=40", f"run_dir={run}", f"init_from={team}"]
+    return team, run, inprocess.succeed([*typed, "init_parts=agents"]).out
+
+
+def test_by_the_command(begun: tuple[Path, Path, str], tmp_path: Path):
+    _, run, told = begun
+    assert "tensors of the agents" in told
+    shutil.copytree(run, tmp_path / "run")
+    outcome = inprocess.succeed([f"run_dir={tmp_path / 'run'}", "ckpt_path=last", "total_env_steps=50", GAME[1]])
     assert "tensors of the agents" not in outcome.out, "a resumed run goes on from its own checkpoint"
-    line = inprocess.refused([*typed[:-2], f"run_dir={tmp_path / 'other'}", "init_from=nothing.ckpt"])
-    assert line == "error: there is no checkpoint at nothing.ckpt"
+
+
+def test_a_checkpoint_that_is_not_there_is_named_and_nothing_is_written(tmp_path: Path):
+    typed = [*GAME, *inprocess.TINY, f"run_dir={tmp_path / 'other'}", "init_from=nothing.ckpt"]
+    assert inprocess.refused(typed) == "error: there is no checkpoint at nothing.ckpt"
     assert not (tmp_path / "other").exists()
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_does_not_forget_where_it_began(tmp_path: Path):
-    write_policy_folder(of("agent.hidden_dim=8"), tmp_path / "team")
-    run = tmp_path / "run"
-    inprocess.succeed([*GAME, *inprocess.TINY, f"run_dir={run}", f"init_from={tmp_path / 'team'}"])
+def test_a_run_that_was_killed_before_its_first_checkpoint_does_not_forget_where_it_began(
+    begun: tuple[Path, Path, str], tmp_path: Path
+):
+    team, run = begun[0], Path(shutil.copytree(begun[1], tmp_path / "run"))
     for path in (run / "checkpoints").glob("*.ckpt"):
         path.unlink()
     summary = json.loads((run / "summary.json").read_text())
@@ -91,5 +104,5 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_does_not_forget_where
     again = [f"run_dir={run}", "ckpt_path=last", GAME[1]]
     refused = inprocess.command(again)
     assert refused.status == 2
-    assert f"type init_from={tmp_path / 'team'} too" in refused.err
-    assert "tensors of the agents" in inprocess.succeed([*again, f"init_from={tmp_path / 'team'}"]).out
+    assert f"type init_from={team} too" in refused.err
+    assert "tensors of the agents" in inprocess.succeed([*again, f"init_from={team}"]).out

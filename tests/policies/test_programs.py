@@ -41,7 +41,7 @@ def of_agent(name: str) -> list[str]:
     return [f"agent={name}", f"agent.normalize_obs={'true' if name in NORMALISE else 'false'}"]
 
 
-def export(stored: StoredPolicy, folder: Path, kind: str, steps: int = 300) -> list[str]:
+def export(stored: StoredPolicy, folder: Path, kind: str, steps: int = 60) -> list[str]:
     return list(export_programs(stored, folder, kinds=[kind], verify_steps=steps, num_envs=4, env=TYPED))
 
 
@@ -56,7 +56,7 @@ def eager(program: AgentProgram) -> Any:
     return run
 
 
-def compared(stored: StoredPolicy, steps: int = 150) -> Any:
+def compared(stored: StoredPolicy, steps: int = 40) -> Any:
     programs = agent_programs(stored.build())
     sets = parameter_sets(stored.agent["share_parameters"], stored.spec.group_of_agent)
     memory = programs[0].memory_sizes
@@ -80,8 +80,8 @@ def test_other_settings_of_an_agent_are_exported_too(changes: list[str]):
 def test_a_comparison_finds_a_program_of_another_policy():
     stored, other = stored_policy(), stored_policy(seed=1)
     programs = [eager(p) for p in agent_programs(other.build())]
-    report = verify_programs(stored, programs, [0, 0, 0], [16], steps=300, num_envs=4, env=TYPED)
-    assert report.differing > 30
+    report = verify_programs(stored, programs, [0, 0, 0], [16], steps=60, num_envs=4, env=TYPED)
+    assert report.differing > 10
 
 
 def test_probabilities_are_those_of_the_policy():
@@ -103,7 +103,7 @@ def test_probabilities_are_those_of_the_policy():
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "agent"), [("qmix", "recurrent"), pytest.param("coma", "feedforward", marks=pytest.mark.slow)]
+    ("algorithm", "agent"), [("coma", "feedforward"), pytest.param("qmix", "recurrent", marks=pytest.mark.slow)]
 )
 def test_torch_export_of_a_policy_with_groups(algorithm: str, agent: str, tmp_path: Path):
     stored = stored_policy(f"algorithm={algorithm}", "agent.share_parameters=group", *of_agent(agent))
