@@ -102,7 +102,8 @@ def test_the_command_says_the_size_or_refuses(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     inprocess.refused([*inprocess.TINY, "run_dir=run", "replay.capacity=1000000000000"], "error: the replay may need ")
     assert list(tmp_path.iterdir()) == []
-    done = inprocess.succeed([*inprocess.TINY, "run_dir=run", "replay.storage=memmap", "replay.memmap_dir=big"])
+    in_files = ["replay.storage=memmap", "replay.memmap_dir=big", "total_env_steps=20"]
+    done = inprocess.succeed([*inprocess.TINY, "run_dir=run", *in_files])
     (line,) = [line for line in done.out.splitlines() if line.startswith("replay: ")]
     assert line.startswith("replay: 64 episodes of up to 2 steps, in float32: at most ")
     assert line.endswith("free on disk at big")

@@ -42,7 +42,7 @@ def held(replay) -> np.ndarray:
 # The tree -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     size=st.integers(1, 40),
     changes=st.lists(st.lists(st.tuples(st.integers(0, 39), st.floats(0, 100)), min_size=1, max_size=8), max_size=6),
@@ -286,7 +286,7 @@ SETTINGS += ["replay.storage=memmap", "replay.priority_beta_anneal_steps=400"]
 def from_its_middle(tmp_path: Path, run: Callable[[list[str]], object], *extra: str) -> tuple[Path, Path]:
     """A run, and the same one resumed from the last but one of its checkpoints."""
     whole, again = tmp_path / "whole", tmp_path / "again"
-    arguments = [*runs.BASE, *SETTINGS, *extra, "total_env_steps=400"]
+    arguments = [*runs.BASE, *SETTINGS, *extra, "total_env_steps=200"]
     run([*arguments, f"run_dir={whole}"])
     shutil.copytree(whole, again)
     shutil.move(again / "checkpoints" / "previous.ckpt", again / "checkpoints" / "last.ckpt")
