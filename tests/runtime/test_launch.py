@@ -131,5 +131,5 @@ def test_a_machine_with_slurm_trains_outside_of_it_without_a_word_about_it(
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    inprocess.succeed([*inprocess.TINY, f"run_dir={tmp_path}/run"])
+    inprocess.succeed([*inprocess.TINY, "total_env_steps=20", f"run_dir={tmp_path}/run"])
     assert [str(warning.message) for warning in recwarn if "srun" in str(warning.message)] == []

@@ -21,7 +21,7 @@ parameters = [p for p in learner.parameters() if p.requires_grad]
 optimizer = torch.optim.Adam(parameters, fused=True)
 # The longest comes first: whatever comes later fits into the memory of it.
 batches = [random_batch(i, [60 - i, *[20 + (7 * k + i) % 40 for k in range(31)]]) for i in range(8)]
-for update in range(160):
+for update in range(80):
     batch = batches[update % len(batches)].map(torch.clone)
     learner.observe(batch)
     terms = learner.loss(batch)
@@ -30,5 +30,5 @@ for update in range(160):
     torch.nn.utils.clip_grad_norm_(parameters, 10.0)
     optimizer.step()
     learner.after_update(episodes=update, updates=update)
-    if update % 40 == 39:
+    if update % 20 == 19:
         print(resident())
