@@ -183,12 +183,13 @@ def test_normalised_values_teach_the_same_at_a_death(dead_agents: str):
 
 
 def test_independent_learners_learn_to_die_for_the_team():
-    assert fitted(SACRIFICE, "none", dead_agents="no_op") == pytest.approx([GAMMA * 10, GAMMA * 1], abs=0.6)
+    dies, lives = fitted(SACRIFICE, "none", updates=50, dead_agents="no_op")
+    assert dies > lives + 4  # on the way from 0 to 9.7 and 1.0
 
 
 def test_worth_nothing_they_learn_to_live():
     """What 0.1.0 did: the team's reward seemed to end with the agent."""
-    assert fitted(SACRIFICE, "none", dead_agents="zero") == pytest.approx([0.0, GAMMA * 1], abs=0.3)
+    assert fitted(SACRIFICE, "none", updates=50, dead_agents="zero") == pytest.approx([0.0, GAMMA * 1], abs=0.3)
 
 
 @pytest.mark.parametrize(("dead_agents", "returns", "least", "most"), [
@@ -197,7 +198,7 @@ def test_worth_nothing_they_learn_to_live():
     ("no_op", "one_step", 9.0, 10.0),  # and so does the dead agent's memory
 ])  # fmt: skip
 def test_what_only_the_dead_remember(dead_agents: str, returns: str, least: float, most: float):
-    first, second = fitted(HIDDEN, "vdn", dead_agents=dead_agents, returns=returns)
+    first, second = fitted(HIDDEN, "vdn", updates=50, dead_agents=dead_agents, returns=returns)
     assert least < first - second < most
 
 

@@ -7,7 +7,7 @@ import torch
 
 from qmix_lightning.types import TrajectoryBatch
 from support.batches import double_batch
-from support.cases import every_value, pairwise
+from support.cases import every_value
 from support.garbage import GARBAGE, INF, NAN, assert_unchanged, dirty_dead, dirty_padding, garbage_like, outcome
 from support.learners import MIXERS, make_learner
 from support.small_policies import AGENTS, A
@@ -17,10 +17,9 @@ from support.updates import MADE, batch_for
 @pytest.mark.parametrize("name", [name for name in MADE if name not in ("ippo", "mappo")])  # theirs is in test_ppo
 def test_padding_and_dead_agents(name):
     learner, clean = MADE[name](), batch_for(name).to(torch.device("cpu"), torch.float64)
-    for garbage in GARBAGE:
-        dirty = dirty_dead(dirty_padding(clean, garbage), garbage)
-        assert not torch.equal(dirty.obs, clean.obs)
-        assert_unchanged(learner, clean, dirty)
+    dirty = [dirty_dead(dirty_padding(clean, garbage), garbage) for garbage in GARBAGE]
+    assert not any(torch.equal(other.obs, clean.obs) for other in dirty)
+    assert_unchanged(learner, clean, *dirty)
 
 
 def test_what_has_meaning_has_influence():
@@ -67,7 +66,9 @@ class Spoiled(torch.nn.Module):
         return torch.where(data.avail_actions, q, garbage_like(self.garbage, q))
 
 
-@pytest.mark.parametrize(("double_q", "garbage", "agent", "mixer"), pairwise([True, False], GARBAGE, AGENTS, MIXERS))
+@pytest.mark.parametrize(
+    ("double_q", "garbage", "agent", "mixer"), every_value([True, False], GARBAGE, reversed(AGENTS), MIXERS)
+)
 def test_values_of_illegal_actions(mixer, agent, garbage, double_q):
     clean, learner = double_batch(), make_learner(mixer, agent, double_q=double_q)
     # No-ops that padding and the dead take are legal after the batch is cleaned; every other action taken was legal.
@@ -81,7 +82,7 @@ def test_values_of_illegal_actions(mixer, agent, garbage, double_q):
         assert torch.equal(other_gradients[name], gradient), name
 
 
-@pytest.mark.parametrize(("garbage", "agent", "mixer"), pairwise([INF, -INF, NAN], AGENTS, MIXERS))
+@pytest.mark.parametrize(("garbage", "agent", "mixer"), every_value([INF, -INF, NAN], AGENTS, MIXERS))
 def test_an_action_that_is_never_legal(mixer, agent, garbage):
     """Padded actions of an agent with fewer have outputs too, of which nothing is ever learned."""
     clean, learner = double_batch(), make_learner(mixer, agent)

@@ -342,6 +342,7 @@ def test_bad_settings(settings: dict, message: str):
 # Learning -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_agent_gives_itself_up_for_what_the_team_earns_later(tmp_path: Path):
     """Were the advantage cut at its death, the sure 0.1 would be the better choice."""
     arguments = [

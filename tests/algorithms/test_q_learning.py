@@ -31,7 +31,7 @@ def same(left, right):
 )
 def test_loss_equals_plain_loops(mixer, agent, double_q):
     learner = make_learner(mixer, agent, double_q=double_q, share="group")
-    for seed, lengths in [(1, [9, 1, 5, 7]), (2, [2, 3]), (3, [6])]:
+    for seed, lengths in [(1, [9, 1, 5, 7]), (3, [2])]:
         batch = double_batch(seed, lengths)
         assert not batch.agent_mask.all()
         terms = learner.loss(batch)

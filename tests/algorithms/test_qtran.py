@@ -190,10 +190,6 @@ def check_theorem(game):
     assert game.payoff[own] == 8
 
 
-def test_learns_qtrans_game_and_the_theorem_holds_there():
-    check_theorem(train_on("qtran", "qtran_alt", seed=1, updates=250))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", NAMES)

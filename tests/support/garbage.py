@@ -35,16 +35,16 @@ def outcome(learner, data):
     return terms, {n: g.clone() for n, g in gradients.items()}
 
 
-def assert_unchanged(learner, clean, dirty):
-    """Loss, logged sums and gradients of the two batches are equal bit for bit."""
+def assert_unchanged(learner, clean, *dirty):
+    """Loss, logged sums and gradients of each dirty batch are those of the clean one, bit for bit."""
     terms, gradients = outcome(learner, clean)
-    other, other_gradients = outcome(learner, dirty)
-    assert other.total.item() == terms.total.item()
-    assert other.count.item() == terms.count.item()
-    for name, value in terms.sums.items():
-        assert other.sums[name].item() == value.item(), name
-    for name, gradient in gradients.items():
-        assert torch.equal(other_gradients[name], gradient), name
+    for other, other_gradients in (outcome(learner, batch) for batch in dirty):
+        assert other.total.item() == terms.total.item()
+        assert other.count.item() == terms.count.item()
+        for name, value in terms.sums.items():
+            assert other.sums[name].item() == value.item(), name
+        for name, gradient in gradients.items():
+            assert torch.equal(other_gradients[name], gradient), name
 
 
 def dirty_padding(data: TrajectoryBatch, garbage) -> TrajectoryBatch:
