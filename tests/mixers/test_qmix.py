@@ -56,7 +56,7 @@ def test_all_four_positivity_functions_are_there():
 FLOAT = st.floats(-50, 50, width=32)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     positivity=st.sampled_from(sorted(POSITIVITY)),
     layers=st.integers(1, 3),
@@ -82,10 +82,9 @@ def test_each_agents_best_action_is_the_teams(positivity, layers, train):
     b, a = 30, 4
     q = 2 * torch.randn(b, 3, a, generator=g)
     state = torch.randn(b, 1, S, generator=g)
-    joint = list(itertools.product(range(a), repeat=3))
-    values = [mixer(torch.stack([q[:, i, u[i]] for i in range(3)], -1)[:, None], state)[:, 0] for u in joint]
-    table = torch.stack(values, 1)  # [B, A^3]
-    own = [joint.index(tuple(row)) for row in q.argmax(-1).tolist()]
+    joint = torch.cartesian_prod(*[torch.arange(a)] * 3)  # [A^3, N]
+    table = mixer(q[:, torch.arange(3), joint], state.expand(b, len(joint), S))  # [B, A^3]
+    own = q.argmax(-1) @ torch.tensor([a * a, a, 1])  # its place in the product
     # Flat places of the network tie up to rounding, so the value is compared, not the index.
     gap = table.max(1).values - table[torch.arange(b), own]
     assert (gap <= 1e-5 * table.abs().amax(1).clamp(min=1)).all()
