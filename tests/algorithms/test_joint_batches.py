@@ -80,3 +80,18 @@ def test_the_state_is_whole(name: str, tmp_path: Path):
     one, two = learner.loss(double_batch(3)), other.loss(double_batch(3))
     assert one.total.item() == two.total.item()
     assert other.last_copy == 230
+
+
+@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_targets_follow(name: str, double_q: bool):
+    learner = make(name, double_q=double_q, target_update_every=3, target_update_unit="updates")
+    pairs = [
+        (a, b)
+        for online, target in learner.target_pairs()
+        for a, b in zip(online.parameters(), target.parameters(), strict=True)
+    ]
+    learner.after_update(episodes=0, updates=2)
+    assert not any(torch.equal(a, b) for a, b in pairs)
+    learner.after_update(episodes=0, updates=3)
+    assert all(torch.equal(a, b) for a, b in pairs)

@@ -11,7 +11,6 @@ import torch
 from qmix_lightning.algorithms.qtran import counterfactual_sums, least_over_own_actions, summed_values
 from support.batches import LENGTHS, double_batch
 from support.cases import every_value
-from support.garbage import INF, NAN
 from support.joint_learners import RETURNS, joint_actions, make
 from support.matrix_games import recipe_returns, train_on
 from support.plain_losses.qtran import plain_loss
@@ -72,20 +71,6 @@ def test_the_joint_value_learns_from_the_temporal_difference_alone(name):
     assert all(neither[n].abs().max() > 0 for n in both if n.startswith("policy.agent.encode"))
 
 
-@pytest.mark.parametrize(("garbage", "name"), every_value([INF, -INF, NAN], NAMES))
-def test_an_action_that_is_never_legal_has_no_influence(name, garbage):
-    batch, learner = double_batch(), make(name)
-    batch.avail_actions[..., A - 1] = False
-    batch.actions[batch.actions == A - 1] = 0
-    before = learner.loss(batch).total.item()
-    with torch.no_grad():
-        learner.policy.agent.head.bias[:, A - 1] = garbage
-    terms = learner.loss(batch)
-    terms.total.backward()
-    assert terms.total.item() == before
-    assert all(torch.isfinite(p.grad).all() for p in learner.parameters() if p.requires_grad)
-
-
 # -- the pieces ---------------------------------------------------------------------------------------------------
 
 
@@ -144,21 +129,7 @@ def test_the_counterfactual_values_do_not_see_the_own_action():
     assert not torch.allclose(one[0, 1], other[0, 1])
 
 
-# -- following, saving, refusing ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_targets_follow(name):
-    learner = make(name, target_update_every=3, target_update_unit="updates")
-    learner.after_update(episodes=0, updates=2)
-    pairs = [
-        (a, b)
-        for online, target in learner.target_pairs()
-        for a, b in zip(online.parameters(), target.parameters(), strict=True)
-    ]
-    assert not all(torch.equal(a, b) for a, b in pairs)
-    learner.after_update(episodes=0, updates=3)
-    assert all(torch.equal(a, b) for a, b in pairs)
+# -- refusing -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

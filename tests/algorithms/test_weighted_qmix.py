@@ -147,20 +147,6 @@ def test_the_two_kinds_of_agents_have_weights_of_their_own():
     assert make("ow_qmix", double_q=False).target_policy is not None
 
 
-@pytest.mark.parametrize(("name", "double_q"), every_value(NAMES, [True, False]))
-def test_targets_follow(name, double_q):
-    learner = make(name, double_q=double_q, target_update_every=3, target_update_unit="updates")
-    pairs = [
-        (a, b)
-        for online, target in learner.target_pairs()
-        for a, b in zip(online.parameters(), target.parameters(), strict=True)
-    ]
-    learner.after_update(episodes=0, updates=2)
-    assert not any(torch.equal(a, b) for a, b in pairs)
-    learner.after_update(episodes=0, updates=3)
-    assert all(torch.equal(a, b) for a, b in pairs)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
