@@ -24,7 +24,7 @@ from qmix_lightning.policies import StoredPolicy
 from qmix_lightning.policies.agent_program import AgentProgram, agent_programs
 from qmix_lightning.policies.programs import export_programs
 from qmix_lightning.policies.verify import verify_programs
-from support.cases import pairwise
+from support.cases import every_value
 from support.policies import ENV, Skirmish, stored_policy
 
 SHARING = ["true", "false", "group"]
@@ -63,7 +63,9 @@ def compared(stored: StoredPolicy, steps: int = 40) -> Any:
     return verify_programs(stored, [eager(p) for p in programs], sets, memory, steps=steps, num_envs=4, env=TYPED)
 
 
-@pytest.mark.parametrize(("algorithm", "agent", "share"), pairwise(AN_ALGORITHM_OF.values(), AGENTS.names(), SHARING))
+@pytest.mark.parametrize(
+    ("algorithm", "agent", "share"), every_value(AN_ALGORITHM_OF.values(), AGENTS.names(), SHARING)
+)
 def test_one_agent_alone_chooses_as_in_the_team(algorithm: str, agent: str, share: str):
     stored = stored_policy(f"algorithm={algorithm}", f"agent.share_parameters={share}", *of_agent(agent))
     report = compared(stored)
