@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from torch import nn
 
 from qmix_lightning.agents.base import Agent
 from qmix_lightning.agents.entity_attention import EntityAttentionAgent
@@ -310,8 +309,3 @@ def test_a_replay_that_would_make_the_absent_visible_is_refused(dtype: str):
 )
 def test_a_replay_that_leaves_the_absent_as_they_are_is_taken(absent: tuple[float, ...], agent: str, dtype: str):
     built(absent, agent, dtype)
-
-
-def test_it_is_a_module_without_an_unused_part():
-    _, agent = make()
-    assert isinstance(agent.core.head, nn.Identity)
