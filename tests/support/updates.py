@@ -29,15 +29,15 @@ MADE: dict[str, Any] = {
 }
 
 
-def batch_for(name: str) -> TrajectoryBatch:
-    batch = random_batch(0, LENGTHS)
+def batch_for(name: str, lengths: list[int] = LENGTHS) -> TrajectoryBatch:
+    batch = random_batch(0, lengths)
     if name == "coma":
         return on_policy_learners.with_round(batch, 1)
     if name in ("ippo", "mappo"):
         batch = on_policy_learners.with_round(batch, 1).to(torch.device("cpu"), torch.float64)
         batch.extras |= on_policy_learners.make_ppo(name).prepare_round(batch)
     if name.startswith("qmix"):
-        batch.extras["weight"] = torch.rand(len(LENGTHS))
+        batch.extras["weight"] = torch.rand(len(lengths))
     return batch
 
 

@@ -24,7 +24,8 @@ def test_an_update_asks_the_device_nothing(name: str, monkeypatch: pytest.Monkey
     """On a device without values every question raises; only positions go there, and nobody waits for them."""
     waiting.without_autocast(monkeypatch)
     module = team(MADE[name]().to(waiting.DEVICE))
-    batch = TrainBatch(batch_for(name), env_steps=0, episodes=0, epsilon=0.0).to(waiting.DEVICE, torch.float64)
+    batch = batch_for(name, [3, 1, 2])  # each operation takes long there, and each step has its own
+    batch = TrainBatch(batch, env_steps=0, episodes=0, epsilon=0.0).to(waiting.DEVICE, torch.float64)
     with waiting.Crossings() as crossings:
         update(module, batch)
     assert all(op == "aten._to_copy.default" and t.dtype == torch.int64 for op, t in crossings.seen), crossings.seen
