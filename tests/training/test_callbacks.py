@@ -107,7 +107,8 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_did(stopped: tuple[Path
 def test_an_evaluation_that_is_repeated_counts_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A checkpoint at every second evaluation is there, and the same, if a signal came in that evaluation."""
     second = ["callbacks=model_checkpoint", "callbacks.model_checkpoint.every_n_epochs=2"]
-    inprocess.succeed([f"run_dir={tmp_path}/whole", "total_env_steps=60", *second, *TINY])
+    twice = ["eval_interval=16", "total_env_steps=32"]
+    inprocess.succeed([f"run_dir={tmp_path}/whole", *TINY, *second, *twice])
     evaluate, numbers = ReplayDataModule.evaluate, itertools.count(1)
 
     def interrupted(data: ReplayDataModule) -> Any:
@@ -115,7 +116,7 @@ def test_an_evaluation_that_is_repeated_counts_as_it_did(tmp_path: Path, monkeyp
         return evaluate(data)
 
     monkeypatch.setattr(ReplayDataModule, "evaluate", interrupted)
-    assert inprocess.command([f"run_dir={tmp_path}/run", "total_env_steps=60", *second, *TINY]).status == 143
+    assert inprocess.command([f"run_dir={tmp_path}/run", *TINY, *second, *twice]).status == 143
     inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last"])
     found = [tmp_path.glob(f"{name}/checkpoints/update*.ckpt") for name in ("whole", "run")]
     saved = [{path.name: read_checkpoint(path) for path in paths} for paths in found]
