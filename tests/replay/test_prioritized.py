@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -284,13 +283,13 @@ SETTINGS += ["replay.storage=memmap", "replay.priority_beta_anneal_steps=400"]
 
 
 def from_its_middle(tmp_path: Path, run: Callable[[list[str]], object], *extra: str) -> tuple[Path, Path]:
-    """A run, and the same one resumed from the last but one of its checkpoints."""
+    """A run, and the same one in two parts, of which the first ends at an evaluation that the whole has too."""
     whole, again = tmp_path / "whole", tmp_path / "again"
-    arguments = [*runs.BASE, *SETTINGS, *extra, "total_env_steps=200"]
-    run([*arguments, f"run_dir={whole}"])
-    shutil.copytree(whole, again)
-    shutil.move(again / "checkpoints" / "previous.ckpt", again / "checkpoints" / "last.ckpt")
-    run([*arguments, f"run_dir={again}", "ckpt_path=last"])
+    arguments = [*runs.BASE, *SETTINGS, *extra, "eval_interval=120"]
+    run([*arguments, f"run_dir={whole}", "total_env_steps=200"])
+    run([*arguments, f"run_dir={again}", "total_env_steps=120"])
+    assert read_checkpoint(again / "checkpoints" / "last.ckpt")["env_steps"] < 180
+    run([*arguments, f"run_dir={again}", "total_env_steps=200", "ckpt_path=last"])
     return whole, again
 
 
