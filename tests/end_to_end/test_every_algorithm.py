@@ -1,7 +1,7 @@
 """Every algorithm by one standard, through the command line: what a run counts, what it computes, that it goes on
 exactly, and that it learns. Kills are in test_resume and test_on_policy_runs, gradients of two ranks in test_ranks.
 
-Four of them run in CI; ``pytest -m slow tests/end_to_end/test_every_algorithm.py`` runs the others.
+Four of them run in CI, one of which learns; ``pytest -m slow tests/end_to_end/test_every_algorithm.py`` has the rest.
 """
 
 from __future__ import annotations
@@ -85,10 +85,11 @@ def test_none_is_left_out():
 
 EPISODES = 4
 """In a batch."""
+BUDGET = 120
 
 
 def arguments(algorithm: str, folder: Path) -> list[str]:
-    """A run of 200 steps whose batches have the sizes, and its learner the settings, that the loops are written for."""
+    """A run whose batches have the sizes, and its learner the settings, that the loops are written for."""
     if algorithm == "coma":
         settings = {name: COMA_SETTINGS[name] for name in ("gamma", "td_lambda", "critic_coef", "entropy_coef")}
     elif algorithm in ("ippo", "mappo"):  # its loops read its settings
@@ -104,9 +105,9 @@ def arguments(algorithm: str, folder: Path) -> list[str]:
     return [
         *PLAIN,
         "env.id=support.fakes:OfBatches",
-        "total_env_steps=200",
-        "eval_interval=100",
-        "checkpoint_interval=70",
+        f"total_env_steps={BUDGET}",
+        f"eval_interval={BUDGET // 2}",
+        "checkpoint_interval=50",
         "rollout.num_envs=2",
         f"replay.batch_size={EPISODES}",
         f"replay.capacity={8 if algorithm in ON_POLICY else 64}",
@@ -126,10 +127,10 @@ def check_counters(algorithm: str, summary: dict[str, Any], story: Story) -> Non
     if algorithm in ON_POLICY:  # 4 updates for each round of 8 episodes, until the budget is spent
         rounds, rest = divmod(summary["episodes"], 8)
         assert (summary["updates"], rest) == (4 * rounds, 0)
-        assert summary["env_steps"] >= 200
+        assert summary["env_steps"] >= BUDGET
     else:  # one for every episode from the one that fills a batch on, the last of which ends a little past the budget
         assert summary["updates"] == summary["episodes"] - (EPISODES - 1)
-        assert 200 <= summary["env_steps"] < 200 + 2 * 12
+        assert BUDGET <= summary["env_steps"] < BUDGET + 2 * 12
 
 
 def check_loss(algorithm: str, story: Story, logged: dict[str, str]) -> None:
@@ -176,7 +177,7 @@ def test_a_run_counts_computes_and_goes_on_exactly(algorithm: str, tmp_path: Pat
     check_loss(algorithm, story, runs.rows(whole)[-1])
     check_gradients(story)
     # An evaluation is due where the first part ends, as it is in the whole run.
-    inprocess.succeed([*arguments(algorithm, broken), "total_env_steps=100"])
+    inprocess.succeed([*arguments(algorithm, broken), f"total_env_steps={BUDGET // 2}"])
     first = told()
     inprocess.succeed([*arguments(algorithm, broken), "ckpt_path=last"])
     second = told()
@@ -228,14 +229,12 @@ def echo_return(algorithm: str, folder: Path, seed: int, steps: int, *extra: str
 
 
 STEPS = dict.fromkeys(LOSSES, 1500) | dict.fromkeys(ON_POLICY, 2400) | {"qtran_base": 2400}
-QUICK_STEPS = {"cw_qmix": 900, "mappo": 1600, "pqn_qmix": 1600}
-"""Two more learn a game in every run of the tests: qmix in test_experiments, qtran_alt in test_qtran."""
 SEEDS = (1, 2, 3)
 
 
-@pytest.mark.parametrize("algorithm", QUICK_STEPS)
-def test_it_learns_to_do_what_it_is_shown(algorithm: str, tmp_path: Path):
-    assert echo_return(algorithm, tmp_path, seed=1, steps=QUICK_STEPS[algorithm]) > 0.9
+def test_a_policy_gradient_learns_to_do_what_it_is_shown(tmp_path: Path):
+    """Of those that learn values, qmix learns a game in test_experiments and qtran_alt one in test_qtran."""
+    assert echo_return("mappo", tmp_path, seed=1, steps=1600) > 0.9
 
 
 @pytest.mark.slow

@@ -24,8 +24,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_killed_run_ends_as_one_that_steps_in_its_own_process(tmp_path: Path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    inprocess.succeed([*BASE, "total_env_steps=300", f"run_dir={whole}"])
-    arguments = [*BASE, PYTHON, "rollout.num_workers=1", "total_env_steps=300", f"run_dir={folder}"]
+    inprocess.succeed([*BASE, "total_env_steps=200", f"run_dir={whole}"])
+    arguments = [*BASE, PYTHON, "rollout.num_workers=1", "total_env_steps=200", f"run_dir={folder}"]
     process = runs.begun(arguments, tmp_path / "n", 10)
     assert any(one.session == process.pid and "boot.py" in one.command for one in running())
     process.kill()

@@ -24,12 +24,14 @@ from support.commands import Command
 from support.runs import rows
 
 TINY = [argument for argument in inprocess.TINY if argument != "logger=none"]
+NOTE = "needs more"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, inprocess.Outcome]:
     folder = tmp_path_factory.mktemp("outputs") / "run"
-    return folder, inprocess.succeed([f"run_dir={folder}", "seed=5", "callbacks=q_table", *TINY])
+    typed = [f"run_dir={folder}", "seed=5", "callbacks=q_table", *TINY, f"+preset.note='{NOTE}'"]
+    return folder, inprocess.succeed(typed)
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +195,6 @@ def test_a_log_file_gets_a_line_now_and_then_from_the_start(tmp_path: Path, monk
     line = r"\d+/60 env steps, [\d,]+/s, (\d\d:\d\d|\?) left, eps [\d.]+"
     assert re.match(r"(no return yet|(train )?return [\d.]+), " + line, first), first
     assert re.match(r"return [\d.]+, " + line + r", loss [\d.e+-]+$", last), last
-    off = inprocess.succeed([f"run_dir={tmp_path}/off", "trainer.enable_progress_bar=false", *inprocess.TINY])
-    assert off.err == ""
 
 
 def test_the_last_return_stays_known_while_no_episode_ends(tmp_path: Path):
@@ -209,18 +209,26 @@ def test_the_last_return_stays_known_while_no_episode_ends(tmp_path: Path):
     assert log["last_train"]["train/return_mean"] == float(before["train/return_mean"])
 
 
-def test_what_a_profiler_found_is_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_what_a_profiler_found_is_printed_and_no_progress_is_where_it_is_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(EnvStepsBar.__init__, "__defaults__", (0.05,))
+    typed = ["trainer.profiler=simple", "trainer.enable_progress_bar=false"]
     with caplog.at_level(logging.INFO):
-        inprocess.succeed([f"run_dir={tmp_path}/run", "trainer.profiler=simple", *inprocess.TINY])
+        outcome = inprocess.succeed([f"run_dir={tmp_path}/run", *typed, *inprocess.TINY])
+    assert outcome.err == ""
     assert "FIT Profiler Report" in caplog.text
     assert "run_training_batch" in caplog.text
 
 
 def test_a_run_that_goes_on_elsewhere_writes_only_there(run: Path, tmp_path: Path):
     before = inprocess.snapshot(run)
-    inprocess.succeed([f"ckpt_path={run}/checkpoints/last.ckpt", f"run_dir={tmp_path}/new", "total_env_steps=80"])
+    goes_on = [f"ckpt_path={run}/checkpoints/last.ckpt", f"run_dir={tmp_path}/new", "total_env_steps=64"]
+    outcome = inprocess.succeed(goes_on)
     assert inprocess.snapshot(run) == before
     assert {path.name for path in (tmp_path / "new").iterdir()} == {path.name for path in run.iterdir()}
+    assert re.search(r"goes on from environment step 60, update [1-9]\d*\n", outcome.out)
+    assert NOTE not in outcome.out, "it was said when the run began"
 
 
 def under_a_terminal(arguments: list[str], columns: int) -> str:
@@ -257,10 +265,5 @@ def test_the_help_fits_a_terminal(tmp_path: Path):
     assert any(line.startswith("logger: csv, mlflow, none, tensorboard") for line in shown)
 
 
-def test_what_a_preset_says_of_a_family_is_said_first(tmp_path: Path):
-    arguments = [a for a in TINY if a != "preset=pymarl"]
-    outcome = inprocess.succeed([*arguments, "preset.note='needs more'", f"run_dir={tmp_path}/run"])
-    assert outcome.out.startswith("needs more\n")
-    again = inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last", "total_env_steps=80"])
-    assert re.search(r"goes on from environment step [1-9]\d*, update \d+\n", again.out)
-    assert "needs more" not in again.out
+def test_what_a_preset_says_of_a_family_is_said_first(finished: tuple[Path, inprocess.Outcome]):
+    assert finished[1].out.startswith(f"{NOTE}\n")

@@ -102,26 +102,29 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return site
 
 
-def test_it_trains_from_the_command_line(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", str(site))
-    arguments = [f"env={NAME}", "env.kwargs.size=5", "env.kwargs.bonus=2", *inprocess.TINY]
-    runs.run([*arguments, f"run_dir={tmp_path}/run"])
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+@pytest.fixture(scope="module")
+def trained(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on the package's environment, made by a process of its own."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(site))
+        runs.run([f"env={NAME}", "env.kwargs.size=5", *inprocess.TINY, f"run_dir={folder}"])
+    return folder
+
+
+def test_it_trains_from_the_command_line(trained: Path):
+    summary = json.loads((trained / "summary.json").read_text())
     assert (summary["status"], summary["env"]) == ("completed", NAME)
-    saved = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    saved = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     assert saved["spec"]["obs_dim"] == 5
     assert saved["eval"]["eval/length_mean"] == 4
-    assert saved["eval"]["eval/return_mean"] in [4.0 * count for count in range(5)]
+    assert saved["eval"]["eval/return_mean"] in [2.0 * count for count in range(5)], "the bonus is 1 for each agent"
 
 
-def test_its_defaults_are_its_own(installed: Path, tmp_path: Path):
-    inprocess.succeed([f"env={NAME}", f"run_dir={tmp_path}/run", *inprocess.TINY])
-    saved = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
-    assert saved["spec"]["obs_dim"] == 3
-    result = inprocess.succeed(
-        [f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt", "env.kwargs.bonus=0", "episodes=2", "output=-"], "evaluate"
-    )
-    assert json.loads(result.out)["return_mean"] == 0
+def test_its_settings_are_changed_for_an_evaluation(trained: Path, installed: Path):
+    typed = [f"ckpt_path={trained}/checkpoints/best.ckpt", "env.kwargs.bonus=0", "episodes=2", "output=-"]
+    result = json.loads(inprocess.succeed(typed, "evaluate").out)
+    assert (result["return_mean"], result["length_mean"]) == (0, 4)
 
 
 def test_it_is_known_by_name_and_not_imported_for_that(installed: Path, tmp_path: Path):
@@ -129,7 +132,7 @@ def test_it_is_known_by_name_and_not_imported_for_that(installed: Path, tmp_path
     (line,) = [line for line in inprocess.succeed(["--help"]).out.splitlines() if line.startswith("env: ")]
     assert NAME in line.removeprefix("env: ").split(", ")
     assert f"name: {NAME}" in inprocess.succeed([f"env={NAME}", "--cfg", "job", "--package", "env"]).out
-    inprocess.succeed(["env=two_step", f"run_dir={tmp_path}/run", *inprocess.TINY])
+    inprocess.succeed([*inprocess.TINY, "env=two_step", "total_env_steps=10", f"run_dir={tmp_path}/run"])
     inprocess.refused([f"env={NAME[:-1]}"], f"Did you mean 'env={NAME}'?")
     assert not (installed / "imported").exists()
     assert MODULE not in sys.modules

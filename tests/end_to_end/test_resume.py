@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from support import inprocess, runs
 from support.processes import wait_until
 
 ID = "env.id=support.fakes:VaryingLength"  # a checkpoint does not decide what is imported: it is said again
-BUDGET = 420
-"""Environment steps of one process: some fifty updates."""
+BUDGET = 300
+"""Environment steps of one process: some thirty updates."""
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +129,13 @@ def test_a_signal_before_the_training_begins(
     assert json.loads((folder / "summary.json").read_text())["status"] == "completed"
 
 
-def test_a_signal_before_a_resumed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_signal_before_a_resumed_run_goes_on(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What the run had reached stays in its summary, and in a new folder ``ckpt_path=last`` would begin anew."""
     first, second = tmp_path / "first", tmp_path / "second"
-    inprocess.succeed([*inprocess.TINY, f"run_dir={first}"])
+    shutil.copytree(finished_run, first)
     before = json.loads((first / "summary.json").read_text())
-    begun = [f"run_dir={first}", "ckpt_path=last", "total_env_steps=90"]
-    elsewhere = [f"run_dir={second}", f"ckpt_path={first}/checkpoints/last.ckpt", "total_env_steps=90"]
+    begun = [f"run_dir={first}", "ckpt_path=last", "total_env_steps=66"]
+    elsewhere = [f"run_dir={second}", f"ckpt_path={first}/checkpoints/last.ckpt", "total_env_steps=66"]
     for typed in (begun, elsewhere):
         outcome = stopped_as_it_begins(typed, monkeypatch)
         assert (outcome.status, outcome.err) == (
@@ -147,10 +148,12 @@ def test_a_signal_before_a_resumed_run_goes_on(tmp_path: Path, monkeypatch: pyte
         assert "goes on from environment step 60" in inprocess.succeed(typed).out
 
 
-def test_a_signal_before_a_run_begins_from_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_signal_before_a_run_begins_from_networks(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """They are named again, since a run's folder does not decide about them."""
     first, second = tmp_path / "the first", tmp_path / "second"
-    inprocess.succeed([*inprocess.TINY, f"run_dir='{first}'"])
+    shutil.copytree(finished_run, first)
     begun = [*inprocess.TINY, f"run_dir={second}", f"init_from='{first}'"]
     outcome = stopped_as_it_begins(begun, monkeypatch)
     typed = shlex.split(outcome.err.partition("to go on: qmix-train ")[2])
@@ -187,7 +190,7 @@ def test_slurm_requeue_saves_at_an_update_and_goes_on(reference, tmp_path: Path,
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURM_NODEID", "0")
     arguments = [*runs.BASE, f"total_env_steps={BUDGET}", f"run_dir={folder}", "checkpoint_interval=100000"]
-    process = runs.begun(arguments, count, 20)
+    process = runs.begun(arguments, count, 10)
     os.kill(process.pid, signal.SIGUSR1)
     wait_until(asked.exists, "no requeue was asked for")
     process.kill()  # as SLURM does
@@ -199,10 +202,10 @@ def test_slurm_requeue_saves_at_an_update_and_goes_on(reference, tmp_path: Path,
 
 
 def test_a_checkpoint_of_lightnings_own_callback_resumes(reference, tmp_path: Path):
-    own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:15,save_top_k:-1}"
+    own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:10,save_top_k:-1}"
     first, second = tmp_path / "first", tmp_path / "second"
     inprocess.succeed([*runs.BASE, f"total_env_steps={BUDGET}", f"run_dir={first}", f"callbacks.own={own}"])
     found = {int(path.stem.rpartition("=")[2]): path for path in first.rglob("*step=*.ckpt")}
-    assert {15, 30} <= set(found)
-    inprocess.succeed([f"ckpt_path={found[30]}", f"run_dir={second}", "callbacks=none", ID])
+    assert {10, 20} <= set(found)
+    inprocess.succeed([f"ckpt_path={found[20]}", f"run_dir={second}", "callbacks=none", ID])
     runs.assert_same_run(reference(1, BUDGET), second)

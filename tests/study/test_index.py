@@ -16,39 +16,54 @@ from qmix_lightning.study.index import Study, identity
 @pytest.fixture(scope="module")
 def trees() -> dict[str, dict[str, Any]]:
     """Configurations by what was typed."""
-    typed = ["", "rollout.num_eval_envs=3", "run_dir=other", "logger=none", "optimizer.lr=0.1", "total_env_steps=7"]
-    typed += [
-        "rollout.backend=process",
-        "total_env_steps=2e4",
-        "eval_interval=10",
-        "trainer.devices=2",
-        "checkpoint_interval=1",
-        "init_from=two_step",
-    ]
     with composer() as compose:
+        typed = ("", "callbacks=q_table", "rollout.pipelined=false", "total_env_steps=2e4")
         return {text: compose([text] if text else [], [4])[0].to_dict() for text in typed}
 
 
-@pytest.mark.parametrize(
-    "typed",
-    ["rollout.num_eval_envs=3", "run_dir=other", "logger=none", "rollout.backend=process", "checkpoint_interval=1"],
-)
-def test_what_cannot_change_the_result_leaves_the_identity(trees: dict[str, dict[str, Any]], typed: str):
-    assert trees[typed] != trees[""]
-    assert identity(trees[typed]) == identity(trees[""])
+def changed(tree: dict[str, Any], key: str, value: object) -> dict[str, Any]:
+    """A configuration with another value of one setting."""
+    section, _, name = key.rpartition(".")
+    return {**tree, section: {**tree[section], name: value}} if section else {**tree, name: value}
 
 
 @pytest.mark.parametrize(
-    "typed",
-    ["optimizer.lr=0.1", "total_env_steps=7", "eval_interval=10", "trainer.devices=2", "init_from=two_step"],
+    ("key", "value"),
+    [
+        ("rollout.num_eval_envs", 3),
+        ("run_dir", "other"),
+        ("logger", {}),
+        ("rollout.backend", "process"),
+        ("checkpoint_interval", 1),
+        ("objective", "return_mean"),
+    ],
 )
-def test_what_decides_the_result_changes_the_identity(trees: dict[str, dict[str, Any]], typed: str):
-    assert identity(trees[typed]) != identity(trees[""])
+def test_what_cannot_change_the_result_leaves_the_identity(trees: dict[str, dict[str, Any]], key: str, value: object):
+    assert changed(trees[""], key, value) != trees[""]
+    assert identity(changed(trees[""], key, value)) == identity(trees[""])
 
 
-def test_the_seed_is_part_of_it_and_how_a_number_was_written_is_not(trees: dict[str, dict[str, Any]]):
-    assert identity({**trees[""], "seed": 5}) != identity(trees[""])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optimizer.lr", 0.1),
+        ("total_env_steps", 7),
+        ("eval_interval", 10),
+        ("trainer.devices", 2),
+        ("init_from", "two_step"),
+        ("seed", 5),
+    ],
+)
+def test_what_decides_the_result_changes_the_identity(trees: dict[str, dict[str, Any]], key: str, value: object):
+    assert identity(changed(trees[""], key, value)) != identity(trees[""])
+
+
+def test_callbacks_and_how_a_setting_was_written_leave_the_identity(trees: dict[str, dict[str, Any]]):
+    assert identity(trees["callbacks=q_table"]) == identity(trees[""])
     assert identity(trees["total_env_steps=2e4"]) == identity(trees[""])
+    old_name = changed(trees[""], "rollout.asynchronous", False)
+    assert trees["rollout.pipelined=false"]["rollout"]["asynchronous"] is False
+    assert identity(trees["rollout.pipelined=false"]) == identity(old_name)
 
 
 def test_a_run_keeps_the_folder_it_was_given(tmp_path: Path):

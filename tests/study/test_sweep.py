@@ -5,20 +5,19 @@ What a run's own command does is stood in for, since it takes seconds: ``tests/e
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.errors import RunError
 from qmix_lightning.study import launchers, runner, sweep
+from qmix_lightning.study.sweep import run_name
 from support import inprocess
 
 
@@ -63,7 +62,7 @@ def train(*arguments: str) -> inprocess.Outcome:
     return inprocess.command(["-m", *inprocess.TINY, *arguments])
 
 
-def test_the_same_command_again_makes_what_is_missing(made: list[list[str]]):
+def test_the_command_again_makes_what_is_missing_and_what_it_was_extended_by(made: list[list[str]]):
     Commands.failing = "algorithm=qmix"
     outcome = train("algorithm=vdn,qmix", "seed=1")
     assert outcome.status == 1
@@ -72,11 +71,16 @@ def test_the_same_command_again_makes_what_is_missing(made: list[list[str]]):
     assert outcome.out.count("failed: no luck") == 1
     Commands.failing = ""
     made.clear()
-    assert train("algorithm=vdn,qmix", "seed=1").status == 0
-    assert [next(a for a in command if a.startswith("algorithm=")) for command in made] == ["algorithm=qmix"]
-    made.clear()
-    assert train("algorithm=vdn,qmix", "seed=1").status == 0
-    assert made == []
+    outcome = train("algorithm=vdn,qmix", "seed=1,2")
+    assert outcome.status == 0
+    assert len(made) == 3
+    names = [f"two_step_{algorithm}_seed{seed}" for algorithm in ("vdn", "qmix") for seed in (1, 2)]
+    assert folders() == set(names)
+    lines = outcome.out.splitlines()
+    table = lines[lines.index("outputs/study: 4 of 4 runs are there") + 2 :]
+    assert [line.split()[:2] for line in table[:4]] == [
+        [name, "done" if name == "two_step_vdn_seed1" else "finished"] for name in names
+    ]
 
 
 def test_processes_of_runs_print_no_traceback_that_nobody_asked_for(
@@ -98,37 +102,10 @@ def test_processes_of_runs_print_no_traceback_that_nobody_asked_for(
     assert asked == [None, "1"]
 
 
-def test_a_study_is_extended_by_a_value_and_a_seed_and_its_table_has_a_line_for_each(made: list[list[str]]):
-    assert train("algorithm=vdn", "seed=1").status == 0
-    outcome = train("algorithm=vdn,qmix", "seed=1,2")
-    assert outcome.status == 0
-    assert len(made) == 4
-    names = [f"two_step_{algorithm}_seed{seed}" for algorithm in ("vdn", "qmix") for seed in (1, 2)]
-    assert folders() == set(names)
-    lines = outcome.out.splitlines()
-    table = lines[lines.index("outputs/study: 4 of 4 runs are there") + 2 :]
-    assert [line.split()[:2] for line in table[:4]] == [
-        [name, "done" if name == "two_step_vdn_seed1" else "finished"] for name in names
-    ]
-
-
-def test_what_the_result_does_not_depend_on_makes_no_other_run(made: list[list[str]]):
-    """Nor does a setting by its old name."""
-    assert train("seed=1", "rollout.asynchronous=false").status == 0
-    for same in ("callbacks=q_table", "objective=return_mean"):
-        assert train("seed=1", "rollout.asynchronous=false", same).status == 0
-    assert train("seed=1", "rollout.pipelined=false").status == 0
-    assert len(made) == 1
-
-
 def test_runs_that_another_command_is_making_are_waited_for_once(
     made: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ):
     """A second shell on the same study would else wait a minute at each of them, and say nothing."""
-    assert train("seed=1,2,3").status == 0
-    for folder in folders():
-        shutil.rmtree(Path("outputs/study") / folder)
-    made.clear()
     now = [0.0]
     clock = SimpleNamespace(
         time=lambda: now[0],
@@ -138,10 +115,12 @@ def test_runs_that_another_command_is_making_are_waited_for_once(
     )
     monkeypatch.setattr(sweep, "time", clock)
     monkeypatch.setattr(runner, "time", clock)
-    with contextlib.ExitStack() as held:
-        for lock in Path("outputs/study/locks").iterdir():
-            fcntl.flock(held.enter_context(open(lock, "w")), fcntl.LOCK_EX)
-        outcome = train("seed=1,2,3")
+
+    def held(descriptor: int, how: int) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr(runner, "fcntl", SimpleNamespace(flock=held, LOCK_EX=0, LOCK_NB=0))
+    outcome = train("seed=1,2,3")
     assert outcome.status == 1
     assert made == []
     assert now[0] == pytest.approx(60.0, abs=0.2)
@@ -149,15 +128,19 @@ def test_runs_that_another_command_is_making_are_waited_for_once(
     assert outcome.out.count("left: another process is making it") == 3
 
 
-def test_what_is_swept_too_is_in_the_folders_name_and_the_default_is_no_other_run(made: list[list[str]]):
-    assert train("seed=1", "optimizer.lr=0.1").status == 0
-    assert train("seed=1", "optimizer.lr=0.1,0.25").status == 0
-    assert folders() == {"two_step_qmix_seed1", "two_step_qmix_optimizer.lr=0.25_seed1"}
-
-
-def test_a_run_on_an_address_is_named_after_the_environment_there(made: list[list[str]]):
-    assert inprocess.command(["-m", "env=support.unsuitable_envs:with_size", "seed=1", "env.kwargs.size=2"]).status == 0
-    assert folders() == {"with_size_qmix_seed1"}
+@pytest.mark.parametrize(
+    ("env", "swept", "name"),
+    [
+        ({"name": "two_step"}, ["seed=1"], "two_step_qmix_seed1"),
+        ({"name": "two_step"}, ["seed=1", "+optimizer.lr=0.25"], "two_step_qmix_optimizer.lr=0.25_seed1"),
+        ({"name": "two_step"}, ["callbacks={a:b/../c}"], "two_step_qmix_callbacks=-a-b-.-c-_seed1"),
+        ({"name": "pettingzoo", "id": "support.unsuitable_envs:with_size"}, ["seed=1"], "with_size_qmix_seed1"),
+    ],
+)
+def test_a_runs_folder_is_named_after_task_algorithm_and_what_is_swept(
+    env: dict[str, str], swept: list[str], name: str
+):
+    assert run_name(cast("RunConfig", SimpleNamespace(env=env, algorithm={"name": "qmix"}, seed=1)), swept) == name
 
 
 def test_choices_are_swept_by_a_pattern_and_seeds_by_a_range(made: list[list[str]]):
@@ -166,10 +149,10 @@ def test_choices_are_swept_by_a_pattern_and_seeds_by_a_range(made: list[list[str
 
 
 def test_one_configuration_that_does_not_fit_stops_no_other(made: list[list[str]]):
-    outcome = train("replay.batch_size=4,65,8")
+    outcome = train("seed=1", "optimizer.lr=0.1,-1,0.25")
     assert outcome.status == 1
-    assert len(made) == 2
-    assert "replay.batch_size (65) is larger than replay.capacity (64)" in outcome.out
+    assert folders() == {f"two_step_qmix_optimizer.lr={lr}_seed1" for lr in (0.1, 0.25)}
+    assert "optimizer.lr must be above 0" in outcome.out
 
 
 def test_the_objective_has_to_be_in_the_evaluations(made: list[list[str]]):
@@ -178,13 +161,12 @@ def test_the_objective_has_to_be_in_the_evaluations(made: list[list[str]]):
     assert "its evaluations have no 'win_rat'" in outcome.err
 
 
-def test_a_joblib_worker_makes_runs_like_this_process(made: list[list[str]]):
-    """The jobs go to other processes; done ones are enough to see it: there is nothing to stand in for."""
-    assert train("seed=1,2").status == 0
-    outcome = train("seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+def test_the_launcher_of_joblib_makes_runs(made: list[list[str]]):
+    """In this process, since it is one at a time; ``tests/end_to_end/test_study.py`` has them side by side."""
+    outcome = train("seed=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
     assert outcome.status == 0, outcome
-    assert "2 of 2 runs are there" in outcome.out
-    assert len(made) == 2
+    assert len(made) == 1
+    assert "1 of 1 runs are there" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -220,7 +202,6 @@ def test_a_missing_plugin_is_told_with_the_line_that_installs_it(
     ("mistake", "told"),
     [
         ("replay.batch_sise=4", "replay.batch_size"),
-        ("optimizer.lr=-1", "optimizer.lr must be above 0"),
         ("replay.batch_size=65", "replay.batch_size (65) is larger"),
         ("mixer=qmixx", "qmixx"),
     ],

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, TextIO
 
+import omegaconf._utils
 import omegaconf.base
 import omegaconf.omegaconf
 import yaml
@@ -24,7 +25,9 @@ def quicken(patch: Callable[[Any, str, Any], None] = setattr) -> None:
     # It copies all that is registered with it for each composition, and for each group that --help lists.
     patch(CachingConfigRepository, "__init__", _with_a_cache_of_its_own)
     patch(omegaconf.omegaconf, "yaml", SimpleNamespace(**{**vars(yaml), "load": _parsed_once}))
-    patch(omegaconf.base, "parse", functools.cache(omegaconf.base.parse))  # its trees are only read
+    parse = functools.cache(omegaconf.base.parse)  # its trees are only read
+    patch(omegaconf.base, "parse", parse)
+    patch(omegaconf._utils, "parse", parse)
     patch(config_loader_impl, "create_defaults_list", _listed_once)
     patch(ConfigLoaderImpl, "_compose_config_from_defaults_list", _merged_once)
 
