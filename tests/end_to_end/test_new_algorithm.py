@@ -87,7 +87,10 @@ def test_the_agent_trains_and_resumes(installed: Path, tmp_path: Path):
 
 def test_the_agent_goes_with_an_algorithm_that_reads_its_hidden_state(installed: Path, tmp_path: Path):
     inprocess.succeed(["algorithm=qtran_alt", "agent=small", "agent.width=8", *TINY, f"run_dir={tmp_path}/run"])
-    inprocess.succeed([f"ckpt_path={tmp_path}/run/checkpoints/best.ckpt", "episodes=2"], "evaluate")
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    config = read_checkpoint(path)["config"]
+    assert (config["algorithm"]["name"], config["agent"]["name"]) == ("qtran_alt", "small")
+    inprocess.succeed([f"ckpt_path={path}", "episodes=2"], "evaluate")
 
 
 def test_a_mixer_without_settings_takes_none(installed: Path, tmp_path: Path):

@@ -4,7 +4,6 @@ import json
 import signal
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from qmix_lightning.training.schedules import EpsilonSchedule
 from qmix_lightning.types import EpisodeStats
 from support import inprocess
 from support.collecting import varying
-from support.compositions import run_config
 from support.data_modules import make, next_batch
 
 SCHEDULES = [{"every": 1}, {"every": 3}, {"unit": "env_steps", "every": 7}, {"every": 4, "updates": 2}]
@@ -158,8 +156,8 @@ def test_what_was_chosen_stays_when_a_run_goes_on_on_fewer_cores(tmp_path: Path,
         assert json.loads(summary.read_text())["asynchronous"] is True
 
 
-def test_what_was_typed_is_not_chosen(capsys):
-    typed = run_config("env=two_step", "rollout.asynchronous=false", "rollout.collector=process")
-    trainer = SimpleNamespace(num_devices=1, is_global_zero=True)
-    assert build._asynchronous(typed, trainer, None) is False  # type: ignore[arg-type]
-    assert capsys.readouterr().out == "collecting: between updates (rollout.asynchronous)\n"
+def test_what_was_typed_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(build, "available_cores", lambda: 8)
+    typed = ["rollout.asynchronous=false", "total_env_steps=20"]
+    ended = inprocess.succeed([*inprocess.TINY, f"run_dir={tmp_path}/run", *typed])
+    assert "collecting: between updates (rollout.asynchronous)" in ended.out

@@ -79,7 +79,7 @@ _merge = ConfigLoaderImpl._compose_config_from_defaults_list
 
 
 def _merged_once(loader: ConfigLoaderImpl, defaults: list[Any], repo: CachingConfigRepository) -> Any:
-    """What these files say together, before anything that was typed."""
+    """What these files say together, before anything that was typed; copied by pickling, which is the quicker way."""
     if not (packages := _packages(repo)):
         return _merge(loader, defaults, repo)
     if (key := repr((packages, defaults))) not in _MERGED:
