@@ -118,7 +118,7 @@ def build_lightning(
         True
     """
     from qmix_lightning.build import build_run
-    from qmix_lightning.commands.train import quieten_lightning
+    from qmix_lightning.training.lightning_parts import quieten_lightning
 
     quieten_lightning()
     config = _composed(_typed(env, algorithm, groups, overrides))

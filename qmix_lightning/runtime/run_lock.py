@@ -17,9 +17,14 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-__all__ = ["LOCK_FILE", "RunLock"]
+__all__ = ["LOCK_FILE", "RunLock", "holds_files"]
 
 LOCK_FILE = ".lock"
+
+
+def holds_files(folder: Path) -> bool:
+    """Return whether a folder is there and holds anything but a lock."""
+    return folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir())
 
 
 class RunLock:

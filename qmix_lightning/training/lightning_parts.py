@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from qmix_lightning.errors import ConfigurationError, QMixLightningError
 from qmix_lightning.runtime.text import did_you_mean, on_one_line
 from qmix_lightning.training.trackers.base import TrackedRun, Tracker, tracker_ids
 
-__all__ = ["in_folder", "make_instances", "make_loggers", "make_trainer"]
+__all__ = ["in_folder", "make_instances", "make_loggers", "make_trainer", "quieten_lightning"]
 
 
 def make_trainer(section: Mapping[str, Any], **provided: Any) -> Trainer:
@@ -113,3 +115,16 @@ def make_loggers(config: RunConfig, run_dir: Path, resumed: Resumed | None) -> l
         return TrackedRun(run_dir, entry, config.env["name"], config.algorithm["name"], ids.get(entry))
 
     return make_instances(made, "logger", tracked)
+
+
+def quieten_lightning() -> None:
+    """Silence advice of Lightning that does not apply: the loaders are this package's own; srun may be there unused."""
+    for noisy in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # what trainer.profiler was asked for
+    warnings.filterwarnings("ignore", "The `srun` command is available.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
+    warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__` defined.*")

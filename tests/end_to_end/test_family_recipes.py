@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from qmix_lightning.build import build_run
-from qmix_lightning.commands.train import quieten_lightning
 from qmix_lightning.envs import starcraft
+from qmix_lightning.training.lightning_parts import quieten_lightning
 from qmix_lightning.types import Episode
 from support import fake_smac
 from support.cases import mostly_slow
