@@ -5,6 +5,7 @@ A mistake becomes one line: the closest name there is, or what was expected inst
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import types
@@ -120,14 +121,16 @@ def from_mapping(cls: type[T], given: Mapping[str, Any], path: str) -> T:
     return cls(**_check(_section_of(cls), given, path))
 
 
-def _check(section: _Section, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _check(section: _Section, given: Mapping[str, Any], path: str, provided: Iterable[str] = ()) -> dict[str, Any]:
     try:
         return TypeAdapter(section.as_type()).validate_python(dict(given))
     except ValidationError as error:
-        raise ConfigurationError(_explain(error, section, given, path)) from None
+        raise ConfigurationError(_explain(error, section, given, path, provided)) from None
 
 
-def _explain(error: ValidationError, section: _Section, given: Mapping[str, Any], path: str) -> str:
+def _explain(
+    error: ValidationError, section: _Section, given: Mapping[str, Any], path: str, provided: Iterable[str]
+) -> str:
     """Return one line: about the first unknown key, else about all that are missing, else about the first wrong one."""
     mistakes = error.errors(include_url=False)
     for mistake in mistakes:
@@ -136,7 +139,7 @@ def _explain(error: ValidationError, section: _Section, given: Mapping[str, Any]
             return _explain_unknown(str(mistake["loc"][-1]), known, f"{where}." if where else "")
     absent = [_follow(mistake["loc"], section, given, path)[0] for mistake in mistakes if mistake["type"] == "missing"]
     if absent:
-        return f"missing value: {', '.join(absent)}"
+        return f"missing value: {', '.join(absent)}{_meant_as_provided(absent, list(provided))}"
     where, hint, value = _follow(mistakes[0]["loc"], section, given, path)
     for mistake in mistakes:
         reason = mistake.get("ctx", {}).get("error")
@@ -151,6 +154,14 @@ def _explain(error: ValidationError, section: _Section, given: Mapping[str, Any]
     if amount := re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM])", str(value)):
         close = close or f": {amount[2]} is written {amount[1]}e{3 if amount[2] in 'kK' else 6}"
     return f"{where} must be {describe(hint)}, not {typed(value)}{close}"
+
+
+def _meant_as_provided(absent: list[str], provided: list[str]) -> str:
+    """Say that an argument without a value has nearly the name of one that the package passes itself."""
+    for name in absent:
+        for meant in difflib.get_close_matches(name.rpartition(".")[2], provided, n=1, cutoff=0.7):
+            return f"; what is passed without a setting is '{meant}': is that the argument's name?"
+    return ""
 
 
 def _explain_unknown(name: str, section: _Section, prefix: str) -> str:
@@ -251,7 +262,7 @@ def check_settings(
         ConfigurationError: an unknown or missing key, or a wrong type.
     """
     known = _section_of_arguments(factory, provided)
-    settings = _check(known, given, section)
+    settings = _check(known, given, section, provided)
     for name, bundle in known.bundles.items():
         own = [f.name for f in fields(cast(Any, bundle)) if f.name in settings]
         settings[name] = bundle(**{key: settings.pop(key) for key in own})

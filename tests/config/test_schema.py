@@ -362,6 +362,20 @@ def test_wrong_types_of_a_component(given: dict[str, Any], message: str):
     assert str(refused.value) == message
 
 
+def test_a_misspelt_argument_that_is_no_setting():
+    def mixer(num_agents: int, state_dim: int, width: int) -> None:
+        """Something with arguments that the package passes."""
+
+    with pytest.raises(ConfigurationError) as refused:
+        check_settings("mixer", {"width": 3}, mixer, ("n_agents", "state_dim"))
+    assert str(refused.value) == (
+        "missing value: mixer.num_agents; what is passed without a setting is 'n_agents': is that the argument's name?"
+    )
+    with pytest.raises(ConfigurationError) as refused:
+        check_settings("mixer", {"num_agents": 2}, mixer, ("n_agents", "state_dim"))
+    assert str(refused.value) == "missing value: mixer.width"
+
+
 def test_right_types_of_a_component():
     given = {"count": 3.0, "rate": 1, "mode": "x", "table": [[1]], "on": False}
     assert check_settings("part", given, component) == {**given, "count": 3, "rate": 1.0}
