@@ -46,6 +46,7 @@ from qmix_lightning.training.csv_logger import RunCSVLogger
 from qmix_lightning.training.datamodule import ReplayDataModule
 from qmix_lightning.training.lightning_parts import in_folder, make_instances, make_loggers, make_trainer
 from qmix_lightning.training.module import TeamModule
+from qmix_lightning.training.network_check import check_networks
 from qmix_lightning.training.run import Run
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.training.summary import versions
@@ -191,6 +192,9 @@ def _learner(config: RunConfig, spec: EnvSpec) -> Learner:
     """Make the networks, the same on every rank."""
     torch.manual_seed(int(prng.to_seed(prng.derive_key(config.seed, prng.Purpose.INIT))[0]))
     learner = build_learner(config, spec)
+    check_networks(
+        learner, spec, algorithm=config.algorithm["name"], agent=config.agent["name"], mixer=config.mixer["name"]
+    )
     _check_absent_entities(config, spec)
     _say_what_is_lost(config, spec, learner)
     if learner.on_policy and config.replay.kind != "on_policy":

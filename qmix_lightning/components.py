@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from qmix_lightning.agents import AGENTS
+from qmix_lightning.agents.base import Agent
 from qmix_lightning.agents.inputs import InputBuilder
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.algorithms import ALGORITHMS
@@ -132,6 +133,10 @@ def build_policy(section: Mapping[str, Any], spec: EnvSpec, kind: type[Policy] =
         pictures=spec.pictures,
         inputs=inputs,
     )
+    if not isinstance(agent, Agent):
+        raise ConfigurationError(
+            f"agent '{own['name']}' must extend {Agent.__module__}.Agent, which {type(agent).__name__} does not"
+        )
     return kind(inputs=inputs, agent=agent)
 
 
@@ -226,6 +231,10 @@ def build_learner(config: NetworkSections, spec: EnvSpec) -> Learner:
         obs_dim=spec.obs_dim,
         n_actions=spec.n_actions,
     )
+    if not isinstance(mixer, nn.Module):
+        raise ConfigurationError(
+            f"mixer '{mixer_name}' must extend torch.nn.Module, which {type(mixer).__name__} does not"
+        )
     learner = make_component(
         ALGORITHMS,
         config.algorithm,

@@ -85,6 +85,13 @@ class TeamModule(LightningModule):
         trajectories = self.learner.with_state(batch.trajectories)
         self.learner.observe(trajectories)
         terms = self.learner.loss(trajectories)
+        if not isinstance(terms, LossTerms):
+            raise ConfigurationError(
+                f"{type(self.learner).__name__}.loss must return {LossTerms.__module__}.LossTerms, not "
+                f"{type(terms).__name__}"
+            )
+        if self._last_terms is None:
+            self._check_first(terms)
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         logged = every and (self.trainer.global_step + 1) % every == 0
         self._played = summarize_returns(self.learner, trajectories) if logged else None
@@ -99,6 +106,16 @@ class TeamModule(LightningModule):
         self._last_terms, total = terms, terms.total
         terms.total = total.detach()  # what is kept until the next update has no graph
         return total * (self.trainer.world_size / count.clamp(min=1))
+
+    def _check_first(self, terms: LossTerms) -> None:
+        """Check the loss of the first update: torch's messages about one that cannot be minimised name no class."""
+        kind = type(self.learner).__name__
+        for name, value in (("total", terms.total), ("count", terms.count)):
+            if not isinstance(value, Tensor) or value.dim():
+                found = f"[{', '.join(map(str, value.shape))}]" if isinstance(value, Tensor) else type(value).__name__
+                raise ConfigurationError(f"{kind}.loss returned the {name} {found}; a tensor with one number is needed")
+        if not terms.total.requires_grad:
+            raise ConfigurationError(f"{kind}.loss returned a total without a gradient: was it detached?")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

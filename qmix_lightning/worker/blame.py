@@ -14,7 +14,7 @@ __all__ = ["is_fault", "location_of", "raised_at", "traceback_of"]
 
 _PACKAGE = __name__.partition(".")[0]
 _SHIPPED_ENVIRONMENTS = f"{_PACKAGE}.envs"
-_NOT_THE_USERS = {*getattr(sys, "stdlib_module_names", ()), "numpy"}
+_NOT_THE_USERS = {*getattr(sys, "stdlib_module_names", ()), "numpy", "torch"}
 _LONGEST_TRACEBACK = 20_000
 
 
@@ -47,7 +47,7 @@ def is_fault(error: BaseException) -> bool:
 
 
 def raised_at(error: BaseException) -> str | None:
-    """Return ``file:line`` of the last frame that is neither this package's nor the standard library's or numpy's."""
+    """Return ``file:line`` of the last frame that is not this package's, the standard library's, numpy's or torch's."""
     found = None
     for frame, line in _frames(error):
         module = str(frame.f_globals.get("__name__")).partition(".")[0]
