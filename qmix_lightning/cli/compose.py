@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.messages import explain_hydra
@@ -16,8 +17,10 @@ from qmix_lightning.cli.overrides import (
 )
 from qmix_lightning.config.aliases import rename_settings
 from qmix_lightning.config.run_config import RunConfig, validate
+from qmix_lightning.config.shipped import shipped_file
 from qmix_lightning.config.tree import key_of
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.text import shown_path
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,15 +34,35 @@ def settings_of_job(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """Return what Hydra composed for a job in plain containers, under the names of today, and what was typed for it.
 
     Raises:
+        ConfigurationError: a file of the user's own that was asked for is not the one that was read.
         OmegaConfBaseException: a value is missing, or an interpolation leads nowhere.
     """
     from omegaconf import OmegaConf
 
+    _refuse_hidden_choice()
     typed = explicit_overrides()
     tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(tree, dict)
     tree = with_typed_algorithms_mixer({str(key): value for key, value in tree.items()}, typed)
     return rename_settings(tree, set(map(key_of, typed))), typed
+
+
+def _refuse_hidden_choice() -> None:
+    """Refuse a choice that ``--config-dir`` has a file for, where Hydra reads this package's of the same name."""
+    from hydra.core.hydra_config import HydraConfig
+
+    runtime = HydraConfig.get().runtime
+    folders = [Path(source.path) for source in runtime.config_sources if source.provider == "command-line"]
+    for key, choice in runtime.choices.items() if folders else ():
+        group = str(key).partition("@")[0]
+        own = shipped_file(group, str(choice))
+        for folder in folders if own is not None else ():
+            path = folder / group / f"{choice}.yaml"
+            if path.is_file() and path.read_text() != own.read_text():
+                raise ConfigurationError(
+                    f"{shown_path(path)} is not read, since {group} '{choice}' is this package's own: give the file "
+                    "another name"
+                )
 
 
 @contextlib.contextmanager

@@ -40,6 +40,13 @@ def _explain(error: BaseException, config_name: str) -> str:
         if len(alike) > 1:
             return f"unknown {group} '{name}'; there are {', '.join(alike)}"
         return f"unknown {group} '{name}'{did_you_mean(name, options, f'{group}=')}"
+    if match := re.search(r"Could not override '\w+@(\w+)\.", text):  # of a file's own defaults
+        return f"the file of this {match[1]} must begin with the line '# @package _global_'"
+    if match := re.search(r"Interpolation key 'preset\.([\w.]+)' not found", text):
+        return (
+            f"the preset has no '{match[1]}', which {getattr(error, 'full_key', None) or 'a setting'} takes from it: "
+            "add it, or let the preset's file begin with the defaults of another, '- tuned' and '- _self_'"
+        )
     if match := re.search(r"Could not override '([^']+)'.*No match in the defaults list", text, re.DOTALL):
         if config_name in COMMANDS_ON_A_POLICY:
             return f"'{match[1]}' comes from the checkpoint; settings of its environment can be given, env.key=value"

@@ -11,7 +11,7 @@ from typing import Any
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.registry import published
 
-__all__ = ["plain_settings", "plugin_folders", "shipped_files"]
+__all__ = ["plain_settings", "plugin_folders", "shipped_file", "shipped_files"]
 
 _PLUGINS = "qmix_lightning.conf"
 
@@ -20,6 +20,12 @@ def shipped_files(group: str) -> dict[str, Traversable]:
     """Return the files of a configuration group by the names of its choices."""
     files = resources.files("qmix_lightning.conf").joinpath(group).iterdir()
     return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
+
+
+def shipped_file(group: str, choice: str) -> Traversable | None:
+    """Return this package's file of a choice, if it has one."""
+    file = resources.files("qmix_lightning.conf").joinpath(group, f"{choice}.yaml")
+    return file if file.is_file() else None
 
 
 def plugin_folders() -> dict[str, Path]:

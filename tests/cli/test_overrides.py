@@ -4,6 +4,7 @@ import pytest
 
 from qmix_lightning.cli.compose import composer
 from qmix_lightning.cli.overrides import prepare_overrides, sweep_parts
+from qmix_lightning.config.shipped import shipped_files
 from support import inprocess
 
 RECIPE = """# @package _global_
@@ -35,6 +36,14 @@ def test_a_typed_algorithm_brings_its_own_mixer_into_a_recipe(tmp_path, typed, m
     )
     assert (config.mixer["name"], config.mixer.get("hypernet_layers")) == mixer
     assert config.algorithm["gamma"] == 0.5
+
+
+def test_a_preset_of_ones_own_need_not_say_how_many_episodes_are_evaluated_at_a_time(tmp_path):
+    (tmp_path / "preset").mkdir()
+    lines = shipped_files("preset")["pymarl"].read_text().splitlines()
+    (tmp_path / "preset" / "mine.yaml").write_text("\n".join(li for li in lines if "num_eval_envs" not in li))
+    config, _ = inprocess.configured(["--config-dir", str(tmp_path), "preset=mine", f"run_dir={tmp_path}/x"])
+    assert config.rollout.num_eval_envs == 8
 
 
 @pytest.mark.parametrize("typed", ["run_dir=here", "++run_dir=here"])

@@ -224,12 +224,38 @@ def test_a_mistake_in_an_experiment(work: Path, tmp_path: Path, name: str):
     assert sorted(os.listdir(work)) == ["mine.txt"]
 
 
-def test_an_experiment_without_its_first_line(work: Path, tmp_path: Path):
+@pytest.mark.parametrize("text", ["seed: 3\n", "defaults:\n  - override /algorithm: vdn\n"])
+def test_an_experiment_without_its_first_line(text: str, work: Path, tmp_path: Path):
     folder = tmp_path / "recipes" / "experiment"
     folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text("seed: 3\n")
+    (folder / "mine.yaml").write_text(text)
     outcome = inprocess.command(["experiment=mine", "--config-dir", str(tmp_path / "recipes")])
-    check_refused(outcome, 2, "'# @package _global_'")
+    check_refused(outcome, 2, "must begin with the line '# @package _global_'")
+
+
+def test_an_experiment_by_a_name_of_this_packages(work: Path, tmp_path: Path):
+    folder = tmp_path / "recipes" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "two_step_vdn.yaml").write_text("# @package _global_\nseed: 3\n")
+    outcome = inprocess.command(["experiment=two_step_vdn", "--config-dir", str(tmp_path / "recipes")])
+    check_refused(
+        outcome,
+        2,
+        "two_step_vdn.yaml is not read, since experiment 'two_step_vdn' is this package's own: give the file",
+    )
+
+
+def test_a_preset_that_lacks_a_value(work: Path, tmp_path: Path):
+    folder = tmp_path / "recipes" / "preset"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\npreset:\n  agent: recurrent\n")
+    outcome = inprocess.command(["preset=mine", "--config-dir", str(tmp_path / "recipes")])
+    check_refused(
+        outcome,
+        2,
+        "', which ",
+        " takes from it: add it, or let the preset's file begin with the defaults of another, '- tuned' and '- _self_'",
+    )
 
 
 # -- packages and environments ------------------------------------------------------------------------------------
