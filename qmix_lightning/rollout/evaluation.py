@@ -9,6 +9,7 @@ import torch
 
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import PrefetchesResets, VectorEnv
+from qmix_lightning.rollout.recorder import LONG_EPISODE_STEPS, warn_of_long_episode
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.kill_points import reached
@@ -93,6 +94,7 @@ def evaluate_episodes(
     observation: Observation | None = None
     prefetches = env if isinstance(env, PrefetchesResets) else None
     let_self_follow(env, rollout_policy.policy)
+    may_go_on = env.spec.episode_limit is None
     while not interrupted():
         begin = np.array([current[s] < 0 and bool(queues[s]) for s in range(slots)])
         if begin.any():
@@ -117,6 +119,9 @@ def evaluate_episodes(
         outcome = env.step(rollout_policy.act(observation, epsilon, draws), torch.from_numpy(active))
         observation = outcome.next
         lengths[active] += 1
+        if may_go_on and lengths.max() > LONG_EPISODE_STEPS:
+            warn_of_long_episode()
+            may_go_on = False
         returns[active] += outcome.reward.numpy(force=True)[active]
         ended = (outcome.terminated | outcome.truncated).numpy(force=True) & active
         if outcome.failed is not None:

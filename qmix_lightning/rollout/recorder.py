@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 
 import numpy as np
@@ -10,7 +11,12 @@ from torch import Tensor
 
 from qmix_lightning.types import EnvSpec, Episode, Observation, Transition
 
-__all__ = ["EpisodeRecorder"]
+__all__ = ["LONG_EPISODE_STEPS", "EpisodeRecorder", "warn_of_long_episode"]
+
+_log = logging.getLogger(__name__)
+
+LONG_EPISODE_STEPS = 8192
+"""Steps of an episode without a limit after which a warning says that it may never end."""
 
 _UNKNOWN_LIMIT_STEPS = 64
 _ROW_FIELDS = ("obs", "state", "avail_actions", "agent_mask")
@@ -99,6 +105,8 @@ class EpisodeRecorder:
             self._flat[name].index_copy_(0, rows, value if chosen is None else value.index_select(0, chosen))
 
     def _double(self) -> None:
+        if self._capacity == LONG_EPISODE_STEPS:
+            warn_of_long_episode()
         old = {name: self._of(name) for name in self._flat}
         self._allocate(2 * self._capacity)
         for name, buffer in old.items():
@@ -120,3 +128,12 @@ class EpisodeRecorder:
         t = int(self.t[e])
         crc = zlib.crc32(self._of("reward")[e, :t].numpy(force=True).tobytes())
         return zlib.crc32(self._of("obs")[e, : t + 1].numpy(force=True).tobytes(), crc)
+
+
+def warn_of_long_episode() -> None:
+    """Warn that an episode of an environment without a limit goes on and on."""
+    _log.warning(
+        "an episode has taken %s steps, and the environment declares no limit: if episodes need not end, "
+        "env.episode_limit=N truncates them after N steps",
+        f"{LONG_EPISODE_STEPS:,}",
+    )

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from qmix_lightning.errors import CheckpointError
+from qmix_lightning.errors import CheckpointError, RunError
 from qmix_lightning.training.schedules import UpdateSchedule
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
 
-__all__ = ["FIRST_EPISODES", "Counters"]
+__all__ = ["FIRST_EPISODES", "Counters", "budget_too_small"]
 
 FIRST_EPISODES = 64
 
@@ -119,3 +119,24 @@ class Counters:
             return cls(**saved)
         except TypeError as error:
             raise CheckpointError(f"the checkpoint's counters are not those of a run: {error}") from error
+
+
+def budget_too_small(budget: int, episodes: int, batch_size: int | None) -> RunError:
+    """Return the error of a run whose budget ended before its first update.
+
+    Args:
+        budget: in environment steps.
+        episodes: how many have ended.
+        batch_size: of which there are too few; ``None``: there are enough, and no update fell due.
+    """
+    if not episodes:
+        return RunError(
+            f"the budget of {budget} environment steps ended before any episode did, and the environment declares no "
+            "limit: set env.episode_limit to truncate episodes, or raise total_env_steps"
+        )
+    missing = "an update fell due" if batch_size is None else f"a batch of {batch_size} could be drawn"
+    setting = "rollout.update_every" if batch_size is None else "replay.batch_size"
+    return RunError(
+        f"the budget of {budget} environment steps ended after {episodes} episodes, before {missing}: raise "
+        f"total_env_steps or lower {setting}"
+    )

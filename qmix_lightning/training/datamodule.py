@@ -35,7 +35,7 @@ from qmix_lightning.runtime.distributed import all_gather_objects, least_number,
 from qmix_lightning.runtime.kill_points import reached
 from qmix_lightning.runtime.signals import STOP_SIGNALS, StopFlag
 from qmix_lightning.runtime.text import error_line
-from qmix_lightning.training.counters import FIRST_EPISODES, Counters
+from qmix_lightning.training.counters import FIRST_EPISODES, Counters, budget_too_small
 from qmix_lightning.training.loaders import PLACEHOLDER, EvaluationLoader
 from qmix_lightning.training.schedules import EpsilonSchedule, UpdateSchedule
 from qmix_lightning.types import EpisodeStats, TrainBatch, TrajectoryBatch
@@ -254,14 +254,9 @@ class ReplayDataModule(LightningDataModule):
                 break
             # A round that was begun within the budget goes on to its update, a little past it.
             if counters.env_steps >= self.total_env_steps and counters.updates == 0 and self.rounds is None:
-                short = not self._ready(len(self.replay))
-                missing = f"a batch of {self.batch_size} could be drawn" if short else "an update fell due"
-                raise RunError(
-                    f"the budget of {self.total_env_steps} environment steps ended after {counters.episodes} episodes"
-                    f", before {missing}: raise total_env_steps or lower "
-                    f"{'replay.batch_size' if short else 'rollout.update_every'}"
-                )
-            steps, _ = self._to_next_update() if self._ready(len(self.replay)) else (None, None)
+                short = self.batch_size if not self._ready(len(self.replay)) else None
+                raise budget_too_small(self.total_env_steps, counters.episodes, short)
+            steps = self._to_next_update()[0] if self._ready(len(self.replay)) else self._to_end_of_budget()
             if unpublished:
                 reached("policy.publish")
                 collector.publish(self._policy)
@@ -318,6 +313,12 @@ class ReplayDataModule(LightningDataModule):
         if steps is not None:
             return max(1, steps // world_size()), None
         return None, max(1, self.schedule.episodes_to_next(counters.episodes) // world_size())
+
+    def _to_end_of_budget(self) -> int | None:
+        """Return this rank's share of what is left where episodes need not end, so that nothing waits for one."""
+        if self.replay.spec.episode_limit is not None or self.rounds is not None:
+            return None
+        return max(1, (self.total_env_steps - self.counters.env_steps) // world_size())
 
     def _interrupted(self) -> bool:
         # Ranks that are interrupted at different moments could not go on as one run, so they play whole rounds.

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from qmix_lightning.rollout import evaluation, recorder
 from qmix_lightning.rollout.collector import Collector
 from qmix_lightning.rollout.evaluation import evaluate_episodes
 from qmix_lightning.rollout.rollout_policy import RolloutPolicy
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
+from qmix_lightning.vector.factory import make_vector_env
 from support.collecting import collect, make_policy, two_step, varying
+from support.fakes import Endless
 
 
 def evaluate(make, num_envs, ids, **settings):
@@ -114,3 +117,17 @@ def test_what_is_drawn_is_where_the_environments_are():
 
     evaluate_episodes(env, Noting(), [0, 1], seed=3, epsilon=0.5)
     assert set(seen) == {"meta"}
+
+
+def test_an_episode_that_may_never_end_is_told_of_once(caplog, monkeypatch):
+    for module in (recorder, evaluation):
+        monkeypatch.setattr(module, "LONG_EPISODE_STEPS", 64)
+    env = make_vector_env(Endless, {}, num_envs=2, name="endless")
+    policy = make_policy(env.spec)
+    steps = itertools.count()
+    evaluate_episodes(env, RolloutPolicy(policy, 2, env.device), [0, 1], seed=1, interrupted=lambda: next(steps) == 70)
+    told = "an episode has taken 64 steps, and the environment declares no limit: if episodes need not end, "
+    assert [record.getMessage().startswith(told) for record in caplog.records] == [True]
+    collector = Collector(env, policy, seed=1, rank=0)
+    collector.collect(0.0, max_vector_steps=70)
+    assert [record.getMessage().startswith(told) for record in caplog.records] == [True, True]

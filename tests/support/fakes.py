@@ -180,6 +180,14 @@ class VaryingLength(ParallelEnv):
         pass
 
 
+class Endless(VaryingLength):
+    """Episodes that never end, and nothing that says so."""
+
+    def __init__(self) -> None:
+        super().__init__(extra_length=10**9)
+        del self.episode_limit
+
+
 class OfBatches(VaryingLength):
     """The same in the sizes of ``batches``, for which the loops that recompute losses are written."""
 

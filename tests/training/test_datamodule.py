@@ -17,8 +17,10 @@ from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.training import datamodule
 from qmix_lightning.training.counters import FIRST_EPISODES, Counters
 from qmix_lightning.training.loaders import PLACEHOLDER
+from qmix_lightning.vector.factory import make_vector_env
 from support.collecting import two_step, varying
 from support.data_modules import be_one_of, fingerprint, make, next_batch, resumed, stopped_in_step
+from support.fakes import Endless
 
 
 def test_placeholders_are_endless_and_hold_nothing():
@@ -163,6 +165,14 @@ def test_a_budget_too_small_for_a_batch():
     with pytest.raises(RunError, match=f"^{message}$"):
         next_batch(data)
     assert data.counters.env_steps == 20
+
+
+def test_a_budget_in_which_no_episode_ends():
+    data = make(lambda num_envs: make_vector_env(Endless, {}, num_envs=num_envs, name="endless"), 3, total_env_steps=20)
+    message = "the budget of 20 environment steps ended before any episode did, and the environment declares no limit: "
+    with pytest.raises(RunError, match=message + r"set env\.episode_limit to truncate episodes"):
+        next_batch(data)
+    assert data.counters.env_steps == 21
 
 
 def test_a_budget_too_small_for_an_update():
