@@ -27,7 +27,7 @@ def read_number(value: Any, what: str) -> float:
     if not isinstance(value, Real):
         array = np.asarray(value)
         if array.size != 1 or array.dtype.kind not in "biuf":
-            raise EnvironmentContractError(f"{what} is {shortened(value, 60)}, a number is needed")
+            raise EnvironmentContractError(f"{what} is {shortened(repr(value), 60)}, a number is needed")
         value = array.item()
     try:
         return float(value)

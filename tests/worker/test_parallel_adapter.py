@@ -479,7 +479,7 @@ UNREADABLE = {
     "no reward": (whole(1, {"a_0": 0.0}), "agent 'a_1' acted, but is not in rewards"),
     "no termination": (whole(2, {"a_0": False}), "agent 'a_1' acted, but is not in terminations"),
     "no truncations": (whole(3, None), "step must return truncations as a dictionary by agent, not NoneType"),
-    "a reward in words": (gives(1, "1.0"), r"the reward of agent 'a_1' is 1.0, a number is needed"),
+    "a reward in words": (gives(1, "1.0"), "the reward of agent 'a_1' is '1.0', a number is needed"),
     "a complex reward": (gives(1, 1j), r"the reward of agent 'a_1' is 1j, a number is needed"),
     "two rewards": (gives(1, np.zeros(2)), "the reward of agent 'a_1' is .*, a number is needed"),
     "an end in words": (gives(2, "False"), "the termination of agent 'a_1' is 'False', true or false is needed"),
