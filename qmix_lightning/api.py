@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qmix_lightning.config.env_address import FACTORY
 from qmix_lightning.config.tree import literal
 from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.text import shortened
 
 if TYPE_CHECKING:
     from qmix_lightning.config.run_config import RunConfig
@@ -230,6 +231,11 @@ def _env_section(env: Env) -> dict[str, Any]:
         return dict(env)
     from qmix_lightning.environment import register
 
+    if not callable(env):
+        raise ConfigurationError(
+            "env must be a name, an address module:factory, a mapping, or a class or function that returns an "
+            f"environment, not {shortened(repr(env))}"
+        )
     register(FACTORY, env, overwrite=True)
     return {"name": FACTORY}
 
@@ -238,9 +244,14 @@ def _overrides(name: str, value: Any) -> list[str]:
     """Return a setting, the choice of a group, or both, as they are typed."""
     if value is None and name == "algorithm":
         return []
+    if callable(value):
+        raise ConfigurationError(
+            f"{name} must be as it is typed on the command line, not {shortened(repr(value))}: give a component of "
+            "your own a name first, by MIXERS.register and the like (docs/new_algorithm.md)"
+        )
     if not isinstance(value, Mapping):
         return [f"{name}={literal(value)}"]
-    typed = [f"{name}={literal(value['name'])}"] if "name" in value else []
+    typed = _overrides(name, value["name"]) if "name" in value else []
     for key, inner in value.items():
         if key != "name":
             typed += _overrides(f"{name}.{key}", inner)

@@ -17,6 +17,7 @@ from qmix_lightning import api
 from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.environment import register
 from qmix_lightning.errors import CheckpointError, ConfigurationError
+from qmix_lightning.mixers.qmix import QMixer
 from qmix_lightning.optimizers import LearningRate, adam
 from qmix_lightning.policies import team
 from qmix_lightning.training.module import TeamModule
@@ -54,6 +55,20 @@ def test_a_run_from_python_is_the_commands(tmp_path: Path):
 def test_an_environment_is_a_factory_an_address_or_a_section(env: Any, n_agents: int, tmp_path: Path):
     _, data = ql.build_lightning(env, run_dir=tmp_path / "run", **TINY)
     assert data.replay.spec.n_agents == n_agents
+
+
+def test_what_is_no_setting_is_refused_by_its_name():
+    env: Any = VaryingLength()
+    with pytest.raises(ConfigurationError, match=r"^env must be .*, or a class or function that .*, not <support"):
+        ql.train(env, "vdn")
+    env = 3
+    with pytest.raises(ConfigurationError, match=r"^env must be a name, .*, not 3$"):
+        ql.evaluate("two_step", env=env)
+    learner: Any = VaryingLength
+    with pytest.raises(ConfigurationError, match=r"^algorithm must be as it is typed .*, not <class .*: give a comp"):
+        ql.train("two_step", learner)
+    with pytest.raises(ConfigurationError, match=r"^mixer must be as it is typed .*QMixer.*: give a component"):
+        ql.build_lightning("two_step", mixer={"name": QMixer})
 
 
 def test_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
