@@ -236,7 +236,9 @@ class _BareEpisodes:
             number = _as_array(reward)
             if number.size != 1 or number.dtype.kind not in "biuf":
                 self._stop(
-                    "accounts", "number", f"the reward of agent '{agent}' is {shortened(reward, 80)}, not a number"
+                    "accounts",
+                    "number",
+                    f"the reward of agent '{agent}' is {shortened(repr(reward), 80)}, not a number",
                 )
             value = float(number.item())
             if not np.isfinite(value):

@@ -56,6 +56,7 @@ BROKEN = {
     "TellsInAList": ("spec", r"reset.*infos must be a dictionary by agent, not list"),
     "TellsAList": ("spec", r"reset.*the info of agent 'w_0' is list, a dictionary is needed"),
     "MaskOfTexts": ("masks", r"reset.*the mask of agent 'w_0' holds '1'; 0 or 1 is needed"),
+    "PaysInWords": ("accounts", r"step 1 .*the reward of agent '.*' is '-.*', not a number"),
     "PaysInAList": ("spec", r"step 1 .*rewards must be a dictionary by agent, not list"),
     "EndsInWords": ("accounts", r"step 1 .*the termination of agent 'w_0' is 'no', true or false is needed"),
     "ExitsInClose": ("close", r"close\(\) raised SystemExit: 0"),

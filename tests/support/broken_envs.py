@@ -193,6 +193,12 @@ class MaskOfTexts(Walk):
         return {a: {"action_mask": ["1", "0", "1"]} for a in agents}
 
 
+class PaysInWords(Walk):
+    def step(self, actions: Any) -> Any:
+        result = super().step(actions)
+        return result[0], {agent: str(reward) for agent, reward in result[1].items()}, *result[2:]
+
+
 class PaysInAList(Walk):
     def step(self, actions: Any) -> Any:
         result = super().step(actions)
