@@ -55,10 +55,10 @@ def _refuse_hidden_choice() -> None:
     folders = [Path(source.path) for source in runtime.config_sources if source.provider == "command-line"]
     for key, choice in runtime.choices.items() if folders else ():
         group = str(key).partition("@")[0]
-        own = shipped_file(group, str(choice))
-        for folder in folders if own is not None else ():
-            path = folder / group / f"{choice}.yaml"
-            if path.is_file() and path.read_text() != own.read_text():
+        if (shipped := shipped_file(group, str(choice))) is None:
+            continue
+        for path in (folder / group / f"{choice}.yaml" for folder in folders):
+            if path.is_file() and path.read_text() != shipped.read_text():
                 raise ConfigurationError(
                     f"{shown_path(path)} is not read, since {group} '{choice}' is this package's own: give the file "
                     "another name"
