@@ -299,6 +299,10 @@ class TeamModule(LightningModule):
         checkpoint["env_steps"] = self.trainer.datamodule.counters.env_steps  # pyright: ignore[reportAttributeAccessIssue]
         rewind_loops(checkpoint["loops"]["fit_loop"], updates=checkpoint["global_step"])
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning converts the parameters only after it has filled them, which would round those of 64 bits.
+        self.trainer.precision_plugin.convert_module(self)
+
 
 def _no_optimizer(groups: list[dict[str, Any]]) -> Optimizer:
     raise ConfigurationError("to train on: TeamModule.load_from_checkpoint(path, optimizer=...)")

@@ -8,10 +8,13 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+import torch
 
+from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.errors import EnvironmentFault
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
 from qmix_lightning.training.callbacks.run_checkpoint import RunCheckpoint
+from support import inprocess, runs
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,18 @@ def test_what_only_one_rank_knows_is_not_saved(tmp_path: Path, ranks: int, colle
     trainer = cast(Any, SimpleNamespace(world_size=ranks, datamodule=data))
     checkpoint.on_exception(trainer, cast(Any, None), EnvironmentFault("gone"))
     assert checkpoint.save.called == saved
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_parameters_come_back_in_their_own_precision(tmp_path: Path, precision: str):
+    tiny = [*inprocess.TINY, f"trainer.precision={precision}", "num_threads=1"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    inprocess.succeed([*tiny, f"run_dir={whole}"])
+    inprocess.succeed([*tiny, f"run_dir={stopped}", "trainer.max_steps=10"])
+    inprocess.succeed([f"run_dir={stopped}", "ckpt_path=last", "trainer.max_steps=-1"])
+    one, other = (
+        runs.flat(read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]) for run in (whole, stopped)
+    )
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
