@@ -69,6 +69,20 @@ def test_values_just_above_the_best_return_are_hope(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
+def test_values_above_returns_that_are_all_alike(capsys: pytest.CaptureFixture[str]):
+    """Where no reward was found yet, what a network says before it has learned is above all returns."""
+    watched = Watched()
+    for _ in range(9):
+        watched.log_row(0.3, 0.0, 0.0)
+    constant = Watched()
+    for _ in range(9):
+        constant.log_row(0.4, 0.3, 0.3, 0.3)  # their deviation is 0 but for rounding
+    assert capsys.readouterr().err == ""
+    for _ in range(3):
+        watched.log_row(5.0, 0.0, 0.0)
+    assert "values average 5, where no discounted return was above 0: " in capsys.readouterr().err
+
+
 def test_a_budget_that_buys_few_updates(capsys: pytest.CaptureFixture[str]):
     watched = Watched()
     watched.counters.updates = 40
