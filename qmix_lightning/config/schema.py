@@ -25,6 +25,7 @@ from pydantic import (
     ValidationError,
     with_config,
 )
+from pydantic_core import SchemaError
 from typing_extensions import TypedDict
 
 from qmix_lightning.config.expected import describe, describe_range, options_of, parts_of, typed
@@ -126,6 +127,13 @@ def _check(section: _Section, given: Mapping[str, Any], path: str, provided: Ite
         return TypeAdapter(section.as_type()).validate_python(dict(given))
     except ValidationError as error:
         raise ConfigurationError(_explain(error, section, given, path, provided)) from None
+    except SchemaError as error:
+        # What a signal raises while pydantic builds its checks comes out as text in an error of its own.
+        if "KeyboardInterrupt" in str(error):
+            raise KeyboardInterrupt from error
+        if stopped := re.search(r"SystemExit: (\d+)", str(error)):
+            raise SystemExit(int(stopped[1])) from error
+        raise
 
 
 def _explain(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from pydantic_core import SchemaError
 from pytorch_lightning import Trainer
 
 from qmix_lightning import environment
@@ -380,3 +381,18 @@ def test_right_types_of_a_component():
     given = {"count": 3.0, "rate": 1, "mode": "x", "table": [[1]], "on": False}
     assert check_settings("part", given, component) == {**given, "count": 3, "rate": 1.0}
     assert check_settings("part", {"count": 1}, component) == {"count": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "stop"), [("KeyboardInterrupt: ", KeyboardInterrupt), ("SystemExit: 143", SystemExit)]
+)
+def test_a_signal_while_checks_are_built_is_no_error_of_pydantics(
+    text: str, stop: type[BaseException], monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(checked: Any) -> None:
+        raise SchemaError(f'Error building "typed-dict" validator:\n  {text}')
+
+    monkeypatch.setattr("qmix_lightning.config.schema.TypeAdapter", interrupted)
+    with pytest.raises(stop) as raised:
+        check_settings("part", {"count": 1}, component)
+    assert getattr(raised.value, "code", 143) == 143
