@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from qmix_lightning.config.run_config import RunConfig
 from qmix_lightning.config.schema import typed
-from qmix_lightning.config.tree import flatten
+from qmix_lightning.config.tree import flatten, literal
 
 __all__ = ["remarks_on_typed"]
 
@@ -42,6 +42,10 @@ _USES = [
     *_of("replay.kind", "prioritized", keys="priority_alpha priority_beta priority_beta_anneal_steps"),
     *_of("replay.storage", "memmap", keys="memmap_dir"),
     *_of("rollout.collector", "ray", keys="num_collectors"),
+    _Use("ray.num_cpus", "rollout.collector", "ray", lambda collector: collector == "ray"),
+    _Use("init_parts", "init_from", "POLICY", lambda policy: policy is not None),
+    _Use("trainer.gradient_clip_algorithm", "trainer.gradient_clip_val", "a number", lambda limit: limit is not None),
+    _Use("optimizer.max_grad_norm", "trainer.gradient_clip_val", "null", lambda limit: limit is None),
 ]
 
 
@@ -57,7 +61,7 @@ def remarks_on_typed(config: RunConfig, keys: Collection[str]) -> list[str]:
     values = flatten(config.to_dict())
     lines = [
         f"{use.key}={typed(values[use.key])} changes nothing: it is for {use.other}={use.wanted}, which is "
-        f"{values[use.other]}"
+        f"{literal(values[use.other])}"
         for use in _USES
         if use.key in keys and use.key in values and use.other in values and not use.has_effect(values[use.other])
     ]
