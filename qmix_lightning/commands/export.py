@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmix_lightning.cli.hydra_app import run_command
 from qmix_lightning.config.policy_config import ExportConfig, validate_export
+from qmix_lightning.config.tree import key_of
 
 if TYPE_CHECKING:
     from qmix_lightning.policies import StoredPolicy
@@ -22,7 +24,26 @@ def main() -> None:
 
 
 def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> None:
-    export(validate_export(tree))
+    config = validate_export(tree)
+    for line in _without_effect(config, list(map(key_of, overrides or []))):
+        print(line, file=sys.stderr, flush=True)
+    export(config)
+
+
+def _without_effect(config: ExportConfig, typed: list[str]) -> list[str]:
+    """Return a line for each typed key that changes nothing beside the others."""
+    plays = config.card or (config.programs and config.verify_steps)
+    wanted = {
+        "card=true": [] if config.card else ["task", "command", "commit", "episodes", "seed"],
+        "programs=onnx or torch_export": [] if config.programs else ["verify_steps"],
+        "card=true, and for programs, which it verifies": [] if plays else ["num_envs", "env"],
+    }
+    return [
+        f"{name} changes nothing: it is for {use}"
+        for use, unused in wanted.items()
+        for name in typed
+        if name.partition(".")[0] in unused
+    ]
 
 
 def export(config: ExportConfig) -> None:

@@ -34,6 +34,19 @@ def test_it_plays_as_the_checkpoint_does_and_as_its_card_says(finished_run: Path
     assert of_team == of_run
 
 
+def test_what_is_typed_for_a_card_or_programs_that_are_not_asked_for(finished_run: Path, tmp_path: Path):
+    typed = ["task=agree", "episodes=5", "verify_steps=9", "num_envs=2"]
+    outcome = inprocess.succeed([str(finished_run), f"output={tmp_path / 'team'}", *typed], "export")
+    assert outcome.err.splitlines() == [
+        "task changes nothing: it is for card=true",
+        "episodes changes nothing: it is for card=true",
+        "verify_steps changes nothing: it is for programs=onnx or torch_export",
+        "num_envs changes nothing: it is for card=true, and for programs, which it verifies",
+    ]
+    used = [*typed, "card=true", "programs=torch_export", f"output={tmp_path / 'used'}"]
+    assert inprocess.succeed([str(finished_run), *used], "export").err == ""
+
+
 def test_a_program_is_verified_and_told(finished_run: Path, tmp_path: Path):
     typed = [f"output={tmp_path / 'team'}", "programs=torch_export", "verify_steps=40"]
     outcome = inprocess.succeed([str(finished_run), *typed], "export")
