@@ -35,6 +35,7 @@ from qmix_lightning.rollout.ray_cluster import RayCluster
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.resources import available_cores, choose_asynchronous
 from qmix_lightning.runtime.signals import StopFlag
+from qmix_lightning.runtime.text import did_you_mean
 from qmix_lightning.runtime.trial import TRIAL, load_trial
 from qmix_lightning.training.callbacks.health import HealthCheck
 from qmix_lightning.training.callbacks.metrics_log import MetricsLog
@@ -127,6 +128,15 @@ def _with_fitting_replay(config: RunConfig, spec: EnvSpec, run_dir: Path) -> Run
             flush=True,
         )
     return fitting
+
+
+def _check_objective(objective: str | None, evaluated: list[str]) -> None:
+    """Refuse an objective that is no metric of this task's evaluations: the run would end without one."""
+    known = [name.removeprefix("eval/") for name in evaluated]
+    if objective is not None and objective not in known:
+        raise ConfigurationError(
+            f"objective={objective}: evaluations have no such metric{did_you_mean(objective, known, 'objective=')}"
+        )
 
 
 def _initialize(module: TeamModule, spec: EnvSpec, config: RunConfig, *, told: bool) -> None:
@@ -240,6 +250,8 @@ def build_run(config: RunConfig, run_dir: Path, resumed: Resumed | None = None, 
     learner = _learner(config, spec)
     optimizer = make_component(OPTIMIZERS, config.optimizer)
     module = TeamModule(learner=learner, optimizer=optimizer, episode_metrics=spec.episode_metrics, metadata=metadata)
+    if resumed is None:
+        _check_objective(config.objective, module.eval_names)
     if config.init_from is not None and resumed is None:
         _initialize(module, spec, config, told=trainer.global_rank == 0)
 

@@ -148,6 +148,8 @@ TYPED = [
         "callbacks.stop: 'pytorch_lightning.callbacks' has no 'EarlyStoping'. Did you mean 'EarlyStopping'?",
     ),
     ("trainer.accelerator=gpu", "No supported gpu backend found: use trainer.accelerator=auto or cpu"),
+    # what runs are compared by
+    ("objective=retrun_mean", "evaluations have no such metric. Did you mean 'objective=return_mean'?"),
     # environments
     ("env=pettingzoo", "env.id needs a value"),
     ("env=pettingzoo env.id=nowhere:make", "there is no module 'nowhere' here"),
