@@ -193,7 +193,8 @@ def resolve_shares(given: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value):
             if isinstance(budget, int | float) and math.isfinite(budget):  # else the budget is refused
-                section[last] = max(1, round(budget * float(match[1]) / 100))
+                share = float(match[1]) / 100
+                section[last] = max(1, round(budget * share)) if share else 0
         elif value != "auto" or key != "eval_interval":
             raise ConfigurationError(
                 f"{key} must be an integer or a share of total_env_steps such as 20%, not {typed(value)}"

@@ -269,6 +269,13 @@ def test_shares_of_the_budget_become_environment_steps():
             run_config("optimizer=adam", f"{key}=half")
 
 
+def test_no_share_of_the_budget_is_no_step():
+    config = run_config("total_env_steps=20000", "exploration.epsilon_anneal_steps=0%", "checkpoint_interval=0.001%")
+    assert (config.exploration.epsilon_anneal_steps, config.checkpoint_interval) == (0, 1)
+    with pytest.raises(ConfigurationError, match="eval_interval must be at least 1, not 0"):
+        run_config("eval_interval=0.0%")
+
+
 @pytest.mark.parametrize(
     ("budget", "limit", "plan"),
     [
