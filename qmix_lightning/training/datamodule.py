@@ -252,8 +252,10 @@ class ReplayDataModule(LightningDataModule):
             self._raise_if_over()
             if counters.updates_due > 0:
                 break
-            # A round that was begun within the budget goes on to its update, a little past it.
-            if counters.env_steps >= self.total_env_steps and counters.updates == 0 and self.rounds is None:
+            # What was begun within the budget is played on, a little past it: a round to its update, and, in a run that
+            # was interrupted meanwhile, the rest.
+            over = counters.env_steps >= self.total_env_steps and not counters.partial_rollout
+            if over and counters.updates == 0 and self.rounds is None:
                 short = self.batch_size if not self._ready(len(self.replay)) else None
                 raise budget_too_small(self.total_env_steps, counters.episodes, short)
             steps = self._to_next_update()[0] if self._ready(len(self.replay)) else self._to_end_of_budget()

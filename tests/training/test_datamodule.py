@@ -223,6 +223,25 @@ def test_interrupted_behind_the_budget_a_run_goes_on_to_its_last_update(tmp_path
     assert data.counters.evaluation_pending
 
 
+def test_interrupted_behind_the_budget_in_its_first_episodes_a_run_plays_them_on(tmp_path):
+    settings = {"env": varying, "num_envs": 2, "batch_size": 1, "total_env_steps": 1}
+    whole, data = make(**settings), make(**settings)
+    expected = fingerprint(next_batch(whole))
+    step = data._env.step
+
+    def stepping(actions, active):
+        data.stop.signal_number = 15
+        return step(actions, active)
+
+    data._env.step = stepping
+    with pytest.raises(RunInterrupted):
+        next_batch(data)
+    assert (data.counters.env_steps, data.counters.episodes) == (2, 0)
+    data = resumed(data, tmp_path, settings)
+    assert fingerprint(next_batch(data)) == expected
+    assert data.counters == whole.counters
+
+
 def test_a_smaller_budget_than_what_was_done_ends_a_run_at_once(tmp_path):
     settings = {"env": varying, "num_envs": 2, "batch_size": 3}
     data = make(**settings)
