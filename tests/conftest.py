@@ -20,6 +20,9 @@ if _made:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# Gymnasium sets it when it is first imported: perhaps within a test, behind which the environment is as before.
+os.environ["PYGAME_HIDE_SUPPORT_PROMPT"] = "hide"
+
 # What is imported and collected stays, a million objects: the collector looks through them in every test, for nothing.
 gc.disable()
 
