@@ -23,7 +23,7 @@ LAYERS = [
     ("algorithms", "vector", "replay", "rendering"),
     ("rollout", "checkpoint", "components", "env_checker", "policies"),
     ("training", "cli"),
-    ("build", "study"),
+    ("build", "fit", "study"),
     ("commands", "api"),
     ("__main__",),
 ]

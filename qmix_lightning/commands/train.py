@@ -113,7 +113,7 @@ def _train_locked(
     ``begun``: one was killed there; ``opened``: the contents of the checkpoint to resume, if they have been read;
     ``requeued``: SLURM or torchrun started the command again.
     """
-    from qmix_lightning.commands.fitting import fit_run
+    from qmix_lightning.fit import fit_run
 
     if config.ckpt_path is None and (overrides is None or not holds_files(run_dir)):
         return fit_run(config, run_dir, None, ranks, fit_replay=_has_no_capacity(overrides))

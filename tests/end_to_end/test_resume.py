@@ -106,7 +106,7 @@ def stopped_as_it_begins(
         raise stop or KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("qmix_lightning.commands.fitting.print_start", stopped)
+        patch.setattr("qmix_lightning.fit.print_start", stopped)
         return inprocess.command(typed)
 
 
