@@ -44,9 +44,8 @@ def check_networks(learner: Learner, spec: EnvSpec, *, algorithm: str, agent: st
         if type(learner.policy).forward is Policy.forward:  # one of its own may call another kind of agent
             _check_agent(copy.deepcopy(learner.policy), spec, f"agent '{agent}'")
         mix, network = getattr(learner, "mix", None), getattr(learner, "mixer", None)
-        if isinstance(mix, MixerCall) and isinstance(
-            network, nn.Module
-        ):  # else the learner calls it in a way of its own
+        # A learner without a MixerCall calls its mixer in a way of its own.
+        if isinstance(mix, MixerCall) and isinstance(network, nn.Module):
             state_dim = spec.n_agents * learner.policy.agent.feature_dim if spec.state_is_features else spec.state_dim
             _check_mixer(copy.deepcopy(network), mix.wants, spec, state_dim, f"mixer '{mixer}'")
 
