@@ -49,9 +49,9 @@ def fit_run(
 
     Args:
         config: validated; the run's own, where it goes on.
-        run_dir: where the run writes, locked by this process's first rank.
+        run_dir: where the run writes; the first rank has locked it.
         resumed: the checkpoint that it goes on from.
-        ranks: which begin together.
+        ranks: the processes of this launch, which begin together.
         fit_replay: see :func:`build_run`.
 
     Returns:
