@@ -215,31 +215,29 @@ EXPERIMENTS = {
 }
 
 
+def own_choice(recipes: Path, group: str, name: str, text: str) -> inprocess.Outcome:
+    """Run a command that chooses a file of one's own, which is written here."""
+    (recipes / group).mkdir(parents=True)
+    (recipes / group / f"{name}.yaml").write_text(text)
+    return inprocess.command([f"{group}={name}", "--config-dir", str(recipes)])
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_mistake_in_an_experiment(work: Path, tmp_path: Path, name: str):
     text, message = EXPERIMENTS[name]
-    folder = tmp_path / "recipes" / "experiment"
-    folder.mkdir(parents=True)
-    (folder / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
-    outcome = inprocess.command([f"experiment={name}", "--config-dir", str(tmp_path / "recipes")])
+    outcome = own_choice(tmp_path / "recipes", "experiment", name, f"# @package _global_\n{text}")
     check_refused(outcome, 2, message)
     assert sorted(os.listdir(work)) == ["mine.txt"]
 
 
 @pytest.mark.parametrize("text", ["seed: 3\n", "defaults:\n  - override /algorithm: vdn\n"])
 def test_an_experiment_without_its_first_line(text: str, work: Path, tmp_path: Path):
-    folder = tmp_path / "recipes" / "experiment"
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text(text)
-    outcome = inprocess.command(["experiment=mine", "--config-dir", str(tmp_path / "recipes")])
+    outcome = own_choice(tmp_path / "recipes", "experiment", "mine", text)
     check_refused(outcome, 2, "must begin with the line '# @package _global_'")
 
 
 def test_an_experiment_by_a_name_of_this_packages(work: Path, tmp_path: Path):
-    folder = tmp_path / "recipes" / "experiment"
-    folder.mkdir(parents=True)
-    (folder / "two_step_vdn.yaml").write_text("# @package _global_\nseed: 3\n")
-    outcome = inprocess.command(["experiment=two_step_vdn", "--config-dir", str(tmp_path / "recipes")])
+    outcome = own_choice(tmp_path / "recipes", "experiment", "two_step_vdn", "# @package _global_\nseed: 3\n")
     check_refused(
         outcome,
         2,
@@ -248,10 +246,8 @@ def test_an_experiment_by_a_name_of_this_packages(work: Path, tmp_path: Path):
 
 
 def test_a_preset_that_lacks_a_value(work: Path, tmp_path: Path):
-    folder = tmp_path / "recipes" / "preset"
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text("# @package _global_\npreset:\n  agent: recurrent\n")
-    outcome = inprocess.command(["preset=mine", "--config-dir", str(tmp_path / "recipes")])
+    text = "# @package _global_\npreset:\n  agent: recurrent\n"
+    outcome = own_choice(tmp_path / "recipes", "preset", "mine", text)
     check_refused(
         outcome,
         2,

@@ -42,7 +42,7 @@ class Pair(Mixer):
 
 
 class AsksForMore(Mixer):
-    def forward(self, agent_qs: Tensor, state: Tensor, hidden: Tensor) -> Any:  # pyright: ignore
+    def forward(self, agent_qs: Tensor, state: Tensor, hidden: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return agent_qs.mean(-1)
 
 
