@@ -50,6 +50,13 @@ class StopAt(Callback):
         trainer.should_stop = trainer.should_stop or trainer.global_step >= self.update
 
 
+class LogsScore(Callback):
+    """Logs a metric of its own at every evaluation."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.log("own/score", 1.0)
+
+
 def summary(run: Path) -> dict[str, Any]:
     return json.loads((run / "summary.json").read_text())
 
@@ -184,6 +191,30 @@ def test_a_metric_that_does_not_exist_is_told_at_the_first_update(tmp_path: Path
     told = "watches 'train/los', which is not logged. Did you mean 'train/loss'?"
     inprocess.refused([*arguments, "total_env_steps=400", *TINY], told)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def logs_a_score(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is typed for a callback that logs ``own/score`` at evaluations, watched by another one."""
+    monkeypatch.setitem(sys.modules, "test_callbacks", sys.modules[__name__])
+    return ["callbacks=early_stopping", "callbacks.own._target_=test_callbacks.LogsScore", "eval_interval=12"]
+
+
+def test_a_metric_that_a_callback_of_ones_own_logs_at_evaluations_can_be_watched(
+    tmp_path: Path, logs_a_score: list[str]
+):
+    watch = ["callbacks.early_stopping.monitor=own/score", "callbacks.early_stopping.patience=2"]
+    inprocess.succeed([f"run_dir={tmp_path}/run", "total_env_steps=400", *TINY, *logs_a_score, *watch])
+    assert summary(tmp_path / "run")["why"] == "early stopping: own/score was no better than 1 in 2 evaluations"
+
+
+def test_beside_a_callback_of_ones_own_a_wrong_name_is_told_at_the_first_evaluation(
+    tmp_path: Path, logs_a_score: list[str]
+):
+    watch = ["callbacks.early_stopping.monitor=own/scores"]
+    outcome = inprocess.command([f"run_dir={tmp_path}/run", "total_env_steps=400", *TINY, *logs_a_score, *watch])
+    assert outcome.status == 2
+    assert "watches 'own/scores', which is not logged. Did you mean 'own/score'?" in outcome.err
 
 
 @pytest.mark.parametrize(

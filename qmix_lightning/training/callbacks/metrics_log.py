@@ -96,9 +96,8 @@ class MetricsLog(Callback):
         self._publish(trainer, row)
         if due:
             log_row(trainer, row, self._pop_times(trainer))
-        if not self._monitors_checked:
-            self._monitors_checked = True
-            _check_monitors(trainer, {*self.last_train, *module.eval_names})
+        if not _may_log_more(trainer):
+            self._check_monitors_once(trainer, module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = time.perf_counter()
@@ -109,8 +108,15 @@ class MetricsLog(Callback):
             self.last_eval = dict(cast(TeamModule, pl_module).eval_results)
             self._publish(trainer, self.last_eval)
             log_row(trainer, self.last_eval, self._pop_times(trainer))
+            self._check_monitors_once(trainer, cast(TeamModule, pl_module))
             if self.on_evaluation is not None:
                 self.on_evaluation(trainer, cast(TeamModule, pl_module))
+
+    def _check_monitors_once(self, trainer: Trainer, module: TeamModule) -> None:
+        """Refuse, once there was an update, callbacks that watch a metric which does not exist."""
+        if self.last_train and not self._monitors_checked:
+            self._monitors_checked = True
+            _check_monitors(trainer, {*self.last_train, *module.eval_names})
 
     @staticmethod
     def _publish(trainer: Trainer, metrics: dict[str, float]) -> None:
@@ -139,14 +145,22 @@ class MetricsLog(Callback):
         self._logged_seconds = dict(self.seconds)
 
 
+def _may_log_more(trainer: Trainer) -> bool:
+    """Return whether a callback of the user's may log a metric that is not there before the first evaluation."""
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    packages = {type(callback).__module__.partition(".")[0] for callback in callbacks}
+    return trainer.enable_validation and not packages <= {"qmix_lightning", "pytorch_lightning"}
+
+
 def _check_monitors(trainer: Trainer, known: set[str]) -> None:
     """Refuse callbacks that watch a metric which does not exist, before much has been computed.
 
     Raises:
         ConfigurationError: has the closest name there is.
     """
+    known = known | trainer.callback_metrics.keys()
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         monitor = getattr(callback, "monitor", None)
-        if isinstance(monitor, str) and monitor not in known | trainer.callback_metrics.keys():
+        if isinstance(monitor, str) and monitor not in known:
             what = f"callback {type(callback).__name__} watches '{monitor}', which is not logged"
             raise ConfigurationError(f"{what}{did_you_mean(monitor, known)}")
