@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support import inprocess
 from support.pages import steps_of
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +48,16 @@ def test_files_that_are_named_are_there(page: Path):
     for name in re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml|md))`", page.read_text()):
         if any((root / name.partition("/")[0]).is_dir() for root in roots):  # not a file of the reader's own package
             assert any((root / name).exists() for root in roots), name
+
+
+def test_what_a_run_writes_is_on_its_page(tmp_path: Path):
+    """Columns and keys have a row there; one that is new fails here until it has."""
+    inprocess.succeed([f"run_dir={tmp_path}/run", "algorithm=ow_qmix", *inprocess.TINY, "objective=return_mean"])
+    columns = (tmp_path / "run" / "metrics.csv").read_text().partition("\n")[0].split(",")
+    keys = json.loads((tmp_path / "run" / "summary.json").read_text())
+    named = set(re.findall(r"`([\w/]+)`", (ROOT / "docs" / "run_folder.md").read_text()))
+    assert {column for column in columns if not {column, column.removeprefix("train/")} & named} == set()
+    assert set(keys) - named == set()
 
 
 NAMED = re.compile(r"^\|.*\(\.\./(qmix_lightning/[\w/]+\.py)\) \| `([\w.]+)` \|$", re.MULTILINE)
