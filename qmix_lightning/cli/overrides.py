@@ -157,7 +157,8 @@ def sweep_parts(arguments: list[str]) -> tuple[Path, list[str], list[str]]:
     folder = [o.partition("=")[2] for o in overrides if o.startswith("run_dir=")][-1]
     if folder[:1] in ("'", '"'):
         folder = folder[1:-1].replace(f"\\{folder[0]}", folder[0])
-    fixed = [o for o in overrides if not o.startswith(("hydra.", "hydra/")) and parse_swept(o) is None]
+    last = {key_of(o): o for o in overrides if not o.startswith(("hydra.", "hydra/"))}  # what Hydra obeys
+    fixed = [o for o in last.values() if parse_swept(o) is None]
     return Path(folder), [flag for flag in flags if flag not in ("-m", "--multirun")], fixed
 
 

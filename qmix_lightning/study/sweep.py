@@ -93,7 +93,8 @@ class Sweep:
             end_with_parent()
         hydra = HydraConfig.get()
         overrides = [o for o in hydra.overrides.task if not o.startswith("run_dir=")]
-        swept = [o for o in overrides if key_of(o) not in self.fixed]
+        last = {key_of(o): o for o in overrides}  # what Hydra obeys where a key was typed twice
+        swept = [o for key, o in last.items() if key not in self.fixed]
         key = f"{_INVALID}{hashlib.sha256(repr(sorted(overrides)).encode()).hexdigest()[:16]}"
         name, summary, objective = ",".join(swept) or f"job {hydra.job.num}", {}, None
         try:

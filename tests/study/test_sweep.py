@@ -148,6 +148,14 @@ def test_choices_are_swept_by_a_pattern_and_seeds_by_a_range(made: list[list[str
     assert folders() == {f"two_step_{name}_seed{seed}" for name in ("vdn", "vdn_s") for seed in (1, 2)}
 
 
+def test_what_is_typed_twice_counts_as_it_was_typed_last(made: list[list[str]]):
+    """As Hydra has it: a script's own settings, and what its user adds behind them."""
+    assert train("seed=1", "optimizer.lr=0.5", "optimizer.lr=0.1,0.25").status == 0
+    assert folders() == {f"two_step_qmix_optimizer.lr={lr}_seed1" for lr in (0.1, 0.25)}
+    assert train("seed=2", "optimizer.lr=0.1,0.25", "optimizer.lr=0.5").status == 0
+    assert "two_step_qmix_seed2" in folders()
+
+
 def test_one_configuration_that_does_not_fit_stops_no_other(made: list[list[str]]):
     outcome = train("seed=1", "optimizer.lr=0.1,-1,0.25")
     assert outcome.status == 1
