@@ -23,7 +23,7 @@ def opposing_sides(env: VectorEnv) -> tuple[str, ...]:
     environment do: those of agents that are called differently are compared over some steps.
     """
     spec = env.spec
-    if spec.natively_batched or spec.n_agents < 2:
+    if spec.n_agents < 2:
         return ()
     if named := sides_by_name(spec.agent_names):
         return named
@@ -51,14 +51,14 @@ def _random_rewards(env: VectorEnv) -> np.ndarray:
         if ended:
             shown, episode = env.reset(first, torch.full((env.num_envs,), episode)), episode + 1
         assert shown is not None
-        legal = torch.where(first[:, None, None], shown.avail_actions, True)
+        legal = torch.where(first[:, None, None], shown.avail_actions.cpu(), True)
         actions = torch.multinomial(legal.flatten(0, 1).float(), 1, generator=generator).view(env.num_envs, -1)
-        outcome = env.step(actions, first)
+        outcome = env.step(actions.to(env.device), first)
         if outcome.agent_reward is None:
             return np.zeros((1, env.spec.n_agents))
         failed = outcome.failed is not None and bool(outcome.failed[0])
         if not failed:
-            found.append(outcome.agent_reward[0].numpy().copy())
+            found.append(outcome.agent_reward[0].numpy(force=True).copy())
         shown, ended = outcome.next, failed or bool(outcome.terminated[0] | outcome.truncated[0])
     return np.stack(found)
 
@@ -68,8 +68,11 @@ def one_team_of_sides(name: str, spec: EnvSpec, sides: tuple[str, ...]) -> str:
     side = sides[0]
     members = [agent for agent in spec.agent_names if side_of(agent) == side]
     pattern = members[0] if len(members) == 1 else f"{side}_*"
+    if spec.natively_batched:
+        cure = "it is batched by nature and takes no env.team, so it must itself show one side and play the others"
+    else:
+        cure = f"env.team=[{pattern}] trains one side, env.opponents is how the others act"
     return (
         f"environment '{name}' is a game between sides ({', '.join(sides)}), and all of its agents are trained as one "
-        f"team that earns the rewards of every side: env.team=[{pattern}] trains one side, env.opponents is how the "
-        "others act"
+        f"team that earns the rewards of every side: {cure}"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
+from qmix_lightning.vector.factory import make_vector_env
 from support.fakes import VaryingLength
 
 
@@ -50,6 +52,13 @@ class Duel(ParallelEnv):
         shown, infos = self._shown(), {a: {} for a in self.agents}
         self.agents = [] if self.t >= 5 else self.agents
         return shown, rewards, over, never, infos
+
+
+def batched_duel(num_envs: int) -> Any:
+    """The same game as one simulator would step it."""
+    env = make_vector_env(Duel, {}, num_envs=num_envs, name="duel")
+    env.spec = replace(env.spec, natively_batched=True)
+    return env
 
 
 def first_or_second(agent: str, observation: np.ndarray, action_mask: np.ndarray, rng: np.random.Generator) -> int:

@@ -6,10 +6,10 @@ import torch
 
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.vector.factory import Backend, make_vector_env
-from qmix_lightning.vector.sides import opposing_sides
+from qmix_lightning.vector.sides import one_team_of_sides, opposing_sides
 from qmix_lightning.vector.team_env import Opponents, TeamEnv, team_env
 from support.fakes import Scripted, VaryingLength
-from support.sides import Duel, Sides
+from support.sides import Duel, Sides, batched_duel
 from support.vector_play import checksum
 
 ON = torch.ones(1, dtype=torch.bool)
@@ -139,12 +139,19 @@ def test_a_team_of_all_is_no_team():
         (Sides, {}, ("red", "blue")),  # by their names
         (Duel, {}, ("left", "right")),  # by their rewards
         (Duel, {"opposed": False}, ()),
+        (batched_duel, {}, ("left", "right")),
         (VaryingLength, {}, ()),
     ],
 )
 def test_opposing_sides_are_noticed(factory, settings, sides):
     env = make_vector_env(factory, settings, num_envs=2, name="game")
     assert opposing_sides(env) == sides
+
+
+@pytest.mark.parametrize(("factory", "cured"), [(Duel, True), (batched_duel, False)])
+def test_the_line_about_sides_names_no_setting_that_is_refused(factory, cured):
+    env = make_vector_env(factory, {}, num_envs=2, name="game")
+    assert ("env.team=[left_*]" in one_team_of_sides("game", env.spec, ("left", "right"))) is cured
 
 
 def test_idle_environments_remember_nothing():
