@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,6 +148,17 @@ def test_parameters_too_narrow_for_their_updates(precision: str, told: bool, cap
     watched.trainer.precision = precision
     watched.check.on_fit_start(watched.trainer, watched.module)
     assert ("keeps parameters in 16 bits" in capsys.readouterr().err) is told
+
+
+def test_two_warnings_of_one_precision_have_one_cure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(health.torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    watched = Watched(device="cpu")
+    watched.trainer.precision = "bf16-true"
+    watched.check.on_fit_start(watched.trainer, watched.module)
+    cures = re.findall(r"use trainer\.precision=(\S+)", capsys.readouterr().err)
+    assert cures == ["32-true", "32-true"]
 
 
 def test_what_was_told_is_not_told_again_after_a_resume(capsys: pytest.CaptureFixture[str]):

@@ -48,8 +48,8 @@ class HealthCheck(Callback):
         self._highest, self._squares, self._sum, self._seen = -math.inf, 0.0, 0.0, 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        on_cpu = trainer.strategy.root_device.type == "cpu"
-        if on_cpu and str(trainer.precision).startswith("bf16") and not _has_bfloat16_units():
+        slow = trainer.strategy.root_device.type == "cpu" and not _has_bfloat16_units()
+        if slow and str(trainer.precision).startswith("bf16"):
             self._warn(
                 trainer,
                 "precision",
@@ -61,7 +61,7 @@ class HealthCheck(Callback):
                 trainer,
                 "narrow parameters",
                 f"trainer.precision={trainer.precision} keeps parameters in 16 bits, in which small updates, such as "
-                "those of soft targets, round to nothing: use trainer.precision=bf16-mixed",
+                f"those of soft targets, round to nothing: use trainer.precision={'32-true' if slow else 'bf16-mixed'}",
             )
 
     def on_train_batch_end(
