@@ -9,6 +9,7 @@ from typing import Any
 
 from qmix_lightning.errors import CheckpointError, RunError
 from qmix_lightning.training.schedules import UpdateSchedule
+from qmix_lightning.types import EnvSpec
 from qmix_lightning.worker.fault_tolerance import FAULT_KINDS
 
 __all__ = ["FIRST_EPISODES", "Counters", "budget_too_small"]
@@ -121,19 +122,26 @@ class Counters:
             raise CheckpointError(f"the checkpoint's counters are not those of a run: {error}") from error
 
 
-def budget_too_small(budget: int, episodes: int, batch_size: int | None) -> RunError:
+def budget_too_small(budget: int, episodes: int, batch_size: int | None, spec: EnvSpec) -> RunError:
     """Return the error of a run whose budget ended before its first update.
 
     Args:
         budget: in environment steps.
         episodes: how many have ended.
         batch_size: of which there are too few; ``None``: there are enough, and no update fell due.
+        spec: of the environment.
     """
     if not episodes:
-        return RunError(
-            f"the budget of {budget} environment steps ended before any episode did, and the environment declares no "
-            "limit: set env.episode_limit to truncate episodes, or raise total_env_steps"
-        )
+        if spec.episode_limit is not None:
+            cure = f", which may take {spec.episode_limit:,} steps: raise total_env_steps"
+        elif spec.natively_batched:  # whether it has a setting for it is its own affair
+            cure = ", and the environment declares no limit: give its episodes one, or raise total_env_steps"
+        else:
+            cure = (
+                ", and the environment declares no limit: set env.episode_limit to truncate episodes, or raise "
+                "total_env_steps"
+            )
+        return RunError(f"the budget of {budget} environment steps ended before any episode did{cure}")
     missing = "an update fell due" if batch_size is None else f"a batch of {batch_size} could be drawn"
     setting = "rollout.update_every" if batch_size is None else "replay.batch_size"
     return RunError(

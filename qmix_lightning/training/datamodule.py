@@ -257,7 +257,7 @@ class ReplayDataModule(LightningDataModule):
             over = counters.env_steps >= self.total_env_steps and not counters.partial_rollout
             if over and counters.updates == 0 and self.rounds is None:
                 short = self.batch_size if not self._ready(len(self.replay)) else None
-                raise budget_too_small(self.total_env_steps, counters.episodes, short)
+                raise budget_too_small(self.total_env_steps, counters.episodes, short, self.replay.spec)
             steps = self._to_next_update()[0] if self._ready(len(self.replay)) else self._to_end_of_budget()
             if unpublished:
                 reached("policy.publish")

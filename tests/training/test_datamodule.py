@@ -3,7 +3,7 @@
 import contextlib
 import math
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -15,7 +15,7 @@ from qmix_lightning.errors import EnvironmentFault, RunError, RunInterrupted
 from qmix_lightning.runtime import prng
 from qmix_lightning.runtime.prng import Purpose
 from qmix_lightning.training import datamodule
-from qmix_lightning.training.counters import FIRST_EPISODES, Counters
+from qmix_lightning.training.counters import FIRST_EPISODES, Counters, budget_too_small
 from qmix_lightning.training.loaders import PLACEHOLDER
 from qmix_lightning.vector.factory import make_vector_env
 from support.collecting import two_step, varying
@@ -173,6 +173,19 @@ def test_a_budget_in_which_no_episode_ends():
     with pytest.raises(RunError, match=message + r"set env\.episode_limit to truncate episodes"):
         next_batch(data)
     assert data.counters.env_steps == 21
+
+
+@pytest.mark.parametrize(
+    ("limit", "batched", "cure"),
+    [
+        (None, False, "the environment declares no limit: set env.episode_limit"),
+        (None, True, "the environment declares no limit: give its episodes one"),
+        (25, False, "which may take 25 steps: raise total_env_steps"),
+    ],
+)
+def test_a_budget_in_which_no_episode_ends_has_the_cure_that_fits(limit, batched, cure):
+    spec = replace(varying(1).spec, episode_limit=limit, natively_batched=batched)
+    assert cure in str(budget_too_small(20, 0, 32, spec))
 
 
 def test_a_budget_too_small_for_an_update():
