@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,28 +67,31 @@ def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
     factory = environment.load(name)
     adapter_names = adapter_settings(factory)
     given = {key: value for key, value in section.items() if key != "name"}
-    opponents = _opponents(given.pop("opponents", None), given.get("team"))
-    if not adapter_names and given.pop("team", None) is not None:
-        raise ConfigurationError(f"environment '{name}' is batched by nature and shows one team: it takes no env.team")
+    provided = ("num_envs",) if environment.is_natively_batched(factory) else ()
+    own = settings_of(factory, provided)
+    if not adapter_names:
+        _leave_out_adapter_settings(name, given, own)
+    opponents = _opponents(given.pop("opponents", None), given.get("team")) if adapter_names else None
     adapter = {key: given.pop(key) for key in adapter_names if key in given}
-    own = settings_of(factory)
     if "kwargs" in given and "kwargs" not in own:
         inner = given.pop("kwargs")
         if not isinstance(inner, Mapping):
             raise ConfigurationError(f"env.kwargs must be a mapping {{key: value}}, not {typed(inner)}")
         given |= inner
-    known = ({*own, *adapter_names, "opponents"} | ({"kwargs"} if "kwargs" in section else set())) - {"num_envs"}
+    known = {*own, *adapter_names} | ({"opponents"} if adapter_names else set())
+    if "kwargs" in section:
+        known = (known if "kwargs" in own else known - {*own}) | {"kwargs"}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
     for key in given:
         if key not in own and not open_ended:
             inside = key not in section
             where = f"env.kwargs.{key}" if inside else f"env.{key}"
-            choices = set(own) - {"num_envs"} if inside else known
-            meant = did_you_mean(key, choices)
+            meant = did_you_mean(key, own if inside else known)
             if not inside and "kwargs" in known and not meant.endswith("?"):
                 meant += own_arguments(key)
+            if key in provided:
+                meant = "; rollout.num_envs is how many step together"
             raise ConfigurationError(f"unknown key '{where}' for environment '{name}'{meant}")
-    provided = ("num_envs",) if environment.is_natively_batched(factory) else ()
     return EnvSection(
         name=env_label(section),
         factory=factory,
@@ -96,6 +99,19 @@ def parse_env_section(section: Mapping[str, Any]) -> EnvSection:
         adapter=check_settings("env", adapter, ParallelAdapter, ("env", "name")),
         opponents=opponents,
     )
+
+
+def _leave_out_adapter_settings(name: str, given: dict[str, Any], own: Collection[str]) -> None:
+    """Refuse settings of the adapter, which a natively batched environment lacks, and take out those that are null.
+
+    Raises:
+        ConfigurationError: one is set; its ``own`` settings may have such names.
+    """
+    for key in (*settings_of(ParallelAdapter, ("env", "name")), "opponents"):
+        if key in own or given.pop(key, None) is None:
+            continue
+        why = "shows one team" if key in ("team", "opponents") else "decides that by itself"
+        raise ConfigurationError(f"environment '{name}' is batched by nature and {why}: it takes no env.{key}")
 
 
 def _opponents(given: Any, team: Any) -> OpponentSettings | None:

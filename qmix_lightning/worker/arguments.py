@@ -33,4 +33,10 @@ def check_arguments(factory: Callable[..., Any], arguments: Mapping[str, Any], w
                 raise ConfigurationError(f"{what} has no setting '{key}'{did_you_mean(key, named)}")
     missing = [k for k, p in named.items() if p.default is p.empty and k not in arguments]
     if missing:
-        raise ConfigurationError(f"{what} needs {', '.join(missing)}")
+        # Only an address comes here without it: a factory that was registered is given the number.
+        cure = (
+            "; environments that step together have a name: a plugin, or environment.register"
+            if "num_envs" in missing
+            else ""
+        )
+        raise ConfigurationError(f"{what} needs {', '.join(missing)}{cure}")

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from qmix_lightning.envs.two_step import TwoStep
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError, MissingDependencyError
 from qmix_lightning.vector.checked import CheckedVectorEnv
+from qmix_lightning.vector.env_section import parse_env_section
 from qmix_lightning.vector.factory import make_vector_env
 from support.collecting import legal, varying
 from support.fakes import Scripted, VaryingLength
@@ -29,6 +30,29 @@ def test_natively_batched_factory_is_called_once():
         make_vector_env(TwoStep, {}, num_envs=1, name="two_step", timeout_is_terminal=True)
     with pytest.raises(ConfigurationError, match="environment 'two_step' has no setting 'steps'"):
         make_vector_env(TwoStep, {"steps": 3}, num_envs=1, name="two_step")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"episode_limit": 3}, "decides that by itself: it takes no env.episode_limit"),
+        ({"team": ["agent_1"]}, "shows one team: it takes no env.team"),
+        ({"opponents": "random"}, "shows one team: it takes no env.opponents"),
+        ({"kwargs": {"num_envs": 3}}, r"unknown key 'env\.kwargs\.num_envs' .* rollout\.num_envs is how many"),
+        ({"kwargs": {}, "sise": 3}, r"unknown key 'env\.sise' .*; known: kwargs; .* are typed env\.kwargs\.sise"),
+    ],
+)
+def test_what_a_natively_batched_environment_does_not_take(given, told):
+    with pytest.raises(ConfigurationError, match=told):
+        parse_env_section({"name": "two_step", **given})
+    parse_env_section({"name": "two_step", "episode_limit": None, "team": None})  # said to be left as it is
+
+
+def test_a_natively_batched_environment_has_no_address():
+    section = {"name": "pettingzoo", "id": "qmix_lightning.envs.two_step:TwoStep"}
+    env = parse_env_section(section)
+    with pytest.raises(ConfigurationError, match="needs num_envs; environments that step together have a name"):
+        make_vector_env(env.factory, env.settings, num_envs=2, name=env.name)
 
 
 def test_adapter_settings_reach_every_environment():
