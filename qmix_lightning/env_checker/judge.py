@@ -22,7 +22,9 @@ def judge_episodes(env: VectorEnv, episodes: list[RandomEpisode], check_report: 
         check_report.seen("ends", "auto-reset")
     for check in ("ends", "auto-reset"):
         check_report.unseen(check, f"no episode ended in {taken} steps; --steps plays on")
-    if spec.episode_limit is None:
+    if spec.episode_limit is None and spec.natively_batched:
+        check_report.note("limit", "none is declared (EnvSpec.episode_limit); it must truncate episodes by itself")
+    elif spec.episode_limit is None:
         check_report.note(
             "limit",
             f"none is declared ({', '.join(LIMIT_ATTRIBUTES)}); env.episode_limit truncates episodes that never end",

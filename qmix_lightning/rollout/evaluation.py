@@ -120,7 +120,7 @@ def evaluate_episodes(
         observation = outcome.next
         lengths[active] += 1
         if may_go_on and lengths.max() > LONG_EPISODE_STEPS:
-            warn_of_long_episode()
+            warn_of_long_episode(env.spec)
             may_go_on = False
         returns[active] += outcome.reward.numpy(force=True)[active]
         ended = (outcome.terminated | outcome.truncated).numpy(force=True) & active

@@ -106,7 +106,7 @@ class EpisodeRecorder:
 
     def _double(self) -> None:
         if self._capacity == LONG_EPISODE_STEPS:
-            warn_of_long_episode()
+            warn_of_long_episode(self.spec)
         old = {name: self._of(name) for name in self._flat}
         self._allocate(2 * self._capacity)
         for name, buffer in old.items():
@@ -130,10 +130,11 @@ class EpisodeRecorder:
         return zlib.crc32(self._of("obs")[e, : t + 1].numpy(force=True).tobytes(), crc)
 
 
-def warn_of_long_episode() -> None:
+def warn_of_long_episode(spec: EnvSpec) -> None:
     """Warn that an episode of an environment without a limit goes on and on."""
+    cure = "give them a limit" if spec.natively_batched else "env.episode_limit=N truncates them after N steps"
     _log.warning(
-        "an episode has taken %s steps, and the environment declares no limit: if episodes need not end, "
-        "env.episode_limit=N truncates them after N steps",
+        "an episode has taken %s steps, and the environment declares no limit: if episodes need not end, %s",
         f"{LONG_EPISODE_STEPS:,}",
+        cure,
     )

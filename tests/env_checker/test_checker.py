@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def test_a_vector_environment_is_checked_as_training_makes_it():
 
     results = check_environment(make)
     assert not failures(results), report(results)
+
+
+def test_a_limit_that_is_missing_is_asked_for_where_it_can_be_given():
+    class Unlimited(broken_envs.Lanes):
+        def __init__(self, *, num_envs: int) -> None:
+            super().__init__(num_envs=num_envs)
+            self.spec = replace(self.spec, episode_limit=None)
+
+    said = [f.message for f in check_factory(Unlimited) if f.check == "limit" and f.status == "note"]
+    assert said == ["none is declared (EnvSpec.episode_limit); it must truncate episodes by itself"]
 
 
 BROKEN = {

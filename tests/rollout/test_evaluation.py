@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,3 +132,9 @@ def test_an_episode_that_may_never_end_is_told_of_once(caplog, monkeypatch):
     collector = Collector(env, policy, seed=1, rank=0)
     collector.collect(0.0, max_vector_steps=70)
     assert [record.getMessage().startswith(told) for record in caplog.records] == [True, True]
+
+
+@pytest.mark.parametrize(("batched", "named"), [(False, True), (True, False)])
+def test_a_setting_that_truncates_is_named_where_there_is_one(batched, named, caplog):
+    recorder.warn_of_long_episode(replace(varying(1).spec, natively_batched=batched))
+    assert ("env.episode_limit" in caplog.text) is named
