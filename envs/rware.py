@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -48,7 +48,8 @@ def make(task: str = "tiny-2ag", kwargs: Mapping[str, Any] | None = None) -> Rob
         task: ``SIZE-AGENTSag[-easy|-hard]`` with the size ``tiny``, ``small``, ``medium`` or ``large``.
         kwargs: keyword arguments of ``Warehouse``, e.g. ``sensor_range``, ``column_height``, ``msg_bits``, ``layout``.
             By name: ``reward_type`` (``individual``, ``global``, ``two_stage``), ``observation_type`` (``flattened``,
-            ``dict``, ``image``, ``image_dict``), ``image_observation_layers``.
+            ``dict``, ``image``, ``image_dict``), ``image_observation_layers`` (all but ``agent_direction`` and
+            ``agent_load``, which the package misplaces).
     """
     parsed = _TASK.fullmatch(task)
     if parsed is None or parsed["size"] not in _SIZES or parsed["difficulty"] not in _REQUESTS_PER_AGENT:
@@ -83,11 +84,28 @@ def make(task: str = "tiny-2ag", kwargs: Mapping[str, Any] | None = None) -> Rob
             settings[name] = _member(kind, settings[name], name)
     if "image_observation_layers" in settings:
         layers = settings["image_observation_layers"]
-        settings["image_observation_layers"] = [_member(ImageLayer, v, "image_observation_layers") for v in layers]
+        settings["image_observation_layers"] = _layers(ImageLayer, layers)
     warehouse = RoboticWarehouse(Warehouse(**settings))
     # It pays a delivery to each robot then; counted once, the team's return is what was delivered.
     warehouse.metadata["shared_reward"] = settings["reward_type"] is RewardType.GLOBAL
     return warehouse
+
+
+def _layers(kind: type[Enum], names: Any) -> list[Enum]:
+    """Return the layers of images by their names.
+
+    The package (2.0.0) writes two of them at ``[x, y]`` where all others have ``[y, x]``.
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ConfigurationError("env.kwargs.image_observation_layers must be a list, as in [agents,goals]")
+    layers = [_member(kind, name, "image_observation_layers") for name in names]
+    for layer in layers:
+        if layer.name in ("AGENT_DIRECTION", "AGENT_LOAD"):
+            raise ConfigurationError(
+                f"env.kwargs.image_observation_layers: rware draws '{layer.name.lower()}' at x and y exchanged, so that "
+                "it lies elsewhere than the agents: leave it out"
+            )
+    return layers
 
 
 def _member(kind: type[Enum], value: Any, setting: str) -> Enum:

@@ -99,6 +99,11 @@ def test_enumerations_by_name():
         ({"task": "tiny-1ag-hard"}, "'tiny-1ag-hard' requests no shelf at all"),
         ({"kwargs": {"sensor_rang": 2}}, r"no setting 'sensor_rang'\. Did you mean 'sensor_range'\?"),
         ({"kwargs": {"reward_type": "globl"}}, r"reward_type: there is no 'globl'\. Did you mean 'global'\?"),
+        (
+            {"kwargs": {"image_observation_layers": 3}},
+            r"image_observation_layers must be a list, as in \[agents,goals\]",
+        ),
+        ({"kwargs": {"image_observation_layers": ["agents", "agent_load"]}}, "'agent_load' at x and y exchanged"),
     ],
 )
 def test_refusals(settings, message):
