@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+from qmix_lightning.worker import supervisor
 from qmix_lightning.worker.supervisor import FAMILY, end_family, family_members
 from support.processes import running, runs, wait_until
 
 SCRIPT = """
 import subprocess, sys, time
-from qmix_lightning.worker.supervisor import supervise
+from {module} import supervise
 supervise(); supervise()
 sleep = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"]
 child = subprocess.Popen(sleep, start_new_session=True, stdout=subprocess.DEVNULL)
@@ -21,17 +24,24 @@ print(child.pid, flush=True)
 """
 
 
-def start(then: str) -> tuple[subprocess.Popen[str], int]:
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(then=then)], stdout=subprocess.PIPE, text=True)
+def start(
+    then: str, module: str = supervisor.__name__, folder: Path | None = None
+) -> tuple[subprocess.Popen[str], int]:
+    """Start what supervises itself by ``module``, which may lie in ``folder``; returns the process and its child."""
+    code = SCRIPT.format(module=module, then=then)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, int(process.stdout.readline())
 
 
-def test_a_child_with_a_session_of_its_own_ends_soon_after_its_parent_is_killed():
-    """Both at once: each child is given five seconds to end by itself."""
+def test_a_child_with_a_session_of_its_own_ends_soon_after_its_parent_is_killed(tmp_path: Path):
+    """By the program as it is, but for the seconds that each child is given to end by itself."""
+    program, times = re.subn(r"(?m)^_GRACE_S = .*$", "_GRACE_S = 0.3", Path(supervisor.__file__).read_text())
+    assert times == 1
+    (tmp_path / "hurried.py").write_text(program)
     children = []
     for number in (signal.SIGKILL, signal.SIGSEGV):
-        process, child = start("time.sleep(600)")
+        process, child = start("time.sleep(600)", "hurried", tmp_path)
         children.append(child)
         os.kill(process.pid, number)
         process.communicate()
