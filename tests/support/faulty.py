@@ -37,7 +37,7 @@ class Faulty(VaryingLength):
         self.fault, self.folder, self.times, self.parent = fault, Path(folder), times, parent
         self.game: subprocess.Popen[bytes] | None = None
         if game:
-            self.game = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            self.game = subprocess.Popen(["sleep", "600"])
             (self.folder / f"game-{self.game.pid}").touch()
 
     def _due(self) -> bool:
@@ -88,8 +88,8 @@ class Faulty(VaryingLength):
             self.game = None
 
 
-class MortalForaging:
-    """Level-based foraging whose process dies every few hundred steps, and hangs once; it keeps its own account.
+class Mortal(VaryingLength):
+    """``VaryingLength`` whose process dies every few steps, and hangs in place of the second death; it keeps accounts.
 
     Args:
         folder: where it appends a line, the length, for every episode that it ended.
@@ -97,13 +97,8 @@ class MortalForaging:
     """
 
     def __init__(self, folder: str, every: int) -> None:
-        from qmix_lightning.envs.lbf import make
-
-        self.env, self.folder, self.every = make(task="8x8-2p-3f"), Path(folder), every
-        self.length = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.env, name)
+        super().__init__()
+        self.folder, self.every = Path(folder), every
 
     def _tick(self) -> int:
         """Joint steps so far, in all processes."""
@@ -113,21 +108,16 @@ class MortalForaging:
         os.close(descriptor)
         return own
 
-    def reset(self, seed: int | None = None, options: Any = None) -> Any:
-        self.length = 0
-        return self.env.reset(seed, options)
-
     def step(self, actions: dict[str, Any]) -> Any:
         ticks = self._tick()
         if ticks % self.every == 0:
-            if ticks == 3 * self.every:
+            if ticks == 2 * self.every:
                 time.sleep(600)
             os.kill(os.getpid(), signal.SIGKILL)
-        outcome = self.env.step(actions)
-        self.length += 1
-        if not self.env.agents:
+        outcome = super().step(actions)
+        if not self.agents:
             descriptor = os.open(self.folder / "episodes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.write(descriptor, b"%d\n" % self.length)
+            os.write(descriptor, b"%d\n" % self._t)
             os.close(descriptor)
         return outcome
 
