@@ -21,11 +21,11 @@ ALGORITHMS = (
 @pytest.fixture(scope="module")
 def gradients(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Folders with every algorithm's gradients, of one process and of two: a start of each serves all."""
-    folders = []
-    for devices in (1, 2):
-        folders.append(folder := tmp_path_factory.mktemp(f"gradients{devices}"))
-        runs.run([str(devices), str(folder), *ALGORITHMS], "support.gradient_script")
-    return folders
+    one, two = (tmp_path_factory.mktemp(f"gradients{ranks}") for ranks in (1, 2))
+    script = "support.gradient_script"
+    runs.run(["1", str(one), *ALGORITHMS], script)
+    runs.run_two_ranks(["2", str(two), *ALGORITHMS], script)
+    return [one, two]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -42,7 +42,7 @@ def test_two_ranks_have_the_gradient_of_the_joined_batch(gradients: list[Path], 
 def two_rank_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Begun by ``python -m qmix_lightning train``, as which the second rank has to be started, too."""
     folder = tmp_path_factory.mktemp("ranks") / "run"
-    arguments = ["train", *runs.BASE, *runs.TWO_RANKS, "total_env_steps=300", f"run_dir={folder}"]
+    arguments = ["train", *runs.BASE, *runs.TWO_RANKS, "total_env_steps=150", f"run_dir={folder}"]
     runs.run(arguments, "qmix_lightning")
     return folder
 
@@ -54,8 +54,8 @@ def test_shards_differ_and_counters_are_global(two_rank_run: Path):
     counters, ranks = payload["ReplayDataModule"]["counters"], payload["ReplayDataModule"]["ranks"]
     assert payload["world_size"] == 2
     assert counters["episodes"] == sum(rank["next_id"] for rank in ranks)
-    assert counters["env_steps"] >= 300
-    assert counters["updates"] == payload["global_step"]
+    assert counters["env_steps"] >= 150
+    assert counters["updates"] == payload["global_step"] > 0
     summary = json.loads((two_rank_run / "summary.json").read_text())
     assert summary["env_steps"] == counters["env_steps"]
     assert summary["eval"]["episodes"] == 5

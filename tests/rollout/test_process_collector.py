@@ -41,21 +41,19 @@ def collector_of(trainer: int) -> int:
 def test_whatever_ends_it_the_run_resumes_exactly_with_either_collector(tmp_path: Path):
     """Told to end, its collector killed, killed itself, and resumed with the other collector."""
     whole, folder, count = tmp_path / "whole", tmp_path / "run", tmp_path / "count"
-    settings = [*runs.BASE, *PIPELINED, "total_env_steps=450"]  # far more than the kills below wait for
+    settings = [*runs.BASE, *PIPELINED, "total_env_steps=300"]  # far more than the kills below wait for
     inprocess.succeed([*settings, f"run_dir={whole}"])
     arguments = [*settings, REMOTE, f"run_dir={folder}"]
-    process = runs.begun(arguments, count, 4)
-    process.send_signal(signal.SIGTERM)
-    output = runs.finish(process)
-    assert process.returncode == 143, output
-    assert "Traceback" not in output
-    process = runs.begun([*arguments, "ckpt_path=last"], count, runs.lines(count) + 2)
-    os.kill(collector_of(process.pid), signal.SIGKILL)
-    output = runs.finish(process)
-    assert process.returncode == 1, output
-    assert "Traceback" not in output
-    assert re.search(r"the collector's process is killed by signal 9.*ckpt_path=last", " ".join(output.split()))
-    process = runs.begun([*arguments, "ckpt_path=last"], count, runs.lines(count) + 3)
+    told = runs.after_updates(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    outcome = inprocess.command([*arguments, *told])
+    assert outcome.status == 143, outcome
+    assert "Traceback" not in outcome.err
+    killed = runs.after_updates(2, lambda: os.kill(collector_of(os.getpid()), signal.SIGKILL))
+    outcome = inprocess.command([*arguments, *killed, "ckpt_path=last"])
+    assert outcome.status == 1, outcome
+    assert "Traceback" not in outcome.err
+    assert re.search(r"the collector's process is killed by signal 9.*ckpt_path=last", " ".join(outcome.err.split()))
+    process = runs.begun([*arguments, "ckpt_path=last"], count, 3)
     victim = collector_of(process.pid)
     process.kill()
     process.wait()

@@ -7,10 +7,13 @@ import csv
 import os
 import random
 import signal
+import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from pytorch_lightning import Callback
 
@@ -57,6 +60,26 @@ class CountUpdates(Callback):
             os.close(descriptor)
 
 
+class AfterUpdates(Callback):
+    """Calls ``action`` once, after so many updates of a run in this process."""
+
+    action: ClassVar[Callable[[], object]]
+
+    def __init__(self, updates: int) -> None:
+        self.left = updates
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            type(self).action()
+
+
+def after_updates(updates: int, action: Callable[[], object]) -> list[str]:
+    """Overrides of a run in this process that call ``action`` after so many of its updates."""
+    AfterUpdates.action = staticmethod(action)
+    return [f"callbacks.after={{_target_:support.runs.AfterUpdates,updates:{updates}}}"]
+
+
 def counting(file: Path) -> list[str]:
     """Overrides that count updates into ``file``."""
     return [f"callbacks.count={{_target_:support.runs.CountUpdates,path:{file}}}"]
@@ -78,6 +101,19 @@ def run(arguments: list[str], command: str = "qmix_lightning.commands.train", st
     output = finish(process)
     assert process.returncode == status, f"status {process.returncode}:\n{output}"
     return output
+
+
+def run_two_ranks(arguments: list[str], command: str) -> None:
+    """A whole command of two ranks, both started here: those that Lightning starts import everything again."""
+    ranks = []
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        patch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+        for rank in ("0", "1"):
+            patch.setenv("LOCAL_RANK", rank)
+            ranks.append(start(arguments, command))
+    outputs = [finish(process) for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], outputs
 
 
 def group_members(group: int) -> list[int]:
