@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from qmix_lightning.cli.env_catalogue import catalogue
-from qmix_lightning.commands.envs import compose_env
 from qmix_lightning.env_checker.checker import check_environment, check_factory
 from qmix_lightning.env_checker.report import CHECKS, CheckResult, failures, report
-from qmix_lightning.errors import ConfigurationError, MissingDependencyError
-from qmix_lightning.vector.env_section import parse_env_section
+from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.vector.factory import make_vector_env
 from support import broken_envs
 from support.cases import mostly_slow
+from support.checks import check_registered, passes_every_check
 from support.fakes import VaryingLength
 
 
@@ -143,36 +142,19 @@ def test_every_check_has_an_environment_that_fails_it():
 
 # Every environment of the registry ------------------------------------------------------------------------------
 
-SHORT = {  # what needs a setting, and episodes short enough that several end
-    "gymnasium": ["id=Foraging-5x5-2p-1f-v3"],
-    "magent2": ["kwargs.max_cycles=30"],
-    "matrix": ["payoff=[[1,0,2],[0,3,0]]"],
-    "overcooked": ["horizon=20"],
-    "pettingzoo": ["id=support.fakes:VaryingLength"],
-    "rware": ["kwargs.max_steps=20"],
-    "smax": ["max_steps=20"],  # as in tests/envs/test_smax.py, with which it shares what is compiled
-    "vmas": ["max_steps=20"],
-}
+COMPILED = ("jaxmarl", "smax")
+"""Each is checked in its own file, which has compiled its program: that takes longer than the checks."""
 
 
-def passes_every_check(name: str, overrides: list[str]) -> set[str]:
-    """Check it; returns the checks that were tried."""
-    env = parse_env_section(compose_env(name, overrides))
-    results = check_factory(env.factory, env.settings, name=name, **env.adapter)
-    assert not failures(results), report(results)
-    return {f.check for f in results if f.status == "ok"}
-
-
-@pytest.mark.parametrize("name", catalogue())
+@pytest.mark.parametrize("name", [name for name in catalogue() if name not in COMPILED])
 def test_every_environment_here_passes_every_check(name: str):
-    if catalogue()[name].install is not None:
-        # Nothing is passed over in silence: who lacks it is told what to install.
-        with pytest.raises(MissingDependencyError, match=r"pip install|rollout\.python=PATH"):
-            passes_every_check(name, SHORT.get(name, []))
-        return
-    tested = passes_every_check(name, SHORT.get(name, []))
-    one_step = {"climbing", "matrix", "penalty", "qtran_game"}
-    assert tested >= CHECKS.keys() - {"death", "accounts", *(["unfinished"] if name in one_step else [])}
+    check_registered(name)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_what_is_compiled_is_checked_where_it_is(name: str):
+    file = Path(__file__).parents[1] / "envs" / f"test_{name}.py"
+    assert f'\n    check_registered("{name}")\n' in file.read_text()
 
 
 MORE = {

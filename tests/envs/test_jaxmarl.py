@@ -12,6 +12,7 @@ from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import jaxmarl
 from qmix_lightning.errors import ConfigurationError, EnvironmentContractError
 from qmix_lightning.rendering.frames import action_names
+from support.checks import check_registered
 from support.collecting import legal
 from support.pictures import drawn
 
@@ -197,3 +198,7 @@ def test_a_particle_world_is_drawn():
     env = make()
     drawn(env, steps=2)
     assert action_names(env) == [["none", "left", "right", "down", "up"]] * 3
+
+
+def test_it_passes_every_check():
+    check_registered("jaxmarl")

@@ -16,7 +16,8 @@ from qmix_lightning.environment import VectorEnv
 from qmix_lightning.envs import smax
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.rendering.frames import action_names
-from support import inprocess
+from support import inprocess, runs
+from support.checks import check_registered
 from support.collecting import legal
 from support.pictures import drawn
 from support.vector_play import snapshot
@@ -362,23 +363,11 @@ def test_a_number_for_each_unit_type_is_written_as_a_list():
     assert made._simulator.unit_type_health.tolist() == health
 
 
-def test_jax_starts_with_one_thread_and_leaves_the_environment_alone():
+def test_jax_starts_with_one_thread_and_leaves_the_environment_alone(monkeypatch: pytest.MonkeyPatch):
     """In a process of its own: it is not known what started JAX in this one."""
-    script = """
-import os, pathlib
-from qmix_lightning.envs.jax_vector import start_jax
-before = dict(os.environ)
-start_jax()
-import jax
-assert jax.config.read("jax_cpu_enable_async_dispatch") is True
-jax.devices()
-assert dict(os.environ) == before
-threads = [task.joinpath("comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
-assert threads.count("tf_XLAEigen") <= 1, threads
-"""
-    environ = {k: v for k, v in os.environ.items() if k not in ("NPROC", "PJRT_NPROC")}
-    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for name in ("NPROC", "PJRT_NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    assert runs.run([], "support.jax_start") == ""
 
 
 @pytest.mark.slow  # lightness: test_packages; silence, with a package in place of JaxMARL: test_jaxmarl
@@ -443,3 +432,7 @@ def test_a_battle_is_drawn():
     env = make()
     drawn(env, steps=2)
     assert action_names(env) == [["up", "right", "down", "left", "stop", "shoot 0", "shoot 1", "shoot 2"]] * 3
+
+
+def test_it_passes_every_check():
+    check_registered("smax")
