@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -20,25 +19,13 @@ MODULE = "a_game_of_somebody_else"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the third-party package is installed; importing it writes ``imported`` beside it."""
+    """Where the third-party package is, as pip leaves it; importing it writes ``imported`` beside it."""
     folder = tmp_path_factory.mktemp("plugin")
-    source, target = folder / "source", folder / "site"
-    source.mkdir()
-    (source / "pyproject.toml").write_text(
-        textwrap.dedent(f"""
-            [build-system]
-            requires = ["setuptools"]
-            build-backend = "setuptools.build_meta"
-            [project]
-            name = "somebody-elses-game"
-            version = "1.0"
-            [project.entry-points."qmix_lightning.envs"]
-            {NAME} = "{MODULE}:make"
-            [tool.setuptools]
-            py-modules = ["{MODULE}"]
-        """)
-    )
-    (source / f"{MODULE}.py").write_text(
+    about = folder / "somebody_elses_game-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody-elses-game\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[qmix_lightning.envs]\n{NAME} = {MODULE}:make\n")
+    (folder / f"{MODULE}.py").write_text(
         textwrap.dedent("""
             from pathlib import Path
 
@@ -88,9 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 return CountingGame(size, bonus)
         """)
     )
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "-q"]
-    subprocess.run([*command, "--target", str(target), str(source)], check=True, capture_output=True)
-    return target
+    return folder
 
 
 @pytest.fixture
