@@ -19,7 +19,7 @@ from qmix_lightning.cli import env_catalogue, env_settings
 from qmix_lightning.cli.env_catalogue import SIZES, catalogue
 from qmix_lightning.commands.envs import _created, compose_env, main
 from qmix_lightning.env_checker.report import CHECKS
-from support import runs
+from support import inprocess, runs
 from support.fakes import VaryingLength
 from support.inprocess import own_globals
 
@@ -310,21 +310,23 @@ def test_a_new_plugin_installs_passes_and_trains(envs, tmp_path, monkeypatch):
     site = tmp_path / "site"
     install = ["install", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target"]
     runs.run([*install, str(site), str(project)], "pip")
+    monkeypatch.syspath_prepend(site)
+    assert re.search(r"^my_team +my_team +my-team 0\.1\.0 .*yes$", envs("list")[1], re.MULTILINE)
+    assert "0 failed" in envs("check", "my_team", "size=5")[1]
     monkeypatch.setenv("PYTHONPATH", str(site))
-    listed = runs.run([], "qmix_lightning.commands.envs")
-    assert re.search(r"^my_team +my_team +my-team 0\.1\.0 .*yes$", listed, re.MULTILINE)
-    assert "0 failed" in runs.run(["check", "my_team", "size=5"], "qmix_lightning.commands.envs")
     runs.run(["-q", "-p", "no:cacheprovider", str(project / "tests")], "pytest")
 
     run_dir = tmp_path / "run"
     small = ["total_env_steps=200", "eval_interval=100", "eval_episodes=4", "checkpoint_interval=100"]
     small += ["replay.batch_size=8", "trainer.accelerator=cpu", "logger=none", f"run_dir={run_dir}"]
     recipe = ["--config-dir", str(project / "conf"), "experiment=my_team_qmix"]
-    runs.run([*recipe, *small])
+    inprocess.succeed([*recipe, *small])
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["status"], summary["env"]) == ("completed", "my_team")
     assert summary["env_steps"] >= 200
     assert 0.0 <= summary["eval"]["win_rate"] <= 1.0
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_team"]:
+        del sys.modules[name]
 
 
 @pytest.mark.slow
