@@ -212,7 +212,7 @@ def test_training_survives_deaths_and_a_hang_and_the_accounts_agree(tmp_path: Pa
             "env=pettingzoo",
             "env.id=support.faulty:Mortal",
             f"env.kwargs.folder={tmp_path}",
-            "env.kwargs.every=40",
+            "env.kwargs.every=50",
             "rollout=process",
             "rollout.num_envs=2",
             "rollout.num_workers=2",  # one environment each: a death costs no finished episode of another
@@ -221,14 +221,14 @@ def test_training_survives_deaths_and_a_hang_and_the_accounts_agree(tmp_path: Pa
             "eval_interval=100000",
             "trainer.limit_val_batches=0",
             "trainer.accelerator=cpu",
-            "total_env_steps=160",
+            "total_env_steps=150",
             "logger=none",
             f"run_dir={tmp_path}/run",
         ]
     )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "completed"
-    assert summary["faults"] == {"killed": (tmp_path / "steps").stat().st_size // 40 - 1, "hung": 1}
+    assert summary["faults"] == {"killed": (tmp_path / "steps").stat().st_size // 50 - 1, "hung": 1}
     assert summary["faults"]["killed"] >= 2
     ended = [int(line) for line in (tmp_path / "episodes").read_text().split()]
     payload = runs.read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
@@ -242,4 +242,4 @@ def test_training_survives_deaths_and_a_hang_and_the_accounts_agree(tmp_path: Pa
     assert counters["episodes"] == len(ended)
     in_flight = sum(len(actions) for actions in state["collector"]["actions"])
     assert counters["env_steps"] == sum(ended) + in_flight
-    assert counters["env_steps"] >= 160
+    assert counters["env_steps"] >= 150
