@@ -102,7 +102,7 @@ def _layers(kind: type[Enum], names: Any) -> list[Enum]:
     for layer in layers:
         if layer.name in ("AGENT_DIRECTION", "AGENT_LOAD"):
             raise ConfigurationError(
-                f"env.kwargs.image_observation_layers: rware draws '{layer.name.lower()}' at x and y exchanged, so that "
+                f"env.kwargs.image_observation_layers: rware draws '{layer.name.lower()}' at x and y exchanged, so "
                 "it lies elsewhere than the agents: leave it out"
             )
     return layers

@@ -101,7 +101,7 @@ def test_enumerations_by_name():
         ({"kwargs": {"reward_type": "globl"}}, r"reward_type: there is no 'globl'\. Did you mean 'global'\?"),
         (
             {"kwargs": {"image_observation_layers": 3}},
-            r"image_observation_layers must be a list, as in \[agents,goals\]",
+            "image_observation_layers must be a list, as in",
         ),
         ({"kwargs": {"image_observation_layers": ["agents", "agent_load"]}}, "'agent_load' at x and y exchanged"),
     ],
