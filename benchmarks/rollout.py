@@ -148,7 +148,7 @@ def compare(
             rates.append(turn(collect, seconds))
             cpus.append(1e6 * (cpu_seconds(workers) - before) / (rates[-1] * seconds))
     finally:
-        collector.close()
+        env.close()
     ratios = [rate / base for rate, base in zip(rates, raws, strict=True)]
     at_once = max(1, len(workers))
     overheads = [1e6 / rate - 1e6 / base / at_once for rate, base in zip(rates, raws, strict=True)]

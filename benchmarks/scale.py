@@ -119,7 +119,7 @@ def measure(turns: int) -> Costs:
             }
             times = {name: [spent(*action) for _ in range(turns)] for name, action in actions.items()}
         finally:
-            collector.close()
+            env.close()
             data.teardown("fit")
     median = {name: statistics.median(values) for name, values in times.items()}
     median["insert_s"] /= 50

@@ -73,7 +73,7 @@ def test_the_page_names_the_files_of_one_update(tmp_path: Path):
     measured["store and draw"] = files_of(lambda: (store.extend(episodes), sampler.draw(1, 100, cpu)))
     batch = sampler.draw(2, 100, cpu)[0]
     measured["learn"] = files_of(learn)
-    collector.close()
+    env.close()
     assert named() == measured
     assert len(set().union(*named().values())) == 29
     assert "29 files" in (ROOT / "docs" / "reading.md").read_text()

@@ -62,7 +62,7 @@ class Collector:
     """Collects training episodes from ``env`` with its own copy of the policy.
 
     Args:
-        env: the environments; the collector owns and closes them.
+        env: the environments; who made them closes them.
         policy: what acts; copied.
         seed: the run's seed.
         rank: this process's rank: ranks see different episodes.
@@ -314,10 +314,6 @@ class Collector:
             self._quota = state["quota"].numpy().copy()
         if self._team_env is not None:
             self._team_env.end_replay(state["team"])
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.env.close()
 
 
 def whole_round(

@@ -66,10 +66,6 @@ class RolloutCollector(Protocol):
         """Drop the episodes in flight and begin new ones; for environments that cannot repeat an episode."""
         ...
 
-    def close(self) -> None:
-        """Close the environments, and end what has them."""
-        ...
-
 
 def make_collector(
     env: TrainingEnvs,

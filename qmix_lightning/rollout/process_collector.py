@@ -241,10 +241,6 @@ class RemoteCollector:
         """Drop the episodes in flight and begin new ones in the process, as :meth:`.Collector.restart` does."""
         self.process.request("restart", state)
 
-    def close(self) -> None:
-        """End the process."""
-        self.process.close()
-
 
 # -- the other side -----------------------------------------------------------------------------------------------
 

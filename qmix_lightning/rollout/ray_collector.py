@@ -283,10 +283,6 @@ class RayCollector:
                 raise answer.error
         return answers
 
-    def close(self) -> None:
-        """End the actors."""
-        self.cluster.close()
-
 
 def _rows(state: Mapping[str, Any], slots: slice) -> dict[str, Any]:
     """Return the state of some slots; what is left of a round comes with an order."""

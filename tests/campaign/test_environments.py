@@ -118,7 +118,7 @@ def test_nothing_wrong_is_stored_and_everything_is_accounted_for(
             stored += len(collecting.replay)
             faults = dict(collecting.env.faults)
         finally:
-            collecting.collector.close()
+            collecting.env.close()
     done = injected(tmp_path)
     assert done == wanted
     assert stored > 0 or refused
@@ -217,7 +217,7 @@ def test_memory_descriptors_and_shared_memory_stay_flat(
             if now > seconds * (1 + len(measured) / 4) / 3 and len(measured) < 9:
                 measured.append(usage(getattr(collecting.env, "worker_pids", [])))
     finally:
-        collecting.collector.close()
+        collecting.env.close()
     assert len(measured) >= 3
     first, last = measured[0], measured[-1]
     part = f"flat over {seconds:g} s, {backend}, {kind}"

@@ -260,18 +260,6 @@ def test_restart_goes_on_with_the_next_episodes():
         assert_same(got, expected[key])
 
 
-def test_closing_closes_the_environments():
-    closed = []
-
-    class Closing(VaryingLength):
-        def close(self):
-            closed.append(1)
-
-    env = make_vector_env(Closing, {}, num_envs=2, name="closing")
-    Collector(env, make_policy(env.spec), seed=0, rank=0).close()
-    assert closed == [1, 1]
-
-
 def test_episodes_that_are_no_function_of_their_seeds_are_dropped_with_a_line(caplog):
     def collector():
         env = varying(2)

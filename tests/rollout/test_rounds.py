@@ -73,7 +73,7 @@ def test_processes_collect_the_same_rounds():
             here.begin_round()
             there.begin_round()
     finally:
-        there.close()
+        there.env.close()
 
 
 def test_an_episode_that_fails_is_dealt_again(tmp_path: Path):
