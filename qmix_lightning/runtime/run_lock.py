@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import sys
 import time
@@ -11,11 +12,6 @@ from pathlib import Path
 
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import shown_path
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None
 
 __all__ = ["LOCK_FILE", "RunLock", "holds_files"]
 
@@ -44,8 +40,6 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
-        if fcntl is None:
-            return self
         while self._descriptor is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
