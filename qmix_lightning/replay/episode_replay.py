@@ -8,7 +8,6 @@ one-hot vectors.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -389,14 +388,3 @@ class EpisodeReplay:
             parts = {name: segment[name][begin[start] : begin[stop]].numpy() for name, begin in begins.items()}
             self.next_id = first_id + start
             self._append(_StoredEpisodes(**parts, **{name: values[start:stop] for name, values in columns.items()}))
-
-    def content_hash(self) -> str:
-        """Return the SHA-256 over ids and contents in order; equal for equal stores whatever their layout."""
-        digest = hashlib.sha256(f"{self.first_id}:{self.next_id}".encode())
-        for i in range(self.first_id, self.next_id):
-            one = self.export(i, i + 1)
-            flags = (bool(one[name]) for name in ("state_from_obs", "terminated", "truncated"))
-            digest.update(f"{len(one['steps'])},{','.join(map(str, flags))};".encode())
-            for part in ("steps", "obs", "state"):
-                digest.update(one[part].numpy().tobytes())
-        return digest.hexdigest()

@@ -14,6 +14,7 @@ from support import runs
 from support.batches import double_batch
 from support.episodes import episode, spec
 from support.learners import make_learner
+from support.replays import content_hash
 from support.updates import MADE, batch_for, team, update
 
 GPU = [a for a in runs.BASE if not a.startswith("trainer.accelerator")] + ["trainer.accelerator=gpu"]
@@ -89,7 +90,7 @@ def test_a_batch_from_the_device_is_the_hosts_and_nobody_waits_for_it(request: p
     for i in range(9):
         for store in stores:
             store.add(episode(i, 5 + i))
-    assert stores[0].content_hash() == stores[1].content_hash()
+    assert content_hash(stores[0]) == content_hash(stores[1])
     expected = stores[0].sample(4, key=2)
     stores[1].gather(stores[1].draw(4, 2)[0], pin=True).to(CUDA)
     request.getfixturevalue("never_waiting")

@@ -24,6 +24,7 @@ from qmix_lightning.replay.factory import make_store
 from qmix_lightning.types import EnvSpec
 from support.commands import Command
 from support.processes import running, wait_until
+from support.replays import content_hash
 
 BASE = [
     "preset=pymarl",
@@ -163,7 +164,7 @@ def kill_once(process: Command, run_dir: Path, count: Path, rng: random.Random, 
 
 def replay_hashes(checkpoint: Path) -> list[str]:
     """The content hash of every rank's replay."""
-    return [replay.content_hash() for replay in replays(checkpoint)]
+    return [content_hash(replay) for replay in replays(checkpoint)]
 
 
 def replays(checkpoint: Path) -> list[Any]:
