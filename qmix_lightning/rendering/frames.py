@@ -32,21 +32,13 @@ def draws_itself(env: VectorEnv) -> bool:
     return hasattr(simulator, "render_frame") or getattr(simulator, "render_mode", None) == "rgb_array"
 
 
-def _asking_for_pixels(section: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return an ``env`` section with ``render_mode=rgb_array``; ``None`` where its factory has no place for that."""
-    factory = load(section["name"])
-    if is_natively_batched(factory):
-        return None
-    return {**section, "kwargs": {**(section.get("kwargs") or {}), "render_mode": "rgb_array"}}
-
-
 def environment_that_draws(section: Mapping[str, Any], make: Callable[[Mapping[str, Any]], VectorEnv]) -> VectorEnv:
     """Create the environment of an ``env`` section, asked for pictures if it needs to be and takes it."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory; windows here are not its own
     env = make(section)
-    asked = None if draws_itself(env) else _asking_for_pixels(section)
-    if asked is None:
+    if draws_itself(env) or is_natively_batched(load(section["name"])):  # the latter has no place for a render mode
         return env
+    asked = {**section, "kwargs": {**(section.get("kwargs") or {}), "render_mode": "rgb_array"}}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it may not have this render mode, and say so
