@@ -104,16 +104,12 @@ def _list(arguments: list[str]) -> None:
 
 
 def _sizes_of(name: str) -> tuple[tuple[int | None, ...], str | None] | None:
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         spec, missing = _created(compose_env(name, []))
-    except QMixLightningError:
+    except (QMixLightningError, OmegaConfBaseException):  # it does not start here, or needs a setting
         return None
-    except Exception as error:
-        from omegaconf.errors import OmegaConfBaseException
-
-        if isinstance(error, OmegaConfBaseException):
-            return None  # it needs a setting
-        raise
     return (spec.n_agents, spec.n_actions, spec.obs_dim, spec.state_dim, spec.episode_limit), missing
 
 
