@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from statistics import median_high
 
 from qmix_lightning.errors import RunError
 from qmix_lightning.study.curves import picture
@@ -162,13 +163,9 @@ def _provenance(plan: Plan, summary: Summary) -> str:
             parts.append(f"{name} {', '.join(shown)}")
     if summary.rows:
         hours = sum(row.wall_s for row in summary.rows) / 3600
-        parts.append(f"{hours:.1f} hours of training in all, a median of {_median_wall(summary)}")
+        median = median_high(row.wall_s for row in summary.rows)
+        parts.append(f"{hours:.1f} hours of training in all, a median of {median:,.0f} s a run")
     return ". ".join(parts) + "."
-
-
-def _median_wall(summary: Summary) -> str:
-    walls = sorted(row.wall_s for row in summary.rows)
-    return f"{walls[len(walls) // 2]:,.0f} s a run"
 
 
 def _time(result: Result) -> str:
