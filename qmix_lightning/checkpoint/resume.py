@@ -15,7 +15,7 @@ from typing import Any
 from qmix_lightning.checkpoint.files import read_checkpoint
 from qmix_lightning.checkpoint.manifest import Manifest, RunMetadata, check_manifest
 from qmix_lightning.checkpoint.segments import folder_of_segments, verify_segments
-from qmix_lightning.config.resume import check_resumable, fill_missing_defaults, imported
+from qmix_lightning.config.resume import check_resumable, fill_missing_defaults, refuse_untyped_imports
 from qmix_lightning.config.run_config import SHARES, RunConfig, validate
 from qmix_lightning.config.tree import flatten, key_of
 from qmix_lightning.config.trust import REPORTING_GROUPS, kept_callback, shipped_section, trusted_config
@@ -230,7 +230,7 @@ def merge_saved(tree: dict[str, Any], saved: dict[str, Any], typed: list[str], r
         else:
             _add_shipped(merged, saved, names, path)
     merged = _keep_shares(merged, saved, names)
-    _refuse_imports(merged, tree)
+    refuse_untyped_imports(merged["env"], tree["env"], "the checkpoint")
     return validate(merged)
 
 
@@ -263,22 +263,6 @@ def _add_shipped(merged: dict[str, Any], saved: dict[str, Any], names: list[str]
             f"{printable(', '.join(left_out), 200)}; type them again to have them",
             file=sys.stderr,
         )
-
-
-def _refuse_imports(merged: dict[str, Any], tree: dict[str, Any]) -> None:
-    """Refuse imports and paths that only the checkpoint names.
-
-    Raises:
-        ConfigurationError: says what to type to let it be used.
-    """
-    composed = flatten(tree["env"])
-    for key, value in imported(merged["env"]).items():
-        if value == str(composed.get(key)):
-            continue
-        what = f"names the environment '{printable(value)}', which is not in the registry; to let it be imported"
-        if key not in ("id", "module"):
-            what = f"holds '{printable(value)}', which a file does not decide; to let it be used"
-        raise ConfigurationError(f"the checkpoint {what}, say env.{printable(key)}={printable(value)}")
 
 
 def _copy(tree: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ __all__ = [
     "fill_missing_defaults",
     "imported",
     "missing_settings",
+    "refuse_untyped_imports",
     "refuse_untyped_interpreter",
     "shipped_defaults",
 ]
@@ -112,6 +113,27 @@ def imported(env: Mapping[str, Any]) -> dict[str, str]:
         if names_a_module or not all(map(is_name, texts(value))):
             found[key] = str(value)
     return found
+
+
+def refuse_untyped_imports(env: Mapping[str, Any], allowed: Mapping[str, Any], file: str) -> None:
+    """Refuse imports and paths that only a file names.
+
+    Args:
+        env: the ``env`` section that would be used.
+        allowed: what does not come from the file, as that section.
+        file: what the message calls it.
+
+    Raises:
+        ConfigurationError: says what to type to let it be used.
+    """
+    others = {key: str(value) for key, value in flatten(allowed).items()}
+    for key, value in imported(env).items():
+        if value == others.get(key):
+            continue
+        what = f"names the environment '{printable(value)}', which is not in the registry; to let it be imported"
+        if key not in ("id", "module"):
+            what = f"holds '{printable(value)}', which a file does not decide; to let it be used"
+        raise ConfigurationError(f"{file} {what}, say env.{printable(key)}={printable(value)}")
 
 
 def refuse_untyped_interpreter(config: RunConfig | EvalConfig, overrides: list[str] | None) -> None:

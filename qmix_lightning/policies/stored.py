@@ -15,8 +15,7 @@ from qmix_lightning.agents.stochastic_policy import StochasticPolicy
 from qmix_lightning.algorithms.base import Learner
 from qmix_lightning.checkpoint.manifest import not_finite
 from qmix_lightning.components import build_learner, build_policy, check_sizes, policy_class
-from qmix_lightning.config.resume import imported
-from qmix_lightning.config.tree import flatten
+from qmix_lightning.config.resume import refuse_untyped_imports
 from qmix_lightning.errors import CheckpointError, ConfigurationError
 from qmix_lightning.policies.team import Team
 from qmix_lightning.runtime.text import did_you_mean, printable
@@ -156,13 +155,7 @@ class StoredPolicy:
         section = {**self.env, **changes}
         if "kwargs" in self.env or "kwargs" in changes:
             section["kwargs"] = {**(self.env.get("kwargs") or {}), **(changes.get("kwargs") or {})}
-        typed = flatten(changes)
-        for key, value in imported(section).items():
-            if key not in typed:
-                what = f"names the environment '{printable(value)}', not in the registry; to let it be imported"
-                if key not in ("id", "module"):
-                    what = f"holds '{printable(value)}', which a file does not decide; to let it be used"
-                raise ConfigurationError(f"{self.source} {what}, say env.{printable(key)}={printable(value)}")
+        refuse_untyped_imports(section, changes, self.source)
         return section
 
     def check_env(self, spec: EnvSpec) -> None:
