@@ -93,7 +93,7 @@ def load_resumed(
         ConfigurationError: something was typed that a resumed run may not change.
     """
     if config.ckpt_path == "last":
-        path, manifest, problems = _newest(run_dir)
+        path, manifest, problems = find_last(run_dir)
         source = path.parent
         for problem in problems.values():
             print(f"passed over: {problem}", file=sys.stderr)
@@ -124,17 +124,15 @@ def load_resumed(
     return Resumed(path.absolute(), manifest, source.absolute(), config, tuple(p.absolute() for p in problems))
 
 
-def find_last(run_dir: str | Path) -> Path:
+def find_last(run_dir: str | Path) -> tuple[Path, Manifest, dict[Path, str]]:
     """Return the newest checkpoint of a run folder that can be resumed; damaged ones are passed over.
+
+    Returns:
+        The checkpoint, its contents, and those that cannot be resumed, each with what is wrong with it.
 
     Raises:
         CheckpointError: there is none; the message says what was found.
     """
-    return _newest(run_dir)[0]
-
-
-def _newest(run_dir: str | Path) -> tuple[Path, Manifest, dict[Path, str]]:
-    """Return the newest checkpoint that can be resumed, and those that cannot, each with what is wrong with it."""
     folder = Path(shown_path(Path(run_dir))) / "checkpoints"
     found = sorted(folder.glob("*.ckpt")) if folder.is_dir() else []
     if not found:

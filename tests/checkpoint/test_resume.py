@@ -26,10 +26,10 @@ def run_folder(tmp_path):
 
 def test_the_newest_is_found(tmp_path):
     folder = run_folder(tmp_path)
-    assert find_last(tmp_path) == folder / "last.ckpt"
+    assert find_last(tmp_path)[0] == folder / "last.ckpt"
     shutil.copy(folder / "last.ckpt", folder / "aaa.ckpt")
     (folder / "previous.ckpt").touch()
-    assert find_last(tmp_path).name in ("last.ckpt", "aaa.ckpt")
+    assert find_last(tmp_path)[0].name in ("last.ckpt", "aaa.ckpt")
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "segment"])
@@ -41,7 +41,7 @@ def test_a_damaged_newest_is_passed_over(tmp_path, damage):
         flip(None, folder / "replay" / newest)
     else:
         last.write_bytes(last.read_bytes()[: 500 if damage == "cut" else 0])
-    assert find_last(tmp_path) == folder / "previous.ckpt"
+    assert find_last(tmp_path)[0] == folder / "previous.ckpt"
 
 
 def test_none_at_all(tmp_path):
