@@ -74,10 +74,8 @@ if __name__ == "__main__":
     from hydra.core.plugins import Plugins
 
     import qmix_lightning.build
-    import qmix_lightning.envs.pettingzoo
     import qmix_lightning.fit
     import qmix_lightning.training.summary  # noqa: F401
-    import support.fakes  # noqa: F401
     from support import quick_hydra
 
     quick_hydra.quicken()
