@@ -145,10 +145,13 @@ class MetricsLog(Callback):
         self._logged_seconds = dict(self.seconds)
 
 
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  # Lightning's connector sets it
+
+
 def _may_log_more(trainer: Trainer) -> bool:
     """Return whether a callback of the user's may log a metric that is not there before the first evaluation."""
-    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    packages = {type(callback).__module__.partition(".")[0] for callback in callbacks}
+    packages = {type(callback).__module__.partition(".")[0] for callback in _callbacks(trainer)}
     return trainer.enable_validation and not packages <= {"qmix_lightning", "pytorch_lightning"}
 
 
@@ -159,7 +162,7 @@ def _check_monitors(trainer: Trainer, known: set[str]) -> None:
         ConfigurationError: has the closest name there is.
     """
     known = known | trainer.callback_metrics.keys()
-    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+    for callback in _callbacks(trainer):
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and monitor not in known:
             what = f"callback {type(callback).__name__} watches '{monitor}', which is not logged"
