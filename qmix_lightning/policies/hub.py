@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from qmix_lightning.errors import CheckpointError, MissingDependencyError
+from qmix_lightning.errors import CheckpointError
 from qmix_lightning.policies.reference import LEARNER, OPTIMIZER, POLICY, POLICY_FILE
+from qmix_lightning.runtime.near_modules import import_extra
 from qmix_lightning.runtime.text import error_line, printable
 
 __all__ = ["MOST_BYTES", "cache_folder", "fetch_policy"]
@@ -50,12 +51,7 @@ def fetch_policy(reference: str) -> Path:
     commit = revision if revision and _COMMIT.fullmatch(revision) else _read_commit(known)
     if commit is not None and (place / commit / POLICY_FILE).is_file():
         return place / commit
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{reference} needs the package 'huggingface_hub': pip install 'qmix-lightning[hub]'"
-        ) from error
+    huggingface_hub = import_extra("huggingface_hub", f"{reference} needs the package 'huggingface_hub'", "hub")
     try:
         if commit is None:
             commit = _resolve(huggingface_hub, f"{owner}/{name}", revision)

@@ -8,7 +8,6 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qmix_lightning.errors import MissingDependencyError, RunError
+from qmix_lightning.errors import RunError
 from qmix_lightning.nn.layers import parameter_sets
 from qmix_lightning.policies.agent_program import AgentProgram, agent_programs
 from qmix_lightning.policies.stored import StoredPolicy
 from qmix_lightning.policies.verify import Program, verify_programs
+from qmix_lightning.runtime.near_modules import import_extra
 
 __all__ = ["export_programs"]
 
@@ -114,13 +114,8 @@ def _description(stored: StoredPolicy, program: AgentProgram, sets: list[int]) -
 
 
 def _write_onnx(program: AgentProgram, path: Path) -> None:
-    try:
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            import_module(package)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"programs=onnx needs the package '{error.name}': pip install 'qmix-lightning[export]'"
-        ) from error
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        import_extra(package, f"programs=onnx needs the package '{package}'", "export")
     torch.onnx.export(
         program,
         program.example(2),

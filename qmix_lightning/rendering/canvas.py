@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmix_lightning.errors import MissingDependencyError
+from qmix_lightning.runtime.near_modules import import_extra
 
 __all__ = ["AGENT_COLOURS", "INK", "PAPER", "Canvas", "Colour", "Frame", "agent_colour", "require_pillow"]
 
@@ -41,11 +41,7 @@ def agent_colour(index: int) -> Colour:
 
 def require_pillow() -> Any:
     """Import and return Pillow's package, or refuse with the command that installs it."""
-    try:
-        import PIL
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("drawing needs Pillow: pip install 'qmix-lightning[video]'") from error
-    return PIL
+    return import_extra("PIL", "drawing needs Pillow", "video")
 
 
 class Canvas:

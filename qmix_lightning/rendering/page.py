@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmix_lightning.errors import MissingDependencyError
 from qmix_lightning.rendering.canvas import Frame, agent_colour, require_pillow
 from qmix_lightning.rendering.episode import RecordedEpisode
 from qmix_lightning.rendering.recorder import Moment
+from qmix_lightning.runtime.near_modules import import_extra
 from qmix_lightning.runtime.regular_files import write_whole
 from qmix_lightning.runtime.text import printable
 
@@ -36,11 +36,7 @@ def check_page() -> None:
 
 def _plotly() -> str:
     """Return the JavaScript of plotly, which a page holds whole: it opens without a network."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("the page needs plotly: pip install 'qmix-lightning[page]'") from error
-    return get_plotlyjs()
+    return import_extra("plotly.offline", "the page needs plotly", "page").get_plotlyjs()
 
 
 @dataclass

@@ -13,6 +13,7 @@ import numpy as np
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
 from qmix_lightning.rendering.canvas import INK, PAPER, Canvas, Frame
 from qmix_lightning.rendering.recorder import Moment
+from qmix_lightning.runtime.near_modules import import_extra
 
 __all__ = ["FORMATS", "VideoWriter", "check_video", "frames_per_second", "with_caption"]
 
@@ -60,14 +61,10 @@ def _require_ffmpeg() -> None:
 
 
 def _imageio() -> Any:
-    try:
-        import imageio.v2
-        import imageio_ffmpeg
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"writing a video needs {error.name}: pip install 'qmix-lightning[video]'"
-        ) from error
-    assert imageio_ffmpeg
+    for package in ("imageio", "imageio_ffmpeg"):
+        import_extra(package, f"writing a video needs {package}", "video")
+    import imageio.v2
+
     return imageio.v2
 
 

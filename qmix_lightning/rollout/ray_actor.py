@@ -16,9 +16,9 @@ import torch
 import qmix_lightning
 from qmix_lightning.agents.policy import Policy
 from qmix_lightning.environment import VectorEnv
-from qmix_lightning.errors import MissingDependencyError
 from qmix_lightning.rollout.collector import Collected, Collector
 from qmix_lightning.rollout.process_collector import describe, portable, to_arrays
+from qmix_lightning.runtime.near_modules import import_extra
 from qmix_lightning.runtime.resources import keep_freed_memory
 from qmix_lightning.worker.import_path import look_in
 
@@ -31,11 +31,8 @@ def import_ray() -> Any:
     Raises:
         MissingDependencyError: with the line that installs it.
     """
-    try:
-        importlib.import_module("ray.exceptions")
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise MissingDependencyError("rollout.collector=ray needs Ray: pip install 'qmix-lightning[ray]'") from error
+    import_extra("ray.exceptions", "rollout.collector=ray needs Ray", "ray")
+    return importlib.import_module("ray")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,34 @@
-"""Find a module that has moved on: the same under another version, or a name close to what was typed."""
+"""Say of a module that is not there which extra brings it, or which one beside it is meant."""
 
 from __future__ import annotations
 
 import importlib.util
 import pkgutil
 import re
+from typing import Any
 
+from qmix_lightning.errors import MissingDependencyError
 from qmix_lightning.runtime.text import did_you_mean
 
-__all__ = ["moved_module"]
+__all__ = ["import_extra", "moved_module"]
+
+
+def import_extra(module: str, what: str, extra: str, instead: str = "") -> Any:
+    """Import and return a module of a package that not everybody needs.
+
+    Args:
+        module: its full name.
+        what: what needs which package, for the message.
+        extra: of this package, which installs it.
+        instead: the end of the message: what goes without.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(f"{what}: pip install 'qmix-lightning[{extra}]'{instead}") from error
 
 
 def moved_module(name: str) -> str:

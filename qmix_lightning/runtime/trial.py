@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from qmix_lightning.errors import ConfigurationError, MissingDependencyError
+from qmix_lightning.errors import ConfigurationError
+from qmix_lightning.runtime.near_modules import import_extra
 from qmix_lightning.runtime.text import did_you_mean
 
 __all__ = ["PRUNERS", "TRIAL", "load_trial", "make_pruner"]
@@ -55,12 +56,9 @@ def load_trial(description: str) -> Any:
     Raises:
         MissingDependencyError: Optuna is not installed.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna 2 imports what SQLAlchemy 2 has not
-            import optuna
-    except ImportError as error:
-        raise MissingDependencyError("pruning needs Optuna: pip install 'qmix-lightning[sweep]'") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna 2 imports what SQLAlchemy 2 has not
+        optuna = import_extra("optuna", "pruning needs Optuna", "sweep")
     found: Mapping[str, Any] = json.loads(description)
     optuna.logging.set_verbosity(logging.WARNING)
     pruner = make_pruner(found["pruner"])

@@ -8,7 +8,7 @@ from qmix_lightning.config.env_address import env_label, is_address, is_trusted,
 from qmix_lightning.config.resume import imported
 from qmix_lightning.envs import pettingzoo
 from qmix_lightning.errors import ConfigurationError, MissingDependencyError
-from qmix_lightning.runtime.near_modules import moved_module
+from qmix_lightning.runtime.near_modules import import_extra, moved_module
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +72,11 @@ def test_a_module_that_has_moved_on_is_found():
     assert moved_module("nowhere_at_all.x") == moved_module("os") == moved_module("mpe2.qqqqqqqq") == ""
     with pytest.raises(MissingDependencyError, match=r"Did you mean 'mpe2.simple_spread_v3'\?"):
         pettingzoo.make("mpe2.simple_spread_v2")
+
+
+def test_a_package_that_is_not_installed_is_told_with_the_extra_that_has_it():
+    with pytest.raises(MissingDependencyError, match=r"^x needs y: pip install 'qmix-lightning\[z\]', or x=false$"):
+        import_extra("nowhere_at_all", "x needs y", "z", ", or x=false")
 
 
 @pytest.mark.parametrize("module", ["butterfly.pistonball_v6", "butterfly.knights_archers_zombies_v11"])

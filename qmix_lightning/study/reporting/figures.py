@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qmix_lightning.errors import MissingDependencyError
+from qmix_lightning.runtime.near_modules import import_extra
 from qmix_lightning.study.formatting import shown_tick
 from qmix_lightning.study.reporting.analysis import AXES, THRESHOLDS, Analysis
 from qmix_lightning.study.reporting.tables import METRIC_NAMES
@@ -29,14 +29,10 @@ def draw(analysis: Analysis, folder: Path, formats: Sequence[str]) -> list[Path]
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "figures are drawn by matplotlib: pip install 'qmix-lightning[report]', or figures=false"
-        ) from error
+    mpl = import_extra("matplotlib", "figures are drawn by matplotlib", "report", ", or figures=false")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "qmix-report"}
     drawings: dict[str, Callable[[Any, Analysis], bool]] = {f"curves_{axis}": _curves(axis) for axis in AXES}
     drawings |= {"profiles": _profiles, "overall": _aggregates, "improvement": _improvement}

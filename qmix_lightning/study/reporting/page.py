@@ -8,7 +8,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from qmix_lightning.errors import MissingDependencyError
+from qmix_lightning.runtime.near_modules import import_extra
 from qmix_lightning.study.formatting import shown_interval, shown_number, shown_with_interval
 from qmix_lightning.study.reporting.analysis import AXES, THRESHOLDS, Analysis, Result
 from qmix_lightning.study.reporting.figures import AXIS_NAMES, COLORS
@@ -23,16 +23,11 @@ def page(analysis: Analysis, title: str) -> str:
     Raises:
         MissingDependencyError: plotly, whose script is put into the page, is not installed.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the page is drawn by plotly: pip install 'qmix-lightning[report]', or page=false"
-        ) from error
+    plotly = import_extra("plotly.offline", "the page is drawn by plotly", "report", ", or page=false")
     template = resources.files("qmix_lightning.study.reporting").joinpath("page.html").read_text()
     parts = {
         "title": escape(title),
-        "plotly": get_plotlyjs(),
+        "plotly": plotly.get_plotlyjs(),
         "data": _for_script(_data(analysis)),
         "tasks": "\n".join(_task(analysis, number, task) for number, task in enumerate(analysis.tasks)),
         "overall": _overall(analysis),
