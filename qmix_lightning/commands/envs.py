@@ -188,26 +188,17 @@ def _created(section: dict[str, Any], other: InterpreterConfig = _THIS_ONE) -> t
     """Create one environment; return its specification and what it says is missing to play, such as a game."""
     import torch
 
-    from qmix_lightning.environment import is_natively_batched
     from qmix_lightning.vector.env_section import parse_env_section
     from qmix_lightning.vector.factory import Backend, interpreter_of, make_vector_env
     from qmix_lightning.vector.sync import close_all
-    from qmix_lightning.worker.create_env import AdapterMaker
     from qmix_lightning.worker.declared import metadata_of
 
     torch.set_num_threads(1)
     env = parse_env_section(section)
-    if is_natively_batched(env.factory) or other.python is not None:
-        backend = Backend(interpreter=interpreter_of(other.python, other.python_env))
-        created: Any = make_vector_env(
-            env.factory, env.settings, num_envs=1, name=env.name, backend=backend, **env.adapter
-        )
-        bare = created
-    else:
-        created = AdapterMaker(env.factory, env.settings, env.name, **env.adapter)()
-        bare = created.env
+    backend = Backend(interpreter=interpreter_of(other.python, other.python_env))
+    created = make_vector_env(env.factory, env.settings, num_envs=1, name=env.name, backend=backend, **env.adapter)
     try:
-        return created.spec, metadata_of(bare).get("missing")
+        return created.spec, metadata_of(getattr(created, "first_env", created)).get("missing")
     finally:
         close_all([created])  # whether it closes as it should is for qmix-envs check to say
 

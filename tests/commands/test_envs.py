@@ -175,6 +175,11 @@ def test_show_tells_all_it_can_of_what_fails(envs, name: str, said: str):
     assert "  setting" in out
 
 
+def test_show_says_what_is_missing_to_play(envs, monkeypatch):
+    monkeypatch.setitem(VaryingLength.metadata, "missing", "its game is not there")
+    assert re.search(r"can run here +no: its game is not there", envs("show", "support.fakes:VaryingLength")[1])
+
+
 def test_show_says_of_a_class_without_a_docstring_what_its_base_does():
     """But not what PettingZoo's says of every environment."""
 
