@@ -111,7 +111,8 @@ def _leave_out_adapter_settings(name: str, given: dict[str, Any], own: Collectio
         if key in own or given.pop(key, None) is None:
             continue
         why = "shows one team" if key in ("team", "opponents") else "decides that by itself"
-        raise ConfigurationError(f"environment '{name}' is batched by nature and {why}: it takes no env.{key}")
+        meant = "; its limit is env.max_steps" if key == "episode_limit" and "max_steps" in own else ""
+        raise ConfigurationError(f"environment '{name}' is batched by nature and {why}: it takes no env.{key}{meant}")
 
 
 def _opponents(given: Any, team: Any) -> OpponentSettings | None:

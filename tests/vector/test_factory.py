@@ -48,6 +48,11 @@ def test_what_a_natively_batched_environment_does_not_take(given, told):
     parse_env_section({"name": "two_step", "episode_limit": None, "team": None})  # said to be left as it is
 
 
+def test_a_natively_batched_environment_says_which_setting_is_its_limit():
+    with pytest.raises(ConfigurationError, match=r"takes no env\.episode_limit; its limit is env\.max_steps$"):
+        parse_env_section({"name": "vmas", "episode_limit": 3})
+
+
 def test_a_natively_batched_environment_has_no_address():
     section = {"name": "pettingzoo", "id": "qmix_lightning.envs.two_step:TwoStep"}
     env = parse_env_section(section)
