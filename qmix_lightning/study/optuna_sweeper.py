@@ -24,6 +24,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import Trial, TrialState
 
+from qmix_lightning.config.tree import literal
 from qmix_lightning.errors import ConfigurationError
 from qmix_lightning.runtime.text import printable, shown_path
 from qmix_lightning.runtime.trial import TRIAL, make_pruner
@@ -131,8 +132,7 @@ class TrialSweeper(OptunaSweeperImpl):
         for trial, typed in zip(trials, self._configure_trials(list(trials), dict(space), dict(fixed)), strict=True):
             number = trial._trial_id  # pyright: ignore[reportPrivateUsage] # no public way
             told = {"storage": self.storage, "study": study.study_name, "trial": number, "pruner": self.pruner}
-            text = json.dumps(told).replace("\\", "\\\\").replace("'", "\\'")
-            overrides.append((*typed, f"+hydra.job.env_set.{TRIAL}='{text}'"))
+            overrides.append((*typed, f"+hydra.job.env_set.{TRIAL}={literal(json.dumps(told))}"))
         assert self.launcher is not None
         returns = self.launcher.launch(overrides, initial_job_idx=self.job_idx)
         self.job_idx += len(returns)
@@ -152,10 +152,11 @@ class TrialSweeper(OptunaSweeperImpl):
             raise ConfigurationError(f"{failed} of {len(trials)} trials failed, hydra.sweeper.max_failure_rate is less")
 
     def _write_best(self, study: optuna.Study) -> None:
-        if not any(trial.state == TrialState.COMPLETE for trial in study.trials):
+        states = [trial.state for trial in study.trials]
+        if TrialState.COMPLETE not in states:
             return
-        best = study.best_trial
-        print(f"best of {len(study.trials)} trials: {best.value:.6g} with {_typed(best.params)}", flush=True)
+        best, done = study.best_trial, sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states)
+        print(f"best of {done} trials: {best.value:.6g} with {_typed(best.params)}", flush=True)
         result = {"name": "optuna", "best_params": best.params, "best_value": best.value}
         OmegaConf.save(OmegaConf.create(result), self._folder / "optimization_results.yaml")
 
