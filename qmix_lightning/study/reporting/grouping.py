@@ -54,20 +54,23 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 def _part(run: Run, *, env: bool) -> tuple[tuple[str, str], ...]:
     own = [("env.name", run.env)] if env else []
-    return tuple(sorted({*own, *((k, v) for k, v in run.settings.items() if k.startswith("env.") is env)}))
+    chosen = ((k, v) for k, v in run.settings.items() if k.startswith("env.") is env and v != "{}")  # that sets nothing
+    return tuple(sorted({*own, *chosen}))
 
 
 def _task_names(envs: Mapping[tuple[tuple[str, str], ...], str]) -> dict[tuple[tuple[str, str], ...], str]:
     """Return a name for each task: its environment, which of its family it is, and in what it differs from others."""
-    names = {}
+    families: dict[str, list[tuple[tuple[str, str], ...]]] = defaultdict(list)
     for key, env in envs.items():
         settings = dict(key)
-        alike = [dict(other) for other, name in envs.items() if name == env]
         naming = [settings[k] for k in _NAMING if settings.get(k, "None") != "None"]
-        told = {k: v for k, v in settings.items() if k not in _NAMING}
         family = [] if env == "pettingzoo" and naming else [env]  # an address says it all
-        names[key] = _label(" ".join([*family, *naming]), told, [{k: o.get(k, "") for k in {*told, *o}} for o in alike])
-    return names
+        families[" ".join([*family, *naming])].append(key)
+    return {
+        key: _label(name, dict(key), [dict(other) for other in alike])
+        for name, alike in families.items()
+        for key in alike
+    }
 
 
 def _label(name: str, settings: Mapping[str, str], alike: Sequence[Mapping[str, str]]) -> str:
@@ -78,10 +81,11 @@ def _label(name: str, settings: Mapping[str, str], alike: Sequence[Mapping[str, 
         return name
     short = {key: key.rpartition(".")[2] for key in differing}
     shown = [
-        f"{short[key] if list(short.values()).count(short[key]) == 1 else key}={settings.get(key, 'none')}"
+        f"{short[key] if list(short.values()).count(short[key]) == 1 else key}={settings[key]}"
         for key in differing
+        if key in settings
     ]
     if len(shown) > _MOST_SHOWN:
         whole = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:4]
         shown = [*shown[:_MOST_SHOWN], f"+{len(shown) - _MOST_SHOWN} ({whole})"]
-    return f"{name} {' '.join(shown)}"
+    return " ".join([name, *shown])

@@ -52,8 +52,16 @@ def test_an_environment_by_its_address_is_a_task_of_that_name(tmp_path: Path):
     write_run(tmp_path / "a", [1, 2], env={"name": "pettingzoo", "id": "my_game:make", "kwargs": {"size": 5}})
     write_run(tmp_path / "b", [1, 2], env={"name": "pettingzoo", "id": "my_game:make", "kwargs": {"size": 8}})
     write_run(tmp_path / "c", [1, 2], env={"name": "gymnasium", "id": "Foraging-8x8"})
+    write_run(tmp_path / "d", [1, 2], env={"name": "pettingzoo", "id": "my_game:make", "kwargs": {}})
+    write_run(tmp_path / "e", [1, 2], env={"name": "pettingzoo", "id": "other:make", "kwargs": {"walls": 3}})
     tasks = sorted(task for task, _ in labels(study(tmp_path)))
-    assert tasks == ["gymnasium Foraging-8x8", "my_game:make size=5", "my_game:make size=8"]
+    assert tasks == [
+        "gymnasium Foraging-8x8",
+        "my_game:make",
+        "my_game:make size=5",
+        "my_game:make size=8",
+        "other:make",
+    ]
 
 
 def test_runs_with_one_evaluation_have_no_curve_and_the_tables_say_so(tmp_path: Path):
