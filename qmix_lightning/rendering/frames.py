@@ -83,7 +83,7 @@ class FrameRenderer:
 
         Args:
             observation: what the environments show.
-            actions: ``[N]``, the joint action that led here; ``None`` at the start.
+            actions: ``[N]``, the joint action that led here, -1 of an agent that was not alive; ``None`` at the start.
         """
         if not self._plain:
             try:
@@ -117,6 +117,8 @@ class FrameRenderer:
 
     def _plain_picture(self, observation: Observation, actions: Sequence[int] | None) -> Frame:
         spec: EnvSpec = self._env.spec
-        done = None if actions is None else [words[a] for words, a in zip(self._words, actions, strict=True)]
+        done = None
+        if actions is not None:
+            done = [words[a] if a >= 0 else None for words, a in zip(self._words, actions, strict=True)]
         obs, alive = (part[0].numpy(force=True) for part in (observation.obs, observation.agent_mask))
         return draw_observations(spec.agent_names, obs, alive, done)

@@ -18,7 +18,10 @@ _MOST_AGENTS, _MOST_NUMBERS = 12, 64
 
 
 def draw_observations(
-    names: Sequence[str], obs: NDArray[np.float32], alive: NDArray[np.bool_], last_actions: Sequence[str] | None
+    names: Sequence[str],
+    obs: NDArray[np.float32],
+    alive: NDArray[np.bool_],
+    last_actions: Sequence[str | None] | None,
 ) -> Frame:
     """Draw one row for each agent: its name, its last action, and its observation as a strip of colours.
 
@@ -26,7 +29,8 @@ def draw_observations(
         names: of the ``N`` agents.
         obs: ``[N, O]``; blue is negative, red positive, each row scaled by its largest number.
         alive: ``[N]``.
-        last_actions: what each did last, in words; ``None`` before the first step.
+        last_actions: what each did in the step before, in words, ``None`` for one that was not alive to do anything;
+            ``None`` before the first step.
     """
     shown = min(len(names), _MOST_AGENTS)
     canvas = Canvas(_WIDTH, 2 * _MARGIN + _ROW * shown + 24)
@@ -37,7 +41,9 @@ def draw_observations(
         canvas.circle(_MARGIN + 12, middle, 11, colour)
         canvas.text(_MARGIN + 12, middle, str(i), (255, 255, 255), 12)
         canvas.text(_MARGIN + 32, middle - 9, names[i][:18], INK if alive[i] else _GREY, 14, "lm")
-        doing = "not alive" if not alive[i] else f"did {last_actions[i]}" if last_actions else ""
+        doing = "" if alive[i] else "not alive"
+        if last_actions and last_actions[i] is not None:  # at the end nobody is alive, and all have acted
+            doing = f"did {last_actions[i]}"
         canvas.text(_MARGIN + 32, middle + 10, doing[:22], _GREY, 13, "lm")
         if alive[i]:
             _draw_strip(canvas, obs[i, :_MOST_NUMBERS], middle)

@@ -87,11 +87,12 @@ def record_episode(
     shown = _kept(env.reset(one, torch.from_numpy(reset_seed)))
     observations, transitions, values, chosen = [shown], [], [], []
     memory, last = policy.initial_state(1), torch.full((1, n), -1)
+    acted = last
     total, reward, over, told = 0.0, 0.0, False, {}
     while True:
         if draw is not None and on_frame is not None:
             moment = Moment(len(chosen), reward, total, int(shown.agent_mask.sum()), n, over, told)
-            on_frame(draw(shown, last[0].tolist() if chosen else None), moment)
+            on_frame(draw(shown, acted[0].tolist() if chosen else None), moment)
         if over or len(chosen) >= max_steps:
             break
         q, memory = policy(shown.obs, last, memory)
@@ -100,6 +101,7 @@ def record_episode(
         if epsilon > 0.0:
             draws = torch.from_numpy(step_draws(explore_key, np.array([len(chosen)])))
         last = policy.select(q, shown.avail_actions, epsilon, draws)
+        acted = torch.where(shown.agent_mask, last, -1)
         values.append(_readable(policy, q, shown))
         chosen.append(last)
         outcome = env.step(last, one)

@@ -89,11 +89,11 @@ def with_caption(frame: Frame, moment: Moment, title: str = "") -> Frame:
 
 def _words(moment: Moment) -> list[str]:
     words = [f"step {moment.step}", f"return {moment.total_reward:.2f}"]
+    if moment.step:
+        words.insert(1, f"reward {moment.reward:+.2f}")
     if moment.over:
         outcome = ", ".join(f"{name} {value:g}" for name, value in moment.outcome.items())
         return [*words, f"end: {outcome}" if outcome else "end"]
-    if moment.step:
-        words.insert(1, f"reward {moment.reward:+.2f}")
     if moment.alive != moment.n_agents:
         words.append(f"alive {moment.alive} of {moment.n_agents}")
     return words
@@ -123,10 +123,10 @@ class VideoWriter:
 
     def __call__(self, frame: Frame, moment: Moment) -> None:
         """Add one picture; the last of an episode is held for a while."""
-        picture = with_caption(frame, moment, f"{self._over + 1} of {self._episodes}" if self._episodes > 1 else "")
+        self._size = self._size or frame.shape
+        title = f"{self._over + 1} of {self._episodes}" if self._episodes > 1 else ""
+        picture = with_caption(_fitted(frame, self._size), moment, title)
         self._over += moment.over
-        self._size = self._size or picture.shape
-        picture = _fitted(picture, self._size)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called")  # JAX's, of starting ffmpeg, which execs
             for _ in range(1 + (round(_HOLD_S * self._fps) if moment.over else 0)):

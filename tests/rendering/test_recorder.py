@@ -12,6 +12,7 @@ from qmix_lightning.algorithms import ALGORITHMS
 from qmix_lightning.components import env_maker
 from qmix_lightning.errors import RunError
 from qmix_lightning.rendering.episode import RecordedEpisode, discounted_returns
+from qmix_lightning.rendering.plain import draw_observations
 from qmix_lightning.rendering.recorder import record_episode
 from qmix_lightning.rendering.team_values import mixing_of
 from qmix_lightning.rollout.evaluation import evaluate_episodes
@@ -99,6 +100,24 @@ def test_pictures_come_before_each_step_and_after_the_last():
     assert [moment.over for _, moment in moments] == [False] * episode.length + [True]
     assert moments[-1][1].total_reward == pytest.approx(episode.total_reward)
     assert len({shape for shape, _ in moments}) == 1
+
+
+def test_a_plain_picture_tells_who_did_what_even_last(monkeypatch: pytest.MonkeyPatch):
+    told = []
+
+    def draw(names, obs, alive, last_actions):
+        told.append(last_actions)
+        return draw_observations(names, obs, alive, last_actions)
+
+    monkeypatch.setattr("qmix_lightning.rendering.frames.draw_observations", draw)
+    frames = []
+    episode = recorded(on_frame=lambda frame, moment: frames.append(frame))
+    done = np.where(episode.alive[:-1], episode.actions, -1)
+    words = [[names[a] if a >= 0 else None for names, a in zip(episode.action_names, row, strict=True)] for row in done]
+    assert told == [None, *words]
+    assert not episode.alive[-1].any()
+    idle = draw_observations(episode.spec.agent_names, np.zeros((3, 1), np.float32), episode.alive[-1], None)
+    assert not np.array_equal(frames[-1], idle), "what led to the end is seen"
 
 
 def test_recording_stops_where_it_is_told():

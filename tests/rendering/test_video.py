@@ -50,7 +50,9 @@ def test_a_failure_leaves_nothing(tmp_path: Path):
 def test_a_window_that_changes_its_size_is_cut_and_padded(tmp_path: Path):
     path = tmp_path / "team.mp4"
     write(path, [FRAMES[0], FRAMES[1][:100, :300], np.pad(FRAMES[2], ((0, 90), (0, 90), (0, 0)))])
-    assert frames_of(path).shape[1:] == with_caption(FRAMES[0], moment(0)).shape
+    video = frames_of(path)
+    assert video.shape[1:] == with_caption(FRAMES[0], moment(0)).shape
+    assert all((frame[125:] < 100).any() for frame in video), "the line of text stays below"
 
 
 def test_small_pictures_are_enlarged_by_whole_pixels():
@@ -60,6 +62,11 @@ def test_small_pictures_are_enlarged_by_whole_pixels():
     factor = 8
     assert np.array_equal(shown[: 20 * factor : factor, : 40 * factor : factor], board)
     assert (shown[20 * factor :] < 100).any(), "there is a line of text below"
+
+
+def test_the_line_has_the_last_reward_also_at_the_end():
+    plain, end = (with_caption(FRAMES[2], Moment(4, reward, 2.0, 2, 2, over=True)) for reward in (0.5, 0.25))
+    assert not np.array_equal(plain, end)
 
 
 def test_short_episodes_are_slow_enough_to_follow():
