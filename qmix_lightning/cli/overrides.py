@@ -104,14 +104,25 @@ def prepare_overrides(arguments: list[str], config_name: str) -> list[str]:
         rest += _chosen_run_dir(sweep, by_label)
     rest = [_quoted(a) for a in rest]
     rest = [a for a in rest if a != "experiment=null"]  # the default, which Hydra refuses as a value
-    for group in config_groups():
-        if f"{group}=null" in rest:
-            raise ConfigurationError(f"{group} must be one of its choices, not null")
+    _refuse_no_choice(rest)
     if any(a in ("run_dir=", "run_dir=null", "run_dir=''", 'run_dir=""') for a in rest):
         raise ConfigurationError("run_dir must name a folder")
     if sweep and config_name == "train":
         _check_study_folder(rest)
     return [*flags, *rest]
+
+
+def _refuse_no_choice(arguments: list[str]) -> None:
+    """Refuse a group without a choice, which Hydra leaves out or answers with its search path.
+
+    Raises:
+        ConfigurationError: says what to type for none, where there is such a choice.
+    """
+    for group in config_groups():
+        for nothing in ("null", "[]", ""):
+            if f"{group}={nothing}" in arguments:
+                cure = f": type {group}=none" if "none" in shipped_files(group) else ""
+                raise ConfigurationError(f"{group} must be one of its choices, not {nothing or 'empty'}{cure}")
 
 
 def _refuse_two_policies(typed: list[str], config_name: str) -> None:

@@ -63,6 +63,8 @@ TYPED = [
     ("mixer=sum", "unknown mixer 'sum'; known: none, qatten, qmix, "),
     ("+algorithm=vdn", "write algorithm=vdn without +"),
     ("env=null", "env must be one of its choices, not null"),
+    ("env=", "env must be one of its choices, not empty"),
+    ("logger=[]", "logger must be one of its choices, not []: type logger=none"),
     ("env.name=two_stepp", "unknown environment 'two_stepp'. Did you mean 'two_step'?"),
     ("-m algorithm=qmix,vdnn", "unknown algorithm 'vdnn'. Did you mean 'algorithm=vdn'?"),
     ("algorithm=qmix,vdn", "algorithm has several values: add -m to sweep"),
