@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ qmix-bench: run a suite of tasks, algorithms and seeds, and sum it up.
 
 The same command again goes on: finished runs are skipped, interrupted ones resumed, failed ones tried again.
 
-  suite        one of: {suites}; or the path of a YAML file
+  suite        {suites}
   tasks        labels of the suite (all)
   algorithms   labels of the suite (all)
   seeds        a number of them, from 1, or a list (the suite's)
@@ -85,7 +86,8 @@ def _bench(arguments: list[str]) -> None:
     from qmix_lightning.study.suite import load_suite, suite_names
 
     if not arguments or {"-h", "--help", "help"} & set(arguments):
-        print(_HELP.format(suites=", ".join(suite_names())), end="")
+        suites = f"one of: {', '.join(suite_names())}; or the path of a YAML file"
+        print(_HELP.format(suites=textwrap.fill(suites, 105, subsequent_indent=" " * 15)), end="")
         return
     options = _parse(arguments)
     suite = load_suite(options.suite)
@@ -112,7 +114,7 @@ def _parse(arguments: list[str]) -> Options:
     from qmix_lightning.study.suite import suite_names
 
     for argument in arguments:
-        if argument in suite_names():
+        if argument in suite_names() or ("=" not in argument and argument.endswith((".yaml", ".yml"))):
             raise ConfigurationError(
                 f"cannot read '{argument}', which should be key=value. Did you mean 'suite={argument}'?"
             )
@@ -189,7 +191,8 @@ def _run_missing(plan: Plan, options: Options) -> int:
     print(f"{plan.suite.name}: {done} of {len(plan.cells)} runs are done", flush=True)
     if not wanted:
         return 0
-    print(f"{len(wanted)} to run, {side_by_side} side by side, in {shown_path(plan.study.folder)}", flush=True)
+    at_once = f"{side_by_side} side by side" if side_by_side > 1 else "one after the other"
+    print(f"{len(wanted)} to run, {at_once}, in {shown_path(plan.study.folder)}", flush=True)
     processes = Processes()
     jobs = [plan.job(cell, processes, side_by_side, again=again) for cell in wanted]
 

@@ -39,6 +39,7 @@ from support.suites import SUITE, small_plan, write_rows
             "cannot read 'tasks=[two_step,': a list is closed and",
         ),
         (["games", "seeds=2"], "cannot read 'games', which should be key=value. Did you mean 'suite=games'?"),
+        (["mine.yaml"], "cannot read 'mine.yaml', which should be key=value. Did you mean 'suite=mine.yaml'?"),
         (["suite=games", "also=optimizer.lr=1e-3"], "also must be a list of overrides: also=[optimizer.lr=1e-3]"),
         (["suite=games", "also=[seed=3]"], "seed is set by qmix-bench for each run"),
         (["suite=games", "also=[3]"], "also must be a list of overrides, also=[optimizer.lr=1e-3], not 3"),
