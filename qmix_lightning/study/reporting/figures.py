@@ -47,6 +47,9 @@ def draw(analysis: Analysis, folder: Path, formats: Sequence[str]) -> list[Path]
                     date = {"Date": None} if kind == "svg" else {"CreationDate": None} if kind == "pdf" else {}
                     written.append(folder / f"{name}.{kind}")
                     figure.savefig(written[-1], dpi=160, metadata=date)
+            else:  # one of a report on other runs would be taken for this one's
+                for kind in formats:
+                    (folder / f"{name}.{kind}").unlink(missing_ok=True)
     return written
 
 
@@ -129,6 +132,8 @@ def _aggregates(figure: Any, analysis: Analysis) -> bool:
             _bar(panel, y, overall.aggregates[name], looks[overall.algorithm]["color"])
         panel.use_sticky_edges = False  # bars would begin at the edge
         panel.margins(x=0.1)
+        low, high = panel.get_xlim()  # of scores that are all alike, thousandths: ticks would lie on each other
+        panel.set_xlim(min(low, (low + high) / 2 - 0.05), max(high, (low + high) / 2 + 0.05))
         panel.set(title=name, yticks=range(len(ordered)), yticklabels=[overall.algorithm for overall in ordered])
         panel.grid(axis="x", alpha=0.25)
     figure.supxlabel("normalised score", fontsize=9)

@@ -71,11 +71,14 @@ def markdown(analysis: Analysis) -> str:
 
 def scale_note(analysis: Analysis) -> str:
     """Return what counts as 0 and 1 on each task."""
-    ends = [f"{task} {shown_number(low)} to {shown_number(high)}" for task, (low, high) in analysis.scales.items()]
+    counted = {task: ends for task, ends in analysis.scales.items() if ends[0] < ends[1]}
+    ends = [f"{task} {shown_number(low)} to {shown_number(high)}" for task, (low, high) in counted.items()]
+    alike = [task for task in analysis.scales if task not in counted]
     return (
         "Scores on which a task's lowest evaluation is 0 and its highest 1 (a win rate is taken as it is): "
         + "; ".join(ends)
-        + ". Algorithms with a result on every task."
+        + ". Algorithms with a result on each of these."
+        + (f" All evaluations are alike, and not counted, on {', '.join(alike)}." if alike else "")
     )
 
 

@@ -253,6 +253,24 @@ def test_the_figures_are_what_their_names_say(written: Path):
     assert ElementTree.parse(figures / "curves_env_steps.svg").getroot().tag.endswith("svg")
 
 
+def test_a_comparison_of_single_runs_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    for task, returns in {"lbf": [0, 1], "mpe": [-3, -2], "rware": [0, 0]}.items():
+        write_run(Path("runs") / task, returns, env={"name": task})
+    assert run("runs", "page=false", "formats=[svg]") == 0
+    shown = capsys.readouterr().out
+    assert "lbf 0 to 1; mpe -3 to -2. Algorithms with a result on each of these." in shown
+    assert "All evaluations are alike, and not counted, on rware." in shown
+    texts = re.findall("<!-- (.*?) -->", Path("outputs/report/runs/figures/overall.svg").read_text())
+    assert max(map(len, texts)) == len("normalised score"), "ticks are short numbers"
+    assert all(len(text) <= 5 for text in texts if text[-1].isdigit())
+    assert run("runs/rware", "page=false", "formats=[svg]", "output=outputs/report/runs") == 0
+    found = {path.name for path in Path("outputs/report/runs/figures").iterdir()}
+    assert found == {"curves_env_steps.svg", "curves_wall_s.svg"}, "what was drawn of other runs is gone"
+
+
 def test_names_in_the_page_are_shown_and_not_run(written: Path):
     text = (written / "report.html").read_text()
     assert "<script>alert(1)" not in text
