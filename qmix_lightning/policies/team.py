@@ -87,8 +87,10 @@ class Team:
             of those that are not alive.
 
         Raises:
-            ValueError: an unknown agent, a wrong size, what is no number or no mask, or no legal action.
+            ValueError: an unknown agent, a wrong size, what is no number or no mask, no legal action, or no chance.
         """
+        if not 0.0 <= epsilon <= 1.0:
+            raise ValueError(f"epsilon must be between 0 and 1, not {epsilon}")
         named = isinstance(observations, Mapping)
         if named:
             if self.num_envs != 1:

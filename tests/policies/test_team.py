@@ -122,6 +122,11 @@ def test_what_it_cannot_use_is_refused(run: Path, observations: Any, message: st
         ql.load(run).act(observations)
 
 
+def test_a_chance_is_at_most_1(run: Path):
+    with pytest.raises(ValueError, match="epsilon must be between 0 and 1, not 10"):
+        ql.load(run).act({"unit_0": np.zeros(4)}, epsilon=10)
+
+
 @pytest.mark.parametrize(("num_envs", "mask"), [(1, [True, False]), (3, [True]), (2, [[True, False]])])
 def test_a_mask_of_other_environments_begins_no_episode(run: Path, num_envs: int, mask: Any):
     team = ql.load(run, num_envs=num_envs)
