@@ -42,8 +42,8 @@ def print_end(summary: dict[str, Any], config: RunConfig, run_dir: Path) -> None
     rows = {
         "algorithm": f"{summary['algorithm']} on {summary['env']}, seed {summary['seed']}",
         "ended by": summary["why"],
-        "env steps": f"{summary['env_steps']:,} in {_seconds(summary['wall_s'])} ({summary['env_steps_per_s']:,.0f}/s)",
-        "updates": f"{summary['updates']:,} ({summary['updates_per_s']:,.0f}/s)",
+        "env steps": f"{summary['env_steps']:,} in {_seconds(summary['wall_s'])} ({_rate(summary['env_steps_per_s'])})",
+        "updates": f"{summary['updates']:,} ({_rate(summary['updates_per_s'])})",
         "time": _times(summary["seconds"]),
         **_results(summary),
     }
@@ -54,6 +54,11 @@ def print_end(summary: dict[str, Any], config: RunConfig, run_dir: Path) -> None
     for number, command in enumerate(_next(summary, config, run_dir)):
         print(f"  {'next' if number == 0 else '':<{max(map(len, rows))}}  {command}")
     print(end="", flush=True)
+
+
+def _rate(in_a_second: float) -> str:
+    """Return a rate as people read it; of slow runs not a mere 0."""
+    return f"{in_a_second:,.0f}/s" if in_a_second >= 10 else f"{in_a_second:.2g}/s"
 
 
 def _results(summary: dict[str, Any]) -> dict[str, str]:

@@ -33,3 +33,7 @@ def test_what_was_typed_of_loggers_is_named_but_no_address(tmp_path: Path):
     assert end_table.resume_command(config, tmp_path, " more=1") == f"qmix-train run_dir={tmp_path} {end}"
     for others in ((), ("logger=wandb", "logger.wandb=null")):
         assert end_table.resume_command(run_config("env=two_step", *others), tmp_path).endswith("ckpt_path=last")
+
+
+def test_the_rate_of_a_slow_run_is_no_mere_zero():
+    assert [end_table._rate(rate) for rate in (12_345.6, 9.96, 0.192, 0.0)] == ["12,346/s", "10/s", "0.19/s", "0/s"]
