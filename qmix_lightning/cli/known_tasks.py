@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 __all__ = ["typed_as"]
 
@@ -54,4 +55,6 @@ def typed_as(task: str) -> str | None:
         found.append(f"env=gymnasium env.id={task}")
     if match := re.fullmatch(r"rware-(.+?)(-v\d+)?", task):
         found.append(f"env=rware env.task={match[1]}")
+    if task.isidentifier() and Path(f"{task}.py").is_file():  # of the working folder
+        found.append(f"env={task}:FACTORY")
     return " or ".join(found) or None

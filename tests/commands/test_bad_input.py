@@ -206,6 +206,11 @@ def test_a_file_of_the_working_folder_can_be_named(
     assert re.search("can run here +yes", shown.out)
 
 
+def test_a_file_of_the_working_folder_is_no_environment_by_itself(work: Path):
+    (work / "my_game.py").touch()
+    check_refused(inprocess.command(["env=my_game"]), 2, "unknown env 'my_game': it is typed env=my_game:FACTORY")
+
+
 EXPERIMENTS = {
     "key": ("optimizer:\n  lrr: 1\n", "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'?"),
     "top_key": ("total_env_step: 5\n", "unknown key 'total_env_step'. Did you mean 'total_env_steps'?"),
