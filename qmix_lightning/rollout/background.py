@@ -36,18 +36,19 @@ class BackgroundCollector:
         *,
         steps: int | None,
         episodes: int | None,
-        interrupted: Callable[[], bool],
     ) -> None:
-        """Start a round of this rank: of so many joint steps or episodes, whichever is given."""
+        """Start a round of this rank: of so many joint steps or episodes, whichever is given.
+
+        A signal does not cut it: the row and the evaluation of the update beside it tell where the whole round ends,
+        and epsilon is the same in all of it.
+        """
         assert self._wait is None, "a round is under way already"
         if isinstance(collector, RemoteCollector):
-            self._wait = collector.submit_round(epsilon, steps=steps, episodes=episodes, interrupted=interrupted)
+            self._wait = collector.submit_round(epsilon, steps=steps, episodes=episodes)
             return
         if self._threads is None:
             self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="collector")
-        self._wait = self._threads.submit(
-            collector.collect_round, epsilon, steps=steps, episodes=episodes, interrupted=interrupted
-        ).result
+        self._wait = self._threads.submit(collector.collect_round, epsilon, steps=steps, episodes=episodes).result
 
     def result(self) -> Round | None:
         """Wait for the round and return what it brought; ``None`` if none was begun."""

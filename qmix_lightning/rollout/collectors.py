@@ -37,7 +37,7 @@ class RolloutCollector(Protocol):
         ...
 
     def collect_round(
-        self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
+        self, epsilon: float, *, steps: int | None, episodes: int | None
     ) -> tuple[Collected, EnvironmentFault | None]:
         """Collect so many joint steps or episodes, whichever is given; interrupted where environments fail for good."""
         ...

@@ -212,19 +212,19 @@ class RemoteCollector:
         return to_tensors(self.process.request("collect", epsilon, max_steps, interrupted=interrupted))
 
     def collect_round(
-        self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
+        self, epsilon: float, *, steps: int | None, episodes: int | None
     ) -> tuple[Collected, EnvironmentFault | None]:
         """Collect a round in the process, as :meth:`.Collector.collect_round` does."""
-        return self.submit_round(epsilon, steps=steps, episodes=episodes, interrupted=interrupted)()
+        return self.submit_round(epsilon, steps=steps, episodes=episodes)()
 
     def submit_round(
-        self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
+        self, epsilon: float, *, steps: int | None, episodes: int | None
     ) -> Callable[[], tuple[Collected, EnvironmentFault | None]]:
         """Begin the collector's ``collect_round``; return what waits for it."""
         wait = self.process.submit("collect_round", epsilon, steps, episodes)
 
         def result() -> tuple[Collected, EnvironmentFault | None]:
-            collected, fault = wait(interrupted)
+            collected, fault = wait(None)
             return to_tensors(collected), fault
 
         return result
@@ -268,9 +268,7 @@ class _Served:
     def collect_round(
         self, epsilon: float, steps: int | None, episodes: int | None
     ) -> tuple[Collected, EnvironmentFault | None]:
-        collected, fault = self.collector.collect_round(
-            epsilon, steps=steps, episodes=episodes, interrupted=lambda: self.interrupted
-        )
+        collected, fault = self.collector.collect_round(epsilon, steps=steps, episodes=episodes)
         return to_arrays(collected), fault
 
     def answer(self, name: str, arguments: tuple[Any, ...]) -> Any:

@@ -125,20 +125,20 @@ class RayCollector:
                 return replace(total, interrupted=not over)
 
     def collect_round(
-        self, epsilon: float, *, steps: int | None, episodes: int | None, interrupted: Callable[[], bool]
+        self, epsilon: float, *, steps: int | None, episodes: int | None
     ) -> tuple[Collected, EnvironmentFault | None]:
         """Collect a round of so many joint steps or episodes, as :meth:`.Collector.collect_round` does."""
         if steps is None:
-            return whole_round(lambda _: self.collect(epsilon, interrupted=interrupted), steps=None, episodes=episodes)
+            return whole_round(lambda _: self.collect(epsilon), steps=None, episodes=episodes)
         total = Collected()
         while total.env_steps < steps:
             try:
                 self._join()
-                part, fault = self._play(epsilon, self._vector_steps(steps - total.env_steps), interrupted)
+                part, fault = self._play(epsilon, self._vector_steps(steps - total.env_steps), lambda: False)
             except EnvironmentFault as error:
                 return replace(total, interrupted=True), error
             total.extend(part)
-            if fault is not None or part.interrupted:
+            if fault is not None:
                 return replace(total, interrupted=True), fault
         return total, None
 

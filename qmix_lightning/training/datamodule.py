@@ -330,7 +330,7 @@ class ReplayDataModule(LightningDataModule):
         steps, episodes = self._to_next_update()
         epsilon = self.epsilon(self.counters.round_start)
         collector.publish(self._policy)
-        self._background.begin(collector, epsilon, steps=steps, episodes=episodes, interrupted=self._interrupted)
+        self._background.begin(collector, epsilon, steps=steps, episodes=episodes)
 
     def take_background_round(self) -> None:
         """Add the round that was collected during an update; called after every update, on every rank.

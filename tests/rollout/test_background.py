@@ -84,7 +84,9 @@ def test_no_round_is_begun_behind_the_budget():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_round_that_was_cut_is_finished_by_the_policy_that_began_it(schedule, tmp_path):
+def test_a_signal_does_not_cut_a_round(schedule, tmp_path):
+    """Its rest would be played by another epsilon, and counted apart."""
+    schedule = {**schedule, "epsilon": EpsilonSchedule(1.0, 0.0, 200)}
     whole, cut = make_data(asynchronous=True, **schedule), make_data(asynchronous=True, **schedule)
     for update in range(1, 8):
         for data in (whole, cut):
@@ -96,6 +98,7 @@ def test_a_round_that_was_cut_is_finished_by_the_policy_that_began_it(schedule, 
             cut.take_background_round()
     cut.stop.signal_number = signal.SIGTERM
     cut.take_background_round()
+    assert cut.counters == whole.counters
     with pytest.raises(RunInterrupted):
         next_batch(cut)
     cut.store = SegmentStore(tmp_path, 0)

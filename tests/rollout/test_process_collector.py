@@ -142,7 +142,7 @@ def test_it_is_no_vector_environment_and_closes_twice():
 def test_it_ends_in_the_middle_of_a_round_that_nobody_waits_for():
     env = remote()
     collector = RemoteCollector(env, make_policy(env.spec), seed=1, rank=0)
-    collector.submit_round(1.0, steps=None, episodes=10**6, interrupted=lambda: False)
+    collector.submit_round(1.0, steps=None, episodes=10**6)
     begun_at = time.monotonic()
     env.close()
     assert time.monotonic() - begun_at < 8
