@@ -112,24 +112,44 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_did(stopped: tuple[Path
 
 
 def test_an_evaluation_that_is_repeated_counts_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A checkpoint at every second evaluation is there, and the same, if a signal came in that evaluation."""
+    """A checkpoint at every second evaluation is there, and the same, if signals came in that evaluation."""
     second = ["callbacks=model_checkpoint", "callbacks.model_checkpoint.every_n_epochs=2"]
     twice = ["eval_interval=16", "total_env_steps=32"]
     inprocess.succeed([f"run_dir={tmp_path}/whole", *TINY, *second, *twice])
     evaluate, numbers = ReplayDataModule.evaluate, itertools.count(1)
 
     def interrupted(data: ReplayDataModule) -> Any:
-        data.stop.signal_number = signal.SIGTERM if next(numbers) == 2 else 0
+        data.stop.signal_number = signal.SIGTERM if next(numbers) in (2, 3) else 0
         return evaluate(data)
 
     monkeypatch.setattr(ReplayDataModule, "evaluate", interrupted)
     assert inprocess.command([f"run_dir={tmp_path}/run", *TINY, *second, *twice]).status == 143
+    assert inprocess.command([f"run_dir={tmp_path}/run", "ckpt_path=last"]).status == 143
     inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last"])
     found = [tmp_path.glob(f"{name}/checkpoints/update*.ckpt") for name in ("whole", "run")]
     saved = [{path.name: read_checkpoint(path) for path in paths} for paths in found]
     assert saved[0].keys() == saved[1].keys()
     assert len(saved[0]) == 1
     assert all(saved[0][name]["loops"] == saved[1][name]["loops"] for name in saved[0])
+
+
+@pytest.mark.parametrize("evaluations", [[], ["trainer.limit_val_batches=0"]])
+def test_an_epoch_that_was_saved_before_its_end_ends_once(tmp_path: Path, evaluations: list[str]):
+    """With what callbacks do at its end, whether its evaluation is repeated or there are none."""
+    watch = (
+        "callbacks.stop={_target_:pytorch_lightning.callbacks.EarlyStopping,monitor:train/epsilon,mode:max,patience:50}"
+    )
+    own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:1,save_top_k:-1}"
+    twice = ["total_env_steps=32", "eval_interval=16", *evaluations, watch]
+    inprocess.succeed([f"run_dir={tmp_path}/whole", *TINY, *twice, f"callbacks.own={own}"])
+    saved = {path: read_checkpoint(path) for path in tmp_path.rglob("*step=*.ckpt")}
+    path = next(p for p, s in saved.items() if s["ReplayDataModule"]["counters"]["evaluation_pending"])
+    inprocess.succeed([f"run_dir={tmp_path}/run", f"ckpt_path={path}", watch])
+    whole, run = (read_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "run"))
+    (name,) = (name for name in whole["callbacks"] if name.startswith("EarlyStopping"))
+    assert run["callbacks"][name] == whole["callbacks"][name]
+    assert run["loops"] == whole["loops"]
+    assert run["ReplayDataModule"]["counters"] == whole["ReplayDataModule"]["counters"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Handle signals, stop a run at its budget, and run an evaluation that is pending."""
+"""Handle signals, stop a run at its budget, and end an epoch that was saved before its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["RunControl"]
 
 
 class RunControl(Callback):
-    """Callback that handles signals, stops at the budget, and runs an evaluation that was due at the last save."""
+    """Callback that handles signals, stops at the budget, and ends an epoch that was not over at the last save."""
 
     def __init__(self) -> None:
         self._handlers: SignalHandlers | None = None
@@ -39,19 +39,24 @@ class RunControl(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._install_signal_handlers(trainer)
         data = data_of(trainer)
-        if data.counters.evaluation_pending and trainer.enable_validation:
-            self._evaluate(trainer)
+        if data.counters.evaluation_pending:
+            self._end_epoch(trainer)
         self._stop_at_budget(trainer)
 
     @staticmethod
-    def _evaluate(trainer: Trainer) -> None:
-        """Run the evaluation of the epoch before, as it would have been run at that epoch's end."""
-        epoch = trainer.fit_loop.epoch_progress.current
-        epoch.completed -= 1  # it is trainer.current_epoch, by which callbacks count evaluations
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.run()
-        trainer.training = True
-        epoch.completed += 1
+    def _end_epoch(trainer: Trainer) -> None:
+        """Do what was left of the epoch before: its evaluation, if there are any, and what callbacks do at its end."""
+        loop = trainer.fit_loop
+        both = loop.epoch_progress.total, loop.epoch_progress.current
+        for progress in both:
+            progress.completed -= 1  # it is trainer.current_epoch, by which callbacks count evaluations
+        if trainer.enable_validation:
+            trainer.validating = True
+            loop.epoch_loop.val_loop.run()
+            trainer.training = True
+        for progress in both:
+            progress.processed -= 1  # only now: what is saved in an evaluation that is cut short counts the epoch too
+        loop.on_advance_end()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
