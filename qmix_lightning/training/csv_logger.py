@@ -76,7 +76,7 @@ class RunCSVLogger(PlacesRows, Logger):
         key = metrics.get(_KEY, step)
         if self._pending and self._pending.get(_KEY) != key:
             self._write()
-        self._pending |= {_KEY: float(key or 0)} | metrics
+        self._pending |= {name: float(value) for name, value in ({_KEY: key or 0} | metrics).items()}
 
     def _write(self) -> None:
         if not self._pending:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -53,3 +55,15 @@ def test_parameters_come_back_in_their_own_precision(tmp_path: Path, precision: 
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
+
+
+def test_counts_stay_what_they_are(finished_run: Path, tmp_path: Path):
+    """A run that goes on and has nothing left to do writes what it has read, not ``60.0`` for ``60``."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    inprocess.succeed([f"run_dir={tmp_path}/run", "ckpt_path=last"])
+    for folder in (finished_run, tmp_path / "run"):
+        best = json.loads((folder / "summary.json").read_text())["best"]
+        assert (best["env_steps"], type(best["env_steps"])) == (60, int)
+    saved = [read_checkpoint(f / "checkpoints" / "last.ckpt") for f in (finished_run, tmp_path / "run")]
+    known = [{n: s["callbacks"]["RunCheckpoint"][n] for n in ("best", "best_eval", "loggers")} for s in saved]
+    assert repr(known[0]) == repr(known[1])

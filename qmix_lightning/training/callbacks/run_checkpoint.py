@@ -176,7 +176,8 @@ class RunCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = [float(value) for value in state_dict["best"]]
-        self.best_eval = {str(k): float(v) for k, v in state_dict.get("best_eval", {}).items()}  # 0.1.0 kept none
+        best_eval = state_dict.get("best_eval", {})  # 0.1.0 kept none
+        self.best_eval = {str(k): int(v) if k == "env_steps" else float(v) for k, v in best_eval.items()}
         self.wall_before = float(state_dict["wall_s"])
         if len(self.best) not in (0, 2) or not all(map(math.isfinite, (*self.best, self.wall_before))):
             raise CheckpointError("the checkpoint's best evaluation and time are not those of a run")
