@@ -137,10 +137,11 @@ def _train_locked(
         config = validate(tree)
     if config.ckpt_path == "last" and not resumable and not ended and overrides is not None:
         return fit_run(_begin_anew(tree, run_dir, overrides), run_dir, None, ranks)
-    if config.ckpt_path == "last" and not resumable and begun and not holds_files(run_dir):
+    # A simulator.log may be there, and a config.yaml that a kill cut short: neither says how the run was to be trained.
+    if config.ckpt_path == "last" and begun and status is None and not (run_dir / "checkpoints").exists():
         raise ConfigurationError(
-            f"the run in {shown_path(run_dir)} was killed before it had written anything: repeat its command without "
-            "ckpt_path=last"
+            f"the run in {shown_path(run_dir)} was killed before it had written its config.yaml: repeat its command "
+            "without ckpt_path=last"
         )
     resumed = load_resumed(config, tree, run_dir, overrides, opened)
     return fit_run(resumed.config, run_dir, resumed, ranks)

@@ -323,6 +323,15 @@ def test_an_empty_folder_of_the_users_stays(work: Path):
     assert sorted(os.listdir(work)) == ["empty", "mine.txt"]
 
 
+@pytest.mark.parametrize("left", [[], ["config.yaml.writing", "simulator.log"]])
+def test_a_run_that_was_killed_before_its_configuration_was_written(work: Path, left: list[str]):
+    (work / "run").mkdir()
+    for name in (".lock", *left):
+        (work / "run" / name).touch()
+    message = "the run in run was killed before it had written its config.yaml: repeat its command without ckpt_path"
+    check_refused(inprocess.command(["run_dir=run", "ckpt_path=last"]), 2, message)
+
+
 @pytest.mark.parametrize(
     ("typed", "refused"),
     [
