@@ -137,9 +137,18 @@ def load_target(target: str, what: str) -> Callable[..., Any]:
     value: Any = module
     for part in attribute.split("."):
         if not hasattr(value, part):
-            names = [n for n in vars(value) if not n.startswith("_")]
+            package = _package(module_name)  # what it has imported from others is nobody's environment
+            names = [
+                name
+                for name, found in vars(value).items()
+                if not name.startswith("_") and _package(getattr(found, "__module__", None) or package) == package
+            ]
             raise ConfigurationError(f"{what}: '{module_name}' has no '{part}'{did_you_mean(part, names)}")
         value = getattr(value, part)
     if not callable(value):
         raise ConfigurationError(f"{what}: '{target}' is not callable")
     return value
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]

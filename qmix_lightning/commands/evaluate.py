@@ -37,7 +37,7 @@ def _task(tree: dict[str, Any], folder: Path, overrides: list[str] | None) -> No
 
     config = validate_eval(tree)
     refuse_untyped_interpreter(config, overrides)
-    if config.output is not None and Path(config.output).is_dir():
+    if config.output and Path(config.output).is_dir():
         raise ConfigurationError(f"output must be a file, and {config.output} is a folder")
     stored = open_policy(config.reference, config.run_dir)
     # Here, since they import torch: a reference that names nothing is told at once.
@@ -98,7 +98,7 @@ def _target(output: str | None, source: Path) -> Path | None:
     Raises:
         ConfigurationError: it cannot be written.
     """
-    if output is None and source.suffix != ".ckpt":
+    if not output and source.suffix != ".ckpt":
         return None
     target = Path(output or source.parent.parent / "eval.json").absolute()
     if target.is_dir():

@@ -75,6 +75,8 @@ def _report(arguments: list[str]) -> None:
         raise ConfigurationError(f"unknown format '{wrong[0]}'; known: pdf, png, svg")
     first = Path(folders[0])
     output = Path(options.output) if options.output else Path("outputs/report") / (first.resolve().name or "runs")
+    if output.is_file():
+        raise ConfigurationError(f"output must be a folder, and {shown_path(output)} is a file")
     text, written = write_report([Path(folder) for folder in folders], output, options)
     print(f"{text}")
     for path in written:

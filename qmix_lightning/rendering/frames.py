@@ -110,8 +110,9 @@ class FrameRenderer:
             raise ValueError("it gave no picture")
         picture = np.asarray(drawn)
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (3, 4) or 0 in picture.shape:
+            what = "render" if own is None else "render_frame"
             raise ConfigurationError(
-                f"a picture must be uint8 [height, width, 3], and is {picture.dtype} {list(picture.shape)}"
+                f"{what}() must return uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}"
             )
         return np.ascontiguousarray(picture[..., :3])
 

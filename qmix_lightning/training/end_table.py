@@ -19,7 +19,7 @@ from qmix_lightning.config.trust import is_name, shipped_section, texts
 from qmix_lightning.runtime.text import shown_path
 from qmix_lightning.training.summary import print_table, with_interval
 
-__all__ = ["print_end", "print_start", "resume_command"]
+__all__ = ["print_end", "print_start", "resume_command", "shown_rate"]
 
 
 def print_start(trainer: Trainer, run_dir: Path, views: Iterable[str]) -> None:
@@ -39,11 +39,12 @@ def print_start(trainer: Trainer, run_dir: Path, views: Iterable[str]) -> None:
 
 def print_end(summary: dict[str, Any], config: RunConfig, run_dir: Path) -> None:
     """Print the table at the end of a run, with the commands that come next."""
+    env_rate = shown_rate(summary["env_steps_per_s"])
     rows = {
         "algorithm": f"{summary['algorithm']} on {summary['env']}, seed {summary['seed']}",
         "ended by": summary["why"],
-        "env steps": f"{summary['env_steps']:,} in {_seconds(summary['wall_s'])} ({_rate(summary['env_steps_per_s'])})",
-        "updates": f"{summary['updates']:,} ({_rate(summary['updates_per_s'])})",
+        "env steps": f"{summary['env_steps']:,} in {_seconds(summary['wall_s'])} ({env_rate})",
+        "updates": f"{summary['updates']:,} ({shown_rate(summary['updates_per_s'])})",
         "time": _times(summary["seconds"]),
         **_results(summary),
     }
@@ -56,7 +57,7 @@ def print_end(summary: dict[str, Any], config: RunConfig, run_dir: Path) -> None
     print(end="", flush=True)
 
 
-def _rate(in_a_second: float) -> str:
+def shown_rate(in_a_second: float) -> str:
     """Return a rate as people read it; of slow runs not a mere 0."""
     return f"{in_a_second:,.0f}/s" if in_a_second >= 10 else f"{in_a_second:.2g}/s"
 

@@ -82,7 +82,7 @@ def test_by_address():
             ConfigurationError,
             r"'support\.fakes' has no 'VaringLength'\. Did you mean 'VaryingLength'",
         ),
-        ("support.fakes", {}, ConfigurationError, "'support.fakes' has no 'parallel_env'"),
+        ("support.fakes", {}, ConfigurationError, "'support.fakes' has no 'parallel_env'(?!.*ParallelEnv)"),
         (
             "support.fakes:VaryingLength",
             {"agents": 2},

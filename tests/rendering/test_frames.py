@@ -116,7 +116,7 @@ def test_one_that_cannot_draw_says_so_once_and_is_drawn_by_what_it_shows(factory
 @pytest.mark.parametrize("picture", [RED.astype(np.float32), RED[..., 0], RED[:, :0], RED[..., :2]])
 def test_what_is_no_picture_is_refused(picture, monkeypatch):
     monkeypatch.setattr(Drawn, "picture", picture)
-    with pytest.raises(ConfigurationError, match="a picture must be uint8"):
+    with pytest.raises(ConfigurationError, match=r"render_frame\(\) must return uint8"):
         one_picture(made(Drawn))
 
 

@@ -36,4 +36,5 @@ def test_what_was_typed_of_loggers_is_named_but_no_address(tmp_path: Path):
 
 
 def test_the_rate_of_a_slow_run_is_no_mere_zero():
-    assert [end_table._rate(rate) for rate in (12_345.6, 9.96, 0.192, 0.0)] == ["12,346/s", "10/s", "0.19/s", "0/s"]
+    rates = {12_345.6: "12,346/s", 9.96: "10/s", 0.192: "0.19/s", 0.0: "0/s"}
+    assert {rate: end_table.shown_rate(rate) for rate in rates} == rates

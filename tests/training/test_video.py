@@ -61,7 +61,7 @@ class DrawsFloats(VaryingLength):
 def test_what_is_no_picture_costs_the_clip_and_not_the_run(tmp_path: Path):
     typed = ["env=pettingzoo", f"env.id={__name__}:DrawsFloats", f"run_dir={tmp_path}/x", *inprocess.TINY]
     result = inprocess.succeed([*typed, "total_env_steps=40", "callbacks=video"])
-    assert "no video of this evaluation: a picture must be uint8" in result.err
+    assert "no video of this evaluation: render_frame() must return uint8" in result.err
 
 
 @pytest.mark.parametrize("name", ["every_n_evaluations", "max_steps"])

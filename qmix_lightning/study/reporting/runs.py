@@ -80,6 +80,8 @@ def find_runs(folders: Sequence[Path]) -> Found:
     absent: list[Absent] = []
     for folder in folders:
         if not folder.is_dir():
+            if folder.exists():
+                raise ConfigurationError(f"{shown_path(folder)} is a file: name the folder that it is in")
             raise ConfigurationError(f"there is no folder {shown_path(folder)}")
         for place in _places(folder):
             try:

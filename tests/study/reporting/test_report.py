@@ -281,6 +281,8 @@ def test_names_in_the_page_are_shown_and_not_run(written: Path):
     ("typed", "message"),
     [
         (["nowhere"], "there is no folder nowhere"),
+        (["a_file"], "a_file is a file: name the folder that it is in"),
+        ([".", "output=a_file"], "output must be a folder, and a_file is a file"),
         (["."], "there is no run below ."),
         ([".", "metrc=win_rate"], "unknown key 'metrc'. Did you mean 'metric'?"),
         ([".", "metric=loss"], "metric must be "),
@@ -293,11 +295,12 @@ def test_a_mistake_gets_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, typed: list[str], message: str
 ):
     monkeypatch.chdir(tmp_path)
+    Path("a_file").touch()
     assert run(*typed) == 2
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
 
 
 @pytest.mark.parametrize(("module", "typed"), [("matplotlib", "page=false"), ("plotly.offline", "figures=false")])
