@@ -225,10 +225,17 @@ class Collector:
         return {name: v.to("cpu", copy=True) for name, v in self.rollout_policy.policy.state_dict().items()}
 
     def collect_round(
-        self, epsilon: float, *, steps: int | None, episodes: int | None
+        self,
+        epsilon: float,
+        *,
+        steps: int | None,
+        episodes: int | None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> tuple[Collected, EnvironmentFault | None]:
         """Collect a round of so many joint steps or episodes; see :func:`whole_round`."""
-        return whole_round(lambda left: self.collect(epsilon, max_steps=left), steps=steps, episodes=episodes)
+        return whole_round(
+            lambda left: self.collect(epsilon, max_steps=left, interrupted=interrupted), steps=steps, episodes=episodes
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return episode numbers, the actions of episodes in flight, the agents' memories, and the rest of a round."""
@@ -325,7 +332,7 @@ def whole_round(
         episodes: ``None`` if steps are counted.
     """
     total = Collected()
-    while total.env_steps < (steps or 0) or len(total.episodes) < (episodes or 0):
+    while not total.interrupted and (total.env_steps < (steps or 0) or len(total.episodes) < (episodes or 0)):
         try:
             part = collect(None if steps is None else steps - total.env_steps)
         except EnvironmentFault as error:
@@ -334,6 +341,7 @@ def whole_round(
         # The collector reuses the buffers of what it returned.
         part.episodes = [episode.map(Tensor.clone) for episode in part.episodes]
         total.extend(part)
+        total.interrupted = part.interrupted
     return total, None
 
 

@@ -268,7 +268,9 @@ class _Served:
     def collect_round(
         self, epsilon: float, steps: int | None, episodes: int | None
     ) -> tuple[Collected, EnvironmentFault | None]:
-        collected, fault = self.collector.collect_round(epsilon, steps=steps, episodes=episodes)
+        collected, fault = self.collector.collect_round(  # interrupted when it is closed, by nothing else
+            epsilon, steps=steps, episodes=episodes, interrupted=lambda: self.interrupted
+        )
         return to_arrays(collected), fault
 
     def answer(self, name: str, arguments: tuple[Any, ...]) -> Any:

@@ -54,8 +54,9 @@ class RunControl(Callback):
             trainer.validating = True
             loop.epoch_loop.val_loop.run()
             trainer.training = True
+        # Only now: what is saved in an evaluation that is cut short counts the epoch too.
         for progress in both:
-            progress.processed -= 1  # only now: what is saved in an evaluation that is cut short counts the epoch too
+            progress.processed -= 1  # pyright: ignore[reportAttributeAccessIssue]
         loop.on_advance_end()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
