@@ -134,3 +134,9 @@ def test_from_python(run: Path):
         env={"id": "support.fakes:VaryingLength"},
     )
     assert result["episodes"] == 4
+
+
+def test_an_empty_output_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    inprocess.succeed(["two_step", "episodes=1", "output="], "evaluate")
+    assert not list(tmp_path.glob("**/*.json"))
